@@ -1,0 +1,2 @@
+//! Simulators.
+fn main() {}

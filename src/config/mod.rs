@@ -1,0 +1,213 @@
+//! The configuration as the hub uses it: every value checked, every default filled in.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be set. A room receives its own part, never the whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[hub]`
+    pub hub: Hub,
+    /// `[devices]`
+    pub devices: Devices,
+    /// `[spool]`
+    pub spool: Spool,
+    /// `[uplink]`
+    pub uplink: Uplink,
+    /// `[admin]`; `None`: off.
+    pub admin: Option<Admin>,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[hub]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hub {
+    /// The hub's id, a topic level: same rules as a device id.
+    pub id: String,
+}
+
+/// `devices.auth`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// A bearer token of the registry.
+    Token,
+    /// A TLS client certificate whose SAN or CN is the id.
+    Certificate,
+    /// None at all.
+    Open,
+}
+
+/// `[devices]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Devices {
+    /// Where devices connect; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// How a device proves who it is.
+    pub auth: Auth,
+    /// The file of known devices and the hashes of their tokens.
+    pub registry: PathBuf,
+    /// Time between WebSocket pings.
+    pub ping_interval: Duration,
+    /// How long after a ping a sign of life is awaited.
+    pub ping_timeout: Duration,
+    /// From TCP accept to the answered upgrade, TLS included.
+    pub handshake_timeout: Duration,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Bytes of one message, over all its fragments.
+    pub max_message: usize,
+    /// Messages a second and device; the burst is twice that.
+    pub max_rate: u32,
+    /// Batches of one connection that may be unacked.
+    pub window: u32,
+    /// `None`: plain `ws://`.
+    pub tls: Option<DeviceTls>,
+}
+
+/// `[devices.tls]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceTls {
+    /// PEM certificate chain, the server's own first.
+    pub cert: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+    /// PEM certificates that sign device certificates; needed by `auth = "certificate"`.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `spool.write`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolWrite {
+    /// Only what cannot go out at once.
+    Outage,
+    /// Every batch, before anything else.
+    Always,
+}
+
+/// `spool.overflow`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest data becomes a gap record.
+    DropOldest,
+    /// New data is not taken: close 1013, no ack.
+    Refuse,
+}
+
+/// `[spool]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spool {
+    /// The spool's directory.
+    pub path: PathBuf,
+    /// When batches go through the disk.
+    pub write: SpoolWrite,
+    /// Bytes on disk at most.
+    pub max_size: u64,
+    /// Bytes of the file system that stay free.
+    pub min_free: u64,
+    /// Older data becomes a gap record.
+    pub max_age: Duration,
+    /// What happens when the spool is full.
+    pub overflow: Overflow,
+}
+
+/// `uplink.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The batch as a JSON map.
+    Json,
+    /// The same map in CBOR.
+    Cbor,
+    /// The resolved pack alone, `application/senml+json`.
+    SenmlJson,
+    /// The resolved pack alone, `application/senml+cbor`.
+    SenmlCbor,
+}
+
+/// `uplink.drain`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainOrder {
+    /// New batches go out at once, the backlog beside them.
+    LiveFirst,
+    /// New batches wait behind the backlog.
+    InOrder,
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uplink {
+    /// The broker's host name or address.
+    pub host: String,
+    /// The broker's port.
+    pub port: u16,
+    /// `None`: plain `mqtt://`.
+    pub tls: Option<UplinkTls>,
+    /// MQTT client id.
+    pub client_id: String,
+    /// MQTT user name.
+    pub username: Option<String>,
+    /// File whose first line is the password; read at every connect.
+    pub password_file: Option<PathBuf>,
+    /// First topic level or levels, no wildcard, no `/` at either end.
+    pub prefix: String,
+    /// Payload format of batches.
+    pub format: Format,
+    /// Whether new batches overtake the backlog.
+    pub drain: DrainOrder,
+    /// Publishes that may be unacknowledged: 1 to 10,000.
+    pub inflight: u16,
+    /// How long the oldest unacknowledged publish may wait before data goes to disk.
+    pub ack_timeout: Duration,
+    /// MQTT keep-alive.
+    pub keep_alive: Duration,
+}
+
+/// TLS to the broker; files are read at every connect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UplinkTls {
+    /// PEM certificates to trust; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM client certificate chain and private key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// Where the admin listener is.
+    pub listen: SocketAddr,
+}
+
+/// `log.level`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Data was lost, or someone must act.
+    Error,
+    /// Recovered, nothing lost.
+    Warn,
+    /// Events that matter.
+    Info,
+    /// For finding faults.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// What is printed.
+    pub level: LogLevel,
+    /// How.
+    pub format: LogFormat,
+}

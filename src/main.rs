@@ -1,0 +1,2 @@
+//! telehub, the daemon.
+fn main() {}

@@ -1,0 +1,177 @@
+//! What travels through the hub: batches of readings, and the records of what had to be dropped.
+//!
+//! A batch keeps the frame that the device sent, byte for byte, and the moment of its arrival.
+//! It is resolved (RFC 8428 §4.6) when it is published, so that both lanes and the spool carry
+//! the smallest form, and what the broker gets does not depend on how long it had to wait.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// How a frame is encoded: CBOR (RFC 8949) in binary frames, JSON (RFC 8259) in text frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Binary WebSocket frames.
+    Cbor,
+    /// Text WebSocket frames.
+    Json,
+}
+
+/// A batch of readings that the hub has taken from a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The device's id: 1 to 64 of `A-Z a-z 0-9 . _ -`, the first one alphanumeric.
+    pub device: Arc<str>,
+    /// The stream that `seq` counts in: 1 to 64 characters.
+    pub stream: Arc<str>,
+    /// Sequence number within the stream, at least 1. `None`: the device wants no ack.
+    pub seq: Option<u64>,
+    /// The hub's clock when the frame arrived: Unix seconds.
+    pub received: f64,
+    /// Number of readings (records after resolution), at least 1.
+    pub readings: u32,
+    /// How `frame` is encoded.
+    pub encoding: Encoding,
+    /// The message as the device sent it: a `data` message or a bare SenML pack. It has been
+    /// checked: it decodes and its pack resolves.
+    pub frame: Bytes,
+}
+
+/// Why data was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GapReason {
+    /// The spool was full and its overflow rule is `drop-oldest`.
+    Overflow,
+    /// Older than `spool.max_age`.
+    Expired,
+    /// Unreadable on disk.
+    Corrupt,
+    /// The broker does not take it.
+    TooLarge,
+}
+
+impl fmt::Display for GapReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Overflow => "overflow",
+            Self::Expired => "expired",
+            Self::Corrupt => "corrupt",
+            Self::TooLarge => "too-large",
+        })
+    }
+}
+
+/// A record of dropped data, published on `…/gap` like data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The device whose data is missing; [`Gap::UNKNOWN`] when not even that could be read.
+    pub device: Arc<str>,
+    /// The stream; [`Gap::UNKNOWN`] when unknown.
+    pub stream: Arc<str>,
+    /// First sequence number of the range; `None` when the batches had none or it is unknown.
+    pub from: Option<u64>,
+    /// Last sequence number of the range.
+    pub to: Option<u64>,
+    /// Number of batches dropped; 0 when unknown.
+    pub batches: u64,
+    /// Number of readings dropped; 0 when unknown.
+    pub readings: u64,
+    /// Why.
+    pub reason: GapReason,
+    /// When the hub dropped it: Unix seconds.
+    pub time: f64,
+}
+
+impl Gap {
+    /// Stands for a device or stream whose name could not be read. No device can have this id,
+    /// because ids start with a letter or digit.
+    pub const UNKNOWN: &'static str = "_unknown";
+
+    /// The gap that dropping this one batch leaves.
+    #[must_use]
+    pub fn of(batch: &Batch, reason: GapReason, time: f64) -> Self {
+        Self {
+            device: batch.device.clone(),
+            stream: batch.stream.clone(),
+            from: batch.seq,
+            to: batch.seq,
+            batches: 1,
+            readings: u64::from(batch.readings),
+            reason,
+            time,
+        }
+    }
+
+    /// Widens this gap by another of the same device, stream and reason. Returns `false`, and
+    /// changes nothing, when they differ in one of these.
+    pub fn merge(&mut self, other: &Self) -> bool {
+        if (&self.device, &self.stream, self.reason) != (&other.device, &other.stream, other.reason)
+        {
+            return false;
+        }
+        self.from = match (self.from, other.from) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.to = self.to.max(other.to);
+        self.batches += other.batches;
+        self.readings += other.readings;
+        self.time = self.time.max(other.time);
+        true
+    }
+}
+
+/// What lanes and spool carry.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    /// Readings.
+    Batch(Batch),
+    /// The record of dropped readings.
+    Gap(Gap),
+}
+
+impl Item {
+    /// About how many bytes this item holds in memory and on disk.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        /// Fixed parts, headers and bookkeeping of one item.
+        const OVERHEAD: usize = 128;
+        match self {
+            Self::Batch(batch) => batch.frame.len() + OVERHEAD,
+            Self::Gap(_) => OVERHEAD,
+        }
+    }
+
+    /// Number of readings carried; a gap carries none.
+    #[must_use]
+    pub fn readings(&self) -> u32 {
+        match self {
+            Self::Batch(batch) => batch.readings,
+            Self::Gap(_) => 0,
+        }
+    }
+}
+
+/// The way that a batch takes to the broker, which its topic tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Fresh, from memory: `…/data`.
+    Live,
+    /// Had to wait in the spool: `…/history`.
+    History,
+}
+
+/// The highest safe sequence number of a stream, as it is kept across restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The device's id.
+    pub device: Arc<str>,
+    /// The stream's name.
+    pub stream: Arc<str>,
+    /// Every batch up to and including this number is safe.
+    pub seq: u64,
+}

@@ -1,0 +1,140 @@
+//! The spool: what could not go out at once, on disk until its PUBACK.
+//!
+//! One thread owns the store. It takes [`Command`]s in order and answers with [`Event`]s.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::reading::{Item, Mark};
+
+/// A group of items, stored as one value with a checksum. Ids grow in the order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub u64);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where an item is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Loc {
+    /// The group.
+    pub group: GroupId,
+    /// Position within the group, from 0.
+    pub index: u32,
+}
+
+/// A group as read back.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// Its items in order. A group that cannot be read comes back as gap items (reason
+    /// `corrupt`) that say what is known of it.
+    pub items: Vec<Arc<Item>>,
+}
+
+/// What the spool holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Depth {
+    /// Groups on disk.
+    pub groups: u64,
+    /// Batches in them.
+    pub batches: u64,
+    /// Readings in these.
+    pub readings: u64,
+    /// Arrival of the oldest: Unix seconds.
+    pub oldest: Option<f64>,
+}
+
+/// Sizes that only the store knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes that the spool's files take on disk (allocated blocks, not lengths).
+    pub disk_bytes: u64,
+}
+
+/// What the intake asks of the spool. At most one `Commit` and one `Load` are outstanding.
+#[derive(Debug)]
+pub enum Command {
+    /// Store these items, in order, in as many groups as their size asks for, and sync.
+    Commit {
+        /// Comes back in the answer.
+        ticket: u64,
+        /// The items, at least one.
+        items: Vec<Arc<Item>>,
+        /// Marks that moved since the last commit without going through the disk; stored along.
+        marks: Vec<Mark>,
+    },
+    /// Read the groups after this one (`None`: from the first).
+    Load {
+        /// Exclusive.
+        after: Option<GroupId>,
+        /// Stop after the group with which this many bytes of items are reached; at least one
+        /// group is read if there is one.
+        max_bytes: usize,
+    },
+    /// Remove these groups: all their items are PUBACKed. Needs no sync of its own; a group
+    /// that comes back after a power cut is published again.
+    Delete {
+        /// Ids, any order.
+        groups: Vec<GroupId>,
+    },
+    /// Store these marks (all named streams), sync, close, answer `Stopped`, end the thread.
+    Stop {
+        /// Every mark.
+        marks: Vec<Mark>,
+    },
+}
+
+/// What the spool answers.
+#[derive(Debug)]
+pub enum Event {
+    /// First answer of all: the spool is usable, or has been set aside and begun anew.
+    Opened {
+        /// The highest safe number of every stream known on disk.
+        marks: Vec<Mark>,
+        /// What is stored.
+        depth: Depth,
+    },
+    /// The items are on disk and synced.
+    Committed {
+        /// Of the `Commit`.
+        ticket: u64,
+        /// Where each item is, in the order of the command.
+        placed: Vec<Loc>,
+    },
+    /// Nothing of this commit counts as stored. Some of it may turn up after a restart.
+    CommitFailed {
+        /// Of the `Commit`.
+        ticket: u64,
+        /// Full (`max_size` or `min_free` under `overflow = "refuse"`, or no space left on the
+        /// device), as opposed to broken.
+        full: bool,
+        /// One sentence for the log and the status.
+        error: String,
+    },
+    /// Answer to `Load`.
+    Loaded {
+        /// In order of id; empty: nothing after that position at this time.
+        groups: Vec<Group>,
+    },
+    /// Old groups were given up for new ones (`overflow = "drop-oldest"`). The gap records that
+    /// say so are already stored, in the groups from `recorded` on.
+    Dropped {
+        /// Every group up to and including this one is gone.
+        upto: GroupId,
+        /// What went with them.
+        batches: u64,
+        /// And the readings in these.
+        readings: u64,
+        /// Gap records stored in their place.
+        gaps: u64,
+    },
+    /// The store's own sizes; after a commit, a delete that freed space, and at opening.
+    Usage(Usage),
+    /// The store is closed.
+    Stopped,
+}
