@@ -1,0 +1,345 @@
+//! The backlog: which stored batches still have to be published, and which groups can go.
+//!
+//! Pure. The spool holds groups; this tracks, for those groups that something is known of, what
+//! became of each item. A group is deleted when every item of it is done. A group that nothing is
+//! known of is wholly to be done; it is found by reading on from `cursor`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::reading::{Gap, GapReason, Item};
+use crate::spool::{Depth, Group, GroupId, Loc};
+
+/// Bytes of items read ahead of the drain. A window of publishes empties this in milliseconds,
+/// while one read from the store brings the next; more would only be memory.
+pub const READ_AHEAD: usize = 256 * 1024;
+
+/// What became of a stored item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Still to be published.
+    Idle,
+    /// Being published, or about to be, from memory.
+    Busy,
+    /// PUBACKed.
+    Done,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    fate: Fate,
+    batch: bool,
+    readings: u32,
+}
+
+#[derive(Debug, Default)]
+struct Tracked {
+    slots: Vec<Slot>,
+    done: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    groups: BTreeMap<GroupId, Tracked>,
+    ready: VecDeque<(Loc, Arc<Item>)>,
+    ready_bytes: usize,
+    cursor: Option<GroupId>,
+    /// Whether there may be groups after the cursor.
+    more: bool,
+    loading: bool,
+    /// The read under way started before a reset; its answer is not for us.
+    stale: bool,
+    batches: u64,
+    readings: u64,
+    oldest: Option<f64>,
+    deletable: Vec<GroupId>,
+    /// Groups that were finished while a read was under way, which may still bring them.
+    finished: Vec<GroupId>,
+}
+
+impl Backlog {
+    /// What the store held when it was opened.
+    pub fn opened(&mut self, depth: Depth) {
+        self.batches += depth.batches;
+        self.readings += depth.readings;
+        self.oldest = depth.oldest;
+        self.more |= depth.groups > 0;
+    }
+
+    /// An item has been stored. Items of a group come in the order of their index.
+    pub fn stored(&mut self, loc: Loc, item: &Item, fate: Fate) {
+        let tracked = self.groups.entry(loc.group).or_default();
+        let batch = matches!(item, Item::Batch(_));
+        tracked.slots.push(Slot {
+            fate,
+            batch,
+            readings: item.readings(),
+        });
+        if fate == Fate::Done {
+            tracked.done += 1;
+        } else if let Item::Batch(batch) = item {
+            self.batches += 1;
+            self.readings += u64::from(batch.readings);
+            self.oldest.get_or_insert(batch.received);
+        }
+    }
+
+    /// All items of a commit have been told to [`Backlog::stored`].
+    pub fn commit_ends(&mut self, groups: impl IntoIterator<Item = GroupId>) {
+        for id in groups {
+            let Some(tracked) = self.groups.get(&id) else {
+                continue;
+            };
+            if tracked.slots.iter().all(|slot| slot.fate == Fate::Idle) {
+                self.groups.remove(&id);
+                self.more = true;
+            } else {
+                self.more |= tracked.slots.iter().any(|slot| slot.fate == Fate::Idle);
+                self.collect(id);
+            }
+        }
+    }
+
+    /// Whether to read on, and from where. Notes that the read is under way.
+    pub fn want_load(&mut self) -> Option<Option<GroupId>> {
+        if self.loading || !self.more || self.ready_bytes >= READ_AHEAD {
+            return None;
+        }
+        self.loading = true;
+        Some(self.cursor)
+    }
+
+    /// What the read brought. Batches that arrived before `expired_before` (Unix seconds) are
+    /// replaced by gap records, one for each stream of a group.
+    pub fn loaded(&mut self, groups: Vec<Group>, expired_before: f64, now: f64) {
+        self.loading = false;
+        let finished = std::mem::take(&mut self.finished);
+        if std::mem::take(&mut self.stale) {
+            return;
+        }
+        if groups.is_empty() {
+            self.more = false;
+            self.heal();
+        }
+        for group in groups {
+            self.cursor = self.cursor.max(Some(group.id));
+            if finished.contains(&group.id) {
+                continue;
+            }
+            let fresh = || Slot {
+                fate: Fate::Idle,
+                batch: false,
+                readings: 0,
+            };
+            let tracked = self.groups.entry(group.id).or_default();
+            if tracked.slots.len() != group.items.len() {
+                tracked.done = 0;
+                tracked.slots = group.items.iter().map(|_| fresh()).collect();
+            }
+            for (slot, item) in tracked.slots.iter_mut().zip(&group.items) {
+                slot.batch = matches!(**item, Item::Batch(_));
+                slot.readings = item.readings();
+            }
+            let items = expire(&group.items, expired_before, now);
+            for (index, item) in (0..).zip(items) {
+                let loc = Loc {
+                    group: group.id,
+                    index,
+                };
+                match item {
+                    Some(item) => {
+                        let slots = self.groups.get(&group.id).map(|tracked| &tracked.slots);
+                        let idle = slots.is_some_and(|s| s[index as usize].fate == Fate::Idle);
+                        if idle {
+                            self.ready_bytes += item.weight();
+                            self.ready.push_back((loc, item));
+                        }
+                    }
+                    None => self.done(loc),
+                }
+            }
+            self.collect(group.id);
+        }
+        self.refresh_oldest();
+    }
+
+    /// The next item to publish; it counts as busy from now on.
+    pub fn next(&mut self) -> Option<(Loc, Arc<Item>)> {
+        let (loc, item) = self.ready.pop_front()?;
+        self.ready_bytes = self.ready_bytes.saturating_sub(item.weight());
+        self.set(loc, Fate::Busy);
+        Some((loc, item))
+    }
+
+    /// Whether an item is at hand.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Publishes this instead of what is stored there, and before anything else.
+    pub fn substitute(&mut self, loc: Loc, item: Arc<Item>) {
+        self.set(loc, Fate::Idle);
+        self.ready_bytes += item.weight();
+        self.ready.push_front((loc, item));
+    }
+
+    /// The item is PUBACKed.
+    pub fn done(&mut self, loc: Loc) {
+        let Some(tracked) = self.groups.get_mut(&loc.group) else {
+            return;
+        };
+        let Some(slot) = tracked.slots.get_mut(loc.index as usize) else {
+            return;
+        };
+        if slot.fate == Fate::Done {
+            return;
+        }
+        slot.fate = Fate::Done;
+        tracked.done += 1;
+        if slot.batch {
+            self.batches = self.batches.saturating_sub(1);
+            self.readings = self.readings.saturating_sub(u64::from(slot.readings));
+        }
+        self.collect(loc.group);
+    }
+
+    /// The connection ended: whatever was busy is to be done again, from the first group on.
+    pub fn reset(&mut self) {
+        self.ready.clear();
+        self.ready_bytes = 0;
+        self.cursor = None;
+        self.stale = self.loading;
+        self.groups.retain(|_, tracked| {
+            self.more |= tracked.slots.iter().any(|slot| slot.fate != Fate::Done);
+            for slot in &mut tracked.slots {
+                if slot.fate == Fate::Busy {
+                    slot.fate = Fate::Idle;
+                }
+            }
+            tracked.done > 0
+        });
+        self.more |= self.batches > 0;
+    }
+
+    /// The store gave up every group up to this one, with so many batches and readings in them.
+    pub fn dropped(&mut self, upto: GroupId, batches: u64, readings: u64) {
+        let kept = self.groups.split_off(&GroupId(upto.0 + 1));
+        let gone = std::mem::replace(&mut self.groups, kept);
+        let done = || {
+            let slots = gone.values().flat_map(|tracked| &tracked.slots);
+            slots.filter(|slot| slot.fate == Fate::Done && slot.batch)
+        };
+        let done_batches = done().count() as u64;
+        let done_readings: u64 = done().map(|slot| u64::from(slot.readings)).sum();
+        self.batches = self
+            .batches
+            .saturating_sub(batches.saturating_sub(done_batches));
+        self.readings = self
+            .readings
+            .saturating_sub(readings.saturating_sub(done_readings));
+        self.ready.retain(|(loc, _)| loc.group > upto);
+        self.ready_bytes = self.ready.iter().map(|(_, item)| item.weight()).sum();
+        self.deletable.retain(|id| *id > upto);
+        self.more = true;
+        self.refresh_oldest();
+    }
+
+    /// Groups that are done, to be deleted; each is told once.
+    pub fn take_deletable(&mut self) -> Vec<GroupId> {
+        std::mem::take(&mut self.deletable)
+    }
+
+    /// Whether everything that is stored is at hand in memory, published or done: nothing has to
+    /// be read any more.
+    #[must_use]
+    pub fn all_at_hand(&self) -> bool {
+        !self.more && !self.loading
+    }
+
+    /// Batches stored and not done.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.batches
+    }
+
+    /// Readings in these.
+    #[must_use]
+    pub fn readings(&self) -> u64 {
+        self.readings
+    }
+
+    /// Arrival of about the oldest of them, Unix seconds.
+    #[must_use]
+    pub fn oldest(&self) -> Option<f64> {
+        self.oldest.filter(|_| self.batches > 0)
+    }
+
+    fn set(&mut self, loc: Loc, fate: Fate) {
+        let slots = self
+            .groups
+            .get_mut(&loc.group)
+            .map(|tracked| &mut tracked.slots);
+        if let Some(slot) = slots.and_then(|slots| slots.get_mut(loc.index as usize))
+            && slot.fate != Fate::Done
+        {
+            slot.fate = fate;
+        }
+    }
+
+    fn collect(&mut self, id: GroupId) {
+        if self
+            .groups
+            .get(&id)
+            .is_some_and(|tracked| tracked.done == tracked.slots.len())
+        {
+            self.groups.remove(&id);
+            self.deletable.push(id);
+            if self.loading {
+                self.finished.push(id);
+            }
+        }
+    }
+
+    /// Counters follow what was announced; a group that turned out damaged held other numbers.
+    /// Once nothing is left they are exact again.
+    fn heal(&mut self) {
+        if self.groups.is_empty() && self.ready.is_empty() {
+            (self.batches, self.readings, self.oldest) = (0, 0, None);
+        }
+    }
+
+    fn refresh_oldest(&mut self) {
+        let first = self.ready.iter().find_map(|(_, item)| match &**item {
+            Item::Batch(batch) => Some(batch.received),
+            Item::Gap(_) => None,
+        });
+        if first.is_some() {
+            self.oldest = first;
+        }
+    }
+}
+
+/// Replaces expired batches: the first of each stream by the gap of all of them, the others by
+/// nothing.
+fn expire(items: &[Arc<Item>], before: f64, now: f64) -> Vec<Option<Arc<Item>>> {
+    let mut gaps: Vec<(usize, Gap)> = Vec::new();
+    let mut kept: Vec<_> = Vec::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        match &**item {
+            Item::Batch(batch) if batch.received < before => {
+                let gap = Gap::of(batch, GapReason::Expired, now);
+                if !gaps.iter_mut().any(|(_, known)| known.merge(&gap)) {
+                    gaps.push((at, gap));
+                }
+                kept.push(None);
+            }
+            _ => kept.push(Some(item.clone())),
+        }
+    }
+    for (at, gap) in gaps {
+        kept[at] = Some(Arc::new(Item::Gap(gap)));
+    }
+    kept
+}

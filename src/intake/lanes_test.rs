@@ -1,0 +1,536 @@
+//! The lanes beside a model of the world: a broker, a disk and devices that do anything in any
+//! order, and crash. What is checked at every step is what product and users were promised.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::reading::{Batch, Encoding};
+
+const DEVICES: usize = 3;
+const WINDOW: usize = 4;
+
+type BatchId = (usize, u64);
+
+#[derive(Debug, Clone)]
+enum Op {
+    Send(usize),
+    Skip(usize),
+    Resend(usize, usize),
+    Up,
+    Down(bool),
+    Puback,
+    PubackAt(usize),
+    CommitDone,
+    CommitFails(bool),
+    Load,
+    Wait(u64),
+    Crash,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => (0..DEVICES).prop_map(Op::Send),
+        1 => (0..DEVICES).prop_map(Op::Skip),
+        2 => (0..DEVICES, 0..8usize).prop_map(|(d, n)| Op::Resend(d, n)),
+        3 => Just(Op::Up),
+        2 => any::<bool>().prop_map(Op::Down),
+        12 => Just(Op::Puback),
+        4 => (0..WINDOW).prop_map(Op::PubackAt),
+        6 => Just(Op::CommitDone),
+        1 => any::<bool>().prop_map(Op::CommitFails),
+        6 => Just(Op::Load),
+        4 => (1..15_000u64).prop_map(Op::Wait),
+        1 => Just(Op::Crash),
+    ]
+}
+
+struct World {
+    settings: Settings,
+    lanes: Lanes,
+    now: Now,
+    epoch: u64,
+    up: bool,
+    /// Publishes that the broker has and has not acknowledged.
+    unacked: Vec<(u64, Arc<Item>)>,
+    published: Vec<(BatchId, Lane)>,
+    pubacked: BTreeSet<BatchId>,
+    commit: Option<(u64, Vec<Arc<Item>>, Vec<Mark>)>,
+    load: Option<Option<GroupId>>,
+    disk: BTreeMap<GroupId, Vec<Arc<Item>>>,
+    marks: HashMap<Arc<str>, u64>,
+    next_group: u64,
+    streams: Vec<StreamId>,
+    last_seq: [u64; DEVICES],
+    sent: [u64; DEVICES],
+    settled: [u64; DEVICES],
+    acked: [u64; DEVICES],
+    /// Sent and not acked, to be sent again after a crash.
+    kept: [Vec<u64>; DEVICES],
+    taken: BTreeSet<BatchId>,
+    disturbed: bool,
+}
+
+fn device(d: usize) -> Arc<str> {
+    format!("d{d}").into()
+}
+
+fn id_of(item: &Item) -> BatchId {
+    let Item::Batch(batch) = item else {
+        panic!("no gaps in this model: {item:?}")
+    };
+    (batch.device[1..].parse().unwrap(), batch.seq.unwrap())
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        let mut world = Self {
+            settings,
+            lanes: Lanes::new(settings),
+            now: Now {
+                mono: Instant::now(),
+                unix: 1e9,
+            },
+            epoch: 0,
+            up: false,
+            unacked: Vec::new(),
+            published: Vec::new(),
+            pubacked: BTreeSet::new(),
+            commit: None,
+            load: None,
+            disk: BTreeMap::new(),
+            marks: HashMap::new(),
+            next_group: 1,
+            streams: Vec::new(),
+            last_seq: [0; DEVICES],
+            sent: [0; DEVICES],
+            settled: [0; DEVICES],
+            acked: [0; DEVICES],
+            kept: Default::default(),
+            taken: BTreeSet::new(),
+            disturbed: false,
+        };
+        world.start();
+        world
+    }
+
+    /// A hub starts on what is on disk, and the devices resume.
+    fn start(&mut self) {
+        self.lanes = Lanes::new(self.settings);
+        let mut marks = self.marks.clone();
+        for item in self.disk.values().flatten() {
+            let (d, seq) = id_of(item);
+            let mark = marks.entry(device(d)).or_default();
+            *mark = (*mark).max(seq);
+        }
+        self.lanes
+            .streams
+            .restore(marks.into_iter().map(|(device, seq)| Mark {
+                device,
+                stream: "s".into(),
+                seq,
+            }));
+        let items = || self.disk.values().flatten();
+        let depth = Depth {
+            groups: self.disk.len() as u64,
+            batches: items().count() as u64,
+            readings: items().map(|item| u64::from(item.readings())).sum(),
+            oldest: None,
+        };
+        self.apply(Event::Opened { depth });
+        self.streams.clear();
+        for d in 0..DEVICES {
+            let attached = self.lanes.streams.attach(
+                d as u64,
+                &device(d),
+                Some("s".into()),
+                || unreachable!(),
+            );
+            self.streams.push(attached.stream);
+            for seq in 1..=attached.safe {
+                let known = !self.taken.contains(&(d, seq)) || self.is_safe((d, seq));
+                assert!(known, "welcome.seq {} claims {seq} of {d}", attached.safe);
+            }
+            (self.sent[d], self.settled[d]) = (0, 0);
+            self.kept[d].retain(|seq| *seq > attached.safe);
+            for seq in self.kept[d].clone() {
+                self.send(d, seq);
+            }
+        }
+    }
+
+    fn send(&mut self, d: usize, seq: u64) {
+        self.taken.insert((d, seq));
+        self.sent[d] += 1;
+        let batch = Batch {
+            device: device(d),
+            stream: "s".into(),
+            seq: Some(seq),
+            received: self.now.unix,
+            readings: 1,
+            encoding: Encoding::Cbor,
+            frame: Bytes::from_static(b"x"),
+        };
+        let arrival = Arrival {
+            conn: d as u64,
+            stream: self.streams[d],
+            batch,
+        };
+        self.apply(Event::Arrived(arrival));
+    }
+
+    fn is_safe(&self, id: BatchId) -> bool {
+        self.pubacked.contains(&id) || self.disk.values().flatten().any(|item| id_of(item) == id)
+    }
+
+    fn apply(&mut self, event: Event) {
+        let mut out = Vec::new();
+        self.lanes.apply(self.now, event, &mut out);
+        for action in out {
+            self.act(action);
+        }
+        assert!(self.lanes.in_flight() <= WINDOW);
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Publish {
+                epoch,
+                token,
+                lane,
+                item,
+            } => {
+                assert!(self.up && epoch == self.epoch, "published on no connection");
+                let id = id_of(&item);
+                let again = self.published.iter().any(|(known, _)| *known == id);
+                assert!(
+                    !again || self.disturbed,
+                    "{id:?} is published twice without a cause"
+                );
+                if self.settings.in_order && !again {
+                    let before = self.published.iter().filter(|((d, _), _)| *d == id.0);
+                    let highest = before.map(|((_, seq), _)| *seq).max().unwrap_or(0);
+                    assert!(highest < id.1, "{id:?} overtook, after {highest}");
+                }
+                self.published.push((id, lane));
+                self.unacked.push((token, item));
+            }
+            Action::Commit {
+                ticket,
+                items,
+                marks,
+            } => {
+                assert!(self.commit.is_none(), "two commits at a time");
+                assert!(!items.is_empty());
+                self.commit = Some((ticket, items, marks));
+            }
+            Action::Load { after } => {
+                assert!(self.load.is_none(), "two reads at a time");
+                self.load = Some(after);
+            }
+            Action::Delete { groups } => {
+                for group in groups {
+                    for item in self.disk.remove(&group).expect("deleted once") {
+                        let id = id_of(&item);
+                        assert!(
+                            self.pubacked.contains(&id),
+                            "{id:?} deleted before its PUBACK"
+                        );
+                    }
+                }
+            }
+            Action::Settle { conn, settled, ack } => {
+                let d = usize::try_from(conn).unwrap();
+                self.settled[d] += u64::from(settled);
+                if let Some(ack) = ack {
+                    for seq in 1..=ack {
+                        let id = (d, seq);
+                        let safe = !self.taken.contains(&id) || self.is_safe(id);
+                        assert!(safe, "ack {ack} of {d}, but {seq} is not safe");
+                    }
+                    self.acked[d] = self.acked[d].max(ack);
+                    self.kept[d].retain(|seq| *seq > ack);
+                }
+            }
+            Action::Reconnect => self.step(&Op::Down(false)),
+            Action::Refuse { .. } | Action::Lost(_) => panic!("not in this model"),
+        }
+    }
+
+    fn puback(&mut self, at: usize) {
+        if !self.up || at >= self.unacked.len() {
+            return;
+        }
+        let (token, item) = self.unacked.remove(at);
+        self.pubacked.insert(id_of(&item));
+        self.apply(Event::Acked {
+            epoch: self.epoch,
+            token,
+        });
+    }
+
+    fn step(&mut self, op: &Op) {
+        match *op {
+            Op::Send(d) => {
+                self.last_seq[d] += 1;
+                let seq = self.last_seq[d];
+                self.kept[d].push(seq);
+                self.send(d, seq);
+            }
+            Op::Skip(d) => self.last_seq[d] += 2,
+            Op::Resend(d, n) => {
+                if let Some(seq) = self.kept[d].get(n).copied() {
+                    self.send(d, seq);
+                }
+            }
+            Op::Up if !self.up => {
+                self.up = true;
+                self.epoch += 1;
+                self.apply(Event::Up { epoch: self.epoch });
+            }
+            Op::Up => {}
+            Op::Down(hung_up) => {
+                self.disturbed |= !self.unacked.is_empty();
+                self.up = false;
+                self.unacked.clear();
+                self.apply(Event::Down { hung_up });
+            }
+            Op::Puback => self.puback(0),
+            Op::PubackAt(at) => self.puback(at),
+            Op::CommitDone => {
+                let Some((ticket, items, marks)) = self.commit.take() else {
+                    return;
+                };
+                let mut placed = Vec::new();
+                for group in items.chunks(3) {
+                    let id = GroupId(self.next_group);
+                    self.next_group += 1;
+                    placed.extend((0..group.len()).map(|index| Loc {
+                        group: id,
+                        index: u32::try_from(index).unwrap(),
+                    }));
+                    for item in group {
+                        let (d, seq) = id_of(item);
+                        let mark = self.marks.entry(device(d)).or_default();
+                        *mark = (*mark).max(seq);
+                    }
+                    self.disk.insert(id, group.to_vec());
+                }
+                for mark in marks {
+                    let known = self.marks.entry(mark.device).or_default();
+                    *known = (*known).max(mark.seq);
+                }
+                self.apply(Event::Committed { ticket, placed });
+            }
+            Op::CommitFails(full) => {
+                let Some((ticket, ..)) = self.commit.take() else {
+                    return;
+                };
+                self.apply(Event::CommitFailed { ticket, full });
+            }
+            Op::Load => {
+                let Some(after) = self.load.take() else {
+                    return;
+                };
+                let groups = self
+                    .disk
+                    .iter()
+                    .filter(|(id, _)| Some(**id) > after)
+                    .take(2);
+                let groups = groups
+                    .map(|(id, items)| Group {
+                        id: *id,
+                        items: items.clone(),
+                    })
+                    .collect();
+                self.apply(Event::Loaded { groups });
+            }
+            Op::Wait(ms) => {
+                self.now.mono += Duration::from_millis(ms);
+                self.apply(Event::Tick);
+            }
+            Op::Crash => {
+                self.disturbed = true;
+                self.up = false;
+                (self.commit, self.load) = (None, None);
+                self.unacked.clear();
+                self.start();
+            }
+        }
+    }
+
+    /// The world is well again: everything that was taken has to arrive.
+    fn heal(&mut self) {
+        for _ in 0..2_000 {
+            self.step(&Op::Up);
+            self.step(&Op::CommitDone);
+            self.step(&Op::Load);
+            self.step(&Op::Puback);
+            if self.unacked.is_empty() {
+                self.step(&Op::Wait(1_000));
+            }
+        }
+        let missing: Vec<_> = self.taken.difference(&self.pubacked).collect();
+        assert!(missing.is_empty(), "never published: {missing:?}");
+        assert!(self.lanes.all_safe());
+        assert_eq!((self.disk.len(), self.lanes.backlog().batches()), (0, 0));
+        assert_eq!(self.settled, self.sent);
+        for d in 0..DEVICES {
+            assert!(self.kept[d].is_empty(), "{d} keeps {:?}", self.kept[d]);
+        }
+    }
+}
+
+fn settings(write_always: bool, in_order: bool) -> Settings {
+    Settings {
+        write_always,
+        in_order,
+        refuse: false,
+        window: WINDOW,
+        ack_timeout: Duration::from_secs(10),
+        max_age: Duration::from_secs(1 << 30),
+        live_batches: 8,
+        live_bytes: 1 << 20,
+        held_bytes: 1 << 20,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn in_any_order_of_events_nothing_acked_is_lost_and_nothing_is_doubled_without_cause(
+        ops in prop::collection::vec(op(), 1..200),
+        write_always: bool,
+        in_order: bool,
+    ) {
+        let mut world = World::new(settings(write_always, in_order));
+        for op in &ops {
+            world.step(op);
+        }
+        world.heal();
+    }
+}
+
+#[test]
+fn a_healthy_uplink_never_touches_the_disk() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Up);
+    for n in 0..100 {
+        world.step(&Op::Send(n % DEVICES));
+        world.step(&Op::Puback);
+        assert!(world.commit.is_none());
+    }
+    assert!(world.published.iter().all(|(_, lane)| *lane == Lane::Live));
+    assert_eq!(world.acked.iter().sum::<u64>(), 100);
+}
+
+#[test]
+fn what_is_unacked_at_a_disconnect_is_committed_in_the_order_of_arrival_and_then_acked() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Up);
+    for _ in 0..6 {
+        world.step(&Op::Send(0));
+    }
+    world.step(&Op::Down(false));
+    world.step(&Op::Send(0));
+    let first = world
+        .commit
+        .as_ref()
+        .unwrap()
+        .1
+        .iter()
+        .map(|item| id_of(item).1);
+    assert_eq!(first.collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(world.acked[0], 0);
+    world.step(&Op::CommitDone);
+    assert_eq!(world.acked[0], 6);
+    world.step(&Op::CommitDone);
+    assert_eq!(world.acked[0], 7);
+}
+
+#[test]
+fn an_overdue_puback_sends_the_lane_to_disk_and_its_late_arrival_doubles_nothing() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Up);
+    for _ in 0..6 {
+        world.step(&Op::Send(0));
+    }
+    world.step(&Op::Wait(10_000));
+    world.step(&Op::CommitDone);
+    assert_eq!(world.acked[0], 6, "acked from disk");
+    world.heal();
+    assert_eq!(world.published.len(), 6);
+}
+
+#[test]
+fn live_batches_go_out_at_once_while_a_backlog_drains() {
+    let mut world = World::new(settings(false, false));
+    for _ in 0..50 {
+        world.step(&Op::Send(0));
+        world.step(&Op::CommitDone);
+    }
+    world.step(&Op::Up);
+    world.step(&Op::Load);
+    world.step(&Op::Puback);
+    world.step(&Op::Send(1));
+    world.step(&Op::Puback);
+    world.step(&Op::Send(1));
+    let live: Vec<_> = world
+        .published
+        .iter()
+        .filter(|(_, lane)| *lane == Lane::Live)
+        .collect();
+    assert_eq!(live.len(), 2, "{:?}", world.published);
+    assert!(world.lanes.backlog().batches() > 40);
+}
+
+#[test]
+fn with_the_disk_dead_and_the_uplink_up_live_data_still_flows() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Send(0));
+    world.step(&Op::CommitFails(false));
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    world.step(&Op::Puback);
+    world.step(&Op::Puback);
+    assert_eq!(world.acked[0], 2);
+    assert!(world.commit.is_none());
+}
+
+#[test]
+fn a_broker_that_forgets_pubacks_is_asked_for_a_new_connection() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    for _ in 0..8 {
+        world.step(&Op::CommitDone);
+        world.step(&Op::Wait(10_000));
+    }
+    assert!(!world.up, "Reconnect was asked for");
+    world.heal();
+    assert_eq!(world.published.len(), 2);
+}
+
+#[test]
+fn in_order_goes_back_to_memory_under_a_steady_stream() {
+    let mut world = World::new(settings(false, true));
+    for _ in 0..20 {
+        world.step(&Op::Send(0));
+    }
+    world.step(&Op::CommitDone);
+    world.step(&Op::Up);
+    for _ in 0..200 {
+        world.step(&Op::Send(0));
+        world.step(&Op::CommitDone);
+        world.step(&Op::Load);
+        for _ in 0..2 {
+            world.step(&Op::Puback);
+        }
+    }
+    assert_eq!(world.published.last().unwrap().1, Lane::Live);
+    world.heal();
+}

@@ -1,0 +1,384 @@
+//! What the hub has taken from each stream, and how much of that is safe.
+//!
+//! Pure. A stream's numbers grow strictly; two marks describe it: `taken`, the highest number
+//! that was ever accepted, and `safe`, up to which every accepted number is PUBACKed or synced.
+//! Batches become safe in any order; an ack is cumulative and follows `safe`.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use super::port::{Attached, ConnId, StreamId};
+use crate::reading::Mark;
+
+/// Named streams remembered for one device. A device that begins a new stream at every boot
+/// would fill the table otherwise; 16 restarts back is further than any resume reaches.
+pub const STREAMS_PER_DEVICE: usize = 16;
+
+/// Streams remembered in all, about 200 bytes each. Beyond it the one that has rested longest is
+/// forgotten: its device, should it come back, starts from 0 and may send duplicates.
+pub const STREAMS: usize = 65_536;
+
+/// What becomes of a batch that arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is new and has been noted as taken.
+    New,
+    /// It was taken before. `Some`: it, and everything up to this number, is safe by now.
+    Known(Option<u64>),
+}
+
+#[derive(Debug)]
+struct Stream {
+    device: Arc<str>,
+    name: Arc<str>,
+    /// Whether `hello` named it: only then can it be resumed, and is worth remembering.
+    named: bool,
+    conn: Option<ConnId>,
+    taken: u64,
+    safe: u64,
+    /// Taken numbers above `safe`, ascending, and whether each is safe by itself.
+    pending: VecDeque<(u64, bool)>,
+    /// Whether `safe` moved since the marks were last handed to the spool.
+    dirty: bool,
+    used: u64,
+}
+
+/// All streams of all devices.
+#[derive(Debug, Default)]
+pub struct Streams {
+    streams: HashMap<StreamId, Stream>,
+    by_device: HashMap<Arc<str>, Vec<StreamId>>,
+    by_conn: HashMap<ConnId, StreamId>,
+    dirty: Vec<StreamId>,
+    next: u64,
+    clock: u64,
+}
+
+impl Streams {
+    /// Takes over the marks that the spool remembers. Call it before any `attach`.
+    pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>) {
+        for mark in marks {
+            let id = self
+                .find(&mark.device, &mark.stream)
+                .unwrap_or_else(|| self.insert(mark.device.clone(), mark.stream.clone(), true));
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.safe = stream.safe.max(mark.seq);
+                stream.taken = stream.taken.max(mark.seq);
+            }
+        }
+    }
+
+    /// Attaches a connection to a stream: to the named one, new or resumed, or to a fresh
+    /// unnamed one. An older connection of the same stream hears no more acks.
+    pub fn attach(
+        &mut self,
+        conn: ConnId,
+        device: &Arc<str>,
+        name: Option<Arc<str>>,
+        unnamed: impl FnOnce() -> Arc<str>,
+    ) -> Attached {
+        self.detach(conn);
+        let id = match name {
+            Some(name) => self
+                .find(device, &name)
+                .unwrap_or_else(|| self.insert(device.clone(), name, true)),
+            None => self.insert(device.clone(), unnamed(), false),
+        };
+        self.clock += 1;
+        let clock = self.clock;
+        let stream = self.streams.get_mut(&id).expect("found or inserted above");
+        stream.used = clock;
+        let before = stream.conn.replace(conn);
+        let attached = Attached {
+            stream: id,
+            name: stream.name.clone(),
+            safe: stream.safe,
+            taken: stream.taken,
+        };
+        if let Some(before) = before {
+            self.by_conn.remove(&before);
+        }
+        self.by_conn.insert(conn, id);
+        attached
+    }
+
+    /// The connection is gone. An unnamed stream goes with it once nothing of it is pending.
+    pub fn detach(&mut self, conn: ConnId) {
+        let Some(id) = self.by_conn.remove(&conn) else {
+            return;
+        };
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.conn = None;
+        }
+        self.drop_if_over(id);
+    }
+
+    /// Judges a batch that arrives, and notes it as taken if it is new.
+    pub fn arrive(&mut self, id: StreamId, seq: Option<u64>) -> Verdict {
+        let Some(seq) = seq else { return Verdict::New };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            // Its connection was replaced and the unnamed stream dropped: nobody waits for it.
+            return Verdict::New;
+        };
+        if seq <= stream.safe {
+            return Verdict::Known(Some(stream.safe));
+        }
+        if seq <= stream.taken {
+            return Verdict::Known(None);
+        }
+        stream.taken = seq;
+        stream.pending.push_back((seq, false));
+        Verdict::New
+    }
+
+    /// A taken batch is safe now. Returns the connection to tell, and the new cumulative ack,
+    /// when that moved it.
+    pub fn safe(&mut self, id: StreamId, seq: u64) -> Option<(Option<ConnId>, u64)> {
+        let stream = self.streams.get_mut(&id)?;
+        let at = stream
+            .pending
+            .binary_search_by_key(&seq, |(seq, _)| *seq)
+            .ok()?;
+        stream.pending[at].1 = true;
+        if at != 0 {
+            return None;
+        }
+        while let Some((seq, true)) = stream.pending.front() {
+            stream.safe = *seq;
+            stream.pending.pop_front();
+        }
+        if stream.named && !stream.dirty {
+            stream.dirty = true;
+            self.dirty.push(id);
+        }
+        let moved = (stream.conn, stream.safe);
+        self.drop_if_over(id);
+        Some(moved)
+    }
+
+    /// The marks that moved since the last call.
+    pub fn take_dirty(&mut self) -> Vec<Mark> {
+        let ids = std::mem::take(&mut self.dirty);
+        ids.into_iter()
+            .filter_map(|id| {
+                let stream = self.streams.get_mut(&id)?;
+                stream.dirty = false;
+                Some(mark(stream))
+            })
+            .collect()
+    }
+
+    /// The marks of a [`Streams::take_dirty`] were not stored after all.
+    pub fn put_back(&mut self, marks: &[Mark]) {
+        for mark in marks {
+            let Some(id) = self.find(&mark.device, &mark.stream) else {
+                continue;
+            };
+            if let Some(stream) = self.streams.get_mut(&id)
+                && !std::mem::replace(&mut stream.dirty, true)
+            {
+                self.dirty.push(id);
+            }
+        }
+    }
+
+    /// The marks of all named streams, for the stop.
+    #[must_use]
+    pub fn marks(&self) -> Vec<Mark> {
+        self.streams
+            .values()
+            .filter(|s| s.named && s.safe > 0)
+            .map(mark)
+            .collect()
+    }
+
+    /// Number of streams remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether none is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    fn find(&self, device: &str, name: &str) -> Option<StreamId> {
+        let ids = self.by_device.get(device)?;
+        ids.iter().copied().find(|id| {
+            self.streams
+                .get(id)
+                .is_some_and(|stream| stream.named && &*stream.name == name)
+        })
+    }
+
+    fn insert(&mut self, device: Arc<str>, name: Arc<str>, named: bool) -> StreamId {
+        self.forget_for(&device);
+        self.next += 1;
+        self.clock += 1;
+        let id = StreamId(NonZeroU64::new(self.next).unwrap_or(NonZeroU64::MIN));
+        self.by_device.entry(device.clone()).or_default().push(id);
+        let stream = Stream {
+            device,
+            name,
+            named,
+            conn: None,
+            taken: 0,
+            safe: 0,
+            pending: VecDeque::new(),
+            dirty: false,
+            used: self.clock,
+        };
+        self.streams.insert(id, stream);
+        id
+    }
+
+    /// Makes room for one more stream of this device.
+    fn forget_for(&mut self, device: &str) {
+        let resting = |id: &&StreamId| {
+            self.streams
+                .get(id)
+                .is_some_and(|s| s.conn.is_none() && s.pending.is_empty())
+        };
+        let used = |id: &&StreamId| self.streams.get(id).map(|stream| stream.used);
+        let own = self.by_device.get(device).map_or(&[][..], Vec::as_slice);
+        let forget = if own.len() >= STREAMS_PER_DEVICE {
+            own.iter().filter(resting).min_by_key(used).copied()
+        } else if self.streams.len() >= STREAMS {
+            self.streams
+                .keys()
+                .filter(resting)
+                .min_by_key(used)
+                .copied()
+        } else {
+            None
+        };
+        if let Some(id) = forget {
+            self.remove(id);
+        }
+    }
+
+    fn drop_if_over(&mut self, id: StreamId) {
+        let over = |s: &Stream| !s.named && s.conn.is_none() && s.pending.is_empty();
+        if self.streams.get(&id).is_some_and(over) {
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.remove(&id) else {
+            return;
+        };
+        if let Some(ids) = self.by_device.get_mut(&stream.device) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_device.remove(&stream.device);
+            }
+        }
+    }
+}
+
+fn mark(stream: &Stream) -> Mark {
+    Mark {
+        device: stream.device.clone(),
+        stream: stream.name.clone(),
+        seq: stream.safe,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn attach(streams: &mut Streams, conn: ConnId, name: &str) -> Attached {
+        streams.attach(conn, &"d".into(), Some(name.into()), || unreachable!())
+    }
+
+    #[test]
+    fn an_ack_waits_for_every_number_before_it() {
+        let mut streams = Streams::default();
+        let s = attach(&mut streams, 1, "a").stream;
+        for seq in [1, 2, 5] {
+            assert_eq!(streams.arrive(s, Some(seq)), Verdict::New);
+        }
+        assert_eq!(streams.safe(s, 5), None);
+        assert_eq!(streams.safe(s, 2), None);
+        assert_eq!(streams.safe(s, 1), Some((Some(1), 5)));
+    }
+
+    #[test]
+    fn a_resent_number_is_acked_again_once_safe_and_never_taken_twice() {
+        let mut streams = Streams::default();
+        let s = attach(&mut streams, 1, "a").stream;
+        streams.arrive(s, Some(3));
+        assert_eq!(streams.arrive(s, Some(3)), Verdict::Known(None));
+        streams.safe(s, 3);
+        assert_eq!(streams.arrive(s, Some(3)), Verdict::Known(Some(3)));
+        assert_eq!(streams.safe(s, 3), None);
+    }
+
+    #[test]
+    fn a_named_stream_resumes_on_another_connection_and_its_acks_follow() {
+        let mut streams = Streams::default();
+        let s = attach(&mut streams, 1, "a").stream;
+        streams.arrive(s, Some(1));
+        streams.arrive(s, Some(2));
+        streams.safe(s, 1);
+        let resumed = attach(&mut streams, 2, "a");
+        assert_eq!((resumed.stream, resumed.safe, resumed.taken), (s, 1, 2));
+        streams.detach(1);
+        assert_eq!(streams.safe(s, 2), Some((Some(2), 2)));
+    }
+
+    #[test]
+    fn an_unnamed_stream_ends_with_its_connection_but_not_before_its_last_batch() {
+        let mut streams = Streams::default();
+        let s = streams.attach(1, &"d".into(), None, || "x".into()).stream;
+        streams.arrive(s, Some(1));
+        streams.detach(1);
+        assert_eq!(streams.len(), 1);
+        assert_eq!(streams.safe(s, 1), Some((None, 1)));
+        assert!(streams.is_empty());
+    }
+
+    #[test]
+    fn marks_survive_through_restore_and_dirty_tells_only_what_moved() {
+        let mut streams = Streams::default();
+        let s = attach(&mut streams, 1, "a").stream;
+        attach(&mut streams, 2, "b");
+        streams.arrive(s, Some(7));
+        streams.safe(s, 7);
+        let dirty = streams.take_dirty();
+        assert_eq!(
+            dirty,
+            [Mark {
+                device: "d".into(),
+                stream: "a".into(),
+                seq: 7
+            }]
+        );
+        assert!(streams.take_dirty().is_empty());
+        streams.put_back(&dirty);
+        assert_eq!(streams.take_dirty(), dirty);
+
+        let mut restored = Streams::default();
+        restored.restore(streams.marks());
+        assert_eq!(attach(&mut restored, 1, "a").safe, 7);
+    }
+
+    #[test]
+    fn a_device_that_renames_its_stream_at_every_boot_does_not_fill_the_table() {
+        let mut streams = Streams::default();
+        for boot in 0..100 {
+            attach(&mut streams, boot, &format!("boot-{boot}"));
+            streams.detach(boot);
+        }
+        assert_eq!(streams.len(), STREAMS_PER_DEVICE);
+        let last = attach(&mut streams, 100, "boot-99");
+        assert_eq!(streams.len(), STREAMS_PER_DEVICE);
+        assert_eq!(last.name.as_ref(), "boot-99");
+    }
+}
