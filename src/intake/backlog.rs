@@ -54,6 +54,8 @@ pub struct Backlog {
     readings: u64,
     oldest: Option<f64>,
     deletable: Vec<GroupId>,
+    /// Something was stored while a read was under way, which may not have seen it.
+    grew: bool,
     /// Groups that were finished while a read was under way, which may still bring them.
     finished: Vec<GroupId>,
 }
@@ -94,7 +96,9 @@ impl Backlog {
             if tracked.slots.iter().all(|slot| slot.fate == Fate::Idle) {
                 self.groups.remove(&id);
                 self.more = true;
+                self.grew = true;
             } else {
+                self.grew = true;
                 self.more |= tracked.slots.iter().any(|slot| slot.fate == Fate::Idle);
                 self.collect(id);
             }
@@ -107,6 +111,7 @@ impl Backlog {
             return None;
         }
         self.loading = true;
+        self.grew = false;
         Some(self.cursor)
     }
 
@@ -119,8 +124,10 @@ impl Backlog {
             return;
         }
         if groups.is_empty() {
-            self.more = false;
-            self.heal();
+            self.more = self.grew;
+            if !self.more {
+                self.heal();
+            }
         }
         for group in groups {
             self.cursor = self.cursor.max(Some(group.id));

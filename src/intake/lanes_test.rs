@@ -26,6 +26,7 @@ enum Op {
     PubackAt(usize),
     CommitDone,
     CommitFails(bool),
+    LoadReads,
     Load,
     Wait(u64),
     Crash,
@@ -42,6 +43,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..WINDOW).prop_map(Op::PubackAt),
         6 => Just(Op::CommitDone),
         1 => any::<bool>().prop_map(Op::CommitFails),
+        3 => Just(Op::LoadReads),
         6 => Just(Op::Load),
         4 => (1..15_000u64).prop_map(Op::Wait),
         1 => Just(Op::Crash),
@@ -59,7 +61,8 @@ struct World {
     published: Vec<(BatchId, Lane)>,
     pubacked: BTreeSet<BatchId>,
     commit: Option<(u64, Vec<Arc<Item>>, Vec<Mark>)>,
-    load: Option<Option<GroupId>>,
+    /// A read under way, and what it has read if it has.
+    load: Option<(Option<GroupId>, Option<Vec<Group>>)>,
     disk: BTreeMap<GroupId, Vec<Arc<Item>>>,
     marks: HashMap<Arc<str>, u64>,
     next_group: u64,
@@ -229,7 +232,7 @@ impl World {
             }
             Action::Load { after } => {
                 assert!(self.load.is_none(), "two reads at a time");
-                self.load = Some(after);
+                self.load = Some((after, None));
             }
             Action::Delete { groups } => {
                 for group in groups {
@@ -258,6 +261,20 @@ impl World {
             Action::Reconnect => self.step(&Op::Down(false)),
             Action::Refuse { .. } | Action::Lost(_) => panic!("not in this model"),
         }
+    }
+
+    fn read(&self, after: Option<GroupId>) -> Vec<Group> {
+        let groups = self
+            .disk
+            .iter()
+            .filter(|(id, _)| Some(**id) > after)
+            .take(2);
+        groups
+            .map(|(id, items)| Group {
+                id: *id,
+                items: items.clone(),
+            })
+            .collect()
     }
 
     fn puback(&mut self, at: usize) {
@@ -331,21 +348,17 @@ impl World {
                 };
                 self.apply(Event::CommitFailed { ticket, full });
             }
-            Op::Load => {
-                let Some(after) = self.load.take() else {
+            Op::LoadReads => {
+                let Some((after, None)) = self.load else {
                     return;
                 };
-                let groups = self
-                    .disk
-                    .iter()
-                    .filter(|(id, _)| Some(**id) > after)
-                    .take(2);
-                let groups = groups
-                    .map(|(id, items)| Group {
-                        id: *id,
-                        items: items.clone(),
-                    })
-                    .collect();
+                self.load = Some((after, Some(self.read(after))));
+            }
+            Op::Load => {
+                let Some((after, read)) = self.load.take() else {
+                    return;
+                };
+                let groups = read.unwrap_or_else(|| self.read(after));
                 self.apply(Event::Loaded { groups });
             }
             Op::Wait(ms) => {
