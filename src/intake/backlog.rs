@@ -53,6 +53,7 @@ pub struct Backlog {
     batches: u64,
     readings: u64,
     oldest: Option<f64>,
+    drained: u64,
     deletable: Vec<GroupId>,
     /// Something was stored while a read was under way, which may not have seen it.
     grew: bool,
@@ -206,6 +207,7 @@ impl Backlog {
         slot.fate = Fate::Done;
         tracked.done += 1;
         if slot.batch {
+            self.drained += 1;
             self.batches = self.batches.saturating_sub(1);
             self.readings = self.readings.saturating_sub(u64::from(slot.readings));
         }
@@ -269,6 +271,12 @@ impl Backlog {
     #[must_use]
     pub fn batches(&self) -> u64 {
         self.batches
+    }
+
+    /// Batches that were stored and have been PUBACKed, since the start.
+    #[must_use]
+    pub fn drained(&self) -> u64 {
+        self.drained
     }
 
     /// Readings in these.

@@ -254,6 +254,8 @@ struct Flying {
     what: What,
     item: Arc<Item>,
     lane: Lane,
+    /// Of the item that came in, which a gap may stand for.
+    readings: u64,
 }
 
 /// An entry on its way to the disk.
@@ -302,6 +304,8 @@ pub struct Lanes {
     queue_bytes: usize,
     flight: Flight<Flying>,
     live_flying: usize,
+    /// Of the queue and of what flies in the live lane.
+    live_readings: u64,
     last_ack: Option<Instant>,
     suspicion: Suspicion,
     to_commit: VecDeque<Pending>,
@@ -332,6 +336,7 @@ impl Lanes {
             queue_bytes: 0,
             flight: Flight::new(settings.window),
             live_flying: 0,
+            live_readings: 0,
             last_ack: None,
             suspicion: Suspicion::default(),
             to_commit: VecDeque::new(),
@@ -433,6 +438,12 @@ impl Lanes {
         self.queue.len() + self.live_flying
     }
 
+    /// Readings in these.
+    #[must_use]
+    pub fn live_readings(&self) -> u64 {
+        self.live_readings
+    }
+
     /// Publishes in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -530,7 +541,7 @@ impl Lanes {
             pending.token = None;
         }
         self.flight.clear();
-        self.live_flying = 0;
+        (self.live_flying, self.live_readings) = (0, 0);
         self.queue.clear();
         self.queue_bytes = 0;
         self.backlog.reset();
@@ -547,7 +558,7 @@ impl Lanes {
         };
         self.last_ack = Some(now.mono);
         self.suspicion.acked();
-        self.live_flying -= usize::from(flying.lane == Lane::Live);
+        self.landed(&flying);
         match flying.what {
             What::Live(entry) => self.settle(entry.origin, out),
             What::Stored(loc) => self.backlog.done(loc),
@@ -576,7 +587,7 @@ impl Lanes {
         let Some(flying) = self.flight.take(token) else {
             return;
         };
-        self.live_flying -= usize::from(flying.lane == Lane::Live);
+        self.landed(&flying);
         match flying.what {
             What::Live(mut entry) => {
                 // Its gap takes its place, and with it the right to be acked.
@@ -736,6 +747,7 @@ impl Lanes {
             match queued {
                 Queued::Unsafe(entry) => {
                     self.queue_bytes = self.queue_bytes.saturating_sub(entry.item.weight());
+                    self.live_readings -= u64::from(entry.item.readings());
                     self.push_commit(Pending {
                         entry,
                         token: None,
@@ -857,6 +869,7 @@ impl Lanes {
         what: What,
         out: &mut Vec<Action>,
     ) {
+        let readings = u64::from(item.readings());
         let item = if self.suspicion.is_set_aside(&item) {
             gap_instead(&item, GapReason::TooLarge, now, out)
         } else {
@@ -868,6 +881,7 @@ impl Lanes {
                 what,
                 item: item.clone(),
                 lane,
+                readings,
             },
         );
         out.push(Action::Publish {
@@ -972,11 +986,17 @@ impl Lanes {
     }
 
     fn push_queue(&mut self, queued: Queued) {
-        self.queue_bytes += match &queued {
-            Queued::Unsafe(entry) => entry.item.weight(),
-            Queued::Stored(_, item) => item.weight(),
-        };
+        let (Queued::Unsafe(Entry { item, .. }) | Queued::Stored(_, item)) = &queued;
+        self.queue_bytes += item.weight();
+        self.live_readings += u64::from(item.readings());
         self.queue.push_back(queued);
+    }
+
+    fn landed(&mut self, flying: &Flying) {
+        if flying.lane == Lane::Live {
+            self.live_flying -= 1;
+            self.live_readings = self.live_readings.saturating_sub(flying.readings);
+        }
     }
 
     fn push_commit(&mut self, pending: Pending) {

@@ -1,8 +1,332 @@
 //! The intake: which way each batch goes, live or through the spool, and when it is safe.
+//!
+//! One task owns the lanes. It turns what the sessions, the spool and the uplink say into events,
+//! hands them to [`lanes::Lanes`], and carries out the actions that come back. It waits for
+//! nobody: mailboxes merge, the spool has at most one commit and one read of ours, and the uplink
+//! never has more than its window.
 
 pub mod backlog;
 pub mod flight;
 pub mod lanes;
 pub mod poison;
 pub mod port;
+mod rate;
 pub mod streams;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+
+use self::lanes::{Action, Event, Lanes, Now, Settings};
+use self::port::{Arrival, Close, ConnId, Control, Mailbox};
+use self::rate::DrainRate;
+use crate::clock::unix_now;
+use crate::reading::GapReason;
+use crate::spool::{self, Command};
+use crate::status::board::{Board, SpoolState};
+use crate::uplink::{self, Submission};
+
+/// Bytes of items that one read from the spool brings.
+const LOAD_BYTES: usize = 128 * 1024;
+
+/// Events taken from one channel before the others get their turn.
+const BURST: usize = 128;
+
+/// How long the stop waits for PUBACKs of live batches before it sends them to the disk.
+const FINISH: Duration = Duration::from_secs(2);
+
+/// How long the stop waits for the disk after that. With the farewell of the uplink this stays
+/// below the 10 s that the whole stop may take.
+const ABANDON: Duration = Duration::from_secs(4);
+
+/// What the intake is connected to.
+#[derive(Debug)]
+pub struct Wiring {
+    /// What can be set.
+    pub settings: Settings,
+    /// Attach and detach.
+    pub control: mpsc::Receiver<Control>,
+    /// Batches. When every sender is gone the intake finishes.
+    pub data: mpsc::Receiver<Arrival>,
+    /// The spool.
+    pub spool: spool::Sender,
+    /// Its answers, `Opened` first.
+    pub spool_events: mpsc::Receiver<spool::Event>,
+    /// The uplink.
+    pub uplink: mpsc::Sender<Submission>,
+    /// Its answers.
+    pub uplink_events: mpsc::Receiver<uplink::Event>,
+    /// Asks the uplink for a new connection.
+    pub reconnect: Arc<Notify>,
+    /// What is shown.
+    pub board: Arc<Board>,
+}
+
+struct Intake {
+    lanes: Lanes,
+    wiring: Wiring,
+    mailboxes: HashMap<ConnId, Arc<Mailbox>>,
+    actions: Vec<Action>,
+    rate: DrainRate,
+    spool_well: bool,
+    /// Makes the names of unnamed streams unique across runs.
+    run: String,
+}
+
+/// Runs the intake. `opened` is called once the marks of the spool are known, which is when
+/// devices may be accepted. Returns after every sender of `data` is gone and what was taken is
+/// safe, or cannot be made so in time; the spool is closed then.
+///
+/// # Errors
+/// When the spool or the uplink ended before the intake did, or when batches were left that could
+/// neither be published nor stored.
+pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()> {
+    let Some(spool::Event::Opened { marks, depth }) = wiring.spool_events.recv().await else {
+        anyhow::bail!("the spool ended before it was open");
+    };
+    let mut lanes = Lanes::new(wiring.settings);
+    lanes.streams.restore(marks);
+    let mut intake = Intake {
+        lanes,
+        wiring,
+        mailboxes: HashMap::new(),
+        actions: Vec::new(),
+        rate: DrainRate::default(),
+        spool_well: true,
+        run: format!("{:x}", (unix_now() * 1000.0) as u64),
+    };
+    intake.apply(Event::Opened { depth });
+    intake.show();
+    opened();
+    intake.serve().await?;
+    intake.finish().await
+}
+
+impl Intake {
+    /// Until every sender of `data` is gone.
+    async fn serve(&mut self) -> anyhow::Result<()> {
+        let mut acks = Vec::with_capacity(BURST);
+        let mut arrivals = Vec::with_capacity(BURST);
+        loop {
+            let tick = self.next_tick();
+            tokio::select! {
+                n = self.wiring.uplink_events.recv_many(&mut acks, BURST) => {
+                    anyhow::ensure!(n > 0, "the uplink ended by itself");
+                    for event in acks.drain(..) {
+                        self.uplink_says(event);
+                    }
+                }
+                n = self.wiring.data.recv_many(&mut arrivals, BURST), if self.lanes.has_room() => {
+                    if n == 0 {
+                        return Ok(());
+                    }
+                    for arrival in arrivals.drain(..) {
+                        self.apply(Event::Arrived(arrival));
+                    }
+                }
+                Some(control) = self.wiring.control.recv() => self.control(control),
+                event = self.wiring.spool_events.recv() => {
+                    let Some(event) = event else { anyhow::bail!("the spool ended by itself") };
+                    self.spool_says(event);
+                }
+                () = sleep_until(tick) => self.apply(Event::Tick),
+            }
+            self.show();
+        }
+    }
+
+    /// After the last batch: make everything safe, then close the spool.
+    async fn finish(mut self) -> anyhow::Result<()> {
+        self.apply(Event::Finish);
+        let began = Instant::now();
+        let mut abandoned = false;
+        while !self.lanes.all_safe() {
+            let now = Instant::now();
+            if !abandoned && now >= began + FINISH {
+                abandoned = true;
+                self.apply(Event::Abandon);
+                continue;
+            }
+            if now >= began + FINISH + ABANDON {
+                break;
+            }
+            let wake = if abandoned { began + FINISH + ABANDON } else { began + FINISH };
+            tokio::select! {
+                event = self.wiring.uplink_events.recv() => match event {
+                    Some(event) => self.uplink_says(event),
+                    None => self.apply(Event::Down { hung_up: false }),
+                },
+                Some(event) = self.wiring.spool_events.recv() => self.spool_says(event),
+                () = sleep_until(self.next_tick().min(wake)) => self.apply(Event::Tick),
+            }
+            self.show();
+        }
+        let left = self.lanes.live_batches();
+        let all_safe = self.lanes.all_safe();
+        let marks = self.lanes.streams.marks();
+        self.wiring.spool.send(Command::Stop { marks });
+        // The uplink says goodbye once nobody can submit any more.
+        let Wiring { mut spool_events, mut uplink_events, uplink, .. } = self.wiring;
+        drop(uplink);
+        let stopped = async {
+            while let Some(event) = spool_events.recv().await {
+                if matches!(event, spool::Event::Stopped) {
+                    break;
+                }
+            }
+        };
+        let said_goodbye = async { while uplink_events.recv().await.is_some() {} };
+        tokio::join!(stopped, said_goodbye);
+        anyhow::ensure!(
+            all_safe,
+            "about {left} batches could neither be published nor stored; none of them was acked, \
+             so their devices still have them"
+        );
+        Ok(())
+    }
+
+    fn next_tick(&self) -> Instant {
+        /// Gauges are refreshed at least so often.
+        const IDLE: Duration = Duration::from_secs(60);
+        let draining = self.rate.next_sample();
+        let deadline = self.lanes.next_deadline();
+        let idle = Instant::now() + IDLE;
+        [draining, deadline].into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    fn control(&mut self, control: Control) {
+        match control {
+            Control::Attach { conn, device, stream, mailbox, reply } => {
+                let run = &self.run;
+                let unnamed = || format!("~{run}-{conn}").into();
+                let attached = self.lanes.streams.attach(conn, &device, stream, unnamed);
+                self.mailboxes.insert(conn, mailbox);
+                // A session that is gone meanwhile detaches by itself.
+                let _ = reply.send(attached);
+            }
+            Control::Detach { conn } => {
+                self.lanes.streams.detach(conn);
+                self.mailboxes.remove(&conn);
+            }
+        }
+    }
+
+    fn uplink_says(&mut self, event: uplink::Event) {
+        let event = match event {
+            uplink::Event::Up { epoch } => Event::Up { epoch },
+            uplink::Event::Down { hung_up, .. } => Event::Down { hung_up },
+            uplink::Event::Acked { epoch, token } => Event::Acked { epoch, token },
+            uplink::Event::Unpublishable { epoch, token, error } => {
+                tracing::warn!(error, "a batch cannot be published; a gap record goes instead");
+                Event::Unpublishable { epoch, token, reason: GapReason::TooLarge }
+            }
+        };
+        self.apply(event);
+    }
+
+    fn spool_says(&mut self, event: spool::Event) {
+        let board = &self.wiring.board;
+        let event = match event {
+            spool::Event::Committed { ticket, placed } => {
+                if !std::mem::replace(&mut self.spool_well, true) {
+                    tracing::info!("the spool can be written again");
+                    board.spool.set(SpoolState::Ok, None);
+                }
+                Event::Committed { ticket, placed }
+            }
+            spool::Event::CommitFailed { ticket, full, error } => {
+                if std::mem::replace(&mut self.spool_well, false) {
+                    tracing::error!(error, "the spool cannot be written; batches are not acked");
+                }
+                let state = if full { SpoolState::Full } else { SpoolState::Failed };
+                board.spool.set(state, Some(error));
+                Event::CommitFailed { ticket, full }
+            }
+            spool::Event::Loaded { groups } => Event::Loaded { groups },
+            spool::Event::Dropped { upto, batches, readings, gaps } => {
+                tracing::error!(batches, readings, gaps, "the spool is full; its oldest went");
+                board.spool.dropped_batches.add(batches);
+                Event::Dropped { upto, batches, readings }
+            }
+            spool::Event::Usage(usage) => {
+                board.spool.disk_bytes.set(usage.disk_bytes);
+                return;
+            }
+            spool::Event::Opened { .. } | spool::Event::Stopped => return,
+        };
+        self.apply(event);
+    }
+
+    fn apply(&mut self, event: Event) {
+        let now = Now { mono: Instant::now(), unix: unix_now() };
+        let mut actions = std::mem::take(&mut self.actions);
+        self.lanes.apply(now, event, &mut actions);
+        for action in actions.drain(..) {
+            self.act(action);
+        }
+        self.actions = actions;
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Publish { epoch, token, lane, item } => {
+                let submission = Submission { epoch, token, lane, item };
+                if self.wiring.uplink.try_send(submission).is_err() {
+                    // Cannot happen while the uplink keeps up with its own epochs; a new
+                    // connection puts it right in any case, because everything is sent again.
+                    self.wiring.reconnect.notify_one();
+                }
+            }
+            Action::Commit { ticket, items, marks } => {
+                self.wiring.spool.send(Command::Commit { ticket, items, marks });
+            }
+            Action::Load { after } => {
+                self.wiring.spool.send(Command::Load { after, max_bytes: LOAD_BYTES });
+            }
+            Action::Delete { groups } => self.wiring.spool.send(Command::Delete { groups }),
+            Action::Settle { conn, settled, ack } => {
+                if let Some(mailbox) = self.mailboxes.get(&conn) {
+                    mailbox.settle(settled, ack);
+                }
+            }
+            Action::Refuse { conn } => {
+                if let Some(mailbox) = self.mailboxes.get(&conn) {
+                    mailbox.close(Close::Refused);
+                }
+            }
+            Action::Reconnect => {
+                tracing::warn!("the broker acknowledges nothing; connecting anew");
+                self.wiring.reconnect.notify_one();
+            }
+            Action::Lost(gap) => {
+                self.wiring.board.spool.dropped_batches.add(gap.batches);
+                tracing::error!(
+                    device = &*gap.device,
+                    stream = &*gap.stream,
+                    from = gap.from,
+                    to = gap.to,
+                    reason = %gap.reason,
+                    "data given up; a gap record says so on the broker"
+                );
+            }
+        }
+    }
+
+    fn show(&mut self) {
+        let board = &self.wiring.board;
+        let backlog = self.lanes.backlog();
+        board.spool.batches.set(backlog.batches());
+        board.spool.readings.set(backlog.readings());
+        board.spool.set_oldest(backlog.oldest());
+        let millirate = self.rate.sample(Instant::now(), backlog.batches(), backlog.drained());
+        board.spool.drain_millirate.set(millirate);
+        board.live_batches.set(self.lanes.live_batches() as u64);
+        board.live_readings.set(self.lanes.live_readings());
+    }
+}
+
+async fn sleep_until(at: Instant) {
+    tokio::time::sleep_until(at.into()).await;
+}
