@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::protocol::payload::Format;
+
 /// Everything that can be set. A room receives its own part, never the whole.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -110,19 +112,6 @@ pub struct Spool {
     pub max_age: Duration,
     /// What happens when the spool is full.
     pub overflow: Overflow,
-}
-
-/// `uplink.format`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// The batch as a JSON map.
-    Json,
-    /// The same map in CBOR.
-    Cbor,
-    /// The resolved pack alone, `application/senml+json`.
-    SenmlJson,
-    /// The resolved pack alone, `application/senml+cbor`.
-    SenmlCbor,
 }
 
 /// `uplink.drain`

@@ -115,6 +115,20 @@ impl RejectCode {
             Self::UnknownKind => "unknown-kind",
         }
     }
+
+    /// The code that stands so in the message.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        [
+            Self::Malformed,
+            Self::BadPack,
+            Self::BadSeq,
+            Self::TooLarge,
+            Self::UnknownKind,
+        ]
+        .into_iter()
+        .find(|code| code.as_str() == text)
+    }
 }
 
 /// `{"reject": …}`

@@ -1,4 +1,19 @@
-//! Device protocol, version 1: messages in CBOR and JSON, SenML packs. Pure: no IO, no clock.
+//! Device protocol, version 1: messages in CBOR and JSON, SenML packs, broker payloads. Pure: no
+//! IO, no clock.
+//!
+//! A frame goes through [`decode()`], which finds the message and the records of its pack, and
+//! [`pack::Pack::check`], which resolves them (RFC 8428 §4.6) without building anything. When the
+//! batch is published, [`payload::encode_batch`] does both again and writes the result.
 
+pub mod client;
+pub mod decode;
+pub mod encode;
+pub mod limits;
 pub mod message;
+pub mod number;
 pub mod pack;
+pub mod payload;
+
+pub use client::decode_to_device;
+pub use decode::decode;
+pub use encode::encode;

@@ -1,0 +1,162 @@
+//! From a frame to a message. Strict: one item, no trailing bytes, no duplicate fields, bounded.
+//!
+//! A message is a map with exactly one key, its kind; a bare array is a pack without a sequence
+//! number. Fields that a later version may add are passed over, except in packs, where SenML has
+//! rules of its own.
+
+mod any;
+pub(super) mod fault;
+mod fields;
+pub(super) mod scalar;
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::message::{Data, FromDevice, Reject, RejectCode};
+use super::pack::parse::PackSeed;
+use crate::reading::Encoding;
+use fault::{Context, Ended, MESSAGE, reject, shown};
+use fields::{DataSeed, HelloSeed, ResultSeed};
+use scalar::TextSeed;
+
+/// Reads one message from a device. The pack of a batch is not resolved yet: see
+/// [`Pack::check`](super::pack::Pack::check).
+///
+/// # Errors
+/// The answer to the device, with the sequence number when it could be read.
+pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject> {
+    let ctx = Context::new(frame.len());
+    match read(encoding, frame, MessageSeed(&ctx)) {
+        Ok(Message::Known(message)) => Ok(message),
+        Ok(Message::Unknown(kind)) => Err(reject(
+            None,
+            RejectCode::UnknownKind,
+            format!("\"{kind}\" is no kind of message from a device: hello, data, result"),
+        )),
+        Err(ended) => {
+            if ctx.seq().is_none() {
+                recover_seq(encoding, frame, &ctx);
+            }
+            Err(ctx.into_reject(&ended))
+        }
+    }
+}
+
+/// Looks for the sequence number of a batch that did not decode, so that the device learns which
+/// one it was. The pack may come before the number.
+fn recover_seq(encoding: Encoding, frame: &[u8], ctx: &Context) {
+    let second = Context::new(frame.len());
+    let _ = read(encoding, frame, fields::SeqOnly(&second));
+    if let Some(seq) = second.seq() {
+        ctx.set_seq(seq);
+    }
+}
+
+fn read<'de, S: DeserializeSeed<'de>>(
+    encoding: Encoding,
+    frame: &'de [u8],
+    seed: S,
+) -> Result<S::Value, Ended> {
+    match encoding {
+        Encoding::Cbor => read_cbor(frame, seed),
+        Encoding::Json => read_json(frame, seed),
+    }
+}
+
+fn read_cbor<'de, S: DeserializeSeed<'de>>(frame: &'de [u8], seed: S) -> Result<S::Value, Ended> {
+    use serde_cbor::error::Category;
+    // The "packed format" stays enabled: it is what lets integer labels through. Nothing here is
+    // derived, so no field of another message can be meant by a number.
+    let mut input = serde_cbor::Deserializer::from_slice(frame).disable_legacy_enums();
+    let result = seed.deserialize(&mut input);
+    let at = input.byte_offset();
+    result
+        .and_then(|value| input.end().map(|()| value))
+        .map_err(|error| match error.classify() {
+            Category::Eof => Ended::Early,
+            Category::Data => Ended::WrongType,
+            Category::Syntax | Category::Io => Ended::Syntax(format!("CBOR near byte {at}")),
+        })
+}
+
+fn read_json<'de, S: DeserializeSeed<'de>>(frame: &'de [u8], seed: S) -> Result<S::Value, Ended> {
+    use serde_json::error::Category;
+    let mut input = serde_json::Deserializer::from_slice(frame);
+    let result = seed.deserialize(&mut input);
+    result
+        .and_then(|value| input.end().map(|()| value))
+        .map_err(|error| match error.classify() {
+            Category::Eof => Ended::Early,
+            Category::Data => Ended::WrongType,
+            Category::Syntax | Category::Io => Ended::Syntax(format!(
+                "JSON near line {}, column {}",
+                error.line(),
+                error.column()
+            )),
+        })
+}
+
+enum Message<'a> {
+    Known(FromDevice<'a>),
+    /// Its kind, fit for an error text. Known only once the whole frame is well-formed.
+    Unknown(String),
+}
+
+struct MessageSeed<'c>(&'c Context);
+
+impl<'de> DeserializeSeed<'de> for MessageSeed<'_> {
+    type Value = Message<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Message<'de>, D::Error> {
+        input.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MessageSeed<'_> {
+    type Value = Message<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Message<'de>, A::Error> {
+        let pack = PackSeed(self.0).visit_seq(array)?;
+        Ok(Message::Known(FromDevice::Data(Data { seq: None, pack })))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message<'de>, A::Error> {
+        let ctx = self.0;
+        let one_key = || {
+            let detail = "a message is a map with exactly one key, its kind";
+            ctx.refuse(RejectCode::Malformed, detail.into())
+        };
+        let Some(kind) = map.next_key_seed(TextSeed)? else {
+            return Err(one_key());
+        };
+        let message = match &*kind {
+            "data" => FromDevice::Data(map.next_value_seed(DataSeed(ctx))?),
+            "hello" => FromDevice::Hello(map.next_value_seed(HelloSeed(ctx))?),
+            "result" => FromDevice::Result(map.next_value_seed(ResultSeed(ctx))?),
+            unknown => {
+                map.next_value::<IgnoredAny>()?;
+                if map.next_key::<IgnoredAny>()?.is_some() {
+                    return Err(one_key());
+                }
+                return Ok(Message::Unknown(shown(unknown)));
+            }
+        };
+        ctx.enter_field(&MESSAGE);
+        if map.next_key::<IgnoredAny>()?.is_some() {
+            return Err(one_key());
+        }
+        Ok(Message::Known(message))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        tagged: D,
+    ) -> Result<Self::Value, D::Error> {
+        tagged.deserialize_any(self)
+    }
+}

@@ -1,0 +1,229 @@
+//! Texts, numbers, booleans and bytes out of a frame, borrowed where it holds them in one piece.
+//!
+//! CBOR tags are passed over (RFC 8949 §3.4 allows that) except on numbers, where they change the
+//! value.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
+
+use super::super::message::RejectCode::{BadPack, Malformed};
+use super::super::number::Number;
+use super::fault::Context;
+
+/// base64url; written without padding (RFC 8428 §5), read with or without.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Writes bytes as base64url text.
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    BASE64URL.encode(bytes)
+}
+
+macro_rules! seed {
+    ($seed:ty => $value:ty) => {
+        impl<'de> DeserializeSeed<'de> for $seed {
+            type Value = $value;
+
+            fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<$value, D::Error> {
+                input.deserialize_any(self)
+            }
+        }
+    };
+}
+
+macro_rules! pass_over_tags {
+    () => {
+        fn visit_newtype_struct<D: Deserializer<'de>>(
+            self,
+            tagged: D,
+        ) -> Result<Self::Value, D::Error> {
+            tagged.deserialize_any(self)
+        }
+    };
+}
+
+/// Reads a text.
+pub(crate) struct TextSeed;
+
+seed!(TextSeed => Cow<'de, str>);
+
+impl<'de> Visitor<'de> for TextSeed {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+
+    pass_over_tags!();
+}
+
+/// Reads a boolean.
+pub(crate) struct BoolSeed;
+
+seed!(BoolSeed => bool);
+
+impl<'de> Visitor<'de> for BoolSeed {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true or false")
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<bool, E> {
+        Ok(value)
+    }
+
+    pass_over_tags!();
+}
+
+/// Reads an unsigned integer.
+pub(crate) struct UnsignedSeed;
+
+seed!(UnsignedSeed => u64);
+
+impl<'de> Visitor<'de> for UnsignedSeed {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an unsigned integer")
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<u64, E> {
+        Ok(value)
+    }
+
+    pass_over_tags!();
+}
+
+/// Reads a finite number: integer, float, or in CBOR a decimal fraction (RFC 8428 §6).
+pub(crate) struct NumberSeed<'c>(pub(crate) &'c Context);
+
+seed!(NumberSeed<'_> => Number);
+
+impl NumberSeed<'_> {
+    fn finite<E: Error>(&self, number: Option<Number>) -> Result<Number, E> {
+        number.ok_or_else(|| {
+            let name = self.0.field().name;
+            self.0
+                .refuse(BadPack, format!("\"{name}\" is not a finite number"))
+        })
+    }
+}
+
+impl<'de> Visitor<'de> for NumberSeed<'_> {
+    type Value = Number;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number")
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Number, E> {
+        Ok(i64::try_from(value).map_or(Number::UInt(value), Number::Int))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Number, E> {
+        Ok(Number::Int(value))
+    }
+
+    fn visit_i128<E: Error>(self, value: i128) -> Result<Number, E> {
+        Number::from_integer(value).ok_or_else(|| {
+            let name = self.0.field().name;
+            self.0.refuse(
+                BadPack,
+                format!("\"{name}\" is an integer of more than 64 bits"),
+            )
+        })
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Number, E> {
+        self.finite(Number::from_float(value))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, tagged: D) -> Result<Number, D::Error> {
+        /// RFC 8949 §3.4.4.
+        const DECIMAL_FRACTION: u64 = 4;
+        if serde_cbor::tags::current_cbor_tag() != Some(DECIMAL_FRACTION) {
+            let name = self.0.field().name;
+            let detail = format!("\"{name}\" has a tag; of these only decimal fractions are known");
+            return Err(self.0.refuse(Malformed, detail));
+        }
+        let parts = tagged.deserialize_any(DecimalVisitor)?;
+        self.finite(Number::from_decimal(parts.0, parts.1))
+    }
+}
+
+/// Reads the two parts of a decimal fraction: exponent and mantissa.
+struct DecimalVisitor;
+
+impl<'de> Visitor<'de> for DecimalVisitor {
+    type Value = (i64, i128);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of exponent and mantissa")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+        let exponent = parts
+            .next_element()?
+            .ok_or_else(|| A::Error::invalid_length(0, &self))?;
+        let mantissa = parts
+            .next_element()?
+            .ok_or_else(|| A::Error::invalid_length(1, &self))?;
+        Ok((exponent, mantissa))
+    }
+}
+
+/// Reads bytes: a byte string in CBOR, base64url text in JSON.
+pub(crate) struct DataSeed<'c>(pub(crate) &'c Context);
+
+impl<'de> DeserializeSeed<'de> for DataSeed<'_> {
+    type Value = Cow<'de, [u8]>;
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
+        if !input.is_human_readable() {
+            return input.deserialize_any(BytesVisitor);
+        }
+        let text = TextSeed.deserialize(input)?;
+        match BASE64URL.decode(text.as_bytes()) {
+            Ok(bytes) => Ok(Cow::Owned(bytes)),
+            Err(_) => Err(self.0.refuse(BadPack, "\"vd\" is not base64url".into())),
+        }
+    }
+}
+
+struct BytesVisitor;
+
+impl<'de> Visitor<'de> for BytesVisitor {
+    type Value = Cow<'de, [u8]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a byte string")
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(bytes))
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(bytes.to_owned()))
+    }
+
+    pass_over_tags!();
+}

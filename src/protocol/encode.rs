@@ -1,0 +1,102 @@
+//! From a message of the hub to a frame.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::message::ToDevice;
+use crate::reading::Encoding;
+
+/// Writes one message to a device: a map with one key.
+#[must_use]
+pub fn encode(encoding: Encoding, message: &ToDevice) -> Vec<u8> {
+    match (encoding, message) {
+        // An ack goes out for every batch or few: written by hand, in one allocation.
+        (Encoding::Cbor, ToDevice::Ack { seq }) => ack_cbor(*seq),
+        (Encoding::Json, ToDevice::Ack { seq }) => ack_json(*seq),
+        (Encoding::Cbor, message) => serde_cbor::to_vec(&Body::of(message))
+            .expect("invariant: texts, numbers and JSON values always serialize"),
+        (Encoding::Json, message) => serde_json::to_vec(&Body::of(message))
+            .expect("invariant: texts, numbers and JSON values always serialize"),
+    }
+}
+
+fn ack_cbor(seq: u64) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(19);
+    frame.extend_from_slice(b"\xa1\x63ack\xa1\x63seq");
+    // Shortest form of an unsigned integer (RFC 8949 §4.2.1).
+    match seq {
+        0..24 => frame.push(seq.to_be_bytes()[7]),
+        24..0x100 => frame.extend_from_slice(&[0x18, seq.to_be_bytes()[7]]),
+        0x100..0x1_0000 => {
+            frame.push(0x19);
+            frame.extend_from_slice(&seq.to_be_bytes()[6..]);
+        }
+        0x1_0000..0x1_0000_0000 => {
+            frame.push(0x1a);
+            frame.extend_from_slice(&seq.to_be_bytes()[4..]);
+        }
+        _ => {
+            frame.push(0x1b);
+            frame.extend_from_slice(&seq.to_be_bytes());
+        }
+    }
+    frame
+}
+
+fn ack_json(seq: u64) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(40);
+    write!(frame, "{{\"ack\":{{\"seq\":{seq}}}}}").expect("invariant: a Vec takes every write");
+    frame
+}
+
+/// A message as it stands in the frame.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Body<'a> {
+    Welcome {
+        stream: &'a str,
+        seq: u64,
+        time: f64,
+        ping_interval: f64,
+        max_message: u64,
+        window: u32,
+    },
+    Ack {
+        seq: u64,
+    },
+    Reject {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
+        code: &'static str,
+        detail: &'a str,
+    },
+    Command {
+        id: &'a str,
+        name: &'a str,
+        args: &'a Value,
+    },
+}
+
+impl<'a> Body<'a> {
+    fn of(message: &'a ToDevice) -> Self {
+        match message {
+            ToDevice::Welcome(welcome) => Self::Welcome {
+                stream: &welcome.stream,
+                seq: welcome.seq,
+                time: welcome.time,
+                ping_interval: welcome.ping_interval,
+                max_message: welcome.max_message,
+                window: welcome.window,
+            },
+            ToDevice::Ack { seq } => Self::Ack { seq: *seq },
+            ToDevice::Reject(reject) => Self::Reject {
+                seq: reject.seq,
+                code: reject.code.as_str(),
+                detail: &reject.detail,
+            },
+            ToDevice::Command { id, name, args } => Self::Command { id, name, args },
+        }
+    }
+}

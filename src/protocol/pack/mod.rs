@@ -1,0 +1,138 @@
+//! SenML packs (RFC 8428): records as they came, and what they resolve to.
+
+mod label;
+pub(super) mod parse;
+pub mod resolve;
+
+use std::borrow::Cow;
+
+use super::message::{Reject, RejectCode};
+use super::number::Number;
+use resolve::Resolve;
+
+/// A pack as the device sent it, its records borrowing from the frame. Types, labels and numbers
+/// of each record have been checked; names, versions and sums are checked by resolving.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pack<'a> {
+    records: Vec<Record<'a>>,
+}
+
+/// What [`Pack::check`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Number of resolved records, at least 1.
+    pub readings: u32,
+    /// Bytes that the resolved pack takes at most in any encoding.
+    pub resolved_bytes: usize,
+}
+
+/// Why a pack does not resolve. The text names the record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct PackError {
+    /// [`RejectCode::BadPack`] or [`RejectCode::TooLarge`].
+    pub code: RejectCode,
+    /// One sentence.
+    pub detail: String,
+}
+
+impl PackError {
+    /// The answer to the device.
+    #[must_use]
+    pub fn into_reject(self, seq: Option<u64>) -> Reject {
+        Reject {
+            seq,
+            code: self.code,
+            detail: self.detail,
+        }
+    }
+}
+
+impl<'a> Pack<'a> {
+    /// Number of records, those that carry only base fields included.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Resolves every record and builds nothing. `received`: the hub's clock when the frame
+    /// arrived, Unix seconds.
+    ///
+    /// # Errors
+    /// When the pack breaks RFC 8428, has no reading, or grows beyond
+    /// [`MAX_RESOLVED`](super::limits::MAX_RESOLVED).
+    pub fn check(&self, received: f64) -> Result<Summary, PackError> {
+        let mut resolve = self.resolve(received);
+        let mut readings = 0;
+        for record in resolve.by_ref() {
+            record?;
+            readings += 1;
+        }
+        if readings == 0 {
+            return Err(PackError {
+                code: RejectCode::BadPack,
+                detail: "the pack has no record with a value".into(),
+            });
+        }
+        Ok(Summary {
+            readings,
+            resolved_bytes: resolve.bytes(),
+        })
+    }
+
+    /// The resolved records in the order given (RFC 8428 §4.6). Ends after the first error.
+    #[must_use]
+    pub fn resolve<'p>(&'p self, received: f64) -> Resolve<'p, 'a> {
+        Resolve::new(&self.records, received)
+    }
+}
+
+/// One record as it came.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Record<'a> {
+    /// Boxed: most packs have base fields in their first record only.
+    base: Option<Box<Base<'a>>>,
+    name: Option<Cow<'a, str>>,
+    unit: Option<Cow<'a, str>>,
+    value: Option<Value<'a>>,
+    sum: Option<Number>,
+    time: Option<Number>,
+    update_time: Option<Number>,
+}
+
+impl<'a> Record<'a> {
+    fn base(&mut self) -> &mut Base<'a> {
+        self.base.get_or_insert_default()
+    }
+
+    /// Whether the record says nothing but base fields for those after it.
+    fn is_base_only(&self) -> bool {
+        self.base.is_some()
+            && self.name.is_none()
+            && self.unit.is_none()
+            && self.value.is_none()
+            && self.sum.is_none()
+            && self.time.is_none()
+            && self.update_time.is_none()
+    }
+}
+
+/// The base fields of one record (RFC 8428 §4.1).
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Base<'a> {
+    name: Option<Cow<'a, str>>,
+    time: Option<Number>,
+    unit: Option<Cow<'a, str>>,
+    value: Option<Number>,
+    sum: Option<Number>,
+    version: Option<u64>,
+}
+
+/// `v`, `vs`, `vb` or `vd`.
+#[derive(Debug, Clone, PartialEq)]
+enum Value<'a> {
+    Number(Number),
+    Text(Cow<'a, str>),
+    Bool(bool),
+    Data(Cow<'a, [u8]>),
+}

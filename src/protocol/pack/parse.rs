@@ -1,0 +1,197 @@
+//! From the array of maps in a frame to records. The first violation ends it.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::super::decode::fault::{Context, shown};
+use super::super::decode::scalar::{BoolSeed, DataSeed, NumberSeed, TextSeed, UnsignedSeed};
+use super::super::limits::MAX_RECORDS;
+use super::super::message::RejectCode::{BadPack, Malformed, TooLarge};
+use super::label::Label;
+use super::{Pack, Record, Value};
+
+/// The shortest record that carries a reading takes this many bytes: a map of one integer label
+/// with a short value. Bounds what is reserved for a length that is only claimed.
+const SHORTEST_RECORD: usize = 3;
+
+/// Reads a pack.
+pub(crate) struct PackSeed<'c>(pub(crate) &'c Context);
+
+impl<'de> DeserializeSeed<'de> for PackSeed<'_> {
+    type Value = Pack<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Pack<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for PackSeed<'_> {
+    type Value = Pack<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Pack<'de>, A::Error> {
+        let ctx = self.0;
+        let room = (ctx.frame_len() / SHORTEST_RECORD).min(MAX_RECORDS);
+        let mut records = Vec::with_capacity(array.size_hint().unwrap_or(0).min(room));
+        loop {
+            ctx.enter_record(records.len());
+            let Some(record) = array.next_element_seed(RecordSeed(ctx))? else {
+                break;
+            };
+            if records.len() == MAX_RECORDS {
+                ctx.leave_records();
+                return Err(ctx.refuse(
+                    TooLarge,
+                    format!("the pack has more than {MAX_RECORDS} records"),
+                ));
+            }
+            records.push(record);
+        }
+        ctx.leave_records();
+        Ok(Pack { records })
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, tagged: D) -> Result<Pack<'de>, D::Error> {
+        tagged.deserialize_any(self)
+    }
+}
+
+struct RecordSeed<'c>(&'c Context);
+
+impl<'de> DeserializeSeed<'de> for RecordSeed<'_> {
+    type Value = Record<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Record<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RecordSeed<'_> {
+    type Value = Record<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record, which is a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record<'de>, A::Error> {
+        let ctx = self.0;
+        let mut record = Record::default();
+        let mut seen = 0_u16;
+        while let Some(label) = map.next_key_seed(LabelSeed(ctx))? {
+            let Some(label) = label else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let field = label.field();
+            ctx.enter_field(field);
+            if seen & label.bit() != 0 {
+                let detail = format!("the label \"{}\" comes twice", field.name);
+                return Err(ctx.refuse(Malformed, detail));
+            }
+            seen |= label.bit();
+            read_field(ctx, &mut record, label, &mut map)?;
+        }
+        Ok(record)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        tagged: D,
+    ) -> Result<Self::Value, D::Error> {
+        tagged.deserialize_any(self)
+    }
+}
+
+/// Reads the value of one label into its place.
+fn read_field<'de, A: MapAccess<'de>>(
+    ctx: &Context,
+    record: &mut Record<'de>,
+    label: Label,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    macro_rules! read {
+        ($seed:expr) => {
+            map.next_value_seed($seed)?
+        };
+    }
+    match label {
+        Label::Name => record.name = Some(read!(TextSeed)),
+        Label::Unit => record.unit = Some(read!(TextSeed)),
+        Label::Sum => record.sum = Some(read!(NumberSeed(ctx))),
+        Label::Time => record.time = Some(read!(NumberSeed(ctx))),
+        Label::UpdateTime => record.update_time = Some(read!(NumberSeed(ctx))),
+        Label::Value => return put_value(ctx, record, Value::Number(read!(NumberSeed(ctx)))),
+        Label::TextValue => return put_value(ctx, record, Value::Text(read!(TextSeed))),
+        Label::BoolValue => return put_value(ctx, record, Value::Bool(read!(BoolSeed))),
+        Label::DataValue => return put_value(ctx, record, Value::Data(read!(DataSeed(ctx)))),
+        Label::BaseName => record.base().name = Some(read!(TextSeed)),
+        Label::BaseUnit => record.base().unit = Some(read!(TextSeed)),
+        Label::BaseTime => record.base().time = Some(read!(NumberSeed(ctx))),
+        Label::BaseValue => record.base().value = Some(read!(NumberSeed(ctx))),
+        Label::BaseSum => record.base().sum = Some(read!(NumberSeed(ctx))),
+        Label::BaseVersion => record.base().version = Some(read!(UnsignedSeed)),
+    }
+    Ok(())
+}
+
+/// A record has at most one value (RFC 8428 §4.2).
+fn put_value<'de, E: Error>(
+    ctx: &Context,
+    record: &mut Record<'de>,
+    value: Value<'de>,
+) -> Result<(), E> {
+    if record.value.replace(value).is_some() {
+        return Err(ctx.refuse(BadPack, "there is more than one of v, vs, vb, vd".into()));
+    }
+    Ok(())
+}
+
+/// Reads a label; `None`: one that is not known and may be ignored.
+struct LabelSeed<'c>(&'c Context);
+
+impl<'de> DeserializeSeed<'de> for LabelSeed<'_> {
+    type Value = Option<Label>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for LabelSeed<'_> {
+    type Value = Option<Label>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a label")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        let label = Label::from_text(text);
+        if label.is_none() && text.ends_with('_') {
+            let detail = format!(
+                "the field \"{}\" must be understood and is not",
+                shown(text)
+            );
+            return Err(self.0.refuse(BadPack, detail));
+        }
+        Ok(label)
+    }
+
+    fn visit_i64<E: Error>(self, integer: i64) -> Result<Self::Value, E> {
+        Ok(Label::from_integer(integer))
+    }
+
+    fn visit_u64<E: Error>(self, integer: u64) -> Result<Self::Value, E> {
+        Ok(i64::try_from(integer).ok().and_then(Label::from_integer))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        tagged: D,
+    ) -> Result<Self::Value, D::Error> {
+        tagged.deserialize_any(self)
+    }
+}

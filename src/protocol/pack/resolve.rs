@@ -1,0 +1,289 @@
+//! Resolution (RFC 8428 §4.6): base fields applied, relative times made absolute.
+
+use super::super::limits::{MAX_NAME, MAX_RESOLVED, MAX_UNIT, MAX_VALUE};
+use super::super::message::RejectCode::{self, BadPack, TooLarge};
+use super::super::number::Number;
+use super::{Base, PackError, Record, Value};
+
+/// The version of SenML that is understood (RFC 8428 §4.4).
+const VERSION: u64 = 10;
+
+/// Times below this many seconds are relative to the moment of arrival (RFC 8428 §4.5.3).
+const RELATIVE_BELOW: f64 = 268_435_456.0;
+
+/// Bytes of a JSON record with every field present, without what the fields hold:
+/// `{"bver":10,"n":"","u":"","vd":"","s":,"t":,"ut":},`.
+const RECORD_OVERHEAD: usize = 52;
+
+/// Bytes of the longest number in JSON: `-2.2250738585072014e-308`.
+const NUMBER_BYTES: usize = 24;
+
+/// A record without base fields and relative times.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved<'p> {
+    /// First part of the name.
+    pub base_name: &'p str,
+    /// Second part of the name. Together they are 1 to [`MAX_NAME`] bytes of
+    /// `A-Z a-z 0-9 - : . / _`, the first one alphanumeric.
+    pub name: &'p str,
+    /// Unit, if any.
+    pub unit: Option<&'p str>,
+    /// Value. `None` only when there is a sum.
+    pub value: Option<ResolvedValue<'p>>,
+    /// Sum, if any.
+    pub sum: Option<Number>,
+    /// Unix seconds.
+    pub time: Number,
+    /// Seconds until the next reading at the latest.
+    pub update_time: Option<Number>,
+    /// Version of the pack when it is not the default of 10.
+    pub version: Option<u64>,
+}
+
+/// The value of a resolved record.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ResolvedValue<'p> {
+    /// `v`
+    Number(Number),
+    /// `vs`
+    Text(&'p str),
+    /// `vb`
+    Bool(bool),
+    /// `vd`
+    Data(&'p [u8]),
+}
+
+/// Iterates over the resolved records of a pack; records of base fields only are passed over.
+#[derive(Debug)]
+pub struct Resolve<'p, 'a> {
+    records: &'p [Record<'a>],
+    index: usize,
+    received: f64,
+    bytes: usize,
+    name: &'p str,
+    unit: Option<&'p str>,
+    time: Option<Number>,
+    value: Option<Number>,
+    sum: Option<Number>,
+    version: u64,
+}
+
+impl<'p, 'a> Resolve<'p, 'a> {
+    pub(super) fn new(records: &'p [Record<'a>], received: f64) -> Self {
+        Self {
+            records,
+            index: 0,
+            received,
+            bytes: 0,
+            name: "",
+            unit: None,
+            time: None,
+            value: None,
+            sum: None,
+            version: VERSION,
+        }
+    }
+
+    /// Bytes that the records returned so far take at most in JSON.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn step(&mut self, record: &'p Record<'a>) -> Result<Option<Resolved<'p>>, Violation> {
+        if let Some(base) = &record.base {
+            self.apply(base)?;
+        }
+        if record.is_base_only() {
+            return Ok(None);
+        }
+        let name = record.name.as_deref().unwrap_or("");
+        check_name(self.name, name)?;
+        if record.value.is_none() && record.sum.is_none() {
+            return Err(bad("has none of v, vs, vb, vd, s"));
+        }
+        let unit = match record.unit.as_deref() {
+            Some(unit) => Some(check_unit(unit)?),
+            None => self.unit,
+        };
+        let mut bytes = RECORD_OVERHEAD + self.name.len() + name.len() + 3 * NUMBER_BYTES;
+        bytes += unit.map_or(0, json_bytes);
+        let value = match &record.value {
+            None => None,
+            Some(Value::Number(value)) => {
+                bytes += NUMBER_BYTES;
+                let sum = match self.value {
+                    None => Some(*value),
+                    Some(base) => base.plus(*value),
+                };
+                let sum = sum.ok_or_else(|| bad("has a bv and a v that add up to infinity"))?;
+                Some(ResolvedValue::Number(sum))
+            }
+            Some(Value::Text(text)) => {
+                check_length(text.len())?;
+                bytes += json_bytes(text);
+                Some(ResolvedValue::Text(text))
+            }
+            Some(Value::Bool(value)) => {
+                bytes += 5;
+                Some(ResolvedValue::Bool(*value))
+            }
+            Some(Value::Data(data)) => {
+                check_length(data.len())?;
+                bytes += data.len().div_ceil(3) * 4;
+                Some(ResolvedValue::Data(data))
+            }
+        };
+        self.bytes += bytes;
+        if self.bytes > MAX_RESOLVED {
+            return Err(Violation(
+                TooLarge,
+                "is where the resolved pack grows beyond 1 MiB",
+            ));
+        }
+        Ok(Some(Resolved {
+            base_name: self.name,
+            name,
+            unit,
+            value,
+            sum: sum(self.sum, record.sum)
+                .ok_or_else(|| bad("has a bs and an s that add up to infinity"))?,
+            time: self.absolute(record.time)?,
+            update_time: record.update_time,
+            version: (self.version != VERSION).then_some(self.version),
+        }))
+    }
+
+    /// Takes over the base fields of a record; they hold for it and those after it.
+    fn apply(&mut self, base: &'p Base<'a>) -> Result<(), Violation> {
+        if let Some(name) = &base.name {
+            if name.len() > MAX_NAME {
+                return Err(bad("has a base name longer than 255 bytes"));
+            }
+            if !name.bytes().all(is_name_byte) {
+                return Err(bad(
+                    "has a base name with other characters than A-Z a-z 0-9 - : . / _",
+                ));
+            }
+            self.name = name;
+        }
+        if let Some(unit) = &base.unit {
+            self.unit = Some(check_unit(unit)?);
+        }
+        self.time = base.time.or(self.time);
+        self.value = base.value.or(self.value);
+        self.sum = base.sum.or(self.sum);
+        match base.version {
+            None => {}
+            Some(0) => return Err(bad("has version 0; versions begin with 1")),
+            Some(version) if version > VERSION => {
+                return Err(bad(
+                    "has a version above 10, which is the one understood here",
+                ));
+            }
+            Some(version) if self.index == 0 => self.version = version,
+            Some(version) if version == self.version => {}
+            Some(_) => return Err(bad("has another version than the records before it")),
+        }
+        Ok(())
+    }
+
+    fn absolute(&self, time: Option<Number>) -> Result<Number, Violation> {
+        let time = sum(self.time, time)
+            .ok_or_else(|| bad("has a bt and a t that add up to infinity"))?
+            .unwrap_or(Number::Int(0));
+        if time.as_f64() >= RELATIVE_BELOW {
+            return Ok(time);
+        }
+        Number::from_float(self.received + time.as_f64())
+            .ok_or_else(|| bad("has a time before all times"))
+    }
+}
+
+impl<'p> Iterator for Resolve<'p, '_> {
+    type Item = Result<Resolved<'p>, PackError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let record = self.records.get(self.index)?;
+            let result = self.step(record);
+            self.index += 1;
+            match result {
+                Ok(None) => {}
+                Ok(Some(resolved)) => return Some(Ok(resolved)),
+                Err(Violation(code, what)) => {
+                    let detail = format!("record {} {what}", self.index);
+                    self.index = self.records.len();
+                    return Some(Err(PackError { code, detail }));
+                }
+            }
+        }
+    }
+}
+
+/// What is wrong with a record: the predicate of a sentence that begins with its number.
+struct Violation(RejectCode, &'static str);
+
+fn bad(what: &'static str) -> Violation {
+    Violation(BadPack, what)
+}
+
+/// `None`: infinite. `Some(None)`: neither is there. A missing one counts as zero.
+#[expect(
+    clippy::option_option,
+    reason = "absent and infinite are different answers"
+)]
+fn sum(base: Option<Number>, own: Option<Number>) -> Option<Option<Number>> {
+    match (base, own) {
+        (Some(base), Some(own)) => base.plus(own).map(Some),
+        (base, own) => Some(base.or(own)),
+    }
+}
+
+/// RFC 8428 §4.5.1. The base name's characters have been checked.
+fn check_name(base: &str, name: &str) -> Result<(), Violation> {
+    let first = base.bytes().chain(name.bytes()).next();
+    let Some(first) = first else {
+        return Err(bad("has no name"));
+    };
+    if !name.bytes().all(is_name_byte) {
+        return Err(bad(
+            "has a name with other characters than A-Z a-z 0-9 - : . / _",
+        ));
+    }
+    if !first.is_ascii_alphanumeric() {
+        return Err(bad("has a name that does not begin with a letter or digit"));
+    }
+    if base.len() + name.len() > MAX_NAME {
+        return Err(bad("has a name longer than 255 bytes, base name included"));
+    }
+    Ok(())
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'_')
+}
+
+fn check_unit(unit: &str) -> Result<&str, Violation> {
+    if unit.len() > MAX_UNIT {
+        return Err(bad("has a unit longer than 64 bytes"));
+    }
+    Ok(unit)
+}
+
+fn check_length(bytes: usize) -> Result<(), Violation> {
+    if bytes > MAX_VALUE {
+        return Err(Violation(TooLarge, "has a value longer than 64 KiB"));
+    }
+    Ok(())
+}
+
+/// Bytes of the text in JSON, escapes included: control characters take up to six.
+fn json_bytes(text: &str) -> usize {
+    let escapes = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' => 1,
+        0..0x20 => 5,
+        _ => 0,
+    });
+    text.len() + escapes.sum::<usize>()
+}

@@ -1,0 +1,233 @@
+//! What goes to the broker: batches and gap records.
+
+use serde::ser::{Error as _, SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+
+use super::decode::decode;
+use super::decode::scalar::base64url;
+use super::limits::MAX_NAME;
+use super::message::FromDevice;
+use super::pack::resolve::{Resolved, ResolvedValue};
+use super::pack::{Pack, Summary};
+use crate::reading::{Batch, Gap};
+
+/// `uplink.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The batch as a JSON map.
+    Json,
+    /// The same map in CBOR, text labels included.
+    Cbor,
+    /// The resolved pack alone, `application/senml+json`.
+    SenmlJson,
+    /// The resolved pack alone, `application/senml+cbor`, by the RFC's integer labels.
+    SenmlCbor,
+}
+
+/// A stored batch cannot be published. It was checked before it was taken, so its frame is not
+/// what it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// The frame does not decode.
+    #[error("the frame does not decode: {0}")]
+    Frame(String),
+    /// The frame is a message without a pack.
+    #[error("the frame holds no pack")]
+    NoPack,
+    /// The pack does not resolve.
+    #[error("the pack does not resolve: {0}")]
+    Pack(String),
+}
+
+/// Bytes of a payload beside its records: keys, device, stream, numbers.
+const ENVELOPE: usize = 512;
+
+/// The payload of `…/data` and `…/history`: decodes the frame again, resolves its pack with the
+/// moment of arrival, and writes it.
+///
+/// # Errors
+/// When the frame is not what was taken.
+pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadError> {
+    let message = decode(batch.encoding, &batch.frame)
+        .map_err(|reject| PayloadError::Frame(reject.detail))?;
+    let FromDevice::Data(data) = message else {
+        return Err(PayloadError::NoPack);
+    };
+    let summary = data
+        .pack
+        .check(batch.received)
+        .map_err(|error| PayloadError::Pack(error.detail))?;
+    let labels = match format {
+        Format::SenmlCbor => Labels::Integers,
+        Format::Json | Format::Cbor | Format::SenmlJson => Labels::Texts,
+    };
+    let pack = Records {
+        pack: &data.pack,
+        summary,
+        received: batch.received,
+        labels,
+    };
+    let whole = Whole {
+        device: &batch.device,
+        stream: &batch.stream,
+        seq: batch.seq,
+        received: batch.received,
+        pack: &pack,
+    };
+    let room = summary.resolved_bytes + ENVELOPE;
+    match format {
+        Format::Json => to_json(&whole, room),
+        Format::SenmlJson => to_json(&pack, room),
+        Format::Cbor => to_cbor(&whole, room),
+        Format::SenmlCbor => to_cbor(&pack, room),
+    }
+}
+
+/// The payload of `…/gap`: a map, as JSON with the JSON formats and as CBOR with the CBOR ones.
+/// SenML has no way to say it, so `senml-json` and `senml-cbor` get the same map.
+#[must_use]
+pub fn encode_gap(gap: &Gap, format: Format) -> Vec<u8> {
+    match format {
+        Format::Json | Format::SenmlJson => to_json(gap, ENVELOPE),
+        Format::Cbor | Format::SenmlCbor => to_cbor(gap, ENVELOPE),
+    }
+    .expect("invariant: texts and numbers always serialize")
+}
+
+fn to_json<T: Serialize>(value: &T, room: usize) -> Result<Vec<u8>, PayloadError> {
+    let mut payload = Vec::with_capacity(room);
+    serde_json::to_writer(&mut payload, value)
+        .map_err(|error| PayloadError::Pack(error.to_string()))?;
+    Ok(payload)
+}
+
+fn to_cbor<T: Serialize>(value: &T, room: usize) -> Result<Vec<u8>, PayloadError> {
+    let mut payload = Vec::with_capacity(room);
+    value
+        .serialize(&mut serde_cbor::Serializer::new(
+            serde_cbor::ser::IoWrite::new(&mut payload),
+        ))
+        .map_err(|error| PayloadError::Pack(error.to_string()))?;
+    Ok(payload)
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    device: &'a str,
+    stream: &'a str,
+    seq: Option<u64>,
+    received: f64,
+    pack: &'a Records<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Labels {
+    Texts,
+    Integers,
+}
+
+struct Records<'a> {
+    pack: &'a Pack<'a>,
+    summary: Summary,
+    received: f64,
+    labels: Labels,
+}
+
+impl Serialize for Records<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut array = serializer.serialize_seq(Some(self.summary.readings as usize))?;
+        for record in self.pack.resolve(self.received) {
+            let record = record.map_err(S::Error::custom)?;
+            array.serialize_element(&One {
+                record: &record,
+                labels: self.labels,
+            })?;
+        }
+        array.end()
+    }
+}
+
+struct One<'a> {
+    record: &'a Resolved<'a>,
+    labels: Labels,
+}
+
+impl Serialize for One<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = self.record;
+        let binary = !serializer.is_human_readable();
+        let fields = 2
+            + usize::from(record.version.is_some())
+            + usize::from(record.unit.is_some())
+            + usize::from(record.value.is_some())
+            + usize::from(record.sum.is_some())
+            + usize::from(record.update_time.is_some());
+        let mut map = Fields {
+            map: serializer.serialize_map(Some(fields))?,
+            labels: self.labels,
+        };
+        if let Some(version) = record.version {
+            map.put("bver", -1, &version)?;
+        }
+        let mut name = [0; MAX_NAME];
+        let joined = join(&mut name, record.base_name, record.name);
+        map.put("n", 0, joined)?;
+        if let Some(unit) = record.unit {
+            map.put("u", 1, unit)?;
+        }
+        match record.value {
+            None => {}
+            Some(ResolvedValue::Number(value)) => map.put("v", 2, &value)?,
+            Some(ResolvedValue::Text(text)) => map.put("vs", 3, text)?,
+            Some(ResolvedValue::Bool(value)) => map.put("vb", 4, &value)?,
+            Some(ResolvedValue::Data(data)) if binary => map.put("vd", 8, &Bytes(data))?,
+            Some(ResolvedValue::Data(data)) => map.put("vd", 8, &*base64url(data))?,
+        }
+        if let Some(sum) = record.sum {
+            map.put("s", 5, &sum)?;
+        }
+        map.put("t", 6, &record.time)?;
+        if let Some(update_time) = record.update_time {
+            map.put("ut", 7, &update_time)?;
+        }
+        map.map.end()
+    }
+}
+
+struct Fields<M> {
+    map: M,
+    labels: Labels,
+}
+
+impl<M: SerializeMap> Fields<M> {
+    fn put<T: Serialize + ?Sized>(
+        &mut self,
+        text: &'static str,
+        integer: i8,
+        value: &T,
+    ) -> Result<(), M::Error> {
+        match self.labels {
+            Labels::Texts => self.map.serialize_entry(text, value),
+            Labels::Integers => self.map.serialize_entry(&integer, value),
+        }
+    }
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// The whole name, put together without an allocation.
+fn join<'b>(room: &'b mut [u8; MAX_NAME], base: &'b str, name: &'b str) -> &'b str {
+    if base.is_empty() {
+        return name;
+    }
+    let whole = base.len() + name.len();
+    room[..base.len()].copy_from_slice(base.as_bytes());
+    room[base.len()..whole].copy_from_slice(name.as_bytes());
+    std::str::from_utf8(&room[..whole]).expect("invariant: two texts in a row are a text")
+}
