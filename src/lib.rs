@@ -2,7 +2,9 @@
 
 pub mod clock;
 pub mod config;
+pub mod hub;
 pub mod intake;
+pub mod log;
 pub mod protocol;
 pub mod reading;
 pub mod spool;
