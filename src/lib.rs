@@ -1,5 +1,6 @@
 //! telehub, in the order in which a reading travels through it. See `ARCHITECTURE.md`.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod hub;

@@ -217,10 +217,8 @@ fn pair(
         ("key", "cert", "certificate chain"),
     ] {
         if doc.has(section, there) && !doc.has(section, missing) {
-            let text = format!(
-                "is missing beside {there}; write the path of the PEM file with the {what}"
-            );
-            doc.problem(section, missing, text);
+            let text = format!("write the path of the PEM file with the {what}");
+            doc.missing(section, missing, there, &text);
         }
     }
     let (cert, key) = (cert?, key?);
@@ -315,11 +313,8 @@ fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Uplink {
             .push(NamedFile::new(doc, S, "password_file", file, Use::Password));
     }
     if doc.has(S, "password_file") && !doc.has(S, "username") {
-        doc.problem(
-            S,
-            "username",
-            "is missing beside password_file; write the name that the password belongs to",
-        );
+        let text = "write the name that the password belongs to";
+        doc.missing(S, "username", "password_file", text);
     }
     let ca = doc.get(S, "ca", path);
     if let Some(ca) = &ca {

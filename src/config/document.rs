@@ -48,11 +48,23 @@ impl<'t> Document<'t> {
             {
                 continue;
             }
+            let written = error
+                .span()
+                .and_then(|span| text.get(span))
+                .unwrap_or_default()
+                .trim();
+            let text = match error.message() {
+                "duplicate key" => format!("{written} is there twice; remove one of them"),
+                message => {
+                    let message = message.replace('\n', ", ");
+                    format!("this is not TOML ({message}); write key = value, texts in quotes")
+                }
+            };
             document.problems.push(Problem {
                 file: file.to_owned(),
                 line: Some(line),
                 key: None,
-                text: format!("this is not TOML: {}", error.message().replace('\n', ", ")),
+                text,
             });
         }
         if document.problems.is_empty() {
@@ -136,6 +148,16 @@ impl<'t> Document<'t> {
             line: Some(self.line_of(section, key)),
             key: Some(format!("{section}.{key}")),
             text: text.into(),
+        });
+    }
+
+    /// Records that a key is missing which another one, there, needs.
+    pub(super) fn missing(&mut self, section: &str, key: &str, beside: &str, text: &str) {
+        self.problems.push(Problem {
+            file: self.file.to_owned(),
+            line: Some(self.line_of(section, beside)),
+            key: Some(format!("{section}.{key}")),
+            text: format!("is missing beside {beside}; {text}"),
         });
     }
 
