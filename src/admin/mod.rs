@@ -1,0 +1,108 @@
+//! The admin listener: HTTP/1.1 for the operator, answered from the board alone.
+//!
+//! Nothing here waits for the rest of the hub, and nothing in the hub waits for this: a client
+//! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until [`LIFETIME`] ends.
+
+mod answer;
+mod host;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::status::board::Board;
+use crate::stop::Stop;
+
+/// Connections at a time: a few browsers, a monitoring system, and some that hang. Each takes
+/// about 10 KiB.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// From accept, or from the last answer, to the end of the next request's header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one connection is served. Clients that keep it open connect again.
+const LIFETIME: Duration = Duration::from_secs(120);
+
+/// How long an answer that is on its way may take once the connection is to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Bytes of a request's header; ours fit into a tenth.
+const MAX_HEADER: usize = 16 * 1024;
+
+/// Pause when the process has no file descriptor left: the next accept would fail at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a client hears when [`MAX_CONNECTIONS`] are open.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
+    Retry-After: 1\r\nConnection: close\r\n\r\n";
+
+/// Serves `board` on `listener` until the stop is asked for, and [`GRACE`] longer at most.
+pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
+    let bound = listener.local_addr().ok();
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.requested() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection to the admin listener");
+                tokio::select! {
+                    () = stop.requested() => break,
+                    () = sleep(ACCEPT_PAUSE) => continue,
+                }
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            // Without waiting: whoever does not read it hears nothing.
+            let _ = socket.try_write(FULL);
+            continue;
+        };
+        let (board, stop) = (board.clone(), stop.clone());
+        connections.spawn(async move {
+            serve(socket, bound, board, stop).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    let _ = timeout(GRACE, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+async fn serve(socket: TcpStream, bound: Option<SocketAddr>, board: Arc<Board>, mut stop: Stop) {
+    // Small answers; the option's absence costs only time.
+    let _ = socket.set_nodelay(true);
+    let service = service_fn(|request| {
+        let response = answer::answer(&board, bound, &request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER)
+        .serve_connection(TokioIo::new(socket), service);
+    tokio::pin!(connection);
+    // A peer's protocol error ends the peer's connection, which is all there is to do about it.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stop.requested() => {}
+        () = sleep(LIFETIME) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(GRACE, connection).await;
+}

@@ -1,0 +1,132 @@
+//! One GET to the admin listener: HTTP/1.1 on a blocking socket, a connection for each request.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+/// The hub answers from memory; who waits longer waits for something else.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// 16,384 devices of 400 bytes each, twice; keeps a wrong address from filling the memory.
+const LIMIT: u64 = 16 << 20;
+
+/// The body of the answer to `GET {base}{path}`.
+pub(super) fn get(base: &str, path: &str) -> anyhow::Result<Vec<u8>> {
+    let host = host(base)?;
+    let answer = exchange(&host, path).with_context(|| {
+        format!("no answer from {base}; is the hub running, with [admin] listen set?")
+    })?;
+    parse(&answer).with_context(|| format!("{base}{path} is not answered by a hub"))
+}
+
+/// `HOST:PORT` of `http://HOST[:PORT][/]`.
+fn host(base: &str) -> anyhow::Result<String> {
+    let rest = base.strip_prefix("http://");
+    let Some(host) = rest.map(|rest| rest.trim_end_matches('/')) else {
+        bail!("{base:?} is not an address of a hub; write it as http://127.0.0.1:8788");
+    };
+    ensure!(
+        !host.is_empty() && !host.contains(|c: char| c == '/' || c == '@' || c.is_whitespace()),
+        "{base:?} is not an address of a hub; write it as http://127.0.0.1:8788"
+    );
+    let after_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    Ok(if after_address.contains(':') {
+        host.to_owned()
+    } else {
+        format!("{host}:80")
+    })
+}
+
+fn exchange(host: &str, path: &str) -> std::io::Result<Vec<u8>> {
+    let deadline = Instant::now() + TIMEOUT;
+    let mut socket = connect(host)?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 8192];
+    loop {
+        // A peer that drips bytes must not hold us for longer than one that sends none.
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(&mut chunk)? {
+            0 => return Ok(answer),
+            read => answer.extend_from_slice(&chunk[..read]),
+        }
+        if answer.len() as u64 > LIMIT {
+            return Err(std::io::Error::other("the answer is too long"));
+        }
+    }
+}
+
+fn connect(host: &str) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::other("the name has no address");
+    for address in host.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Checks status line and length of a whole answer, and returns its body.
+fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let end = end.context("the answer has no end of its header")?;
+    let head = std::str::from_utf8(&answer[..end]).context("the header is not text")?;
+    let body = &answer[end + 4..];
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .unwrap_or_default();
+    ensure!(status == "200", "the status is {status:?}, not 200");
+    let length = lines.filter_map(|line| line.split_once(':'));
+    let length = length
+        .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .find_map(|(_, value)| value.trim().parse::<usize>().ok());
+    ensure!(
+        length.is_none_or(|length| length == body.len()),
+        "the answer is cut short"
+    );
+    Ok(body.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_with_and_without_a_port() {
+        assert_eq!(host("http://127.0.0.1:8788").unwrap(), "127.0.0.1:8788");
+        assert_eq!(host("http://barn.local/").unwrap(), "barn.local:80");
+        assert_eq!(host("http://[::1]").unwrap(), "[::1]:80");
+        assert_eq!(host("http://[::1]:8788").unwrap(), "[::1]:8788");
+        for wrong in [
+            "127.0.0.1:8788",
+            "https://x",
+            "http://",
+            "http://a/b",
+            "http://u@h",
+            "http://a b",
+        ] {
+            assert!(host(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_or_of_another_status_is_refused() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(parse(whole).unwrap(), b"{}");
+        assert!(parse(&whole[..whole.len() - 1]).is_err());
+        assert!(parse(b"HTTP/1.1 404 Not Found\r\n\r\n").is_err());
+        assert!(parse(b"SSH-2.0-OpenSSH\r\n").is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! The command line. Results go to stdout; a failure is one sentence on stderr and an exit
+//! status: 2 for usage (by clap), 78 for the configuration, 1 for anything else.
+
+mod device;
+mod http;
+mod registry;
+mod status;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use telehub::config::{self, Checked, DEFAULT_FILE, Problem};
+
+/// `EX_CONFIG` of sysexits.h; the systemd unit does not restart on it.
+const EXIT_CONFIG: u8 = 78;
+
+/// IoT telemetry hub: WebSocket and CBOR in, MQTT out, nothing acknowledged is lost.
+#[derive(Debug, Parser)]
+#[command(name = "telehub", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the hub
+    Run(ConfigFile),
+    /// Read the configuration and print it resolved, or every error in it
+    Check(ConfigFile),
+    /// Ask a running hub how it is: uplink, spool, devices
+    Status(status::Arguments),
+    /// The devices that may connect, and their tokens
+    Device {
+        #[command(subcommand)]
+        command: device::Command,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+/// Why a command failed, and with it the exit status.
+#[derive(Debug)]
+enum Failure {
+    Config(config::Errors),
+    Other(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// Does what the arguments ask for.
+pub(crate) fn execute(arguments: Arguments) -> ExitCode {
+    let done = match arguments.command {
+        Command::Run(file) => run(&file.config),
+        Command::Check(file) => check(&file.config),
+        Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
+        Command::Device { command } => device::execute(&command).map_err(Failure::from),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has read enough of it.
+        Err(Failure::Other(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(Failure::Other(error)) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+        Err(Failure::Config(errors)) => {
+            complain(&errors);
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+/// One line on stderr. Nobody can be told when stderr is closed.
+fn complain(what: &impl Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+fn load(path: &Path) -> Result<Checked, Failure> {
+    config::load(path).map_err(Failure::Config)
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let Checked { config, warnings } = load(path)?;
+    for warning in &warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    write!(io::stdout(), "{config}")?;
+    Ok(())
+}
+
+fn run(path: &Path) -> Result<(), Failure> {
+    let Checked { config, warnings } = load(path)?;
+    telehub::log::start(&config.log);
+    for Problem {
+        file,
+        line,
+        key,
+        text,
+    } in &warnings
+    {
+        tracing::warn!(file, line, key, "{text}");
+    }
+    // One thread carries the sessions of a small board; the disk has a thread of its own.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(telehub::hub::run(config))?;
+    Ok(())
+}

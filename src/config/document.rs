@@ -1,0 +1,299 @@
+//! The TOML document as written: sections and keys with their lines, and what was found wrong.
+//!
+//! Keys are declared by asking for them, so what is valid is said in one place, `check.rs`.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::nearest::nearest;
+use super::problem::{Errors, Problem};
+
+/// A document that is being read.
+pub(super) struct Document<'t> {
+    file: &'t str,
+    text: &'t str,
+    root: DeTable<'t>,
+    /// Keys that were asked for, by section. The hub's whole vocabulary, once all is read.
+    known: BTreeMap<&'static str, Vec<&'static str>>,
+    /// Lines of the keys that are there.
+    lines: BTreeMap<String, usize>,
+    problems: Vec<Problem>,
+}
+
+impl<'t> Document<'t> {
+    /// Parses the text as TOML.
+    ///
+    /// # Errors
+    ///
+    /// Every place where it is not TOML.
+    pub(super) fn parse(file: &'t str, text: &'t str) -> Result<Self, Errors> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let mut document = Self {
+            file,
+            text,
+            root: root.into_inner(),
+            known: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        for error in &errors {
+            let line = error.span().map_or(1, |span| document.line(span.start));
+            // One slip makes the parser stumble several times over the same line.
+            if document
+                .problems
+                .iter()
+                .any(|known| known.line == Some(line))
+            {
+                continue;
+            }
+            let written = error
+                .span()
+                .and_then(|span| text.get(span))
+                .unwrap_or_default()
+                .trim();
+            let text = match error.message() {
+                "duplicate key" => format!("{written} is there twice; remove one of them"),
+                message => {
+                    let message = message.replace('\n', ", ");
+                    format!("this is not TOML ({message}); write key = value, texts in quotes")
+                }
+            };
+            document.problems.push(Problem {
+                file: file.to_owned(),
+                line: Some(line),
+                key: None,
+                text,
+            });
+        }
+        if document.problems.is_empty() {
+            Ok(document)
+        } else {
+            Err(Errors(document.problems))
+        }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        let before = self.text.as_bytes().get(..offset).unwrap_or_default();
+        before.iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    /// The table of a section; `devices.tls` is `tls` within `devices`.
+    fn table(&self, section: &str) -> Option<&DeTable<'t>> {
+        section.split('.').try_fold(&self.root, |table, name| {
+            table.get(name)?.get_ref().as_table()
+        })
+    }
+
+    /// Whether the section is there, possibly empty.
+    pub(super) fn has_section(&self, section: &str) -> bool {
+        self.table(section).is_some()
+    }
+
+    /// Reads one key by `read`, which says in a sentence what is wrong with the value and what
+    /// to write instead. `None`: the key is not there, or is wrong, which has been recorded.
+    pub(super) fn get<T>(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.known.entry(section).or_default().push(key);
+        let (name, value) = self.table(section)?.get_key_value(key)?;
+        let (start, result) = (name.span().start, read(value.get_ref()));
+        let path = format!("{section}.{key}");
+        self.lines.insert(path, self.line(start));
+        match result {
+            Ok(value) => Some(value),
+            Err(text) => {
+                self.problem(section, key, text);
+                None
+            }
+        }
+    }
+
+    /// The line of a key; of the nearest section around it, when it is not there.
+    pub(super) fn line_of(&self, section: &str, key: &str) -> usize {
+        if let Some(line) = self.lines.get(&format!("{section}.{key}")) {
+            return *line;
+        }
+        let mut path = section;
+        loop {
+            let (outer, name) = path.rsplit_once('.').unwrap_or(("", path));
+            let table = if outer.is_empty() {
+                Some(&self.root)
+            } else {
+                self.table(outer)
+            };
+            if let Some((name, _)) = table.and_then(|table| table.get_key_value(name)) {
+                return self.line(name.span().start);
+            }
+            if outer.is_empty() {
+                return 1;
+            }
+            path = outer;
+        }
+    }
+
+    /// Whether the key is there, right or wrong. Only after it was read.
+    pub(super) fn has(&self, section: &str, key: &str) -> bool {
+        self.lines.contains_key(&format!("{section}.{key}"))
+    }
+
+    /// Records what is wrong with a key.
+    pub(super) fn problem(&mut self, section: &str, key: &str, text: impl Into<String>) {
+        self.problems.push(Problem {
+            file: self.file.to_owned(),
+            line: Some(self.line_of(section, key)),
+            key: Some(format!("{section}.{key}")),
+            text: text.into(),
+        });
+    }
+
+    /// Records that a key is missing which another one, there, needs.
+    pub(super) fn missing(&mut self, section: &str, key: &str, beside: &str, text: &str) {
+        self.problems.push(Problem {
+            file: self.file.to_owned(),
+            line: Some(self.line_of(section, beside)),
+            key: Some(format!("{section}.{key}")),
+            text: format!("is missing beside {beside}; {text}"),
+        });
+    }
+
+    /// The same sentence as a problem that is not recorded.
+    pub(super) fn remark(&self, section: &str, key: &str, text: impl Into<String>) -> Problem {
+        Problem {
+            file: self.file.to_owned(),
+            line: Some(self.line_of(section, key)),
+            key: Some(format!("{section}.{key}")),
+            text: text.into(),
+        }
+    }
+
+    /// All keys that exist, with their sections. Only after everything was read.
+    pub(super) fn vocabulary(&self) -> Vec<String> {
+        let keys = |(section, keys): (&&str, &Vec<&str>)| {
+            keys.iter()
+                .map(|key| format!("{section}.{key}"))
+                .collect::<Vec<_>>()
+        };
+        self.known.iter().flat_map(keys).collect()
+    }
+
+    /// Ends the reading: whatever nobody asked for is unknown.
+    pub(super) fn finish(mut self) -> Result<(), Errors> {
+        let root = std::mem::take(&mut self.root);
+        for (name, value) in &root {
+            self.check_section(name, value.get_ref());
+        }
+        self.problems.sort_by_key(|problem| problem.line);
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Errors(self.problems))
+        }
+    }
+
+    fn check_section(&mut self, name: &Spanned<toml::de::DeString<'_>>, value: &DeValue<'_>) {
+        let section = name.get_ref().as_ref();
+        let Some(table) = value.as_table() else {
+            let text = if self.known.contains_key(section) {
+                format!(
+                    "is a section: write [{section}] on a line of its own and its keys below it"
+                )
+            } else {
+                self.stray_key(section)
+            };
+            return self.unknown(name, section.to_owned(), text);
+        };
+        if !self.known.contains_key(section) {
+            let text = match nearest(section, self.known.keys().copied()) {
+                Some(meant) => format!("there is no such section; did you mean [{meant}]?"),
+                None => format!(
+                    "there is no such section; the sections are {}",
+                    self.sections()
+                ),
+            };
+            return self.unknown(name, format!("[{section}]"), text);
+        }
+        self.check_keys(section, table);
+    }
+
+    fn check_keys(&mut self, section: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let key = name.get_ref().as_ref();
+            let path = format!("{section}.{key}");
+            if self
+                .known
+                .get(section)
+                .is_some_and(|keys| keys.contains(&key))
+            {
+                continue;
+            }
+            if self.known.contains_key(path.as_str()) {
+                match value.get_ref().as_table() {
+                    Some(table) => self.check_keys(&path, table),
+                    None => {
+                        let text = format!("is a section: write [{path}] and its keys below it");
+                        self.unknown(name, path, text);
+                    }
+                }
+                continue;
+            }
+            let keys = self.known.get(section).map_or(&[][..], Vec::as_slice);
+            let inner = self
+                .known
+                .keys()
+                .filter_map(|name| name.strip_prefix(section)?.strip_prefix('.'));
+            if value.get_ref().is_table()
+                && let Some(meant) = nearest(key, inner)
+            {
+                let text = format!("there is no such section; did you mean [{section}.{meant}]?");
+                self.unknown(name, format!("[{path}]"), text);
+                continue;
+            }
+            let text = match nearest(key, keys.iter().copied()) {
+                Some(meant) => format!("there is no such key; did you mean {meant}?"),
+                None if self.home(key).is_some() => self.stray_key(key),
+                None => format!(
+                    "there is no such key; the keys of [{section}] are {}",
+                    keys.join(", ")
+                ),
+            };
+            self.unknown(name, path, text);
+        }
+    }
+
+    fn unknown(&mut self, name: &Spanned<toml::de::DeString<'_>>, key: String, text: String) {
+        self.problems.push(Problem {
+            file: self.file.to_owned(),
+            line: Some(self.line(name.span().start)),
+            key: Some(key),
+            text,
+        });
+    }
+
+    /// The section in which a key of this name exists.
+    fn home(&self, key: &str) -> Option<&'static str> {
+        let mut sections = self.known.iter();
+        sections
+            .find(|(_, keys)| keys.contains(&key))
+            .map(|(section, _)| *section)
+    }
+
+    fn stray_key(&self, key: &str) -> String {
+        match self.home(key) {
+            Some(section) => format!("there is no such key here; it belongs below [{section}]"),
+            None => format!(
+                "every key stands in a section; the sections are {}",
+                self.sections()
+            ),
+        }
+    }
+
+    fn sections(&self) -> String {
+        let names: Vec<_> = self.known.keys().map(|name| format!("[{name}]")).collect();
+        names.join(", ")
+    }
+}

@@ -1,0 +1,104 @@
+//! The resolved configuration as TOML that reads back to the same values. Passwords and keys
+//! stand in files of their own, whose paths are shown and whose content never is.
+
+use std::fmt;
+use std::path::Path;
+
+use super::check::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
+use super::units::{show_duration, show_size};
+use super::url::BrokerUrl;
+use super::{Config, Devices, Spool, Uplink};
+
+/// The word for a value of a fixed list.
+fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words
+        .iter()
+        .find(|(_, known)| *known == value)
+        .map_or("", |(word, _)| word)
+}
+
+fn text(f: &mut fmt::Formatter<'_>, key: &str, value: &str) -> fmt::Result {
+    writeln!(f, "{key} = {}", toml::Value::from(value))
+}
+
+fn path(f: &mut fmt::Formatter<'_>, key: &str, value: Option<&Path>) -> fmt::Result {
+    value.map_or(Ok(()), |value| text(f, key, &value.to_string_lossy()))
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[hub]")?;
+        text(f, "id", &self.hub.id)?;
+        devices(f, &self.devices)?;
+        spool(f, &self.spool)?;
+        uplink(f, &self.uplink)?;
+        if let Some(admin) = &self.admin {
+            writeln!(f, "\n[admin]")?;
+            text(f, "listen", &admin.listen.to_string())?;
+        }
+        writeln!(f, "\n[log]")?;
+        text(f, "level", word(LEVEL, self.log.level))?;
+        text(f, "format", word(LOG_FORMAT, self.log.format))
+    }
+}
+
+fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
+    writeln!(f, "\n[devices]")?;
+    text(f, "listen", &devices.listen.to_string())?;
+    text(f, "auth", word(AUTH, devices.auth))?;
+    path(f, "registry", Some(&devices.registry))?;
+    text(f, "ping_interval", &show_duration(devices.ping_interval))?;
+    text(f, "ping_timeout", &show_duration(devices.ping_timeout))?;
+    text(
+        f,
+        "handshake_timeout",
+        &show_duration(devices.handshake_timeout),
+    )?;
+    writeln!(f, "max_connections = {}", devices.max_connections)?;
+    text(f, "max_message", &show_size(devices.max_message as u64))?;
+    writeln!(f, "max_rate = {}", devices.max_rate)?;
+    writeln!(f, "window = {}", devices.window)?;
+    if let Some(tls) = &devices.tls {
+        writeln!(f, "\n[devices.tls]")?;
+        path(f, "cert", Some(&tls.cert))?;
+        path(f, "key", Some(&tls.key))?;
+        path(f, "client_ca", tls.client_ca.as_deref())?;
+    }
+    Ok(())
+}
+
+fn spool(f: &mut fmt::Formatter<'_>, spool: &Spool) -> fmt::Result {
+    writeln!(f, "\n[spool]")?;
+    path(f, "path", Some(&spool.path))?;
+    text(f, "write", word(WRITE, spool.write))?;
+    text(f, "max_size", &show_size(spool.max_size))?;
+    text(f, "min_free", &show_size(spool.min_free))?;
+    text(f, "max_age", &show_duration(spool.max_age))?;
+    text(f, "overflow", word(OVERFLOW, spool.overflow))
+}
+
+fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
+    writeln!(f, "\n[uplink]")?;
+    text(
+        f,
+        "url",
+        &BrokerUrl::show(uplink.tls.is_some(), &uplink.host, uplink.port),
+    )?;
+    text(f, "client_id", &uplink.client_id)?;
+    if let Some(username) = &uplink.username {
+        text(f, "username", username)?;
+    }
+    path(f, "password_file", uplink.password_file.as_deref())?;
+    if let Some(tls) = &uplink.tls {
+        path(f, "ca", tls.ca.as_deref())?;
+        let client = tls.client.as_ref();
+        path(f, "cert", client.map(|(cert, _)| cert.as_path()))?;
+        path(f, "key", client.map(|(_, key)| key.as_path()))?;
+    }
+    text(f, "prefix", &uplink.prefix)?;
+    text(f, "format", word(FORMAT, uplink.format))?;
+    text(f, "drain", word(DRAIN, uplink.drain))?;
+    writeln!(f, "inflight = {}", uplink.inflight)?;
+    text(f, "ack_timeout", &show_duration(uplink.ack_timeout))?;
+    text(f, "keep_alive", &show_duration(uplink.keep_alive))
+}
