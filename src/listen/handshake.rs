@@ -1,0 +1,150 @@
+//! One connection from accept to upgrade: TLS, HTTP, credentials, a seat.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::Shared;
+use super::access::Grant;
+use super::certificate;
+use super::refusal::Refusal;
+use super::socket::Socket;
+use super::upgrade::{self, SUBPROTOCOL};
+use crate::session::roster::Seat;
+
+/// Bytes of a request head. Ours are below 1 KiB; a browser's cookies may take some.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// A request that was accepted, and not yet answered in full.
+struct Accepted {
+    device: String,
+    grant: Grant,
+    seat: Seat,
+    upgrade: OnUpgrade,
+}
+
+/// A connection that speaks WebSocket from here on.
+pub(super) struct Upgraded {
+    pub(super) socket: Socket,
+    /// What the device sent right behind its request.
+    pub(super) already_read: Bytes,
+    pub(super) device: String,
+    pub(super) grant: Grant,
+    pub(super) seat: Seat,
+}
+
+/// Serves a connection up to the upgrade; `None`: it was refused and answered. Has no timeout of
+/// its own.
+pub(super) async fn handshake(shared: &Shared, tcp: TcpStream) -> io::Result<Option<Upgraded>> {
+    let (socket, names) = match &shared.tls {
+        None => (Socket::Plain(tcp), Vec::new()),
+        Some(acceptor) => {
+            let stream = acceptor.accept(tcp).await?;
+            let names = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|own| certificate::names(own))
+                .unwrap_or_default()
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+            (Socket::Tls(Box::new(stream)), names)
+        }
+    };
+    let accepted = Mutex::new(None);
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = match answer(shared, request, &names) {
+            Ok((response, yes)) => {
+                *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
+                response
+            }
+            Err(refusal) => {
+                debug!(reason = refusal.detail(), "connection refused");
+                refusal.response()
+            }
+        };
+        async move { Ok::<_, Infallible>(response) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.handshake_timeout)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades()
+        .await
+        .map_err(io::Error::other)?;
+    let accepted = accepted
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    let Some(accepted) = accepted else {
+        return Ok(None);
+    };
+    let parts = accepted
+        .upgrade
+        .await
+        .map_err(io::Error::other)?
+        .downcast::<TokioIo<Socket>>()
+        .map_err(|_| io::Error::other("the upgraded stream is not the accepted one"))?;
+    Ok(Some(Upgraded {
+        socket: parts.io.into_inner(),
+        already_read: parts.read_buf,
+        device: accepted.device,
+        grant: accepted.grant,
+        seat: accepted.seat,
+    }))
+}
+
+/// Decides what a request gets.
+fn answer(
+    shared: &Shared,
+    request: Request<Incoming>,
+    names: &[String],
+) -> Result<(Response<Full<Bytes>>, Accepted), Refusal> {
+    let (head, body) = request.into_parts();
+    let wanted = upgrade::parse(&head)?;
+    let token = wanted.token.as_deref();
+    let grant = shared.access.judge(&wanted.device, token, names)?;
+    if shared.stop.is_requested() {
+        return Err(Refusal::Stopping);
+    }
+    let seat = shared.roster.admit(&wanted.device).ok_or(Refusal::Full)?;
+
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    // Base64, so always a valid header value.
+    if let Ok(accept) = HeaderValue::try_from(wanted.accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if wanted.subprotocol {
+        headers.insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(SUBPROTOCOL),
+        );
+    }
+    let accepted = Accepted {
+        device: wanted.device,
+        grant,
+        seat,
+        upgrade: hyper::upgrade::on(Request::from_parts(head, body)),
+    };
+    Ok((response, accepted))
+}

@@ -1,0 +1,247 @@
+//! The device port: accept, TLS, HTTP upgrade, credentials, limits.
+//!
+//! A connection costs one short task for the handshake, under one timeout from accept to upgrade,
+//! and then one small task for the session. Whatever goes wrong on the way ends that connection
+//! and nothing else.
+
+mod access;
+mod certificate;
+mod handshake;
+mod refusal;
+pub mod registry;
+mod socket;
+mod tls;
+mod upgrade;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use self::access::Access;
+use self::handshake::{Upgraded, handshake};
+use self::registry::Registry;
+pub use self::tls::TlsError;
+use crate::config::{Auth, Devices};
+use crate::intake::port::{Close, IntakePort};
+use crate::session::roster::Roster;
+use crate::session::wire::Wire;
+use crate::session::{self, Settings};
+use crate::stop::Stop;
+
+/// Sockets beyond `max_connections`: for handshakes that take time, for telling "hub full", for
+/// connections that are being closed. When these are taken too, newcomers wait in the kernel's
+/// queue until a handshake times out.
+const EXTRA_SOCKETS: usize = 64;
+
+/// How often the registry file is looked at. A change has to be followed within 2 seconds.
+const REGISTRY_INTERVAL: Duration = Duration::from_millis(900);
+
+/// Pause after accept failed for want of file descriptors or memory: the connection stays in the
+/// queue, and trying at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long sessions may take to end once the stop is asked for; half of the ten seconds in which
+/// the hub stops.
+const STOP_TIME: Duration = Duration::from_secs(5);
+
+/// What every connection needs.
+struct Shared {
+    access: Access,
+    tls: Option<TlsAcceptor>,
+    handshake_timeout: Duration,
+    settings: Settings,
+    port: IntakePort,
+    roster: Arc<Roster>,
+    stop: Stop,
+}
+
+/// The device port, ready to run.
+pub struct Server {
+    shared: Arc<Shared>,
+    sockets: usize,
+    dead_after: Duration,
+}
+
+impl Server {
+    /// Reads the registry and the TLS files. `roster`: of `max_connections` seats.
+    ///
+    /// # Errors
+    /// When TLS is configured and its files cannot be used.
+    pub fn new(
+        devices: &Devices,
+        port: IntakePort,
+        roster: Arc<Roster>,
+        stop: Stop,
+    ) -> Result<Self, TlsError> {
+        let access = match devices.auth {
+            Auth::Open => Access::Open,
+            Auth::Token => Access::Token(Registry::open(&devices.registry)),
+            Auth::Certificate if devices.tls.is_none() => return Err(TlsError::NoClientCa),
+            Auth::Certificate => Access::Certificate,
+        };
+        let tls = match &devices.tls {
+            Some(files) => Some(tls::acceptor(files, devices.auth)?),
+            None => None,
+        };
+        Ok(Self {
+            sockets: devices.max_connections.saturating_add(EXTRA_SOCKETS),
+            dead_after: devices.ping_interval + devices.ping_timeout,
+            shared: Arc::new(Shared {
+                access,
+                tls,
+                handshake_timeout: devices.handshake_timeout,
+                settings: Settings::from(devices),
+                port,
+                roster,
+                stop,
+            }),
+        })
+    }
+
+    /// Accepts devices until the stop is asked for, then waits a few seconds for the sessions to
+    /// end. Who asks them to end is the roster's owner.
+    pub async fn run(self, listener: TcpListener) {
+        let Self {
+            shared,
+            sockets,
+            dead_after,
+        } = self;
+        let sockets = u32::try_from(sockets).unwrap_or(u32::MAX);
+        let free = Arc::new(Semaphore::new(sockets as usize));
+        let mut stop = shared.stop.clone();
+        let mut look = interval(REGISTRY_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut acceptor = Acceptor::new(listener, free.clone());
+        loop {
+            let (tcp, remote, permit) = tokio::select! {
+                () = stop.requested() => break,
+                _ = look.tick() => {
+                    follow_registry(&shared);
+                    continue;
+                }
+                accepted = acceptor.next() => accepted,
+            };
+            if let Err(error) = socket::prepare(&tcp, dead_after) {
+                debug!(%remote, %error, "connection lost before the handshake");
+                continue;
+            }
+            tokio::spawn(connection(shared.clone(), tcp, remote, permit));
+        }
+        // Closes the port, so that devices are refused at once.
+        drop(acceptor);
+        drop(shared);
+        let _ = timeout(STOP_TIME, free.acquire_many(sockets)).await;
+    }
+}
+
+fn follow_registry(shared: &Shared) {
+    if let Access::Token(registry) = &shared.access {
+        for device in registry.refresh() {
+            shared.roster.close(&device, Close::Revoked);
+        }
+    }
+}
+
+/// Accepts connections, each with the permit for its socket.
+struct Acceptor {
+    listener: TcpListener,
+    free: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+    failing: bool,
+}
+
+impl Acceptor {
+    fn new(listener: TcpListener, free: Arc<Semaphore>) -> Self {
+        Self {
+            listener,
+            free,
+            permit: None,
+            failing: false,
+        }
+    }
+
+    /// Cancel safe.
+    async fn next(&mut self) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+        loop {
+            if self.permit.is_none() {
+                // An error would mean that the semaphore is closed, which it never is.
+                self.permit = self.free.clone().acquire_owned().await.ok();
+            }
+            match self.listener.accept().await {
+                Ok((tcp, remote)) => {
+                    self.failing = false;
+                    if let Some(permit) = self.permit.take() {
+                        return (tcp, remote, permit);
+                    }
+                }
+                // The device gave up while it waited in the queue.
+                Err(error) if is_the_peers(&error) => {}
+                Err(error) => {
+                    if !self.failing {
+                        self.failing = true;
+                        warn!(%error, "cannot accept devices for the moment");
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_the_peers(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// The handshake of one connection. Its task ends with it, and frees what HTTP and TLS took.
+async fn connection(
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    remote: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
+    match timeout(shared.handshake_timeout, handshake(&shared, tcp)).await {
+        Ok(Ok(Some(upgraded))) => {
+            tokio::spawn(session(shared, upgraded, remote, permit));
+        }
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => debug!(%remote, %error, "handshake failed"),
+        Err(_) => debug!(%remote, "handshake took too long"),
+    }
+}
+
+async fn session(
+    shared: Arc<Shared>,
+    upgraded: Upgraded,
+    remote: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+) {
+    let Upgraded {
+        socket,
+        already_read,
+        device,
+        grant,
+        seat,
+    } = upgraded;
+    let present = shared.roster.enter(device.into(), remote.to_string(), seat);
+    // The registry may have changed between the answer and the entry, when there was no session
+    // yet to close.
+    if !shared.access.still_holds(&present.device, grant) {
+        present.mailbox.close(Close::Revoked);
+    }
+    let settings = &shared.settings;
+    let wire = Wire::new(socket, already_read, settings.max_message).await;
+    session::run(wire, settings, shared.port.clone(), present).await;
+}

@@ -1,0 +1,246 @@
+//! The WebSocket of one connection. The one file that names the WebSocket crate.
+//!
+//! Nothing here waits for a write: what cannot be sent at once stays in a bounded buffer, and
+//! [`Wire::poll`] goes on with it beside reading.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Utf8Bytes};
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+
+use super::ending::Ending;
+use crate::reading::Encoding;
+
+/// Read buffer of a connection: 10,000 idle ones take 40 MB, and it is still faster than the
+/// intake for messages of some hundred bytes.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// What may wait for a device that does not read. Acks are merged and reading stops while output
+/// is blocked, so that one answer to each message of one read and a few pings are all there is.
+const WRITE_BUFFER: usize = 256 * 1024;
+
+/// How long ending a connection politely may take: the close frame, and what the device still
+/// sends before it has seen it. Dropping the socket earlier would reset it, and a reset makes the
+/// device's TCP throw the close frame away.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+/// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2).
+#[must_use]
+pub fn accept_key(key: &[u8]) -> String {
+    derive_accept_key(key)
+}
+
+/// What came from the device. Payloads are slices of the read buffer and pin it: copy or drop.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A whole message and how it is encoded.
+    Message(Encoding, Bytes),
+    /// A ping; the pong is on its way.
+    Ping,
+    /// A pong and its payload.
+    Pong(Bytes),
+    /// The connection is over.
+    End(Ending),
+}
+
+/// A stream that counts the bytes read from it, so that a long frame on a slow link counts as
+/// life before it is complete.
+#[derive(Debug)]
+struct Counted<S> {
+    stream: S,
+    read: u64,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.read += (buf.filled().len() - before) as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// One WebSocket connection, server side.
+#[derive(Debug)]
+pub struct Wire<S> {
+    ws: WebSocketStream<Counted<S>>,
+    max_message: usize,
+    unflushed: bool,
+    blocked: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// Takes over a stream after the answer 101. `already_read`: what came behind the request.
+    /// `max_message`: bytes of one message, over all its fragments.
+    pub async fn new(stream: S, already_read: Bytes, max_message: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_write_buffer_size(WRITE_BUFFER)
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message));
+        let stream = Counted { stream, read: 0 };
+        let ws = if already_read.is_empty() {
+            WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
+        } else {
+            let part = already_read.to_vec();
+            WebSocketStream::from_partially_read(stream, part, Role::Server, Some(config)).await
+        };
+        Self {
+            ws,
+            max_message,
+            unflushed: false,
+            blocked: false,
+        }
+    }
+
+    /// Bytes read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.ws.get_ref().read
+    }
+
+    /// Whether output waits for the device to read. Send nothing meanwhile that can wait.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Sends a message, or keeps it for [`Wire::poll`] to send.
+    pub fn message(&mut self, encoding: Encoding, message: Vec<u8>) -> Result<(), Ending> {
+        let message = match encoding {
+            Encoding::Cbor => Message::Binary(message.into()),
+            Encoding::Json => {
+                let text = Utf8Bytes::try_from(message).map_err(|_| Ending::ProtocolError)?;
+                Message::Text(text)
+            }
+        };
+        self.send(message)
+    }
+
+    /// Sends a ping, unless output is blocked: then the device has enough to read.
+    pub fn ping(&mut self, payload: [u8; 8]) -> Result<(), Ending> {
+        if self.blocked {
+            return Ok(());
+        }
+        self.send(Message::Ping(Bytes::copy_from_slice(&payload)))
+    }
+
+    fn send(&mut self, message: Message) -> Result<(), Ending> {
+        self.unflushed = true;
+        self.ws
+            .start_send_unpin(message)
+            .map_err(|error| self.ending(&error))
+    }
+
+    /// Sends what waits, and, if `read`, waits for the next thing from the device. Without
+    /// `read` it ends with `None` as soon as output that was blocked is so no longer.
+    pub fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Option<Incoming>> {
+        if self.unflushed {
+            match self.ws.poll_flush_unpin(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    if std::mem::take(&mut self.blocked) {
+                        return Poll::Ready(None);
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Some(Incoming::End(self.ending(&error))));
+                }
+                Poll::Pending => {
+                    if !std::mem::replace(&mut self.blocked, true) {
+                        return Poll::Ready(None);
+                    }
+                }
+            }
+        }
+        if !read {
+            return Poll::Pending;
+        }
+        loop {
+            let incoming = match ready!(self.ws.poll_next_unpin(cx)) {
+                Some(Ok(Message::Binary(payload))) => Incoming::Message(Encoding::Cbor, payload),
+                Some(Ok(Message::Text(text))) => Incoming::Message(Encoding::Json, text.into()),
+                Some(Ok(Message::Ping(_))) => {
+                    self.unflushed = true;
+                    Incoming::Ping
+                }
+                Some(Ok(Message::Pong(payload))) => Incoming::Pong(payload),
+                // Comes only from a raw read, which this is not.
+                Some(Ok(Message::Frame(_))) => continue,
+                Some(Ok(Message::Close(_))) | None => Incoming::End(Ending::Closed),
+                Some(Err(error)) => Incoming::End(self.ending(&error)),
+            };
+            return Poll::Ready(Some(incoming));
+        }
+    }
+
+    fn ending(&self, error: &Error) -> Ending {
+        match error {
+            Error::ConnectionClosed | Error::AlreadyClosed => Ending::Closed,
+            Error::Capacity(CapacityError::MessageTooLong { .. }) => Ending::TooLarge {
+                limit: self.max_message,
+            },
+            Error::Utf8(_) => Ending::NotUtf8,
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
+                Ending::Lost
+            }
+            // A device that lets so much wait does not read.
+            Error::WriteBufferFull(_) => Ending::PingTimeout,
+            _ => Ending::ProtocolError,
+        }
+    }
+
+    /// Ends the connection: close frame if there is one to send, end of output, and then
+    /// whatever the device still sends is thrown away until it hangs up as well. Takes a second
+    /// at most, whatever the device does.
+    pub async fn close(mut self, close: Option<(u16, String)>) {
+        let goodbye = async {
+            if let Some((code, reason)) = close {
+                let frame = CloseFrame {
+                    code: code.into(),
+                    reason: reason.into(),
+                };
+                let _ = self.ws.send(Message::Close(Some(frame))).await;
+            } else {
+                // Answers the device's own close frame, if there was one.
+                let _ = self.ws.flush().await;
+            }
+            let stream = self.ws.get_mut();
+            stream.shutdown().await?;
+            let mut sink = [0; 1024];
+            while stream.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = tokio::time::timeout(CLOSE_TIME, goodbye).await;
+    }
+}
