@@ -2,10 +2,92 @@
 //!
 //! The uplink keeps nothing across connections: when one ends, everything that it had not
 //! acknowledged is the intake's again.
+//!
+//! One publish on its way: the intake sends a [`Submission`] → `publication` makes topic and
+//! payload → it is handed to the MQTT library and entered in the `ledger` → the library writes it
+//! and tells its packet id → the broker's PUBACK names that id → the ledger names the record →
+//! the intake gets [`Event::Acked`].
+//!
+//! After any error client and event loop are thrown away and made anew, with a clean session and
+//! the next epoch: a library that resends by itself cannot say what it resends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::config;
 use crate::reading::{Item, Lane};
+
+mod backoff;
+mod connection;
+mod credentials;
+mod ledger;
+mod life;
+mod mqtt;
+mod outlet;
+mod publication;
+
+pub use life::run;
+
+/// What the uplink has to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[uplink]`
+    pub broker: config::Uplink,
+    /// The hub's id, a topic level.
+    pub hub: String,
+    /// The hub's version, for its status.
+    pub version: String,
+    /// How long things take.
+    pub pace: Pace,
+}
+
+impl Settings {
+    /// The hub of this id, at this version of the program.
+    #[must_use]
+    pub fn new(broker: config::Uplink, hub: &str) -> Self {
+        Self {
+            broker,
+            hub: hub.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pace: Pace::default(),
+        }
+    }
+}
+
+/// How long the uplink waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Wait after the first failure; doubles with each further one.
+    pub first_retry: Duration,
+    /// No wait is longer.
+    pub longest_retry: Duration,
+    /// A connection that lived this long was a good one, even if it acknowledged nothing.
+    pub settled: Duration,
+    /// From the first packet to the broker's answer to CONNECT, TLS included, and for one write
+    /// to be taken by the network. Whole seconds, at least 1.
+    pub patience: Duration,
+    /// For the last states and the DISCONNECT once the submissions have ended.
+    pub farewell: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            // Short enough not to be noticed after a broker's restart, long enough for it to open
+            // its socket.
+            first_retry: Duration::from_secs(1),
+            // A link that comes back is used within a minute.
+            longest_retry: Duration::from_secs(60),
+            // Ten times the first wait: a broker that drops everyone after a moment is met less
+            // and less often.
+            settled: Duration::from_secs(10),
+            // A TLS handshake takes three round trips; on a bad GPRS link that is 5 s.
+            patience: Duration::from_secs(15),
+            // Stopping the whole hub is bounded by 10 s.
+            farewell: Duration::from_secs(3),
+        }
+    }
+}
 
 /// One publish that the intake asks for.
 #[derive(Debug)]

@@ -1,0 +1,180 @@
+//! The uplink's life: connect, serve, wait, connect again, until the submissions end.
+
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use super::backoff::Backoff;
+use super::connection::{self, End};
+use super::mqtt::{self, Failure, Link, Signal, Wire};
+use super::outlet::Outlet;
+use super::publication::Publisher;
+use super::{Event, Settings, Submission};
+use crate::clock::unix_now;
+use crate::status::board::{Board, UplinkState};
+use crate::status::presence::Outbox;
+use crate::stop::Stop;
+
+/// Different reasons for failing to connect that are remembered as logged. More than these
+/// means that the sentences themselves vary; the rest is for `debug`.
+const REASONS: usize = 16;
+
+/// What the uplink has to do with the rest of the hub.
+pub(super) struct Ports {
+    pub(super) submissions: mpsc::Receiver<Submission>,
+    pub(super) outlet: Outlet,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) board: Arc<Board>,
+    pub(super) reconnect: watch::Receiver<u64>,
+    stop: Stop,
+}
+
+/// Runs the uplink until `submissions` is closed and the last words are said.
+///
+/// `reconnect` holds the last epoch that the intake has given up on: a connection of this epoch
+/// or an earlier one is dropped, because its broker answers but acknowledges nothing.
+///
+/// While `submissions` is open a connection is kept and served even after `stop` is requested;
+/// a stop only means that no further connection is tried. Once `submissions` is closed, the
+/// states in the outbox are published, then the hub's own `offline`, then DISCONNECT follows,
+/// all within [`super::Pace::farewell`].
+pub async fn run(
+    settings: Settings,
+    submissions: mpsc::Receiver<Submission>,
+    outbox: Arc<Outbox>,
+    events: mpsc::Sender<Event>,
+    board: Arc<Board>,
+    reconnect: watch::Receiver<u64>,
+    stop: Stop,
+) {
+    let settings = Arc::new(settings);
+    let broker = &settings.broker;
+    let publisher = Arc::new(Publisher::new(
+        &broker.prefix,
+        &settings.hub,
+        broker.format,
+        &settings.version,
+    ));
+    let mut ports = Ports {
+        submissions,
+        outlet: Outlet::new(events),
+        outbox,
+        board,
+        reconnect,
+        stop,
+    };
+    let mut backoff = Backoff::new(settings.pace.first_retry, settings.pace.longest_retry);
+    let mut reasons = Vec::new();
+    let mut epoch = 0;
+    loop {
+        ports.board.uplink.set(UplinkState::Connecting, None);
+        let Some(attempt) = ports.idle(connect(&settings, &publisher)).await else {
+            break;
+        };
+        let failure = match attempt {
+            Err(failure) => {
+                log_failure(&failure, &mut reasons);
+                failure
+            }
+            Ok((link, wire)) => {
+                epoch += 1;
+                reasons.clear();
+                let broker = wire.broker().to_owned();
+                info!(%broker, epoch, "uplink connected");
+                let end = connection::serve(&mut ports, &settings, &publisher, link, wire, epoch);
+                let (failure, good) = match Box::pin(end).await {
+                    End::Finished => {
+                        info!(%broker, epoch, "uplink disconnected");
+                        break;
+                    }
+                    End::Lost { failure, good } => (failure, good),
+                };
+                warn!(%broker, epoch, error = %failure.sentence, "uplink lost; data goes to the spool");
+                if good {
+                    backoff.reset();
+                }
+                failure
+            }
+        };
+        let error = failure.sentence;
+        ports
+            .board
+            .uplink
+            .set(UplinkState::Down, Some(error.clone()));
+        ports.outlet.push(Event::Down { epoch, error });
+        let wait = backoff.next(random());
+        debug!(?wait, "next connect");
+        if ports.idle(tokio::time::sleep(wait)).await.is_none() {
+            break;
+        }
+    }
+    ports.board.uplink.set(UplinkState::Down, None);
+}
+
+impl Ports {
+    /// Does `work` while there is no connection. `None`: the uplink is to end, and nothing is
+    /// submitted any more.
+    async fn idle<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            result = work => return Some(result),
+            () = self.stop.requested() => {}
+            () = discard(&mut self.submissions, &mut self.outlet) => return None,
+        }
+        // No further connect; the intake may still be at work on the way to its own end.
+        discard(&mut self.submissions, &mut self.outlet).await;
+        None
+    }
+}
+
+/// Drops submissions, which are for connections that have ended, until there are no more.
+/// Cancel safe.
+async fn discard(submissions: &mut mpsc::Receiver<Submission>, outlet: &mut Outlet) {
+    loop {
+        tokio::select! {
+            stale = submissions.recv() => if stale.is_none() {
+                return;
+            },
+            () = outlet.hand_over() => {}
+        }
+    }
+}
+
+/// Reads the files, connects, and waits for the broker's consent.
+async fn connect(
+    settings: &Arc<Settings>,
+    publisher: &Arc<Publisher>,
+) -> Result<(Link, Wire), Failure> {
+    let capacity = connection::capacity(settings.broker.inflight);
+    // The moment of the end is not known now; it is not before this one.
+    let will = publisher.hub_status("offline", unix_now());
+    let settings = settings.clone();
+    let (link, mut wire) =
+        tokio::task::spawn_blocking(move || mqtt::prepare(&settings, will, capacity))
+            .await
+            .map_err(|error| Failure::passing(format!("the connect was broken off: {error}")))??;
+    while wire.next().await? != Signal::Connected {}
+    Ok((link, wire))
+}
+
+/// Each reason once, until a connection succeeds.
+fn log_failure(failure: &Failure, reasons: &mut Vec<String>) {
+    let reason = &failure.sentence;
+    if reasons.contains(reason) || reasons.len() >= REASONS {
+        debug!(error = %reason, "uplink still not connected");
+        return;
+    }
+    reasons.push(reason.clone());
+    if failure.needs_someone {
+        error!(error = %reason, "uplink cannot connect; data goes to the spool");
+    } else {
+        warn!(error = %reason, "uplink not connected; data goes to the spool");
+    }
+}
+
+/// A random number for the jitter: the keys of a hasher are random.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

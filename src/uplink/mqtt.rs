@@ -1,0 +1,296 @@
+//! The one door to rumqttc: one connection, from CONNECT to its end.
+//!
+//! What must hold here: the future of [`Wire::next`] is polled to its end and never dropped
+//! half-way, except together with the wire. The library writes and connects inside of it and
+//! would lose packets.
+
+use std::time::Duration;
+
+use rumqttc::mqttbytes::Error as PacketError;
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
+    MqttOptions, NetworkOptions, Outgoing, QoS, StateError, TlsConfiguration, TlsError, Transport,
+};
+
+use super::publication::{MAX_PACKET, Publication};
+use super::{Settings, credentials};
+
+/// Bytes of one packet from the broker. The hub subscribes to nothing: it gets acknowledgements
+/// of a few bytes.
+const MAX_INCOMING: usize = 4 << 10;
+
+/// Keep-alive is two bytes of seconds on the wire; the library takes no less than a second.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(65_535));
+
+/// Why a connection ended or did not come about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// One sentence: what happened and, if someone can, what to do.
+    pub(super) sentence: String,
+    /// It will not go away by itself.
+    pub(super) needs_someone: bool,
+}
+
+impl Failure {
+    /// It may be gone the next time.
+    pub(super) fn passing(sentence: impl Into<String>) -> Self {
+        Self {
+            sentence: sentence.into(),
+            needs_someone: false,
+        }
+    }
+
+    /// Someone has to do something.
+    pub(super) fn standing(sentence: impl Into<String>) -> Self {
+        Self {
+            sentence: sentence.into(),
+            needs_someone: true,
+        }
+    }
+}
+
+/// What happened on the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// The broker has accepted CONNECT.
+    Connected,
+    /// A publish was written under this packet id.
+    Sent(u16),
+    /// PUBACK.
+    Acked(u16),
+    /// DISCONNECT was written.
+    SaidGoodbye,
+}
+
+/// The writing end.
+#[derive(Debug)]
+pub(super) struct Link(AsyncClient);
+
+impl Link {
+    /// Queues a publish with QoS 1. There is room as long as the window is kept, and the topic
+    /// is valid: an error is a fault of ours, and ends the connection.
+    pub(super) fn publish(&self, publication: Publication) -> Result<(), Failure> {
+        let Publication {
+            topic,
+            payload,
+            retain,
+        } = publication;
+        self.0
+            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
+            .map_err(|_| Failure::passing("the queue to the MQTT library overflowed"))
+    }
+
+    /// Queues a DISCONNECT.
+    pub(super) fn disconnect(&self) {
+        // A full queue means that the goodbye is not heard; the last will says the same.
+        let _ = self.0.try_disconnect();
+    }
+}
+
+/// The reading end, which also does the work.
+pub(super) struct Wire {
+    events: EventLoop,
+    broker: String,
+    patience: Duration,
+    connected: bool,
+}
+
+/// Reads the files and prepares a connection for `capacity` unacknowledged publishes. Blocks.
+pub(super) fn prepare(
+    settings: &Settings,
+    will: Publication,
+    capacity: u16,
+) -> Result<(Link, Wire), Failure> {
+    let broker = &settings.broker;
+    let mut options = MqttOptions::new(&broker.client_id, &broker.host, broker.port);
+    options
+        .set_clean_session(true)
+        .set_keep_alive(broker.keep_alive.clamp(KEEP_ALIVE.0, KEEP_ALIVE.1))
+        .set_max_packet_size(MAX_INCOMING, MAX_PACKET)
+        // One more than are ever out: see `ledger`.
+        .set_inflight(capacity + 1)
+        .set_last_will(LastWill::new(
+            will.topic,
+            will.payload,
+            QoS::AtLeastOnce,
+            will.retain,
+        ));
+    let password = match &broker.password_file {
+        Some(file) => Some(credentials::password(file).map_err(Failure::standing)?),
+        None => None,
+    };
+    if let Some(username) = &broker.username {
+        options.set_credentials(username, password.unwrap_or_default());
+    }
+    let mut scheme = "mqtt";
+    if let Some(tls) = &broker.tls {
+        scheme = "mqtts";
+        let config = credentials::tls(tls).map_err(Failure::standing)?;
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
+    }
+    // Room for every publish of the window and for the DISCONNECT.
+    let (client, mut events) = AsyncClient::new(options, usize::from(capacity) + 1);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(settings.pace.patience.as_secs().max(1));
+    events.set_network_options(network);
+    let wire = Wire {
+        events,
+        broker: format!("{scheme}://{}:{}", broker.host, broker.port),
+        patience: settings.pace.patience,
+        connected: false,
+    };
+    Ok((Link(client), wire))
+}
+
+impl Wire {
+    /// Works until something happened that matters. After an error the connection is over.
+    /// Must not be dropped half-way, see above.
+    pub(super) async fn next(&mut self) -> Result<Signal, Failure> {
+        loop {
+            match self.events.poll().await {
+                Ok(event) => {
+                    if let Some(signal) = signal(&event)? {
+                        self.connected |= signal == Signal::Connected;
+                        return Ok(signal);
+                    }
+                }
+                Err(error) => return Err(self.explain(&error)),
+            }
+        }
+    }
+
+    /// What was read before the error that ended the connection, in order: acknowledgements that
+    /// came just before the end still count.
+    pub(super) fn leftovers(&mut self) -> Vec<Signal> {
+        let events = std::mem::take(&mut self.events.state.events);
+        events
+            .iter()
+            .map_while(|event| signal(event).ok())
+            .flatten()
+            .collect()
+    }
+
+    /// The broker's address for people.
+    pub(super) fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    fn explain(&self, error: &ConnectionError) -> Failure {
+        let broker = &self.broker;
+        let patience = self.patience.as_secs();
+        match error {
+            ConnectionError::ConnectionRefused(code) => refused(broker, *code),
+            ConnectionError::NetworkTimeout => {
+                Failure::passing(format!("{broker} did not answer within {patience} s"))
+            }
+            ConnectionError::FlushTimeout => {
+                Failure::passing(format!("{broker} did not take any data for {patience} s"))
+            }
+            ConnectionError::Tls(error) => tls(broker, error),
+            ConnectionError::Io(error) => self.io(error),
+            ConnectionError::MqttState(
+                StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
+            ) => self.io(error),
+            ConnectionError::MqttState(StateError::ConnectionAborted) if self.connected => {
+                Failure::passing(format!("{broker} closed the connection"))
+            }
+            ConnectionError::MqttState(StateError::ConnectionAborted) => Failure::passing(format!(
+                "{broker} closed the connection before answering CONNECT"
+            )),
+            ConnectionError::MqttState(StateError::AwaitPingResp) => {
+                Failure::passing(format!("{broker} does not answer pings"))
+            }
+            ConnectionError::MqttState(StateError::Unsolicited(id)) => Failure::passing(format!(
+                "{broker} acknowledged packet {id}, which it was not sent"
+            )),
+            error => Failure::passing(format!("{broker} does not keep to MQTT 3.1.1: {error}")),
+        }
+    }
+
+    fn io(&self, error: &std::io::Error) -> Failure {
+        let broker = &self.broker;
+        if error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<rustls::Error>())
+        {
+            return handshake(broker, error);
+        }
+        if self.connected {
+            Failure::passing(format!("the connection to {broker} broke: {error}"))
+        } else {
+            Failure::passing(format!("cannot connect to {broker}: {error}"))
+        }
+    }
+}
+
+/// What an event of the library means to the hub; `None`: nothing.
+fn signal(event: &Event) -> Result<Option<Signal>, Failure> {
+    Ok(match event {
+        Event::Incoming(Incoming::ConnAck(_)) => Some(Signal::Connected),
+        Event::Incoming(Incoming::PubAck(ack)) => Some(Signal::Acked(ack.pkid)),
+        Event::Outgoing(Outgoing::Publish(id)) if *id != 0 => Some(Signal::Sent(*id)),
+        Event::Outgoing(Outgoing::Disconnect) => Some(Signal::SaidGoodbye),
+        // A publish that meets its own id: the window was not kept.
+        Event::Outgoing(Outgoing::AwaitAck(id)) => {
+            return Err(Failure::passing(format!("packet id {id} is still in use")));
+        }
+        // A broker may be set up to send things unasked.
+        Event::Incoming(Incoming::PingResp | Incoming::Publish(_)) | Event::Outgoing(_) => None,
+        Event::Incoming(_) => {
+            return Err(Failure::passing(
+                "the broker sent a packet that answers nothing",
+            ));
+        }
+    })
+}
+
+fn refused(broker: &str, code: ConnectReturnCode) -> Failure {
+    let because = match code {
+        ConnectReturnCode::BadUserNamePassword => {
+            "bad user name or password: check uplink.username and uplink.password_file"
+        }
+        ConnectReturnCode::NotAuthorized => {
+            "not authorized: check uplink.username, uplink.password_file and the broker's rules"
+        }
+        ConnectReturnCode::BadClientId => {
+            "client identifier rejected: choose another uplink.client_id"
+        }
+        ConnectReturnCode::RefusedProtocolVersion => {
+            "it does not speak MQTT 3.1.1: use a broker that does"
+        }
+        ConnectReturnCode::ServiceUnavailable | ConnectReturnCode::Success => {
+            return Failure::passing(format!(
+                "{broker} refused the connection: server unavailable; it is tried again"
+            ));
+        }
+    };
+    Failure::standing(format!("{broker} refused the connection: {because}"))
+}
+
+fn tls(broker: &str, error: &TlsError) -> Failure {
+    match error {
+        TlsError::Io(error) => handshake(broker, error),
+        TlsError::DNSName(_) => Failure::standing(format!(
+            "{broker}: the host is not a name that a certificate can have: check uplink.url"
+        )),
+        error => Failure::standing(format!("TLS with {broker} failed: {error}")),
+    }
+}
+
+fn handshake(broker: &str, error: &std::io::Error) -> Failure {
+    let cause = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match cause {
+        None => Failure::passing(format!("TLS with {broker} failed: {error}")),
+        Some(rustls::Error::InvalidCertificate(why)) => Failure::standing(format!(
+            "the certificate of {broker} is not trusted: {why}; check uplink.ca and the host in \
+             uplink.url"
+        )),
+        Some(rustls::Error::AlertReceived(alert)) => Failure::standing(format!(
+            "{broker} refused the TLS handshake: {alert:?}; check uplink.cert and uplink.key"
+        )),
+        Some(error) => Failure::standing(format!("TLS with {broker} failed: {error}")),
+    }
+}

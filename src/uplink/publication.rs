@@ -1,0 +1,228 @@
+//! What is published, and where: topic and payload of items and states.
+
+use serde::Serialize;
+
+use crate::config::Format;
+use crate::protocol::limits::MAX_RESOLVED;
+use crate::protocol::payload;
+use crate::reading::{Item, Lane};
+use crate::status::presence::Presence;
+
+/// Bytes of one MQTT packet. Twice what a pack may resolve to in its longest encoding
+/// ([`MAX_RESOLVED`]): envelope and topic, at most 64 KiB, come on top.
+pub(super) const MAX_PACKET: usize = 2 * MAX_RESOLVED;
+
+/// Bytes of a PUBLISH beside topic and payload: type, length (4), length of the topic, packet id.
+const PACKET_OVERHEAD: usize = 9;
+
+/// Topic and payload, ready to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Publication {
+    pub(super) topic: String,
+    pub(super) payload: Vec<u8>,
+    pub(super) retain: bool,
+}
+
+/// Payload of `{prefix}/{hub}/status`.
+#[derive(Debug, Serialize)]
+struct HubStatus<'a> {
+    state: &'a str,
+    since: f64,
+    version: &'a str,
+}
+
+/// Makes publications for one hub.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    /// `{prefix}/{hub}/`
+    root: String,
+    format: Format,
+    version: String,
+}
+
+impl Publisher {
+    pub(super) fn new(prefix: &str, hub: &str, format: Format, version: &str) -> Self {
+        Self {
+            root: format!("{prefix}/{hub}/"),
+            format,
+            version: version.to_owned(),
+        }
+    }
+
+    /// An item. The error is one sentence that says why it can never be published.
+    pub(super) fn item(&self, item: &Item, lane: Lane) -> Result<Publication, String> {
+        let (device, level, payload) = match item {
+            Item::Batch(batch) => {
+                let level = match lane {
+                    Lane::Live => "data",
+                    Lane::History => "history",
+                };
+                let payload = payload::encode_batch(batch, self.format);
+                (
+                    &batch.device,
+                    level,
+                    payload.map_err(|error| error.to_string())?,
+                )
+            }
+            Item::Gap(gap) => (&gap.device, "gap", payload::encode_gap(gap, self.format)),
+        };
+        let topic = self.topic(device, level);
+        check(&topic, payload.len())?;
+        Ok(Publication {
+            topic,
+            payload,
+            retain: false,
+        })
+    }
+
+    /// A device's state.
+    pub(super) fn device_status(&self, device: &str, presence: &Presence) -> Publication {
+        self.retained(self.topic(device, "status"), presence)
+    }
+
+    /// The hub's own state. `since`: Unix seconds.
+    pub(super) fn hub_status(&self, state: &str, since: f64) -> Publication {
+        let status = HubStatus {
+            state,
+            since,
+            version: &self.version,
+        };
+        self.retained(format!("{}status", self.root), &status)
+    }
+
+    fn topic(&self, device: &str, level: &str) -> String {
+        let mut topic = String::with_capacity(self.root.len() + device.len() + 1 + level.len());
+        for part in [&self.root, device, "/", level] {
+            topic.push_str(part);
+        }
+        topic
+    }
+
+    fn retained(&self, topic: String, status: &impl Serialize) -> Publication {
+        let payload = serde_json::to_vec(status).expect("a struct of texts and numbers is JSON");
+        Publication {
+            topic,
+            payload,
+            retain: true,
+        }
+    }
+}
+
+/// Whether MQTT and the library take it: an oversized or invalid publish would end the connection
+/// each time that it is tried.
+fn check(topic: &str, payload: usize) -> Result<(), String> {
+    if topic.contains(['+', '#', '\0']) || topic.len() > usize::from(u16::MAX) {
+        return Err("its topic is not one that MQTT allows".to_owned());
+    }
+    let size = PACKET_OVERHEAD + topic.len() + payload;
+    if size > MAX_PACKET {
+        return Err(format!(
+            "it makes a packet of {size} bytes, the limit is {MAX_PACKET}"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::reading::{Batch, Encoding, Gap, GapReason};
+
+    fn publisher(format: Format) -> Publisher {
+        Publisher::new("farm/telehub", "barn", format, "1.2.3")
+    }
+
+    fn batch() -> Batch {
+        Batch {
+            device: Arc::from("cow"),
+            stream: Arc::from("a"),
+            seq: Some(3),
+            received: 1_700_000_000.0,
+            readings: 1,
+            encoding: Encoding::Json,
+            frame: Bytes::from_static(br#"[{"n":"t","v":21.5}]"#),
+        }
+    }
+
+    #[test]
+    fn lane_and_kind_decide_the_topic() {
+        let publisher = publisher(Format::Json);
+        let batch = Item::Batch(batch());
+        let live = publisher.item(&batch, Lane::Live).unwrap();
+        let history = publisher.item(&batch, Lane::History).unwrap();
+        assert_eq!(live.topic, "farm/telehub/barn/cow/data");
+        assert_eq!(history.topic, "farm/telehub/barn/cow/history");
+        assert_eq!(live.payload, history.payload);
+        let Item::Batch(inner) = batch else {
+            unreachable!()
+        };
+        let gap = Item::Gap(Gap::of(&inner, GapReason::TooLarge, 5.0));
+        for lane in [Lane::Live, Lane::History] {
+            let gap = publisher.item(&gap, lane).unwrap();
+            assert_eq!(gap.topic, "farm/telehub/barn/cow/gap");
+            let said: Value = serde_json::from_slice(&gap.payload).unwrap();
+            assert_eq!(said["reason"], "too-large");
+        }
+    }
+
+    #[test]
+    fn only_states_are_retained() {
+        let publisher = publisher(Format::Cbor);
+        assert!(
+            !publisher
+                .item(&Item::Batch(batch()), Lane::Live)
+                .unwrap()
+                .retain
+        );
+        let hub = publisher.hub_status("online", 7.5);
+        assert!(hub.retain);
+        assert_eq!(hub.topic, "farm/telehub/barn/status");
+        let said: Value = serde_json::from_slice(&hub.payload).unwrap();
+        assert_eq!(
+            said,
+            json!({"state": "online", "since": 7.5, "version": "1.2.3"})
+        );
+        let presence = Presence {
+            state: "offline",
+            since: 2.0,
+            reason: "ping timeout".into(),
+            model: Some("T1".into()),
+            firmware: None,
+        };
+        let device = publisher.device_status("cow", &presence);
+        assert!(device.retain);
+        assert_eq!(device.topic, "farm/telehub/barn/cow/status");
+        let said: Value = serde_json::from_slice(&device.payload).unwrap();
+        let expected = json!(
+            {"state": "offline", "since": 2.0, "reason": "ping timeout", "model": "T1"});
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_frame_that_no_longer_decodes_is_an_error_and_not_a_panic() {
+        let broken = Batch {
+            frame: Bytes::from_static(b"[{\"n\":"),
+            ..batch()
+        };
+        let error = publisher(Format::Json).item(&Item::Batch(broken), Lane::History);
+        assert!(error.unwrap_err().contains("does not decode"));
+    }
+
+    #[test]
+    fn what_mqtt_or_the_library_would_choke_on_is_refused() {
+        assert!(check("a/b", 1000).is_ok());
+        assert!(check("a/b", MAX_PACKET - PACKET_OVERHEAD - 3).is_ok());
+        assert!(check("a/b", MAX_PACKET - PACKET_OVERHEAD - 2).is_err());
+        assert!(check(&"x".repeat(65_535), 0).is_ok());
+        assert!(check(&"x".repeat(65_536), 0).is_err());
+        for topic in ["a/+/b", "a/#", "a\0b"] {
+            assert!(check(topic, 0).is_err(), "{topic}");
+        }
+    }
+}
