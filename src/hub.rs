@@ -1,14 +1,249 @@
-//! The wiring.
+//! The wiring: channels, tasks, and the order of stopping.
+//!
+//! The stop follows the data. 1: the device port closes and the sessions end (1001), which drops
+//! the last senders into the intake. 2: the intake makes safe what it holds, closes the spool,
+//! and drops its sender to the uplink. 3: the uplink tells the broker who is offline, itself
+//! last, and disconnects. A second signal or [`STOP`] ends it all regardless; what was acked is
+//! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
-use crate::config::Config;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Runs the hub until it is asked to stop.
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::config::{self, Config, DrainOrder, Overflow, SpoolWrite};
+use crate::intake::lanes::Settings;
+use crate::intake::port::{Close, IntakePort};
+use crate::intake::{self, Wiring};
+use crate::listen::Server;
+use crate::session::roster::Roster;
+use crate::status::board::Board;
+use crate::status::presence::Outbox;
+use crate::{admin, spool, stop, uplink};
+
+/// The stop takes no longer than this.
+const STOP: Duration = Duration::from_secs(10);
+
+/// Batches between the sessions and the intake. The intake empties it in one go whenever it runs,
+/// so it only smooths; each may be as large as `max_message`, so it is memory as well.
+const ARRIVALS: usize = 128;
+
+/// Attaches and detaches on their way. One connection has one at a time.
+const CONTROLS: usize = 128;
+
+/// PUBACKs and other news of the uplink on their way to the intake.
+const UPLINK_NEWS: usize = 1_024;
+
+/// The parts of the hub that run as tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Devices,
+    Intake,
+    Uplink,
+    Admin,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Devices => "the device port",
+            Self::Intake => "the intake",
+            Self::Uplink => "the uplink",
+            Self::Admin => "the admin listener",
+        })
+    }
+}
+
+/// Runs the hub until SIGTERM or SIGINT, or until a part of it ends by itself.
 ///
 /// # Errors
-///
-/// What ended it early.
-#[expect(clippy::unused_async, reason = "the rooms are not wired yet")]
+/// When a port cannot be bound or TLS files cannot be read; when a part ended by itself; when the
+/// stop left batches that could not be made safe.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    tracing::info!(hub = config.hub.id, "started");
-    Ok(())
+    let mut signals = Signals::new()?;
+    let Config {
+        hub,
+        devices,
+        spool,
+        uplink,
+        admin,
+        log: _,
+    } = config;
+    let board = Board::new(&hub.id);
+    let outbox = Arc::new(Outbox::default());
+    let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
+    let listener = bind("devices.listen", devices.listen).await?;
+    let admin_listener = match &admin {
+        Some(admin) => Some(bind("admin.listen", admin.listen).await?),
+        None => None,
+    };
+
+    let (stop_listen, listen_stop) = stop::channel();
+    let (stop_uplink, uplink_stop) = stop::channel();
+    let (stop_admin, admin_stop) = stop::channel();
+    let (control, control_rx) = mpsc::channel(CONTROLS);
+    let (data, data_rx) = mpsc::channel(ARRIVALS);
+    // Twice the window: submissions of a connection that has just ended may still be in it.
+    let (submit, submissions) = mpsc::channel(2 * usize::from(uplink.inflight) + 1);
+    let (news, uplink_events) = mpsc::channel(UPLINK_NEWS);
+    let (reconnect, given_up) = watch::channel(0);
+    let (opened, spool_is_open) = oneshot::channel();
+
+    let port = IntakePort { control, data };
+    let server = Server::new(&devices, port, roster.clone(), listen_stop)?;
+    let (spool_sender, spool_events, spool_thread) =
+        spool::start(&spool).context("cannot start the spool's thread")?;
+
+    let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
+    let wiring = Wiring {
+        settings: lane_settings(&spool, &uplink),
+        control: control_rx,
+        data: data_rx,
+        spool: spool_sender,
+        spool_events,
+        uplink: submit,
+        uplink_events,
+        reconnect,
+        board: board.clone(),
+    };
+    parts.spawn(async move {
+        let opened = move || _ = opened.send(());
+        (Part::Intake, intake::run(wiring, opened).await)
+    });
+    let life = uplink::run(
+        uplink::Settings::new(uplink, &hub.id),
+        submissions,
+        outbox,
+        news,
+        board.clone(),
+        given_up,
+        uplink_stop,
+    );
+    parts.spawn(async move {
+        life.await;
+        (Part::Uplink, Ok(()))
+    });
+    if let Some(listener) = admin_listener {
+        let address = listener
+            .local_addr()
+            .context("the admin listener has no address")?;
+        tracing::info!(%address, "admin listening");
+        let board = board.clone();
+        parts.spawn(async move {
+            admin::run(listener, board, admin_stop).await;
+            (Part::Admin, Ok(()))
+        });
+    }
+    let accepting = board.clone();
+    let address = listener
+        .local_addr()
+        .context("the device port has no address")?;
+    parts.spawn(async move {
+        // Before the marks of the spool are known no device can be told where to resume.
+        if spool_is_open.await.is_ok() {
+            accepting.set_ready(true);
+            tracing::info!(%address, "listening");
+            server.run(listener).await;
+        }
+        (Part::Devices, Ok(()))
+    });
+    tracing::info!(hub = hub.id, version = env!("CARGO_PKG_VERSION"), "started");
+
+    let mut outcome = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping");
+            Ok(())
+        }
+        Some(ended) = parts.join_next() => Err(unasked(ended)),
+    };
+
+    board.set_ready(false);
+    stop_listen.stop();
+    roster.close_all(Close::Stopping);
+    stop_uplink.stop();
+    let rest = async {
+        while let Some(ended) = parts.join_next().await {
+            let result = match ended {
+                Ok((Part::Uplink, _)) => {
+                    stop_admin.stop();
+                    Ok(())
+                }
+                Ok((_, result)) => result,
+                Err(panic) => Err(panic.into()),
+            };
+            if outcome.is_ok() {
+                outcome = result;
+            }
+        }
+        let _ = tokio::task::spawn_blocking(move || spool_thread.join()).await;
+    };
+    tokio::select! {
+        () = rest => tracing::info!("stopped"),
+        name = signals.next() => anyhow::bail!("{name} came while stopping; ended at once"),
+        () = tokio::time::sleep(STOP) => {
+            anyhow::bail!("the stop took longer than {} s; ended at once", STOP.as_secs())
+        }
+    }
+    outcome
+}
+
+fn unasked(ended: Result<(Part, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {
+    let error = match ended {
+        Ok((part, Ok(()))) => anyhow::anyhow!("{part} ended by itself"),
+        Ok((part, Err(error))) => error.context(format!("{part} ended")),
+        Err(panic) => anyhow::Error::new(panic).context("a part of the hub panicked"),
+    };
+    tracing::error!(
+        error = format!("{error:#}"),
+        "stopping, because a part of the hub ended"
+    );
+    error
+}
+
+async fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} ({key}); is another hub running, or the address taken?")
+    })
+}
+
+fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
+    Settings {
+        write_always: spool.write == SpoolWrite::Always,
+        in_order: uplink.drain == DrainOrder::InOrder,
+        refuse: spool.overflow == Overflow::Refuse,
+        window: usize::from(uplink.inflight),
+        ack_timeout: uplink.ack_timeout,
+        max_age: spool.max_age,
+        live_batches: Settings::LIVE_BATCHES,
+        live_bytes: Settings::LIVE_BYTES,
+        held_bytes: Settings::HELD_BYTES,
+    }
+}
+
+/// The signals that ask for a stop.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
 }

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 
 use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
@@ -51,15 +51,15 @@ pub struct Wiring {
     /// Batches. When every sender is gone the intake finishes.
     pub data: mpsc::Receiver<Arrival>,
     /// The spool.
-    pub spool: spool::Sender,
+    pub spool: spool::CommandSender,
     /// Its answers, `Opened` first.
     pub spool_events: mpsc::Receiver<spool::Event>,
     /// The uplink.
     pub uplink: mpsc::Sender<Submission>,
     /// Its answers.
     pub uplink_events: mpsc::Receiver<uplink::Event>,
-    /// Asks the uplink for a new connection.
-    pub reconnect: Arc<Notify>,
+    /// The last connection of the uplink that the intake has given up on.
+    pub reconnect: watch::Sender<u64>,
     /// What is shown.
     pub board: Arc<Board>,
 }
@@ -71,6 +71,8 @@ struct Intake {
     actions: Vec<Action>,
     rate: DrainRate,
     spool_well: bool,
+    /// The uplink's present or last connection.
+    epoch: u64,
     /// Makes the names of unnamed streams unique across runs.
     run: String,
 }
@@ -95,6 +97,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         actions: Vec::new(),
         rate: DrainRate::default(),
         spool_well: true,
+        epoch: 0,
         run: format!("{:x}", (unix_now() * 1000.0) as u64),
     };
     intake.apply(Event::Opened { depth });
@@ -152,7 +155,11 @@ impl Intake {
             if now >= began + FINISH + ABANDON {
                 break;
             }
-            let wake = if abandoned { began + FINISH + ABANDON } else { began + FINISH };
+            let wake = if abandoned {
+                began + FINISH + ABANDON
+            } else {
+                began + FINISH
+            };
             tokio::select! {
                 event = self.wiring.uplink_events.recv() => match event {
                     Some(event) => self.uplink_says(event),
@@ -168,7 +175,12 @@ impl Intake {
         let marks = self.lanes.streams.marks();
         self.wiring.spool.send(Command::Stop { marks });
         // The uplink says goodbye once nobody can submit any more.
-        let Wiring { mut spool_events, mut uplink_events, uplink, .. } = self.wiring;
+        let Wiring {
+            mut spool_events,
+            mut uplink_events,
+            uplink,
+            ..
+        } = self.wiring;
         drop(uplink);
         let stopped = async {
             while let Some(event) = spool_events.recv().await {
@@ -193,12 +205,21 @@ impl Intake {
         let draining = self.rate.next_sample();
         let deadline = self.lanes.next_deadline();
         let idle = Instant::now() + IDLE;
-        [draining, deadline].into_iter().flatten().fold(idle, Instant::min)
+        [draining, deadline]
+            .into_iter()
+            .flatten()
+            .fold(idle, Instant::min)
     }
 
     fn control(&mut self, control: Control) {
         match control {
-            Control::Attach { conn, device, stream, mailbox, reply } => {
+            Control::Attach {
+                conn,
+                device,
+                stream,
+                mailbox,
+                reply,
+            } => {
                 let run = &self.run;
                 let unnamed = || format!("~{run}-{conn}").into();
                 let attached = self.lanes.streams.attach(conn, &device, stream, unnamed);
@@ -215,12 +236,26 @@ impl Intake {
 
     fn uplink_says(&mut self, event: uplink::Event) {
         let event = match event {
-            uplink::Event::Up { epoch } => Event::Up { epoch },
+            uplink::Event::Up { epoch } => {
+                self.epoch = epoch;
+                Event::Up { epoch }
+            }
             uplink::Event::Down { hung_up, .. } => Event::Down { hung_up },
             uplink::Event::Acked { epoch, token } => Event::Acked { epoch, token },
-            uplink::Event::Unpublishable { epoch, token, error } => {
-                tracing::warn!(error, "a batch cannot be published; a gap record goes instead");
-                Event::Unpublishable { epoch, token, reason: GapReason::TooLarge }
+            uplink::Event::Unpublishable {
+                epoch,
+                token,
+                error,
+            } => {
+                tracing::warn!(
+                    error,
+                    "a batch cannot be published; a gap record goes instead"
+                );
+                Event::Unpublishable {
+                    epoch,
+                    token,
+                    reason: GapReason::TooLarge,
+                }
             }
         };
         self.apply(event);
@@ -236,19 +271,41 @@ impl Intake {
                 }
                 Event::Committed { ticket, placed }
             }
-            spool::Event::CommitFailed { ticket, full, error } => {
+            spool::Event::CommitFailed {
+                ticket,
+                full,
+                error,
+            } => {
                 if std::mem::replace(&mut self.spool_well, false) {
                     tracing::error!(error, "the spool cannot be written; batches are not acked");
                 }
-                let state = if full { SpoolState::Full } else { SpoolState::Failed };
+                let state = if full {
+                    SpoolState::Full
+                } else {
+                    SpoolState::Failed
+                };
                 board.spool.set(state, Some(error));
                 Event::CommitFailed { ticket, full }
             }
             spool::Event::Loaded { groups } => Event::Loaded { groups },
-            spool::Event::Dropped { upto, batches, readings, gaps } => {
-                tracing::error!(batches, readings, gaps, "the spool is full; its oldest went");
+            spool::Event::Dropped {
+                upto,
+                batches,
+                readings,
+                gaps,
+            } => {
+                tracing::error!(
+                    batches,
+                    readings,
+                    gaps,
+                    "the spool is full; its oldest went"
+                );
                 board.spool.dropped_batches.add(batches);
-                Event::Dropped { upto, batches, readings }
+                Event::Dropped {
+                    upto,
+                    batches,
+                    readings,
+                }
             }
             spool::Event::Usage(usage) => {
                 board.spool.disk_bytes.set(usage.disk_bytes);
@@ -260,7 +317,10 @@ impl Intake {
     }
 
     fn apply(&mut self, event: Event) {
-        let now = Now { mono: Instant::now(), unix: unix_now() };
+        let now = Now {
+            mono: Instant::now(),
+            unix: unix_now(),
+        };
         let mut actions = std::mem::take(&mut self.actions);
         self.lanes.apply(now, event, &mut actions);
         for action in actions.drain(..) {
@@ -271,19 +331,40 @@ impl Intake {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Publish { epoch, token, lane, item } => {
-                let submission = Submission { epoch, token, lane, item };
+            Action::Publish {
+                epoch,
+                token,
+                lane,
+                item,
+            } => {
+                let submission = Submission {
+                    epoch,
+                    token,
+                    lane,
+                    item,
+                };
                 if self.wiring.uplink.try_send(submission).is_err() {
                     // Cannot happen while the uplink keeps up with its own epochs; a new
                     // connection puts it right in any case, because everything is sent again.
-                    self.wiring.reconnect.notify_one();
+                    self.wiring.reconnect.send_replace(self.epoch);
                 }
             }
-            Action::Commit { ticket, items, marks } => {
-                self.wiring.spool.send(Command::Commit { ticket, items, marks });
+            Action::Commit {
+                ticket,
+                items,
+                marks,
+            } => {
+                self.wiring.spool.send(Command::Commit {
+                    ticket,
+                    items,
+                    marks,
+                });
             }
             Action::Load { after } => {
-                self.wiring.spool.send(Command::Load { after, max_bytes: LOAD_BYTES });
+                self.wiring.spool.send(Command::Load {
+                    after,
+                    max_bytes: LOAD_BYTES,
+                });
             }
             Action::Delete { groups } => self.wiring.spool.send(Command::Delete { groups }),
             Action::Settle { conn, settled, ack } => {
@@ -298,7 +379,7 @@ impl Intake {
             }
             Action::Reconnect => {
                 tracing::warn!("the broker acknowledges nothing; connecting anew");
-                self.wiring.reconnect.notify_one();
+                self.wiring.reconnect.send_replace(self.epoch);
             }
             Action::Lost(gap) => {
                 self.wiring.board.spool.dropped_batches.add(gap.batches);
@@ -320,7 +401,9 @@ impl Intake {
         board.spool.batches.set(backlog.batches());
         board.spool.readings.set(backlog.readings());
         board.spool.set_oldest(backlog.oldest());
-        let millirate = self.rate.sample(Instant::now(), backlog.batches(), backlog.drained());
+        let millirate = self
+            .rate
+            .sample(Instant::now(), backlog.batches(), backlog.drained());
         board.spool.drain_millirate.set(millirate);
         board.live_batches.set(self.lanes.live_batches() as u64);
         board.live_readings.set(self.lanes.live_readings());

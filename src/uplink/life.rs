@@ -99,12 +99,16 @@ pub async fn run(
                 failure
             }
         };
-        let error = failure.sentence;
+        let (error, hung_up) = (failure.sentence, failure.hung_up);
         ports
             .board
             .uplink
             .set(UplinkState::Down, Some(error.clone()));
-        ports.outlet.push(Event::Down { epoch, error });
+        ports.outlet.push(Event::Down {
+            epoch,
+            error,
+            hung_up,
+        });
         let wait = backoff.next(random());
         debug!(?wait, "next connect");
         if ports.idle(tokio::time::sleep(wait)).await.is_none() {

@@ -119,6 +119,8 @@ pub enum Event {
         epoch: u64,
         /// One sentence for the log and the status.
         error: String,
+        /// The broker closed an established connection, as opposed to a network that went away.
+        hung_up: bool,
     },
     /// The broker has acknowledged this publish (PUBACK).
     Acked {

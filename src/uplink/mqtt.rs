@@ -4,6 +4,7 @@
 //! half-way, except together with the wire. The library writes and connects inside of it and
 //! would lose packets.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use rumqttc::mqttbytes::Error as PacketError;
@@ -29,14 +30,25 @@ pub(super) struct Failure {
     pub(super) sentence: String,
     /// It will not go away by itself.
     pub(super) needs_someone: bool,
+    /// The broker closed an established connection, as opposed to a network that went away.
+    pub(super) hung_up: bool,
 }
 
 impl Failure {
+    /// The broker closed the connection.
+    fn by_peer(sentence: impl Into<String>) -> Self {
+        Self {
+            hung_up: true,
+            ..Self::passing(sentence)
+        }
+    }
+
     /// It may be gone the next time.
     pub(super) fn passing(sentence: impl Into<String>) -> Self {
         Self {
             sentence: sentence.into(),
             needs_someone: false,
+            hung_up: false,
         }
     }
 
@@ -45,6 +57,7 @@ impl Failure {
         Self {
             sentence: sentence.into(),
             needs_someone: true,
+            hung_up: false,
         }
     }
 }
@@ -193,7 +206,7 @@ impl Wire {
                 StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
             ) => self.io(error),
             ConnectionError::MqttState(StateError::ConnectionAborted) if self.connected => {
-                Failure::passing(format!("{broker} closed the connection"))
+                Failure::by_peer(format!("{broker} closed the connection"))
             }
             ConnectionError::MqttState(StateError::ConnectionAborted) => Failure::passing(format!(
                 "{broker} closed the connection before answering CONNECT"
@@ -216,7 +229,13 @@ impl Wire {
         {
             return handshake(broker, error);
         }
-        if self.connected {
+        let closed = matches!(
+            error.kind(),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+        );
+        if self.connected && closed {
+            Failure::by_peer(format!("{broker} closed the connection: {error}"))
+        } else if self.connected {
             Failure::passing(format!("the connection to {broker} broke: {error}"))
         } else {
             Failure::passing(format!("cannot connect to {broker}: {error}"))
