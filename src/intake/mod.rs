@@ -145,6 +145,7 @@ impl Intake {
         self.apply(Event::Finish);
         let began = Instant::now();
         let mut abandoned = false;
+        let mut uplink_gone = false;
         while !self.lanes.all_safe() {
             let now = Instant::now();
             if !abandoned && now >= began + FINISH {
@@ -155,25 +156,29 @@ impl Intake {
             if now >= began + FINISH + ABANDON {
                 break;
             }
+            let tick = self.next_tick();
             let wake = if abandoned {
                 began + FINISH + ABANDON
             } else {
                 began + FINISH
             };
             tokio::select! {
-                event = self.wiring.uplink_events.recv() => match event {
+                event = self.wiring.uplink_events.recv(), if !uplink_gone => match event {
                     Some(event) => self.uplink_says(event),
-                    None => self.apply(Event::Down { hung_up: false }),
+                    None => {
+                        uplink_gone = true;
+                        self.apply(Event::Down { hung_up: false });
+                    }
                 },
                 Some(event) = self.wiring.spool_events.recv() => self.spool_says(event),
-                () = sleep_until(self.next_tick().min(wake)) => self.apply(Event::Tick),
+                () = sleep_until(tick.min(wake)) => self.apply(Event::Tick),
             }
             self.show();
         }
         let left = self.lanes.live_batches();
         let all_safe = self.lanes.all_safe();
         let marks = self.lanes.streams.marks();
-        self.wiring.spool.send(Command::Stop { marks });
+        self.tell_spool(Command::Stop { marks });
         // The uplink says goodbye once nobody can submit any more.
         let Wiring {
             mut spool_events,
@@ -346,7 +351,7 @@ impl Intake {
                 if self.wiring.uplink.try_send(submission).is_err() {
                     // Cannot happen while the uplink keeps up with its own epochs; a new
                     // connection puts it right in any case, because everything is sent again.
-                    self.wiring.reconnect.send_replace(self.epoch);
+                    self.give_up();
                 }
             }
             Action::Commit {
@@ -354,19 +359,19 @@ impl Intake {
                 items,
                 marks,
             } => {
-                self.wiring.spool.send(Command::Commit {
+                self.tell_spool(Command::Commit {
                     ticket,
                     items,
                     marks,
                 });
             }
             Action::Load { after } => {
-                self.wiring.spool.send(Command::Load {
+                self.tell_spool(Command::Load {
                     after,
                     max_bytes: LOAD_BYTES,
                 });
             }
-            Action::Delete { groups } => self.wiring.spool.send(Command::Delete { groups }),
+            Action::Delete { groups } => self.tell_spool(Command::Delete { groups }),
             Action::Settle { conn, settled, ack } => {
                 if let Some(mailbox) = self.mailboxes.get(&conn) {
                     mailbox.settle(settled, ack);
@@ -379,7 +384,7 @@ impl Intake {
             }
             Action::Reconnect => {
                 tracing::warn!("the broker acknowledges nothing; connecting anew");
-                self.wiring.reconnect.send_replace(self.epoch);
+                self.give_up();
             }
             Action::Lost(gap) => {
                 self.wiring.board.spool.dropped_batches.add(gap.batches);
@@ -393,6 +398,16 @@ impl Intake {
                 );
             }
         }
+    }
+
+    fn tell_spool(&self, command: Command) {
+        // A spool that is gone ends its events too, which ends the intake.
+        let _ = self.wiring.spool.send(command);
+    }
+
+    /// The present connection is of no use; what flies on it is sent again on the next.
+    fn give_up(&self) {
+        self.wiring.reconnect.send_replace(self.epoch);
     }
 
     fn show(&mut self) {
