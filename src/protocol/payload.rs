@@ -7,8 +7,8 @@ use super::decode::decode;
 use super::decode::scalar::base64url;
 use super::limits::MAX_NAME;
 use super::message::FromDevice;
+use super::pack::Pack;
 use super::pack::resolve::{Resolved, ResolvedValue};
-use super::pack::{Pack, Summary};
 use crate::reading::{Batch, Gap};
 
 /// `uplink.format`
@@ -34,6 +34,9 @@ pub enum PayloadError {
     /// The frame is a message without a pack.
     #[error("the frame holds no pack")]
     NoPack,
+    /// The pack has no reading.
+    #[error("the pack has no record with a value")]
+    NoReading,
     /// The pack does not resolve.
     #[error("the pack does not resolve: {0}")]
     Pack(String),
@@ -41,6 +44,10 @@ pub enum PayloadError {
 
 /// Bytes of a payload beside its records: keys, device, stream, numbers.
 const ENVELOPE: usize = 512;
+
+/// How many times longer a payload is than its frame, roughly: base names are written out, and
+/// JSON takes more than CBOR. Only a first guess for the buffer.
+const GROWTH: usize = 3;
 
 /// The payload of `…/data` and `…/history`: decodes the frame again, resolves its pack with the
 /// moment of arrival, and writes it.
@@ -53,17 +60,17 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
     let FromDevice::Data(data) = message else {
         return Err(PayloadError::NoPack);
     };
-    let summary = data
-        .pack
-        .check(batch.received)
-        .map_err(|error| PayloadError::Pack(error.detail))?;
+    let readings = data.pack.readings();
+    if readings == 0 {
+        return Err(PayloadError::NoReading);
+    }
     let labels = match format {
         Format::SenmlCbor => Labels::Integers,
         Format::Json | Format::Cbor | Format::SenmlJson => Labels::Texts,
     };
     let pack = Records {
         pack: &data.pack,
-        summary,
+        readings,
         received: batch.received,
         labels,
     };
@@ -74,7 +81,7 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
         received: batch.received,
         pack: &pack,
     };
-    let room = summary.resolved_bytes + ENVELOPE;
+    let room = batch.frame.len() * GROWTH + ENVELOPE;
     match format {
         Format::Json => to_json(&whole, room),
         Format::SenmlJson => to_json(&pack, room),
@@ -128,14 +135,14 @@ enum Labels {
 
 struct Records<'a> {
     pack: &'a Pack<'a>,
-    summary: Summary,
+    readings: usize,
     received: f64,
     labels: Labels,
 }
 
 impl Serialize for Records<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut array = serializer.serialize_seq(Some(self.summary.readings as usize))?;
+        let mut array = serializer.serialize_seq(Some(self.readings))?;
         for record in self.pack.resolve(self.received) {
             let record = record.map_err(S::Error::custom)?;
             array.serialize_element(&One {

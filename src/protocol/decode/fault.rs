@@ -81,6 +81,7 @@ impl Context {
         self.seq.get()
     }
 
+    #[cold]
     /// Notes a fault and gives the error that ends the decoding. The first fault stands.
     pub(crate) fn refuse<E: Error>(&self, code: RejectCode, what: String) -> E {
         let detail = match self.record.get() {

@@ -55,6 +55,15 @@ impl<'a> Pack<'a> {
         self.records.len()
     }
 
+    /// Number of records that carry a reading.
+    #[must_use]
+    pub fn readings(&self) -> usize {
+        self.records
+            .iter()
+            .filter(|record| !record.is_base_only())
+            .count()
+    }
+
     /// Resolves every record and builds nothing. `received`: the hub's clock when the frame
     /// arrived, Unix seconds.
     ///

@@ -39,17 +39,26 @@ impl<'de> Visitor<'de> for PackSeed<'_> {
         let mut records = Vec::with_capacity(array.size_hint().unwrap_or(0).min(room));
         loop {
             ctx.enter_record(records.len());
-            let Some(record) = array.next_element_seed(RecordSeed(ctx))? else {
-                break;
-            };
             if records.len() == MAX_RECORDS {
+                if array.next_element::<IgnoredAny>()?.is_none() {
+                    break;
+                }
                 ctx.leave_records();
-                return Err(ctx.refuse(
-                    TooLarge,
-                    format!("the pack has more than {MAX_RECORDS} records"),
-                ));
+                let detail = format!("the pack has more than {MAX_RECORDS} records");
+                return Err(ctx.refuse(TooLarge, detail));
             }
-            records.push(record);
+            // Filled in its place, because a record is long to move.
+            let record = {
+                records.push(Record::default());
+                records.last_mut().expect("invariant: just pushed")
+            };
+            if array
+                .next_element_seed(RecordSeed { ctx, record })?
+                .is_none()
+            {
+                records.pop();
+                break;
+            }
         }
         ctx.leave_records();
         Ok(Pack { records })
@@ -60,48 +69,46 @@ impl<'de> Visitor<'de> for PackSeed<'_> {
     }
 }
 
-struct RecordSeed<'c>(&'c Context);
+struct RecordSeed<'c, 'r, 'de> {
+    ctx: &'c Context,
+    record: &'r mut Record<'de>,
+}
 
-impl<'de> DeserializeSeed<'de> for RecordSeed<'_> {
-    type Value = Record<'de>;
+impl<'de> DeserializeSeed<'de> for RecordSeed<'_, '_, 'de> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Record<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for RecordSeed<'_> {
-    type Value = Record<'de>;
+impl<'de> Visitor<'de> for RecordSeed<'_, '_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a record, which is a map")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record<'de>, A::Error> {
-        let ctx = self.0;
-        let mut record = Record::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let ctx = self.ctx;
         let mut seen = 0_u16;
         while let Some(label) = map.next_key_seed(LabelSeed(ctx))? {
             let Some(label) = label else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            let field = label.field();
-            ctx.enter_field(field);
+            ctx.enter_field(label.field());
             if seen & label.bit() != 0 {
-                let detail = format!("the label \"{}\" comes twice", field.name);
+                let detail = format!("the label \"{}\" comes twice", label.field().name);
                 return Err(ctx.refuse(Malformed, detail));
             }
             seen |= label.bit();
-            read_field(ctx, &mut record, label, &mut map)?;
+            read_field(ctx, self.record, label, &mut map)?;
         }
-        Ok(record)
+        Ok(())
     }
 
-    fn visit_newtype_struct<D: Deserializer<'de>>(
-        self,
-        tagged: D,
-    ) -> Result<Self::Value, D::Error> {
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, tagged: D) -> Result<(), D::Error> {
         tagged.deserialize_any(self)
     }
 }

@@ -90,6 +90,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
         self.bytes
     }
 
+    #[inline]
     fn step(&mut self, record: &'p Record<'a>) -> Result<Option<Resolved<'p>>, Violation> {
         if let Some(base) = &record.base {
             self.apply(base)?;
@@ -242,8 +243,7 @@ fn sum(base: Option<Number>, own: Option<Number>) -> Option<Option<Number>> {
 
 /// RFC 8428 §4.5.1. The base name's characters have been checked.
 fn check_name(base: &str, name: &str) -> Result<(), Violation> {
-    let first = base.bytes().chain(name.bytes()).next();
-    let Some(first) = first else {
+    let Some(first) = base.as_bytes().first().or(name.as_bytes().first()) else {
         return Err(bad("has no name"));
     };
     if !name.bytes().all(is_name_byte) {
@@ -261,7 +261,18 @@ fn check_name(base: &str, name: &str) -> Result<(), Violation> {
 }
 
 fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'_')
+    /// One entry for each byte: every name of every reading goes through here.
+    static NAME_BYTES: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0_u8;
+        while byte < 0x80 {
+            table[byte as usize] =
+                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'_');
+            byte += 1;
+        }
+        table
+    };
+    NAME_BYTES[usize::from(byte)]
 }
 
 fn check_unit(unit: &str) -> Result<&str, Violation> {
