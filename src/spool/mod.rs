@@ -1,11 +1,57 @@
 //! The spool: what could not go out at once, on disk until its PUBACK.
 //!
 //! One thread owns the store. It takes [`Command`]s in order and answers with [`Event`]s.
+//!
+//! Items travel in groups ([`codec`]), groups live in small databases, the generations
+//! ([`generation`], [`shelf`]), and a generation goes when the last of its groups is deleted or
+//! when room is needed ([`overflow`]). What is found damaged becomes gap records ([`attach`]).
+//! The engine is behind [`store`]; [`disk`] alone names sled.
+
+mod attach;
+mod codec;
+mod disk;
+mod files;
+mod generation;
+mod generations;
+mod marks;
+mod overflow;
+mod shelf;
+mod store;
+mod tally;
+mod wire;
+mod worker;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use tokio::sync::mpsc;
+
+pub use worker::CommandSender;
+
+use crate::config;
 use crate::reading::{Item, Mark};
+
+/// Starts the spool's thread. The first event is always [`Event::Opened`], whatever state the
+/// disk is in: when it cannot be used at all, the spool is empty and commits fail until it can.
+///
+/// Nothing is written, and sled is not opened, before there is something to store. The thread
+/// ends after [`Command::Stop`], or when every [`CommandSender`] is gone.
+///
+/// # Errors
+/// Only when the thread itself cannot be started.
+pub fn start(
+    config: &config::Spool,
+) -> io::Result<(CommandSender, mpsc::Receiver<Event>, JoinHandle<()>)> {
+    let engine = Box::new(disk::Disk { own_sync: true });
+    worker::start(shelf::Shelf::new(config, engine), worker::IDLE_AFTER)
+}
 
 /// A group of items, stored as one value with a checksum. Ids grow in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,0 +1,287 @@
+//! Taking the directory into use: the lock, the format, what is there, what is damaged.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use super::codec;
+use super::files;
+use super::generation::Generation;
+use super::generations;
+use super::marks::Marks;
+use super::shelf::{Failure, Shelf};
+use super::store::Error;
+use super::tally::Tally;
+use crate::clock::unix_now;
+use crate::reading::{GapReason, Item};
+
+/// Version of everything below the spool's directory.
+const FORMAT: u32 = 1;
+
+const FORMAT_TEXT: &str = "telehub spool ";
+
+/// The tag of copies that are damaged.
+const CORRUPT: &str = "corrupt";
+
+impl Shelf {
+    /// Takes the directory into use unless that is done. `create`: makes it if it is not there;
+    /// otherwise an absent directory is an empty spool, and nothing is written.
+    ///
+    /// # Errors
+    /// The directory cannot be used now. Damage is no error.
+    pub(super) fn attach(&mut self, create: bool) -> Result<(), Failure> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        if !self.prepare(create)? {
+            return Ok(());
+        }
+        let lock = files::lock(&self.path)?;
+        let next = self.next_id;
+        self.generations.clear();
+        if let Err(failure) = self.read_directory() {
+            self.generations.clear();
+            return Err(failure);
+        }
+        self.next_id = self.next_id.max(next);
+        self.lock = Some(lock);
+        self.measure_others();
+        Ok(())
+    }
+
+    /// Makes sure of a directory of our format. Returns whether there is one.
+    fn prepare(&mut self, create: bool) -> Result<bool, Failure> {
+        match fs::metadata(&self.path) {
+            Ok(meta) if meta.is_dir() => {
+                if let Some(version) = self.newer_format() {
+                    let copy = files::set_aside(&self.path, &format!("version{version}"))?;
+                    tracing::error!(
+                        version, copy = %copy.display(),
+                        "the spool was written by a newer telehub: set aside, beginning a new one"
+                    );
+                } else {
+                    if create && !self.path.join("format").exists() {
+                        self.write_format()?;
+                    }
+                    return Ok(true);
+                }
+            }
+            Ok(_) => {
+                let copy = files::set_aside(&self.path, CORRUPT)?;
+                self.prune_whole_copies();
+                tracing::error!(copy = %copy.display(), "the spool is not a directory: set aside, beginning a new one");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        if create {
+            files::create_dir(&self.path)?;
+            self.write_format()?;
+        }
+        Ok(create)
+    }
+
+    fn prune_whole_copies(&self) {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        files::prune_copies(
+            files::parent(&self.path),
+            &format!("{name}.{CORRUPT}-"),
+            CORRUPT,
+            files::KEPT_COPIES,
+        );
+    }
+
+    fn write_format(&self) -> io::Result<()> {
+        files::replace(
+            &self.path.join("format"),
+            format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes(),
+        )
+    }
+
+    /// The version, if it is one that we do not know yet.
+    fn newer_format(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.path.join("format")).ok()?;
+        let version = text.trim().strip_prefix(FORMAT_TEXT)?.parse().ok()?;
+        (version > FORMAT).then_some(version)
+    }
+
+    fn read_directory(&mut self) -> Result<(), Failure> {
+        let mut firsts = Vec::new();
+        let mut leftovers = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if let Some(first) = generations::parse_name(&name) {
+                firsts.push(first);
+            } else if name.ends_with(".dead") || name.ends_with(".tmp") || name.ends_with(".new") {
+                leftovers.push(entry.path());
+            }
+        }
+        for leftover in leftovers {
+            self.clear_up(&leftover, &mut firsts)?;
+        }
+        firsts.sort_unstable();
+        firsts.dedup();
+        self.read_marks();
+        for (at, first) in firsts.iter().copied().enumerate() {
+            let following = firsts.get(at + 1).copied();
+            let last = following
+                .unwrap_or(self.next_id)
+                .saturating_sub(1)
+                .max(first);
+            self.read_generation(first, last, following.is_none())?;
+        }
+        Ok(())
+    }
+
+    /// What a crash left half done: a replacement takes its place, the rest goes.
+    fn clear_up(&self, leftover: &std::path::Path, firsts: &mut Vec<u64>) -> io::Result<()> {
+        let target = leftover.with_extension("");
+        let first = target
+            .file_name()
+            .and_then(|name| generations::parse_name(&name.to_string_lossy()));
+        if let Some(first) = first
+            && leftover
+                .extension()
+                .is_some_and(|extension| extension == "new")
+            && !target.exists()
+            && Generation::found(first, first, leftover.to_owned())
+                .1
+                .is_some()
+        {
+            files::rename(leftover, &target)?;
+            firsts.push(first);
+            return Ok(());
+        }
+        if let Err(error) = files::remove(leftover) {
+            tracing::debug!(path = %leftover.display(), %error, "cannot clear up");
+        }
+        Ok(())
+    }
+
+    fn read_marks(&mut self) {
+        let path = self.path.join("marks");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the marks: devices may send again what is known");
+                return;
+            }
+        };
+        match Marks::read(&bytes) {
+            Ok((next_id, marks)) => {
+                self.next_id = self.next_id.max(next_id);
+                for mark in marks {
+                    self.marks.raise(mark);
+                }
+                self.marks.saved();
+            }
+            Err(damage) => {
+                tracing::warn!(%damage, "the marks are unreadable: devices may send again what is known");
+                if let Err(error) = files::set_aside(&path, CORRUPT) {
+                    tracing::debug!(%error, "cannot set the marks aside");
+                }
+                files::prune_copies(&self.path, "marks.", CORRUPT, files::KEPT_COPIES);
+            }
+        }
+    }
+
+    fn read_generation(&mut self, first: u64, last: u64, newest: bool) -> Result<(), Failure> {
+        let dir = self.path.join(generations::name(first));
+        let (mut generation, summary) = Generation::found(first, last, dir);
+        let mut damage = None;
+        let known = match (&summary, generation.touched) {
+            (Some(_), false) => summary,
+            _ => match generation.scan(&*self.engine, newest && summary.is_none()) {
+                Ok(tally) => {
+                    if summary.is_none()
+                        && let Err(error) = Generation::write_summary(&generation.dir, &tally)
+                    {
+                        tracing::debug!(%error, "no summary written");
+                    }
+                    // What was deleted stays safe.
+                    for mark in summary.iter().flat_map(Tally::implied_marks) {
+                        self.marks.raise(mark);
+                    }
+                    generation.last = generation.last.max(tally.last);
+                    Some(tally)
+                }
+                Err(Error::Broken(why)) => {
+                    damage = Some(why);
+                    summary
+                }
+                Err(error) => {
+                    tracing::warn!(dir = %generation.dir.display(), %error, "a part of the spool cannot be read now");
+                    summary
+                }
+            },
+        };
+        for mark in known.iter().flat_map(Tally::implied_marks) {
+            self.marks.raise(mark);
+        }
+        self.next_id = self.next_id.max(generation.last + 1);
+        let readable = generation.open.is_some();
+        generation.close();
+        self.generations.push(generation);
+        let index = self.generations.len() - 1;
+        if let Some(why) = damage {
+            if let Err(error) = self.replace(index, &why) {
+                tracing::warn!(%error, "a damaged part of the spool stays where it is for now");
+            }
+        } else if readable && self.generations[index].groups == 0 {
+            self.discard(index);
+        }
+        Ok(())
+    }
+
+    /// Sets a damaged generation aside. One that holds nothing but gap records takes its place,
+    /// under the last of its ids, so that whoever reads in order comes across them.
+    ///
+    /// # Errors
+    /// The records cannot be stored now; everything stays as it is.
+    pub(super) fn replace(&mut self, index: usize, why: &str) -> Result<(), Error> {
+        let generation = &mut self.generations[index];
+        generation.open = None;
+        let known = generation.taking.take().or_else(|| generation.summary());
+        let (first, id) = (generation.first, generation.last);
+        let dir = generation.dir.clone();
+        let now = unix_now();
+        let mut gaps = known
+            .as_ref()
+            .map(|tally| tally.as_gaps(GapReason::Corrupt, now))
+            .unwrap_or_default();
+        if gaps.is_empty() {
+            gaps.push(codec::unknown_gap(now));
+        }
+        let batches = known.as_ref().map_or(0, Tally::batches);
+        let items: Vec<_> = gaps
+            .into_iter()
+            .map(|gap| Arc::new(Item::Gap(gap)))
+            .collect();
+        let marks: Vec<_> = known.iter().flat_map(Tally::implied_marks).collect();
+        let encoded = codec::encode(id, &items, &marks);
+
+        let new = dir.with_extension("new");
+        if new.exists() {
+            files::remove(&new)?;
+        }
+        let mut store = self.engine.create(&new)?;
+        store.append(id, &encoded.bytes)?;
+        store.sync()?;
+        drop(store);
+        Generation::write_summary(&new, &encoded.tally)?;
+        let copy = files::set_aside(&dir, CORRUPT)?;
+        files::rename(&new, &dir)?;
+        files::prune_copies(&self.path, "gen-", CORRUPT, files::KEPT_COPIES);
+        tracing::error!(
+            error = why, batches, gaps = items.len(), copy = %copy.display(),
+            "a part of the spool is damaged: set aside, gap records take its place"
+        );
+        let (replacement, _) = Generation::found(first, id, dir);
+        self.generations[index] = replacement;
+        self.measure_others();
+        Ok(())
+    }
+}

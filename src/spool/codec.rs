@@ -1,0 +1,218 @@
+//! A group of items as bytes.
+//!
+//! ```text
+//! magic "thg1" · header length u32 · body length u32 · body CRC32 · CRC32 of the above and the header
+//! header: a tally of the content, and every gap record whole with its position
+//! body:   the batches
+//! ```
+//!
+//! Integers are little-endian. The header has its own checksum so that a group whose body is
+//! damaged still says exactly what is missing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::tally::{Tally, decode_gaps, encode_gaps};
+use super::wire::{Damage, Reader, Writer};
+use crate::reading::{Batch, Encoding, Gap, GapReason, Item, Mark};
+
+/// The last character is the version.
+const MAGIC: [u8; 4] = *b"thg1";
+
+/// Magic, two lengths, two checksums.
+const PREFIX: usize = 20;
+
+const HAS_SEQ: u8 = 1;
+const IS_JSON: u8 = 2;
+
+/// An encoded group.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// What is stored.
+    pub(super) bytes: Vec<u8>,
+    /// What is in it.
+    pub(super) tally: Tally,
+}
+
+/// Encodes items and the marks that go along.
+pub(super) fn encode(id: u64, items: &[Arc<Item>], marks: &[Mark]) -> Encoded {
+    let mut tally = Tally::of_group(id, marks);
+    let mut body = Writer::default();
+    let mut gaps = Vec::new();
+    let mut positions = Writer::default();
+    for (index, item) in items.iter().enumerate() {
+        match &**item {
+            Item::Batch(batch) => {
+                let line = tally.add_batch(batch);
+                encode_batch(line, batch, &mut body);
+            }
+            Item::Gap(gap) => {
+                tally.add_item(item);
+                gaps.push(gap.clone());
+                positions.len(index);
+            }
+        }
+    }
+    let mut header = Writer::default();
+    tally.encode(&mut header);
+    encode_gaps(&gaps, &mut header);
+    header.0.extend_from_slice(&positions.0);
+
+    let mut out = Writer(Vec::with_capacity(PREFIX + header.0.len() + body.0.len()));
+    out.0.extend_from_slice(&MAGIC);
+    out.len(header.0.len());
+    out.len(body.0.len());
+    out.u32(crc32fast::hash(&body.0));
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&out.0);
+    crc.update(&header.0);
+    out.u32(crc.finalize());
+    out.0.extend_from_slice(&header.0);
+    out.0.extend_from_slice(&body.0);
+    Encoded {
+        bytes: out.0,
+        tally,
+    }
+}
+
+fn encode_batch(line: usize, batch: &Batch, body: &mut Writer) {
+    body.len(line);
+    let json = match batch.encoding {
+        Encoding::Cbor => 0,
+        Encoding::Json => IS_JSON,
+    };
+    body.u8(json | if batch.seq.is_some() { HAS_SEQ } else { 0 });
+    body.u64(batch.seq.unwrap_or(0));
+    body.f64(batch.received);
+    body.u32(batch.readings);
+    body.bytes(&batch.frame);
+}
+
+/// A header that could be read.
+#[derive(Debug)]
+pub(super) struct Header<'a> {
+    /// What is in the group.
+    pub(super) tally: Tally,
+    gaps: Vec<(usize, Gap)>,
+    body: Result<&'a [u8], Damage>,
+}
+
+/// Reads the header, and checks the body without reading it.
+///
+/// # Errors
+/// [`Damage`] of the header.
+pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
+    let mut reader = Reader(bytes);
+    let prefix = bytes.get(..PREFIX - 4).ok_or(Damage::Short)?;
+    if reader.u32()? != u32::from_le_bytes(MAGIC) {
+        return Err(Damage::Wrong);
+    }
+    let (header_len, body_len) = (reader.len()?, reader.len()?);
+    let (body_crc, header_crc) = (reader.u32()?, reader.u32()?);
+    let header = reader.0.get(..header_len).ok_or(Damage::Short)?;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(prefix);
+    crc.update(header);
+    if crc.finalize() != header_crc {
+        return Err(Damage::Wrong);
+    }
+    let rest = &reader.0[header_len..];
+    let body = match rest.get(..body_len) {
+        None => Err(Damage::Short),
+        Some(body) if rest.len() > body_len || crc32fast::hash(body) != body_crc => {
+            Err(Damage::Wrong)
+        }
+        Some(body) => Ok(body),
+    };
+
+    let mut reader = Reader(header);
+    let tally = Tally::decode(&mut reader)?;
+    let mut gaps = Vec::new();
+    for gap in decode_gaps(&mut reader)? {
+        gaps.push((0, gap));
+    }
+    for (position, _) in &mut gaps {
+        *position = reader.len()?;
+    }
+    Ok(Header { tally, gaps, body })
+}
+
+impl Header<'_> {
+    /// What is wrong with the body.
+    pub(super) fn damage(&self) -> Option<Damage> {
+        self.body.err()
+    }
+
+    fn items(&self) -> Result<Vec<Arc<Item>>, Damage> {
+        let mut reader = Reader(self.body?);
+        let mut gaps: HashMap<usize, &Gap> = self.gaps.iter().map(|(at, gap)| (*at, gap)).collect();
+        let mut items = Vec::new();
+        loop {
+            if let Some(gap) = gaps.remove(&items.len()) {
+                items.push(Arc::new(Item::Gap(gap.clone())));
+            } else if reader.0.is_empty() {
+                return if gaps.is_empty() {
+                    Ok(items)
+                } else {
+                    Err(Damage::Wrong)
+                };
+            } else {
+                let batch = decode_batch(&self.tally, &mut reader)?;
+                items.push(Arc::new(Item::Batch(batch)));
+            }
+        }
+    }
+}
+
+fn decode_batch(tally: &Tally, reader: &mut Reader<'_>) -> Result<Batch, Damage> {
+    let line = tally.lines.get(reader.len()?).ok_or(Damage::Wrong)?;
+    let flags = reader.u8()?;
+    let seq = reader.u64()?;
+    Ok(Batch {
+        device: line.device.clone(),
+        stream: line.stream.clone(),
+        seq: (flags & HAS_SEQ != 0).then_some(seq),
+        received: reader.f64()?,
+        readings: reader.u32()?,
+        encoding: if flags & IS_JSON == 0 {
+            Encoding::Cbor
+        } else {
+            Encoding::Json
+        },
+        // A copy of its own: a slice of the group would keep all of it in memory until the last
+        // of its batches is gone.
+        frame: Bytes::copy_from_slice(reader.bytes()?),
+    })
+}
+
+/// The gap that stands for data of which nothing is known.
+pub(super) fn unknown_gap(time: f64) -> Gap {
+    Gap {
+        device: Gap::UNKNOWN.into(),
+        stream: Gap::UNKNOWN.into(),
+        from: None,
+        to: None,
+        batches: 0,
+        readings: 0,
+        reason: GapReason::Corrupt,
+        time,
+    }
+}
+
+/// The items of a group; or, when it is damaged, the gaps that say what is known of it, with
+/// `now` as the time of the loss.
+///
+/// # Errors
+/// The gaps.
+pub(super) fn decode(bytes: &[u8], now: f64) -> Result<Vec<Arc<Item>>, Vec<Gap>> {
+    let header = header(bytes).map_err(|_| vec![unknown_gap(now)])?;
+    header
+        .items()
+        .map_err(|_| header.tally.as_gaps(GapReason::Corrupt, now))
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

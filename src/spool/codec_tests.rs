@@ -1,0 +1,92 @@
+#![allow(clippy::unwrap_used)]
+use super::super::testing::{any_item, batch};
+use super::*;
+use proptest::prelude::*;
+
+fn total(items: &[Arc<Item>]) -> (u64, u64) {
+    items
+        .iter()
+        .fold((0, 0), |(batches, readings), item| match &**item {
+            Item::Batch(batch) => (batches + 1, readings + u64::from(batch.readings)),
+            Item::Gap(gap) => (batches + gap.batches, readings + gap.readings),
+        })
+}
+
+proptest! {
+    #[test]
+    fn a_group_comes_back_as_it_was(
+        items in proptest::collection::vec(any_item(), 1..40), id in any::<u64>(),
+    ) {
+        let encoded = encode(id, &items, &[]);
+        prop_assert_eq!(decode(&encoded.bytes, 1.0).unwrap(), items);
+        let header = header(&encoded.bytes).unwrap();
+        prop_assert_eq!(header.damage(), None);
+        prop_assert_eq!(header.tally, encoded.tally);
+    }
+
+    #[test]
+    fn a_damaged_body_leaves_the_exact_account_of_what_was_in_it(
+        items in proptest::collection::vec(any_item(), 1..20), at in any::<usize>(), bit in 0..8u8,
+    ) {
+        let encoded = encode(7, &items, &[]);
+        let mut bytes = encoded.bytes;
+        let at = at % bytes.len();
+        bytes[at] ^= 1 << bit;
+        let gaps = decode(&bytes, 5.0).unwrap_err();
+        match header(&bytes) {
+            Err(_) => prop_assert_eq!(gaps, vec![unknown_gap(5.0)]),
+            Ok(_) => {
+                let gaps: Vec<_> = gaps.into_iter().map(|gap| Arc::new(Item::Gap(gap))).collect();
+                prop_assert_eq!(total(&gaps), total(&items));
+            }
+        }
+    }
+
+    #[test]
+    fn a_group_cut_anywhere_is_never_taken_for_whole(
+        items in proptest::collection::vec(any_item(), 1..10), at in any::<usize>(),
+    ) {
+        let encoded = encode(7, &items, &[]);
+        let cut = &encoded.bytes[..at % encoded.bytes.len()];
+        prop_assert!(decode(cut, 5.0).is_err());
+        let torn = match header(cut) {
+            Err(damage) => Some(damage),
+            Ok(header) => header.damage(),
+        };
+        prop_assert_eq!(torn, Some(Damage::Short));
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_gaps_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(decode(&bytes, 5.0).is_err());
+    }
+}
+
+#[test]
+fn a_damaged_body_names_streams_and_ranges() {
+    let items: Vec<_> = (3..=9).map(|seq| batch("a", "s", seq, 50)).collect();
+    let mut bytes = encode(1, &items, &[]).bytes;
+    *bytes.last_mut().unwrap() ^= 1;
+    let gaps = decode(&bytes, 5.0).unwrap_err();
+    assert_eq!(gaps.len(), 1);
+    assert_eq!((gaps[0].from, gaps[0].to), (Some(3), Some(9)));
+    assert_eq!((gaps[0].batches, gaps[0].reason), (7, GapReason::Corrupt));
+}
+
+#[test]
+fn marks_survive_a_damaged_body() {
+    let mark = Mark {
+        device: "d".into(),
+        stream: "s".into(),
+        seq: 12,
+    };
+    let mut bytes = encode(1, &[batch("a", "s", 3, 50)], std::slice::from_ref(&mark)).bytes;
+    *bytes.last_mut().unwrap() ^= 1;
+    let marks: Vec<_> = header(&bytes).unwrap().tally.implied_marks().collect();
+    assert!(marks.contains(&mark));
+    assert!(
+        marks
+            .iter()
+            .any(|mark| &*mark.device == "a" && mark.seq == 3)
+    );
+}

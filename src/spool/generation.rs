@@ -1,0 +1,275 @@
+//! One generation: a directory with a small database and, once it takes no more groups, a
+//! summary of what was put in.
+//!
+//! ```text
+//! gen-<first id in hex>/
+//!   conf db snap.* blobs/   the engine's
+//!   summary                 a sealed tally of every group; written when the generation is closed
+//!   touched                 something was deleted: the summary says too much, look inside
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use super::codec;
+use super::files;
+use super::store::{Engine, Error, Store};
+use super::tally::Tally;
+use super::wire::Damage;
+
+const SUMMARY: &str = "summary";
+const TOUCHED: &str = "touched";
+
+/// An open database and what in it still counts.
+pub(super) struct Open {
+    pub(super) store: Box<dyn Store>,
+    pub(super) live: BTreeSet<u64>,
+}
+
+/// A generation. Ids of its groups lie in `first..=last`.
+pub(super) struct Generation {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) dir: PathBuf,
+    /// Groups that are not deleted, and what is in them (the latter as of the last look).
+    pub(super) groups: u64,
+    pub(super) batches: u64,
+    pub(super) readings: u64,
+    pub(super) oldest: Option<f64>,
+    /// Bytes of groups that were appended.
+    pub(super) bytes: u64,
+    /// Bytes on disk, as of the last look.
+    pub(super) disk: u64,
+    /// While it takes groups: what is committed in it.
+    pub(super) taking: Option<Tally>,
+    /// Ids of commits that failed: whatever is found under them does not count.
+    pub(super) void: Vec<RangeInclusive<u64>>,
+    pub(super) open: Option<Open>,
+    /// When it was last used, in commands.
+    pub(super) used: u64,
+    pub(super) touched: bool,
+}
+
+impl Generation {
+    fn empty(first: u64, last: u64, dir: PathBuf) -> Self {
+        Self {
+            first,
+            last,
+            groups: 0,
+            batches: 0,
+            readings: 0,
+            oldest: None,
+            bytes: 0,
+            disk: 0,
+            taking: None,
+            void: Vec::new(),
+            open: None,
+            used: 0,
+            touched: dir.join(TOUCHED).exists(),
+            dir,
+        }
+    }
+
+    /// Creates a new one that takes groups from `first` on, durably.
+    ///
+    /// # Errors
+    /// The engine's; nothing is left behind then.
+    pub(super) fn create(dir: PathBuf, first: u64, engine: &dyn Engine) -> Result<Self, Error> {
+        match engine.create(&dir) {
+            Ok(store) => {
+                let mut generation = Self::empty(first, first, dir);
+                generation.taking = Some(Tally::default());
+                generation.open = Some(Open {
+                    store,
+                    live: BTreeSet::new(),
+                });
+                generation.measure();
+                Ok(generation)
+            }
+            Err(error) => {
+                let _ = files::remove(&dir);
+                Err(error)
+            }
+        }
+    }
+
+    /// One that is found on disk: closed, known by its summary if it has a sound one and nothing
+    /// was deleted from it.
+    pub(super) fn found(first: u64, last: u64, dir: PathBuf) -> (Self, Option<Tally>) {
+        let mut generation = Self::empty(first, last, dir);
+        generation.measure();
+        let summary = generation.summary();
+        if let Some(tally) = &summary {
+            generation.last = tally.last.max(first);
+            generation.count(tally);
+        }
+        (generation, summary)
+    }
+
+    /// The summary file, if it is there and sound.
+    pub(super) fn summary(&self) -> Option<Tally> {
+        let bytes = fs::read(self.dir.join(SUMMARY)).ok()?;
+        Tally::from_file(&bytes).ok()
+    }
+
+    /// Writes the summary file of the generation in `dir`, durably.
+    pub(super) fn write_summary(dir: &Path, tally: &Tally) -> std::io::Result<()> {
+        files::replace(&dir.join(SUMMARY), &tally.to_file())
+    }
+
+    fn count(&mut self, tally: &Tally) {
+        self.groups = tally.groups;
+        self.batches = tally.batches();
+        self.readings = tally.readings();
+        self.oldest = tally.oldest;
+    }
+
+    /// Looks at the sizes of its files.
+    pub(super) fn measure(&mut self) {
+        self.disk = files::disk_bytes(&self.dir);
+    }
+
+    /// Takes no more groups; leaves a summary. Without one it is read through at the next start,
+    /// so a failure to write it costs only time.
+    pub(super) fn seal(&mut self) {
+        if let Some(tally) = self.taking.take()
+            && let Err(error) = Self::write_summary(&self.dir, &tally)
+        {
+            tracing::debug!(dir = %self.dir.display(), %error, "no summary written");
+        }
+        self.measure();
+    }
+
+    /// Opens the database unless it is open.
+    ///
+    /// # Errors
+    /// The engine's. `Broken`: the generation has to be replaced.
+    pub(super) fn open(&mut self, engine: &dyn Engine) -> Result<&mut Open, Error> {
+        if self.open.is_none() {
+            let mut store = engine.open(&self.dir)?;
+            let mut live: BTreeSet<u64> = store.ids()?.into_iter().collect();
+            live.retain(|id| {
+                (self.first..=self.last).contains(id)
+                    && !self.void.iter().any(|range| range.contains(id))
+            });
+            self.groups = live.len() as u64;
+            self.open = Some(Open { store, live });
+            self.measure();
+        }
+        Ok(self.open.as_mut().expect("just opened"))
+    }
+
+    /// Closes the database and ends its threads.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+        self.measure();
+    }
+
+    /// Reads every group and sums up what is there. `newest`: a last group that is cut short was
+    /// being written when the power went; it was never acknowledged and is taken out.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) fn scan(&mut self, engine: &dyn Engine, newest: bool) -> Result<Tally, Error> {
+        let open = self.open(engine)?;
+        let mut tally = Tally::default();
+        let mut torn = None;
+        let last = open.live.last().copied();
+        for id in open.live.iter().copied() {
+            let bytes = open.store.read(id)?;
+            let damage = match codec::header(&bytes) {
+                Ok(header) => {
+                    let damage = header.damage();
+                    if damage != Some(Damage::Short) || !newest || Some(id) != last {
+                        tally.add(&header.tally);
+                    }
+                    damage
+                }
+                Err(damage) => {
+                    if damage != Damage::Short || !newest || Some(id) != last {
+                        tally.groups += 1;
+                    }
+                    Some(damage)
+                }
+            };
+            if damage == Some(Damage::Short) && newest && Some(id) == last {
+                torn = Some(id);
+            }
+        }
+        if let Some(id) = torn {
+            tracing::debug!(
+                group = id,
+                "discarding a group that was cut short while it was written"
+            );
+            open.live.remove(&id);
+            self.void.push(id..=id);
+        }
+        tally.last = self
+            .open
+            .as_ref()
+            .and_then(|open| open.live.last().copied())
+            .unwrap_or(self.first);
+        self.count(&tally);
+        Ok(tally)
+    }
+
+    /// Hides groups. Returns how many of them were there.
+    ///
+    /// # Errors
+    /// The engine's, when the database has to be opened and cannot. Failing to write the removal
+    /// down is no error: the groups come back after a restart and are published again.
+    pub(super) fn remove(&mut self, ids: &[u64], engine: &dyn Engine) -> Result<(), Error> {
+        if !self.touched {
+            self.touched = true;
+            // Not synced: after a power cut the removal itself may be gone, too.
+            if let Err(error) = File::create(self.dir.join(TOUCHED)) {
+                tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a generation");
+            }
+        }
+        let open = self.open(engine)?;
+        let gone: Vec<u64> = ids
+            .iter()
+            .copied()
+            .filter(|id| open.live.remove(id))
+            .collect();
+        let left = open.live.len() as u64;
+        if left > 0
+            && let Err(error) = open.store.remove(&gone)
+        {
+            tracing::debug!(dir = %self.dir.display(), %error, "a removal was not written down");
+        }
+        self.groups = left;
+        Ok(())
+    }
+
+    /// What was put in under these ids does not count.
+    pub(super) fn annul(&mut self, ids: RangeInclusive<u64>) {
+        if let Some(open) = &mut self.open {
+            open.live.retain(|id| !ids.contains(id));
+            self.groups = open.live.len() as u64;
+        }
+        self.void.push(ids);
+    }
+
+    /// Sums up what is not deleted; if that cannot be read, at least what was put in. `None`:
+    /// nothing is known.
+    pub(super) fn tally(&mut self, engine: &dyn Engine) -> Option<Tally> {
+        if !self.touched {
+            let known = self.taking.clone().or_else(|| self.summary());
+            if known.is_some() {
+                return known;
+            }
+        }
+        let void = self.void.clone();
+        match self.scan(engine, false) {
+            Ok(tally) => Some(tally),
+            Err(error) => {
+                tracing::debug!(dir = %self.dir.display(), %error, "cannot be read through");
+                self.void = void;
+                self.taking.clone().or_else(|| self.summary())
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How the spool is divided: pure decisions on sizes, names and room.
+
+use crate::config::Overflow;
+
+/// Bytes of groups in a generation. Small, because sled's memory follows the open data, because
+/// space comes back a generation at a time, and because a damaged file costs at most this much.
+const GENERATION_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A generation is at most this part of `max_size`, so that dropping the oldest keeps the rest.
+const PARTS: u64 = 16;
+
+/// Below this a generation is mostly overhead.
+const GENERATION_BYTES_MIN: u64 = 128 * 1024;
+
+/// What a new generation takes before the first group is in it, and what closing it adds.
+pub(super) const GENERATION_COST: u64 = 256 * 1024;
+
+/// Bytes of a group. One value of the engine holds a group of this size; larger groups gain
+/// nothing, smaller ones cost more per byte.
+pub(super) const GROUP_BYTES: usize = 32 * 1024;
+
+/// Bytes of groups in a generation of a spool with this `max_size`.
+pub(super) fn generation_bytes(max_size: u64) -> u64 {
+    (max_size / PARTS).clamp(GENERATION_BYTES_MIN, GENERATION_BYTES)
+}
+
+/// The directory of the generation that begins with this group.
+pub(super) fn name(first: u64) -> String {
+    format!("gen-{first:016x}")
+}
+
+/// The first group of the generation in a directory of this name.
+pub(super) fn parse_name(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("gen-")?;
+    (digits.len() == 16)
+        .then(|| u64::from_str_radix(digits, 16).ok())
+        .flatten()
+}
+
+/// Cuts a sequence of item weights into groups of about [`GROUP_BYTES`]. Returns the lengths.
+pub(super) fn split(weights: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut groups = Vec::new();
+    let (mut count, mut bytes) = (0, 0);
+    for weight in weights {
+        if count > 0 && bytes + weight > GROUP_BYTES {
+            groups.push(count);
+            (count, bytes) = (0, 0);
+        }
+        count += 1;
+        bytes += weight;
+    }
+    if count > 0 {
+        groups.push(count);
+    }
+    groups
+}
+
+/// The limits that a commit has to fit in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes on disk at most.
+    pub(super) max_size: u64,
+    /// Bytes of the file system that stay free.
+    pub(super) min_free: u64,
+    /// What happens when the spool is full.
+    pub(super) overflow: Overflow,
+}
+
+/// What to do before a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Go on.
+    Enough,
+    /// Give up the oldest generation and ask again.
+    DropOldest,
+    /// Do not take the commit; one sentence why.
+    Full(String),
+}
+
+/// Whether `needed` bytes may be written with `used` bytes taken by the spool and `free` left on
+/// the file system. `droppable`: whether any group is left to give up.
+pub(super) fn room(limits: Limits, needed: u64, used: u64, free: u64, droppable: bool) -> Room {
+    let over = used.saturating_add(needed) > limits.max_size;
+    let tight = free < limits.min_free.saturating_add(needed);
+    match (over, tight) {
+        (false, false) => Room::Enough,
+        _ if limits.overflow == Overflow::DropOldest && droppable => Room::DropOldest,
+        (_, true) => Room::Full(format!(
+            "the file system has {free} bytes left and min_free is {}",
+            limits.min_free
+        )),
+        // An empty spool takes at least one commit, however small max_size is.
+        (true, false) if !droppable => Room::Enough,
+        (true, false) => Room::Full(format!(
+            "the spool takes {used} bytes and max_size is {}",
+            limits.max_size
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits(overflow: Overflow) -> Limits {
+        Limits {
+            max_size: 1_000,
+            min_free: 100,
+            overflow,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn groups_hold_every_item_once_and_stay_small(weights in proptest::collection::vec(1..100_000usize, 0..100)) {
+            let groups = split(weights.iter().copied());
+            prop_assert_eq!(groups.iter().sum::<usize>(), weights.len());
+            let mut rest = &weights[..];
+            for count in groups {
+                let (group, after) = rest.split_at(count);
+                prop_assert!(count == 1 || group.iter().sum::<usize>() <= GROUP_BYTES);
+                rest = after;
+            }
+        }
+
+        #[test]
+        fn a_generation_is_found_by_its_name(first in any::<u64>()) {
+            prop_assert_eq!(parse_name(&name(first)), Some(first));
+        }
+    }
+
+    #[test]
+    fn names_of_copies_are_no_generations() {
+        assert_eq!(parse_name("gen-0000000000000001.corrupt-17"), None);
+        assert_eq!(parse_name("gen-1"), None);
+        assert_eq!(parse_name("marks"), None);
+    }
+
+    #[test]
+    fn a_full_spool_drops_the_oldest_or_refuses_as_configured() {
+        let drop = limits(Overflow::DropOldest);
+        let refuse = limits(Overflow::Refuse);
+        assert_eq!(room(drop, 100, 900, 5_000, true), Room::Enough);
+        assert_eq!(room(drop, 101, 900, 5_000, true), Room::DropOldest);
+        assert!(matches!(room(refuse, 101, 900, 5_000, true), Room::Full(_)));
+    }
+
+    #[test]
+    fn a_tight_file_system_is_full_even_with_nothing_left_to_drop() {
+        let drop = limits(Overflow::DropOldest);
+        assert_eq!(room(drop, 10, 500, 105, true), Room::DropOldest);
+        assert!(matches!(room(drop, 10, 0, 105, false), Room::Full(_)));
+    }
+
+    #[test]
+    fn an_empty_spool_takes_a_commit_larger_than_max_size() {
+        let drop = limits(Overflow::DropOldest);
+        assert_eq!(room(drop, 5_000, 0, 50_000, false), Room::Enough);
+    }
+}

@@ -1,0 +1,299 @@
+//! What some stored items are, without the items: enough to say exactly what is missing when
+//! they cannot be read, and to count them without reading them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::wire::{Damage, Reader, Writer, seal, unseal};
+use crate::reading::{Batch, Gap, GapReason, Item, Mark};
+
+/// Of a generation's summary file. The last character is the version.
+const SUMMARY_MAGIC: [u8; 4] = *b"ths1";
+
+/// The batches of one stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Line {
+    pub(super) device: Arc<str>,
+    pub(super) stream: Arc<str>,
+    pub(super) from: Option<u64>,
+    pub(super) to: Option<u64>,
+    pub(super) batches: u64,
+    pub(super) readings: u64,
+}
+
+/// The content of a group or a generation, summed up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Tally {
+    /// Groups summed up.
+    pub(super) groups: u64,
+    /// Id of the last of them.
+    pub(super) last: u64,
+    /// Arrival of the oldest batch.
+    pub(super) oldest: Option<f64>,
+    /// One per stream, in the order of appearance.
+    pub(super) lines: Vec<Line>,
+    /// Gap records, whole, merged where they can be.
+    pub(super) gaps: Vec<Gap>,
+    /// Marks that were stored along.
+    pub(super) marks: Vec<Mark>,
+    lookup: HashMap<(Arc<str>, Arc<str>), usize>,
+}
+
+impl Tally {
+    /// Of a group that nothing is in yet but marks.
+    pub(super) fn of_group(id: u64, marks: &[Mark]) -> Self {
+        Self {
+            groups: 1,
+            last: id,
+            marks: marks.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    /// Counts an item in.
+    pub(super) fn add_item(&mut self, item: &Item) {
+        match item {
+            Item::Batch(batch) => {
+                self.add_batch(batch);
+            }
+            Item::Gap(gap) => merge_into(&mut self.gaps, gap),
+        }
+    }
+
+    /// Counts a batch in and says which line it is in.
+    pub(super) fn add_batch(&mut self, batch: &Batch) -> usize {
+        if self.oldest.is_none_or(|oldest| batch.received < oldest) {
+            self.oldest = Some(batch.received);
+        }
+        self.add_line(&Line {
+            device: batch.device.clone(),
+            stream: batch.stream.clone(),
+            from: batch.seq,
+            to: batch.seq,
+            batches: 1,
+            readings: batch.readings.into(),
+        })
+    }
+
+    fn add_line(&mut self, line: &Line) -> usize {
+        let key = (line.device.clone(), line.stream.clone());
+        let next = self.lines.len();
+        let index = *self.lookup.entry(key).or_insert(next);
+        if index == next {
+            self.lines.push(line.clone());
+            return index;
+        }
+        let sum = &mut self.lines[index];
+        sum.from = match (sum.from, line.from) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        sum.to = sum.to.max(line.to);
+        sum.batches += line.batches;
+        sum.readings += line.readings;
+        index
+    }
+
+    /// Counts another tally in.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.groups += other.groups;
+        self.last = self.last.max(other.last);
+        self.oldest = match (self.oldest, other.oldest) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        for line in &other.lines {
+            self.add_line(line);
+        }
+        for gap in &other.gaps {
+            merge_into(&mut self.gaps, gap);
+        }
+        self.marks.extend_from_slice(&other.marks);
+    }
+
+    /// Batches counted.
+    pub(super) fn batches(&self) -> u64 {
+        self.lines.iter().map(|line| line.batches).sum()
+    }
+
+    /// Readings counted.
+    pub(super) fn readings(&self) -> u64 {
+        self.lines.iter().map(|line| line.readings).sum()
+    }
+
+    /// The records that remain if all this is dropped: one per stream, and the gap records that
+    /// were in it as they are.
+    pub(super) fn as_gaps(&self, reason: GapReason, time: f64) -> Vec<Gap> {
+        let mut gaps = self.gaps.clone();
+        for line in &self.lines {
+            let gap = Gap {
+                device: line.device.clone(),
+                stream: line.stream.clone(),
+                from: line.from,
+                to: line.to,
+                batches: line.batches,
+                readings: line.readings,
+                reason,
+                time,
+            };
+            // Lines differ in device or stream, so only the older records can take it in.
+            if !gaps[..self.gaps.len()]
+                .iter_mut()
+                .any(|known| known.merge(&gap))
+            {
+                gaps.push(gap);
+            }
+        }
+        gaps
+    }
+
+    /// The marks that all this implies: what is stored, or recorded as a gap, is settled.
+    pub(super) fn implied_marks(&self) -> impl Iterator<Item = Mark> {
+        let lines = self
+            .lines
+            .iter()
+            .map(|line| (&line.device, &line.stream, line.to));
+        let gaps = self
+            .gaps
+            .iter()
+            .filter(|gap| *gap.device != *Gap::UNKNOWN && *gap.stream != *Gap::UNKNOWN)
+            .map(|gap| (&gap.device, &gap.stream, gap.to));
+        lines
+            .chain(gaps)
+            .filter_map(|(device, stream, to)| {
+                Some(Mark {
+                    device: device.clone(),
+                    stream: stream.clone(),
+                    seq: to?,
+                })
+            })
+            .chain(self.marks.iter().cloned())
+    }
+
+    pub(super) fn encode(&self, writer: &mut Writer) {
+        writer.u64(self.groups);
+        writer.u64(self.last);
+        writer.option(self.oldest.map(f64::to_bits));
+        writer.len(self.lines.len());
+        for line in &self.lines {
+            writer.bytes(line.device.as_bytes());
+            writer.bytes(line.stream.as_bytes());
+            writer.option(line.from);
+            writer.option(line.to);
+            writer.u64(line.batches);
+            writer.u64(line.readings);
+        }
+        encode_gaps(&self.gaps, writer);
+        encode_marks(&self.marks, writer);
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Damage> {
+        let mut tally = Self {
+            groups: reader.u64()?,
+            last: reader.u64()?,
+            oldest: reader.option()?.map(f64::from_bits),
+            ..Self::default()
+        };
+        for _ in 0..reader.len()? {
+            let line = Line {
+                device: reader.text()?,
+                stream: reader.text()?,
+                from: reader.option()?,
+                to: reader.option()?,
+                batches: reader.u64()?,
+                readings: reader.u64()?,
+            };
+            let key = (line.device.clone(), line.stream.clone());
+            tally.lookup.insert(key, tally.lines.len());
+            tally.lines.push(line);
+        }
+        tally.gaps = decode_gaps(reader)?;
+        tally.marks = decode_marks(reader)?;
+        Ok(tally)
+    }
+
+    /// The bytes of a summary file.
+    pub(super) fn to_file(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        self.encode(&mut writer);
+        seal(SUMMARY_MAGIC, &writer.0)
+    }
+
+    /// Reads a summary file.
+    ///
+    /// # Errors
+    /// [`Damage`] when it is not exactly what was written.
+    pub(super) fn from_file(bytes: &[u8]) -> Result<Self, Damage> {
+        Self::decode(&mut Reader(unseal(SUMMARY_MAGIC, bytes)?))
+    }
+}
+
+/// Adds a gap to a list, into one of the same device, stream and reason if there is one.
+pub(super) fn merge_into(gaps: &mut Vec<Gap>, gap: &Gap) {
+    if !gaps.iter_mut().any(|known| known.merge(gap)) {
+        gaps.push(gap.clone());
+    }
+}
+
+pub(super) fn encode_gaps(gaps: &[Gap], writer: &mut Writer) {
+    writer.len(gaps.len());
+    for gap in gaps {
+        writer.bytes(gap.device.as_bytes());
+        writer.bytes(gap.stream.as_bytes());
+        writer.option(gap.from);
+        writer.option(gap.to);
+        writer.u64(gap.batches);
+        writer.u64(gap.readings);
+        writer.u8(match gap.reason {
+            GapReason::Overflow => 0,
+            GapReason::Expired => 1,
+            GapReason::Corrupt => 2,
+            GapReason::TooLarge => 3,
+        });
+        writer.f64(gap.time);
+    }
+}
+
+pub(super) fn decode_gaps(reader: &mut Reader<'_>) -> Result<Vec<Gap>, Damage> {
+    let mut gaps = Vec::new();
+    for _ in 0..reader.len()? {
+        gaps.push(Gap {
+            device: reader.text()?,
+            stream: reader.text()?,
+            from: reader.option()?,
+            to: reader.option()?,
+            batches: reader.u64()?,
+            readings: reader.u64()?,
+            reason: match reader.u8()? {
+                0 => GapReason::Overflow,
+                1 => GapReason::Expired,
+                2 => GapReason::Corrupt,
+                3 => GapReason::TooLarge,
+                _ => return Err(Damage::Wrong),
+            },
+            time: reader.f64()?,
+        });
+    }
+    Ok(gaps)
+}
+
+pub(super) fn encode_marks(marks: &[Mark], writer: &mut Writer) {
+    writer.len(marks.len());
+    for mark in marks {
+        writer.bytes(mark.device.as_bytes());
+        writer.bytes(mark.stream.as_bytes());
+        writer.u64(mark.seq);
+    }
+}
+
+pub(super) fn decode_marks(reader: &mut Reader<'_>) -> Result<Vec<Mark>, Damage> {
+    let mut marks = Vec::new();
+    for _ in 0..reader.len()? {
+        marks.push(Mark {
+            device: reader.text()?,
+            stream: reader.text()?,
+            seq: reader.u64()?,
+        });
+    }
+    Ok(marks)
+}

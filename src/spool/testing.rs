@@ -1,0 +1,81 @@
+//! Items for the tests of this room.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use crate::reading::{Batch, Encoding, Gap, GapReason, Item};
+
+pub(super) fn batch(device: &str, stream: &str, seq: u64, size: usize) -> Arc<Item> {
+    let fill = (seq % 251).to_le_bytes()[0];
+    Arc::new(Item::Batch(Batch {
+        device: device.into(),
+        stream: stream.into(),
+        seq: Some(seq),
+        received: 1_000.0,
+        readings: 10,
+        encoding: Encoding::Cbor,
+        frame: Bytes::from(vec![fill; size]),
+    }))
+}
+
+fn any_name() -> impl Strategy<Value = Arc<str>> {
+    prop_oneof!["a", "b", "\u{e4}\u{1f600}", "[a-z]{1,64}"].prop_map(Into::into)
+}
+
+pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
+    let encoding = prop_oneof![Just(Encoding::Cbor), Just(Encoding::Json)];
+    let frame = proptest::collection::vec(any::<u8>(), 1..600);
+    let seq = proptest::option::of(1..u64::MAX);
+    let batch = (
+        any_name(),
+        any_name(),
+        seq,
+        0.0..1e10,
+        1..10_000u32,
+        encoding,
+        frame,
+    )
+        .prop_map(
+            |(device, stream, seq, received, readings, encoding, frame)| {
+                Item::Batch(Batch {
+                    device,
+                    stream,
+                    seq,
+                    received,
+                    readings,
+                    encoding,
+                    frame: frame.into(),
+                })
+            },
+        );
+    let reason = prop_oneof![
+        Just(GapReason::Overflow),
+        Just(GapReason::Expired),
+        Just(GapReason::Corrupt),
+        Just(GapReason::TooLarge),
+    ];
+    let range = proptest::option::of(1..1000u64);
+    let gap = (
+        any_name(),
+        any_name(),
+        range,
+        0..1000u64,
+        0..100_000u64,
+        reason,
+    )
+        .prop_map(|(device, stream, from, batches, readings, reason)| {
+            Item::Gap(Gap {
+                device,
+                stream,
+                from,
+                to: from.map(|from| from + batches),
+                batches,
+                readings,
+                reason,
+                time: 77.5,
+            })
+        });
+    prop_oneof![4 => batch, 1 => gap].prop_map(Arc::new)
+}

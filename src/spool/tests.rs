@@ -1,0 +1,547 @@
+//! The spool as a whole, over real databases in temporary directories.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::sync::mpsc::Receiver;
+
+use super::disk::Disk;
+use super::shelf::Shelf;
+use super::testing::batch;
+use super::*;
+use crate::config::{Overflow, Spool, SpoolWrite};
+use crate::reading::{GapReason, Item, Mark};
+
+fn config(path: &Path, max_size: u64) -> Spool {
+    Spool {
+        path: path.to_owned(),
+        write: SpoolWrite::Outage,
+        max_size,
+        min_free: 0,
+        max_age: Duration::from_secs(3600),
+        overflow: Overflow::DropOldest,
+    }
+}
+
+const BIG: u64 = 1 << 30;
+
+fn disk() -> Box<Disk> {
+    Box::new(Disk { own_sync: true })
+}
+
+fn shelf(dir: &TempDir) -> Shelf {
+    shelf_of(&config(&dir.path().join("spool"), BIG))
+}
+
+fn shelf_of(config: &Spool) -> Shelf {
+    let mut shelf = Shelf::new(config, disk());
+    shelf.attach(false).unwrap();
+    shelf
+}
+
+fn items(range: std::ops::Range<u64>, size: usize) -> Vec<Arc<Item>> {
+    range.map(|seq| batch("d", "s", seq, size)).collect()
+}
+
+fn load_all(shelf: &mut Shelf) -> Vec<Group> {
+    let mut all: Vec<Group> = Vec::new();
+    loop {
+        let next = shelf.load(all.last().map(|group| group.id), 100_000);
+        if next.is_empty() {
+            return all;
+        }
+        all.extend(next);
+    }
+}
+
+fn flat(groups: &[Group]) -> Vec<Arc<Item>> {
+    groups
+        .iter()
+        .flat_map(|group| group.items.clone())
+        .collect()
+}
+
+fn seqs(groups: &[Group]) -> Vec<u64> {
+    flat(groups)
+        .iter()
+        .filter_map(|item| match &**item {
+            Item::Batch(batch) => batch.seq,
+            Item::Gap(_) => None,
+        })
+        .collect()
+}
+
+fn gaps(groups: &[Group]) -> Vec<crate::reading::Gap> {
+    flat(groups)
+        .iter()
+        .filter_map(|item| match &**item {
+            Item::Batch(_) => None,
+            Item::Gap(gap) => Some(gap.clone()),
+        })
+        .collect()
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_idle_spool_writes_nothing_and_has_no_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = shelf(&dir);
+    assert!(shelf.load(None, 1000).is_empty());
+    shelf.stop(Vec::new());
+    assert_eq!(entries(dir.path()), Vec::<String>::new());
+}
+
+#[test]
+fn items_come_back_in_order_where_they_were_placed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = shelf(&dir);
+    let sent = items(1..200, 700);
+    let placed = shelf.commit(&sent, &[]).unwrap();
+    let groups = load_all(&mut shelf);
+    assert_eq!(flat(&groups), sent);
+    assert!(groups.len() > 3);
+    for (item, loc) in sent.iter().zip(placed) {
+        let group = groups.iter().find(|group| group.id == loc.group).unwrap();
+        assert_eq!(&group.items[loc.index as usize], item);
+    }
+}
+
+#[test]
+fn an_item_of_the_largest_frame_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = shelf(&dir);
+    let mut sent = items(1..4, 256 * 1024);
+    sent.extend(items(4..8, 10));
+    shelf.commit(&sent, &[]).unwrap();
+    assert_eq!(flat(&load_all(&mut shelf)), sent);
+    drop(shelf);
+    assert_eq!(flat(&load_all(&mut self::shelf(&dir))), sent);
+    for name in entries(&dir.path().join("spool")) {
+        let blobs = dir.path().join("spool").join(name).join("blobs");
+        if blobs.exists() {
+            assert_eq!(entries(&blobs), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn everything_survives_a_restart_with_and_without_an_orderly_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = shelf(&dir);
+    let mark = Mark {
+        device: "live".into(),
+        stream: "s".into(),
+        seq: 44,
+    };
+    shelf
+        .commit(&items(1..50, 700), std::slice::from_ref(&mark))
+        .unwrap();
+    drop(shelf);
+    let mut shelf = self::shelf(&dir);
+    let depth = shelf.depth();
+    assert_eq!(
+        (depth.batches, depth.readings, depth.oldest),
+        (49, 490, Some(1000.0))
+    );
+    shelf.commit(&items(50..60, 700), &[]).unwrap();
+    shelf.stop(Vec::new());
+    let mut shelf = self::shelf(&dir);
+    assert!(
+        !shelf.is_open(),
+        "summaries tell all that is asked at the start"
+    );
+    assert_eq!(shelf.depth().batches, 59);
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..60).collect::<Vec<_>>());
+    let marks = shelf.marks.all();
+    assert!(marks.contains(&mark));
+    assert!(marks.contains(&Mark {
+        device: "d".into(),
+        stream: "s".into(),
+        seq: 59
+    }));
+}
+
+#[test]
+fn what_was_deleted_stays_deleted_after_an_orderly_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = shelf(&dir);
+    shelf.commit(&items(1..100, 2000), &[]).unwrap();
+    let groups = load_all(&mut shelf);
+    let gone: Vec<_> = groups[..2].iter().map(|group| group.id).collect();
+    shelf.delete(&gone);
+    shelf.stop(Vec::new());
+    let mut shelf = self::shelf(&dir);
+    assert_eq!(shelf.depth().groups, groups.len() as u64 - 2);
+    assert_eq!(load_all(&mut shelf)[0].id, groups[2].id);
+}
+
+#[test]
+fn a_drained_spool_gives_its_space_back_keeps_its_marks_and_never_reuses_an_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = shelf(&dir);
+    shelf.commit(&items(1..100, 2000), &[]).unwrap();
+    let ids: Vec<_> = load_all(&mut shelf).iter().map(|group| group.id).collect();
+    shelf.delete(&ids);
+    assert!(shelf.idle());
+    assert!(!shelf.is_open());
+    assert_eq!(entries(&dir.path().join("spool")), ["format", "marks"]);
+    assert!(shelf.usage().disk_bytes < 20_000);
+    shelf.stop(Vec::new());
+    let mut shelf = self::shelf(&dir);
+    assert_eq!(shelf.depth(), Depth::default());
+    assert_eq!(shelf.marks.all()[0].seq, 99);
+    shelf.next_id = shelf.next_id.min(ids.last().unwrap().0 + 1);
+    let placed = shelf.commit(&items(1..2, 10), &[]).unwrap();
+    assert!(placed[0].group > *ids.last().unwrap());
+}
+
+#[test]
+fn generations_are_sealed_drained_and_removed_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), 4 << 20);
+    let mut shelf = shelf_of(&config);
+    for at in 0..10 {
+        shelf
+            .commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
+            .unwrap();
+    }
+    let before = shelf.generations.len();
+    assert!(before >= 3, "{before}");
+    let groups = load_all(&mut shelf);
+    assert_eq!(seqs(&groups), (1..501).collect::<Vec<_>>());
+    assert!(
+        shelf
+            .generations
+            .iter()
+            .filter(|one| one.open.is_some())
+            .count()
+            <= 3
+    );
+    let ids: Vec<_> = groups.iter().map(|group| group.id).collect();
+    for part in ids[..ids.len() * 3 / 4].chunks(3) {
+        shelf.delete(part);
+    }
+    assert!(shelf.generations.len() < before);
+    assert_eq!(
+        seqs(&load_all(&mut shelf)),
+        seqs(&groups[ids.len() * 3 / 4..])
+    );
+}
+
+fn run(config: &Spool) -> (CommandSender, Receiver<Event>, JoinHandle<()>) {
+    worker::start(Shelf::new(config, disk()), Duration::from_millis(50)).unwrap()
+}
+
+fn next(events: &mut Receiver<Event>) -> Event {
+    loop {
+        match events.blocking_recv().unwrap() {
+            Event::Usage(_) => {}
+            event => return event,
+        }
+    }
+}
+
+#[test]
+fn the_thread_answers_in_order_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (commands, mut events, thread) = run(&config(&dir.path().join("spool"), BIG));
+    assert!(matches!(next(&mut events), Event::Opened { .. }));
+    commands
+        .send(Command::Commit {
+            ticket: 7,
+            items: items(1..3, 10),
+            marks: Vec::new(),
+        })
+        .unwrap();
+    let Event::Committed { ticket: 7, placed } = next(&mut events) else {
+        panic!()
+    };
+    commands
+        .send(Command::Load {
+            after: None,
+            max_bytes: 1,
+        })
+        .unwrap();
+    let Event::Loaded { groups } = next(&mut events) else {
+        panic!()
+    };
+    assert_eq!(groups[0].id, placed[0].group);
+    commands
+        .send(Command::Delete {
+            groups: vec![placed[0].group],
+        })
+        .unwrap();
+    let mark = Mark {
+        device: "x".into(),
+        stream: "y".into(),
+        seq: 1,
+    };
+    commands
+        .send(Command::Stop {
+            marks: vec![mark.clone()],
+        })
+        .unwrap();
+    assert!(matches!(next(&mut events), Event::Stopped));
+    thread.join().unwrap();
+    let (commands, mut events, thread) = run(&config(&dir.path().join("spool"), BIG));
+    let Event::Opened { marks, depth } = next(&mut events) else {
+        panic!()
+    };
+    assert!(marks.contains(&mark));
+    assert_eq!(depth, Depth::default());
+    drop(commands);
+    assert!(matches!(next(&mut events), Event::Stopped));
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_drained_spool_is_given_back_when_nothing_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (commands, mut events, _thread) = run(&config(&dir.path().join("spool"), BIG));
+    commands
+        .send(Command::Commit {
+            ticket: 7,
+            items: items(1..3, 10),
+            marks: Vec::new(),
+        })
+        .unwrap();
+    next(&mut events);
+    let Event::Committed { placed, .. } = next(&mut events) else {
+        panic!()
+    };
+    commands
+        .send(Command::Delete {
+            groups: vec![placed[0].group],
+        })
+        .unwrap();
+    // A usage report follows each change; the one after the idle time finds nothing left.
+    while entries(&dir.path().join("spool")) != ["format", "marks"] {
+        assert!(matches!(events.blocking_recv().unwrap(), Event::Usage(_)));
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_used_does_not_stop_the_start_and_is_used_once_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    fs::create_dir(&path).unwrap();
+    let other = files::lock(&path).unwrap();
+    let (commands, mut events, _thread) = run(&config(&path, BIG));
+    let Event::Opened { marks, depth } = next(&mut events) else {
+        panic!()
+    };
+    assert_eq!((marks.len(), depth), (0, Depth::default()));
+    let commit = |ticket| {
+        let items = items(1..3, 10);
+        commands
+            .send(Command::Commit {
+                ticket,
+                items,
+                marks: Vec::new(),
+            })
+            .unwrap();
+    };
+    commit(1);
+    let Event::CommitFailed {
+        ticket: 1,
+        full: false,
+        error,
+    } = next(&mut events)
+    else {
+        panic!()
+    };
+    assert!(error.contains("another process"), "{error}");
+    drop(other);
+    commit(2);
+    assert!(matches!(
+        next(&mut events),
+        Event::Committed { ticket: 2, .. }
+    ));
+}
+
+#[test]
+fn a_full_spool_drops_the_oldest_and_records_exactly_what_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), 2 << 20);
+    let mut shelf = shelf_of(&config);
+    let mut dropped = 0;
+    for at in 0..60 {
+        shelf
+            .commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
+            .unwrap();
+        assert!(
+            shelf.usage().disk_bytes <= config.max_size + (512 << 10),
+            "{:?}",
+            shelf.usage()
+        );
+        for event in std::mem::take(&mut shelf.news) {
+            let Event::Dropped { batches, .. } = event else {
+                panic!()
+            };
+            dropped += batches;
+        }
+    }
+    assert!(dropped > 0);
+    let groups = load_all(&mut shelf);
+    let kept = seqs(&groups);
+    assert_eq!(kept, (dropped + 1..3001).collect::<Vec<_>>());
+    let gaps = gaps(&groups);
+    assert_eq!(gaps.iter().map(|gap| gap.batches).sum::<u64>(), dropped);
+    assert!(gaps.iter().all(|gap| gap.reason == GapReason::Overflow));
+    assert_eq!(gaps.iter().filter_map(|gap| gap.from).min(), Some(1));
+    assert_eq!(gaps.iter().filter_map(|gap| gap.to).max(), Some(dropped));
+}
+
+#[test]
+fn a_spool_with_next_to_no_room_still_takes_every_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = shelf_of(&config(&dir.path().join("spool"), 1));
+    for at in 0..10 {
+        shelf
+            .commit(&items(at * 5 + 1..at * 5 + 6, 2000), &[])
+            .unwrap();
+    }
+    let groups = load_all(&mut shelf);
+    assert_eq!(seqs(&groups), (46..51).collect::<Vec<_>>());
+    assert_eq!(gaps(&groups).iter().map(|gap| gap.batches).sum::<u64>(), 45);
+}
+
+#[test]
+fn a_full_spool_refuses_when_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&dir.path().join("spool"), 1 << 20);
+    config.overflow = Overflow::Refuse;
+    let mut shelf = shelf_of(&config);
+    let mut taken = 0;
+    let failure = loop {
+        match shelf.commit(&items(taken + 1..taken + 51, 2000), &[]) {
+            Ok(_) => taken += 50,
+            Err(failure) => break failure,
+        }
+    };
+    assert!(failure.full, "{failure:?}");
+    let groups = load_all(&mut shelf);
+    assert_eq!(seqs(&groups), (1..taken + 1).collect::<Vec<_>>());
+    let ids: Vec<_> = groups.iter().map(|group| group.id).collect();
+    shelf.delete(&ids);
+    shelf.commit(&items(1..50, 2000), &[]).unwrap();
+}
+
+#[test]
+fn a_spool_of_a_newer_version_is_set_aside_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("format"), "telehub spool 2\n").unwrap();
+    let mut shelf = shelf(&dir);
+    shelf.commit(&items(1..5, 10), &[]).unwrap();
+    let names = entries(dir.path());
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(names[1].starts_with("spool.version2-"));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Commit(Vec<usize>),
+    Delete(Vec<prop::sample::Index>),
+    Load(Option<prop::sample::Index>),
+    Idle,
+    Restart { orderly: bool },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => proptest::collection::vec(prop_oneof![1..2000usize, 30_000..90_000usize], 1..30).prop_map(Step::Commit),
+        3 => proptest::collection::vec(any::<prop::sample::Index>(), 1..20).prop_map(Step::Delete),
+        2 => any::<Option<prop::sample::Index>>().prop_map(Step::Load),
+        1 => Just(Step::Idle),
+        2 => any::<bool>().prop_map(|orderly| Step::Restart { orderly }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    /// The spool beside a map of what it must hold. Small generations, so that they turn over.
+    #[test]
+    fn the_spool_does_what_a_sorted_map_does(steps in proptest::collection::vec(any_step(), 1..20)) {
+        let dir = tempfile::tempdir().unwrap();
+        // Generations of an eighth of a megabyte, and never full.
+        let mut config = config(&dir.path().join("spool"), BIG);
+        config.max_size = 2 << 20;
+        let open = || {
+            let mut shelf = shelf_of(&config);
+            shelf.limits.max_size = 1;
+            shelf.limits.overflow = Overflow::DropOldest;
+            shelf
+        };
+        // `max_size` decides the size of generations only; room is never asked for.
+        let commit = |shelf: &mut Shelf, items: &[Arc<Item>]| {
+            shelf.attach(true).unwrap();
+            shelf.write(items, &[]).unwrap()
+        };
+        let mut shelf = open();
+        let mut model: BTreeMap<GroupId, Vec<Arc<Item>>> = BTreeMap::new();
+        let mut seq = 0;
+        let mut highest = GroupId(0);
+        for step in steps {
+            match step {
+                Step::Commit(sizes) => {
+                    let items: Vec<_> = sizes.into_iter().map(|size| {
+                        seq += 1;
+                        batch("d", "s", seq, size)
+                    }).collect();
+                    let placed = commit(&mut shelf, &items);
+                    prop_assert!(placed[0].group > highest);
+                    highest = placed.last().unwrap().group;
+                    for (item, loc) in items.into_iter().zip(placed) {
+                        let group = model.entry(loc.group).or_default();
+                        prop_assert_eq!(group.len(), loc.index as usize);
+                        group.push(item);
+                    }
+                }
+                Step::Delete(which) => {
+                    let ids: Vec<_> = model.keys().copied().collect();
+                    if ids.is_empty() { continue; }
+                    let mut which: Vec<_> = which.into_iter().map(|index| *index.get(&ids)).collect();
+                    which.sort();
+                    which.dedup();
+                    shelf.delete(&which);
+                    for id in which { model.remove(&id); }
+                }
+                Step::Load(after) => {
+                    let ids: Vec<_> = model.keys().copied().collect();
+                    let after = after.filter(|_| !ids.is_empty()).map(|index| *index.get(&ids));
+                    let expected = model.iter().find(|(id, _)| after.is_none_or(|after| **id > after));
+                    let loaded = shelf.load(after, 1);
+                    prop_assert_eq!(loaded.first().map(|group| group.id), expected.map(|(id, _)| *id));
+                }
+                Step::Idle => { shelf.idle(); }
+                Step::Restart { orderly } => {
+                    if orderly { shelf.stop(Vec::new()); }
+                    drop(shelf);
+                    shelf = open();
+                    prop_assert_eq!(shelf.depth().groups, model.len() as u64);
+                    prop_assert_eq!(shelf.marks.all().first().map_or(0, |mark| mark.seq), seq);
+                }
+            }
+            let loaded: BTreeMap<_, _> = load_all(&mut shelf).into_iter().map(|group| (group.id, group.items)).collect();
+            prop_assert_eq!(&loaded, &model);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The thread: commands in, events out.
+
+use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc as events;
+
+use super::shelf::Shelf;
+use super::{Command, Event};
+
+/// Events that may wait for the intake. It takes them all the time and has few commands out, so
+/// this is never reached for long; when it is, the thread waits.
+const EVENTS: usize = 64;
+
+/// After this long without a command drained databases are removed and idle ones closed, which
+/// ends the engine's threads. Longer than the pauses of a spool in use, because a new database
+/// costs some syncs.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// The way to the spool. Sending never blocks: the queue has no bound of its own, because the
+/// intake has at most one `Commit`, one `Load` and a few `Delete`s outstanding.
+#[derive(Debug, Clone)]
+pub struct CommandSender(mpsc::Sender<Command>);
+
+impl CommandSender {
+    /// Hands a command over.
+    ///
+    /// # Errors
+    /// The spool's thread has ended; the command comes back.
+    pub fn send(&self, command: Command) -> Result<(), Command> {
+        self.0.send(command).map_err(|error| error.0)
+    }
+}
+
+/// Starts the thread over a shelf that has not been attached.
+pub(super) fn start(
+    shelf: Shelf,
+    idle: Duration,
+) -> io::Result<(CommandSender, events::Receiver<Event>, JoinHandle<()>)> {
+    let (commands_in, commands) = mpsc::channel();
+    let (events, events_out) = events::channel(EVENTS);
+    let worker = Worker {
+        shelf,
+        events,
+        idle,
+        failing: false,
+    };
+    let thread = std::thread::Builder::new()
+        .name("spool".into())
+        .spawn(move || worker.run(&commands))?;
+    Ok((CommandSender(commands_in), events_out, thread))
+}
+
+/// [`IDLE`], for [`start`].
+pub(super) const IDLE_AFTER: Duration = IDLE;
+
+struct Worker {
+    shelf: Shelf,
+    events: events::Sender<Event>,
+    idle: Duration,
+    /// The last attempt to use the disk failed, and that has been logged.
+    failing: bool,
+}
+
+impl Worker {
+    fn tell(&self, event: Event) {
+        // Nobody there to hear it: the commands end as well, soon.
+        let _ = self.events.blocking_send(event);
+    }
+
+    fn tell_usage(&self) {
+        self.tell(Event::Usage(self.shelf.usage()));
+    }
+
+    fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        if let Err(failure) = self.shelf.attach(false) {
+            self.failing = true;
+            tracing::error!(
+                path = %self.shelf.path.display(), error = failure.error,
+                "the spool cannot be opened: working without it until it can"
+            );
+        }
+        self.tell(Event::Opened {
+            marks: self.shelf.marks.all(),
+            depth: self.shelf.depth(),
+        });
+        self.tell_usage();
+        loop {
+            let command = if self.shelf.is_open() {
+                match commands.recv_timeout(self.idle) {
+                    Ok(command) => command,
+                    Err(RecvTimeoutError::Timeout) => {
+                        if self.shelf.idle() {
+                            self.tell_usage();
+                        }
+                        // Until the next command there is nothing left to do.
+                        match commands.recv() {
+                            Ok(command) => command,
+                            Err(_) => Command::Stop { marks: Vec::new() },
+                        }
+                    }
+                    Err(RecvTimeoutError::Disconnected) => Command::Stop { marks: Vec::new() },
+                }
+            } else {
+                commands
+                    .recv()
+                    .unwrap_or(Command::Stop { marks: Vec::new() })
+            };
+            match command {
+                Command::Stop { marks } => {
+                    self.shelf.stop(marks);
+                    self.tell(Event::Stopped);
+                    return;
+                }
+                command => self.serve(command),
+            }
+        }
+    }
+
+    fn serve(&mut self, command: Command) {
+        match command {
+            Command::Commit {
+                ticket,
+                items,
+                marks,
+            } => {
+                let outcome = self.shelf.commit(&items, &marks);
+                for event in std::mem::take(&mut self.shelf.news) {
+                    self.tell(event);
+                }
+                match outcome {
+                    Ok(placed) => {
+                        if std::mem::take(&mut self.failing) {
+                            tracing::info!("the spool can be written again");
+                        }
+                        self.tell(Event::Committed { ticket, placed });
+                    }
+                    Err(failure) => {
+                        if !std::mem::replace(&mut self.failing, true) {
+                            tracing::error!(
+                                full = failure.full,
+                                error = failure.error,
+                                "the spool cannot be written"
+                            );
+                        }
+                        self.tell(Event::CommitFailed {
+                            ticket,
+                            full: failure.full,
+                            error: failure.error,
+                        });
+                    }
+                }
+                self.tell_usage();
+            }
+            Command::Load { after, max_bytes } => {
+                let groups = self.shelf.load(after, max_bytes);
+                self.tell(Event::Loaded { groups });
+            }
+            Command::Delete { groups } => {
+                if self.shelf.delete(&groups) {
+                    self.tell_usage();
+                }
+            }
+            Command::Stop { .. } => {}
+        }
+    }
+}
