@@ -11,7 +11,9 @@ mod uplink_rig;
 use std::time::{Duration, Instant};
 
 use broker::{Broker, soon};
-use rumqttc::ConnectReturnCode;
+use bytes::BytesMut;
+use proptest::prelude::*;
+use rumqttc::{ConnectReturnCode, MqttState, Packet, Publish, QoS, Request};
 use telehub::status::board::UplinkState;
 use telehub::uplink::Event;
 use uplink_rig::{Rig, settings};
@@ -157,6 +159,33 @@ async fn garbage_costs_the_connection_and_nothing_else() {
     }
     let _peer = broker.welcome_hub().await;
     rig.up().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    /// The library parses in the uplink's own task: a panic there would end the uplink.
+    #[test]
+    fn no_bytes_of_a_broker_make_the_library_panic(
+        head in any::<u8>(),
+        body in prop::collection::vec(any::<u8>(), 0..40),
+        tail in prop::collection::vec(any::<u8>(), 0..8),
+    ) {
+        let mut bytes = BytesMut::from(&[head, body.len() as u8][..]);
+        bytes.extend_from_slice(&body);
+        bytes.extend_from_slice(&tail);
+        let mut state = MqttState::new(10, false);
+        let _ = state.handle_outgoing_packet(Request::Publish(Publish::new(
+            "t",
+            QoS::AtLeastOnce,
+            "p",
+        )));
+        while let Ok(packet) = Packet::read(&mut bytes, 4096) {
+            if state.handle_incoming_packet(packet).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]

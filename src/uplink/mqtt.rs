@@ -106,6 +106,9 @@ pub(super) struct Wire {
     broker: String,
     patience: Duration,
     connected: bool,
+    /// TLS without a client certificate. A broker that wants one says so after the handshake, and
+    /// its word may be lost in the closing.
+    anonymous: bool,
 }
 
 /// Reads the files and prepares a connection for `capacity` unacknowledged publishes. Blocks.
@@ -152,6 +155,7 @@ pub(super) fn prepare(
         broker: format!("{scheme}://{}:{}", broker.host, broker.port),
         patience: settings.pace.patience,
         connected: false,
+        anonymous: broker.tls.as_ref().is_some_and(|tls| tls.client.is_none()),
     };
     Ok((Link(client), wire))
 }
@@ -221,6 +225,16 @@ impl Wire {
         }
     }
 
+    /// `closed`: the broker had taken the TCP connection and ended it.
+    fn unanswered(&self, what: &str, closed: bool) -> Failure {
+        let hint = if self.anonymous && closed {
+            "; if the broker asks for client certificates, set uplink.cert and uplink.key"
+        } else {
+            ""
+        };
+        Failure::passing(format!("cannot connect to {}: {what}{hint}", self.broker))
+    }
+
     fn io(&self, error: &std::io::Error) -> Failure {
         let broker = &self.broker;
         if error
@@ -238,7 +252,14 @@ impl Wire {
         } else if self.connected {
             Failure::passing(format!("the connection to {broker} broke: {error}"))
         } else {
-            Failure::passing(format!("cannot connect to {broker}: {error}"))
+            use std::io::ErrorKind::{
+                BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof,
+            };
+            let closed = matches!(
+                error.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+            );
+            self.unanswered(&error.to_string(), closed)
         }
     }
 }

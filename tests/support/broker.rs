@@ -189,6 +189,18 @@ impl Peer {
         }
     }
 
+    /// Acknowledges everything until the client says DISCONNECT; `false` if it never does.
+    pub async fn acknowledge_until_disconnect(&mut self) -> bool {
+        while let Some(packet) = self.read().await {
+            match packet {
+                Packet::Publish(publish) => self.puback(publish.pkid).await,
+                Packet::Disconnect => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
     /// Sends bytes as they are. A client that is gone does not mind.
     pub async fn raw(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
