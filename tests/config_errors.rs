@@ -73,6 +73,18 @@ const FAULTS: &[(&str, usize, &str, &[&str])] = &[
         "hub.id",
         &["is a section and must be a text in quotes"],
     ),
+    (
+        "[\"devices.tls\"]\ncert = \"/c\"",
+        1,
+        "[devices.tls]",
+        &["there is no such section"],
+    ),
+    (
+        "[[devices]]\nwindow = 3",
+        1,
+        "devices",
+        &["is a section: write [devices]"],
+    ),
     // Types.
     (
         "[hub]\nid = 7",
