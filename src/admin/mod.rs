@@ -1,7 +1,7 @@
 //! The admin listener: HTTP/1.1 for the operator, answered from the board alone.
 //!
 //! Nothing here waits for the rest of the hub, and nothing in the hub waits for this: a client
-//! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until [`LIFETIME`] ends.
+//! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until its time is over.
 
 mod answer;
 mod host;
@@ -45,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
     Retry-After: 1\r\nConnection: close\r\n\r\n";
 
-/// Serves `board` on `listener` until the stop is asked for, and [`GRACE`] longer at most.
+/// Serves `board` on `listener` until the stop is asked for, and a second longer at most.
 pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
     let bound = listener.local_addr().ok();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));

@@ -3,6 +3,7 @@
 
 mod device;
 mod http;
+mod page;
 mod registry;
 mod status;
 

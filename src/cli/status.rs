@@ -1,7 +1,6 @@
 //! `telehub status`: what a running hub says of itself, on one screen.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -9,9 +8,7 @@ use telehub::clock::unix_now;
 use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
 
 use super::http;
-
-/// Devices that are listed; more would push the top off the screen.
-const LISTED: usize = 16;
+use super::page::{page, plain};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -73,211 +70,12 @@ fn verdict(report: &StatusReport) -> anyhow::Result<()> {
     }
 }
 
-/// The whole page. `now`: Unix seconds.
-fn page(report: &StatusReport, devices: &[DeviceReport], now: f64) -> String {
-    let mut page = String::new();
-    let StatusReport {
-        uplink,
-        spool,
-        live,
-        ..
-    } = report;
-    let uplink_state = match uplink.state {
-        UplinkState::Connected => "connected",
-        UplinkState::Connecting => "connecting",
-        UplinkState::Down => "down",
-    };
-    let spool_state = match spool.state {
-        SpoolState::Ok => "ok",
-        SpoolState::Full => "full",
-        SpoolState::Failed => "failed",
-    };
-    let mut line = |name: &str, text: String| {
-        let _ = writeln!(page, "{name:<8} {text}");
-    };
-    let up = span(report.uptime);
-    line(
-        "hub",
-        format!(
-            "{}, version {}, up {up}",
-            plain(&report.hub),
-            plain(&report.version)
-        ),
-    );
-    line(
-        "uplink",
-        format!(
-            "{uplink_state} for {}, {} in flight, {} published, {} acknowledged",
-            span(now - uplink.since),
-            uplink.in_flight,
-            uplink.published,
-            uplink.acknowledged
-        ),
-    );
-    if let Some(error) = &uplink.last_error {
-        line("", format!("last error: {}", plain(error)));
-    }
-    line(
-        "live",
-        format!("{} batches, {} readings", live.batches, live.readings),
-    );
-    line(
-        "spool",
-        format!(
-            "{spool_state}, {} batches, {} readings, {} on disk, {} written, {} batches dropped",
-            spool.batches,
-            spool.readings,
-            bytes(spool.disk_bytes),
-            bytes(spool.written_bytes),
-            spool.dropped_batches
-        ),
-    );
-    if let Some(oldest) = spool.oldest {
-        let eta = spool.drain_eta.map_or("not draining".to_owned(), |eta| {
-            format!("empty in about {}", span(eta))
-        });
-        line("", format!("oldest {} ago, {eta}", span(now - oldest)));
-    }
-    line(
-        "devices",
-        format!(
-            "{} connected, {} known, {} evicted",
-            report.devices.connected, report.devices.known, report.devices.evicted
-        ),
-    );
-    table(&mut page, devices, now);
-    page
-}
-
-fn table(page: &mut String, devices: &[DeviceReport], now: f64) {
-    if devices.is_empty() {
-        return;
-    }
-    // Those who are gone first: they are what one looks for.
-    let mut listed: Vec<_> = devices.iter().collect();
-    listed.sort_by(|a, b| (&a.state, &a.id).cmp(&(&b.state, &b.id)));
-    let rest = listed.len().saturating_sub(LISTED);
-    listed.truncate(LISTED);
-    let heading = [
-        "device", "state", "for", "seen", "ping", "batches", "readings", "rejected", "reason",
-    ];
-    let mut rows = vec![heading.map(str::to_owned)];
-    rows.extend(listed.into_iter().map(|device| {
-        [
-            plain(&device.id),
-            plain(&device.state),
-            span(now - device.since),
-            format!("{} ago", span(now - device.last_seen)),
-            device
-                .rtt_ms
-                .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")),
-            device.batches.to_string(),
-            device.readings.to_string(),
-            device.rejected.to_string(),
-            plain(&device.reason),
-        ]
-    }));
-    let widths: Vec<usize> = (0..heading.len())
-        .map(|column| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    page.push('\n');
-    for row in &rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(column, (cell, &width))| {
-                // Names to the left, numbers to the right.
-                if matches!(column, 0 | 1 | 8) {
-                    format!("{cell:<width$}")
-                } else {
-                    format!("{cell:>width$}")
-                }
-            });
-        let _ = writeln!(page, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    if rest > 0 {
-        let _ = writeln!(page, "and {rest} more; --json lists all");
-    }
-}
-
-/// Text of another's making, without the control characters that could steer a terminal.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
-}
-
-/// A duration in its two largest units.
-fn span(seconds: f64) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "clamped by max, saturates"
-    )]
-    let seconds = seconds.max(0.0) as u64;
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3_600 % 24),
-    }
-}
-
-fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let power = (bytes.max(1).ilog2() / 10).min(4) as usize;
-    if power == 0 {
-        return format!("{bytes} B");
-    }
-    #[expect(clippy::cast_precision_loss, reason = "for reading, with one decimal")]
-    let scaled = bytes as f64 / (1u64 << (10 * power)) as f64;
-    format!("{scaled:.1} {}", UNITS[power])
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
-
     use telehub::status::board::Board;
 
     use super::*;
-
-    #[test]
-    fn the_page_is_aligned_and_lists_who_is_gone_first() {
-        let board = Board::new("barn");
-        board.uplink.set(UplinkState::Connected, None);
-        let device: Arc<str> = "a-long-device-name".into();
-        board.devices.online(&device, 1, "10.0.0.1:5".into());
-        board.devices.online(&"b".into(), 2, "10.0.0.2:5".into());
-        board.devices.offline("b", 2, "ping\u{1b}timeout");
-        let page = page(&board.status(), &board.device_reports(), unix_now());
-        let lines: Vec<_> = page.lines().collect();
-        assert!(lines[0].starts_with("hub      barn, version "), "{page}");
-        assert!(
-            lines[1].starts_with("uplink   connected for 0s, 0 in flight"),
-            "{page}"
-        );
-        let heading = lines
-            .iter()
-            .position(|line| line.starts_with("device  "))
-            .unwrap();
-        assert!(
-            lines[heading + 1].starts_with("b                   offline "),
-            "{page}"
-        );
-        assert!(
-            lines[heading + 2].starts_with("a-long-device-name  online "),
-            "{page}"
-        );
-        assert!(lines[heading + 1].ends_with("ping?timeout"), "{page}");
-    }
 
     #[test]
     fn a_full_or_failed_spool_and_a_lost_uplink_are_not_well() {
@@ -292,16 +90,5 @@ mod tests {
                 .to_string()
                 .contains("max_size")
         );
-    }
-
-    #[test]
-    fn spans_and_sizes_are_short() {
-        assert_eq!(span(59.9), "59s");
-        assert_eq!(span(3_725.0), "1h 2m");
-        assert_eq!(span(-1.0), "0s");
-        assert_eq!(span(200_000.0), "2d 7h");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
     }
 }

@@ -4,10 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::nearest::nearest;
 use super::problem::{Errors, Problem};
 
 /// A document that is being read.
@@ -16,7 +14,7 @@ pub(super) struct Document<'t> {
     text: &'t str,
     root: DeTable<'t>,
     /// Keys that were asked for, by section. The hub's whole vocabulary, once all is read.
-    known: BTreeMap<&'static str, Vec<&'static str>>,
+    pub(super) known: BTreeMap<&'static str, Vec<&'static str>>,
     /// Lines of the keys that are there.
     lines: BTreeMap<String, usize>,
     problems: Vec<Problem>,
@@ -74,7 +72,7 @@ impl<'t> Document<'t> {
         }
     }
 
-    fn line(&self, offset: usize) -> usize {
+    pub(super) fn line(&self, offset: usize) -> usize {
         let before = self.text.as_bytes().get(..offset).unwrap_or_default();
         before.iter().filter(|byte| **byte == b'\n').count() + 1
     }
@@ -143,25 +141,29 @@ impl<'t> Document<'t> {
 
     /// Records what is wrong with a key.
     pub(super) fn problem(&mut self, section: &str, key: &str, text: impl Into<String>) {
-        self.problems.push(Problem {
-            file: self.file.to_owned(),
-            line: Some(self.line_of(section, key)),
-            key: Some(format!("{section}.{key}")),
-            text: text.into(),
-        });
+        let problem = self.remark(section, key, text);
+        self.problems.push(problem);
     }
 
     /// Records that a key is missing which another one, there, needs.
     pub(super) fn missing(&mut self, section: &str, key: &str, beside: &str, text: &str) {
+        let line = self.line_of(section, beside);
+        let text = format!("is missing beside {beside}; {text}");
+        self.problem_at(line, format!("{section}.{key}"), text);
+    }
+
+    /// Records what is wrong on a line.
+    pub(super) fn problem_at(&mut self, line: usize, key: String, text: String) {
+        let file = self.file.to_owned();
         self.problems.push(Problem {
-            file: self.file.to_owned(),
-            line: Some(self.line_of(section, beside)),
-            key: Some(format!("{section}.{key}")),
-            text: format!("is missing beside {beside}; {text}"),
+            file,
+            line: Some(line),
+            key: Some(key),
+            text,
         });
     }
 
-    /// The same sentence as a problem that is not recorded.
+    /// A sentence about a key, not recorded as a problem.
     pub(super) fn remark(&self, section: &str, key: &str, text: impl Into<String>) -> Problem {
         Problem {
             file: self.file.to_owned(),
@@ -193,107 +195,5 @@ impl<'t> Document<'t> {
         } else {
             Err(Errors(self.problems))
         }
-    }
-
-    fn check_section(&mut self, name: &Spanned<toml::de::DeString<'_>>, value: &DeValue<'_>) {
-        let section = name.get_ref().as_ref();
-        let Some(table) = value.as_table() else {
-            let text = if self.known.contains_key(section) {
-                format!(
-                    "is a section: write [{section}] on a line of its own and its keys below it"
-                )
-            } else {
-                self.stray_key(section)
-            };
-            return self.unknown(name, section.to_owned(), text);
-        };
-        if !self.known.contains_key(section) {
-            let text = match nearest(section, self.known.keys().copied()) {
-                Some(meant) => format!("there is no such section; did you mean [{meant}]?"),
-                None => format!(
-                    "there is no such section; the sections are {}",
-                    self.sections()
-                ),
-            };
-            return self.unknown(name, format!("[{section}]"), text);
-        }
-        self.check_keys(section, table);
-    }
-
-    fn check_keys(&mut self, section: &str, table: &DeTable<'_>) {
-        for (name, value) in table {
-            let key = name.get_ref().as_ref();
-            let path = format!("{section}.{key}");
-            if self
-                .known
-                .get(section)
-                .is_some_and(|keys| keys.contains(&key))
-            {
-                continue;
-            }
-            if self.known.contains_key(path.as_str()) {
-                match value.get_ref().as_table() {
-                    Some(table) => self.check_keys(&path, table),
-                    None => {
-                        let text = format!("is a section: write [{path}] and its keys below it");
-                        self.unknown(name, path, text);
-                    }
-                }
-                continue;
-            }
-            let keys = self.known.get(section).map_or(&[][..], Vec::as_slice);
-            let inner = self
-                .known
-                .keys()
-                .filter_map(|name| name.strip_prefix(section)?.strip_prefix('.'));
-            if value.get_ref().is_table()
-                && let Some(meant) = nearest(key, inner)
-            {
-                let text = format!("there is no such section; did you mean [{section}.{meant}]?");
-                self.unknown(name, format!("[{path}]"), text);
-                continue;
-            }
-            let text = match nearest(key, keys.iter().copied()) {
-                Some(meant) => format!("there is no such key; did you mean {meant}?"),
-                None if self.home(key).is_some() => self.stray_key(key),
-                None => format!(
-                    "there is no such key; the keys of [{section}] are {}",
-                    keys.join(", ")
-                ),
-            };
-            self.unknown(name, path, text);
-        }
-    }
-
-    fn unknown(&mut self, name: &Spanned<toml::de::DeString<'_>>, key: String, text: String) {
-        self.problems.push(Problem {
-            file: self.file.to_owned(),
-            line: Some(self.line(name.span().start)),
-            key: Some(key),
-            text,
-        });
-    }
-
-    /// The section in which a key of this name exists.
-    fn home(&self, key: &str) -> Option<&'static str> {
-        let mut sections = self.known.iter();
-        sections
-            .find(|(_, keys)| keys.contains(&key))
-            .map(|(section, _)| *section)
-    }
-
-    fn stray_key(&self, key: &str) -> String {
-        match self.home(key) {
-            Some(section) => format!("there is no such key here; it belongs below [{section}]"),
-            None => format!(
-                "every key stands in a section; the sections are {}",
-                self.sections()
-            ),
-        }
-    }
-
-    fn sections(&self) -> String {
-        let names: Vec<_> = self.known.keys().map(|name| format!("[{name}]")).collect();
-        names.join(", ")
     }
 }

@@ -4,9 +4,9 @@
 use std::fmt;
 use std::path::Path;
 
-use super::check::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
 use super::units::{show_duration, show_size};
 use super::url::BrokerUrl;
+use super::words::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
 use super::{Config, Devices, Spool, Uplink};
 
 /// The word for a value of a fixed list.

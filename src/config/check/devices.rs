@@ -1,0 +1,117 @@
+//! `[devices]` and `[devices.tls]`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{KIB, Notes, millis, number, pair, secs};
+use crate::config::document::Document;
+use crate::config::files::{NamedFile, Use};
+use crate::config::values::{address, duration, path, size, whole, word};
+use crate::config::words::AUTH;
+use crate::config::{Auth, DeviceTls, Devices};
+
+pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
+    const S: &str = "devices";
+    let ping_interval = duration(
+        secs(1..=3_600),
+        "more often than once a second wears out batteries and tells no more, and a device that \
+         is looked for less than once an hour is not watched",
+    );
+    let ping_timeout = duration(
+        millis(500..=600_000),
+        "a slow radio link needs half a second for an answer, and ten minutes are no answer",
+    );
+    let handshake = duration(
+        millis(500..=60_000),
+        "TLS on a small device takes half a second, and who holds a connection longer than a \
+         minute without a word keeps others out",
+    );
+    let connections = whole(1..=65_536, "each one takes a file descriptor");
+    let message = size(
+        64..=256 * KIB,
+        "a batch has to fit into it and many of them into the hub's memory",
+    );
+    let rate = whole(
+        1..=100_000,
+        "0 would shut every device out and more is no limit",
+    );
+    let window = whole(
+        1..=1_024,
+        "a device must be able to send one batch, and each one waits in memory",
+    );
+    let listen = doc
+        .get(S, "listen", address)
+        .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8787)));
+    let devices = Devices {
+        listen,
+        auth: doc.get(S, "auth", word(AUTH)).unwrap_or(Auth::Token),
+        registry: doc
+            .get(S, "registry", path)
+            .unwrap_or_else(|| PathBuf::from("/var/lib/telehub/devices.toml")),
+        ping_interval: doc
+            .get(S, "ping_interval", ping_interval)
+            .unwrap_or(Duration::from_secs(20)),
+        ping_timeout: doc
+            .get(S, "ping_timeout", ping_timeout)
+            .unwrap_or(Duration::from_secs(10)),
+        handshake_timeout: doc
+            .get(S, "handshake_timeout", handshake)
+            .unwrap_or(Duration::from_secs(5)),
+        max_connections: number(doc.get(S, "max_connections", connections), 1_024),
+        max_message: number(doc.get(S, "max_message", message), 65_536),
+        max_rate: number(doc.get(S, "max_rate", rate), 100),
+        window: number(doc.get(S, "window", window), 32),
+        tls: device_tls(doc, notes),
+    };
+    if devices.auth == Auth::Certificate {
+        check_certificate_auth(doc);
+    }
+    if devices.auth == Auth::Open && !devices.listen.ip().is_loopback() {
+        let text = format!(
+            "\"open\" lets everybody who reaches {} send as any device; write auth = \"token\", \
+             or listen on 127.0.0.1",
+            devices.listen
+        );
+        notes.warnings.push(doc.remark(S, "auth", text));
+    }
+    devices
+}
+
+fn check_certificate_auth(doc: &mut Document<'_>) {
+    if !doc.has_section("devices.tls") {
+        doc.problem(
+            "devices",
+            "auth",
+            "\"certificate\" needs TLS; add a section [devices.tls] with cert, key and client_ca, \
+             or write auth = \"token\"",
+        );
+    } else if !doc.has("devices.tls", "client_ca") {
+        doc.problem(
+            "devices.tls",
+            "client_ca",
+            "is missing, and auth = \"certificate\" needs it; write the path of the PEM file \
+             with the certificates that sign those of the devices",
+        );
+    }
+}
+
+fn device_tls(doc: &mut Document<'_>, notes: &mut Notes) -> Option<DeviceTls> {
+    const S: &str = "devices.tls";
+    let pair = pair(doc, S, notes);
+    let client_ca = doc.get(S, "client_ca", path);
+    if let Some(ca) = &client_ca {
+        notes
+            .files
+            .push(NamedFile::new(doc, S, "client_ca", ca, Use::Authorities));
+    }
+    if doc.has_section(S) && !doc.has(S, "cert") && !doc.has(S, "key") {
+        doc.problem(S, "cert", "is missing; write the paths of the hub's certificate chain and private key as cert and key, or remove [devices.tls]");
+    }
+    let (cert, key) = pair?;
+    Some(DeviceTls {
+        cert,
+        key,
+        client_ca,
+    })
+}

@@ -1,0 +1,95 @@
+//! `[uplink]`.
+
+use std::time::Duration;
+
+use super::{Notes, millis, number, pair, secs};
+use crate::config::document::Document;
+use crate::config::files::{NamedFile, Use};
+use crate::config::url::{BrokerUrl, broker_url};
+use crate::config::values::{client_id, duration, path, prefix, text, whole, word};
+use crate::config::words::{DRAIN, FORMAT};
+use crate::config::{DrainOrder, Format, Hub, Uplink, UplinkTls};
+
+pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Uplink {
+    const S: &str = "uplink";
+    let inflight = whole(
+        1..=10_000,
+        "packet ids end at 65,535 and brokers keep each one in memory",
+    );
+    let ack_timeout = duration(
+        millis(100..=600_000),
+        "a broker needs some time to answer, and devices wait for their acks meanwhile",
+    );
+    let keep_alive = duration(
+        secs(5..=65_535),
+        "MQTT counts it in seconds up to 65,535 and shorter ones cost the link more than they tell",
+    );
+    let url = doc.get(S, "url", broker_url);
+    let url_is_wrong = url.is_none() && doc.has(S, "url");
+    let url = url.unwrap_or(BrokerUrl {
+        tls: false,
+        host: "localhost".to_owned(),
+        port: 1883,
+    });
+    let username = doc.get(S, "username", text);
+    let password_file = doc.get(S, "password_file", path);
+    if let Some(file) = &password_file {
+        notes
+            .files
+            .push(NamedFile::new(doc, S, "password_file", file, Use::Password));
+    }
+    if doc.has(S, "password_file") && !doc.has(S, "username") {
+        let text = "write the name that the password belongs to";
+        doc.missing(S, "username", "password_file", text);
+    }
+    let ca = doc.get(S, "ca", path);
+    if let Some(ca) = &ca {
+        notes
+            .files
+            .push(NamedFile::new(doc, S, "ca", ca, Use::Authorities));
+    }
+    let client = pair(doc, S, notes);
+    for key in ["ca", "cert", "key"] {
+        if !url.tls && !url_is_wrong && doc.has(S, key) {
+            doc.problem(
+                S,
+                key,
+                "has no use without TLS; write mqtts:// in url, or remove this line",
+            );
+        }
+    }
+    Uplink {
+        client_id: doc
+            .get(S, "client_id", client_id)
+            .unwrap_or_else(|| format!("telehub-{}", hub.id)),
+        username,
+        password_file,
+        prefix: doc
+            .get(S, "prefix", prefix)
+            .unwrap_or_else(|| "telehub".to_owned()),
+        format: doc.get(S, "format", word(FORMAT)).unwrap_or(Format::Json),
+        drain: doc
+            .get(S, "drain", word(DRAIN))
+            .unwrap_or(DrainOrder::LiveFirst),
+        inflight: number(doc.get(S, "inflight", inflight), 100),
+        ack_timeout: doc
+            .get(S, "ack_timeout", ack_timeout)
+            .unwrap_or(Duration::from_secs(10)),
+        keep_alive: doc
+            .get(S, "keep_alive", |value| whole_seconds(keep_alive(value)?))
+            .unwrap_or(Duration::from_secs(30)),
+        tls: url.tls.then_some(UplinkTls { ca, client }),
+        host: url.host,
+        port: url.port,
+    }
+}
+
+fn whole_seconds(duration: Duration) -> Result<Duration, String> {
+    if duration.subsec_nanos() == 0 {
+        return Ok(duration);
+    }
+    let seconds = duration.as_secs();
+    Err(format!(
+        "MQTT counts the keep-alive in whole seconds; write \"{seconds}s\""
+    ))
+}

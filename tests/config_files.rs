@@ -1,0 +1,129 @@
+//! The files that a configuration names are read before the hub starts.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+use std::path::Path;
+
+use rcgen::{CertificateParams, KeyPair};
+use telehub::config;
+
+/// A certificate and its key, as PEM.
+fn certificate() -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new(vec!["hub.example".to_owned()]).unwrap();
+    (cert.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// The problems of a configuration in which `DIR` stands for a directory with files.
+fn problems(directory: &Path, text: &str) -> Vec<String> {
+    let file = directory.join("telehub.toml");
+    fs::write(&file, text.replace("DIR", directory.to_str().unwrap())).unwrap();
+    match config::load(&file) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors
+            .0
+            .iter()
+            .map(|problem| {
+                problem
+                    .to_string()
+                    .replace(directory.to_str().unwrap(), "DIR")
+            })
+            .collect(),
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = certificate();
+    let (_, other_key) = certificate();
+    for (name, content) in [
+        ("cert.pem", cert.as_str()),
+        ("key.pem", &key),
+        ("other.pem", &other_key),
+        ("garbage.pem", "-----BEGIN CERTIFICATE-----\n!\n"),
+        ("empty", "\n\n"),
+        ("password", "geheim\n"),
+    ] {
+        fs::write(directory.path().join(name), content).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn files_that_are_what_they_are_said_to_be_are_taken() {
+    let directory = directory();
+    let text = "[devices.tls]\ncert = \"DIR/cert.pem\"\nkey = \"DIR/key.pem\"\nclient_ca = \"DIR/cert.pem\"\n\
+        [uplink]\nurl = \"mqtts://b\"\nca = \"DIR/cert.pem\"\ncert = \"DIR/cert.pem\"\nkey = \"DIR/key.pem\"\n\
+        username = \"u\"\npassword_file = \"DIR/password\"\n";
+    assert_eq!(problems(directory.path(), text), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_is_not_there_or_of_another_kind_is_told_with_line_and_key() {
+    let directory = directory();
+    for (lines, start, part) in [
+        (
+            "[devices.tls]\ncert = \"DIR/none\"\nkey = \"DIR/key.pem\"",
+            "DIR/telehub.toml:2: devices.tls.cert: cannot read DIR/none",
+            "check the path",
+        ),
+        (
+            "[devices.tls]\ncert = \"DIR/key.pem\"\nkey = \"DIR/key.pem\"",
+            "DIR/telehub.toml:2: devices.tls.cert: ",
+            "no certificate",
+        ),
+        (
+            "[devices.tls]\ncert = \"DIR/garbage.pem\"\nkey = \"DIR/key.pem\"",
+            "DIR/telehub.toml:2: devices.tls.cert: ",
+            "no certificate",
+        ),
+        (
+            "[devices.tls]\ncert = \"DIR/cert.pem\"\nkey = \"DIR/cert.pem\"",
+            "DIR/telehub.toml:3: devices.tls.key: ",
+            "no private key",
+        ),
+        (
+            "[devices.tls]\ncert = \"DIR/cert.pem\"\nkey = \"DIR/other.pem\"",
+            "DIR/telehub.toml:3: devices.tls.key: ",
+            "is not the key of the first certificate in DIR/cert.pem",
+        ),
+        (
+            "[uplink]\nurl = \"mqtts://b\"\nca = \"DIR/password\"",
+            "DIR/telehub.toml:3: uplink.ca: ",
+            "no certificate",
+        ),
+        (
+            "[uplink]\nurl = \"mqtts://b\"\nca = \"DIR\"",
+            "DIR/telehub.toml:3: uplink.ca: ",
+            "is not a file of this kind",
+        ),
+        (
+            "[uplink]\nusername = \"u\"\npassword_file = \"DIR/empty\"",
+            "DIR/telehub.toml:3: uplink.password_file: ",
+            "no password in its first line",
+        ),
+    ] {
+        let found = problems(directory.path(), lines);
+        assert_eq!(found.len(), 1, "{lines}\n{found:#?}");
+        assert!(
+            found[0].starts_with(start) && found[0].contains(part),
+            "{}",
+            found[0]
+        );
+    }
+}
+
+#[test]
+fn what_a_file_contains_is_never_shown() {
+    let directory = directory();
+    let text = "[uplink]\nusername = \"u\"\npassword_file = \"DIR/password\"\n";
+    assert_eq!(problems(directory.path(), text), Vec::<String>::new());
+    let shown = config::load(&directory.path().join("telehub.toml"))
+        .unwrap()
+        .config
+        .to_string();
+    assert!(
+        shown.contains("/password\"") && !shown.contains("geheim"),
+        "{shown}"
+    );
+}

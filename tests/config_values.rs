@@ -1,0 +1,198 @@
+//! What a valid configuration means: defaults, warnings, and the form that `check` prints.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use telehub::config::{
+    self, Admin, Auth, Config, DeviceTls, DrainOrder, Format, LogFormat, LogLevel, Overflow,
+    SpoolWrite, UplinkTls,
+};
+
+fn read(text: &str) -> Config {
+    config::parse(text, "telehub.toml").unwrap().config
+}
+
+#[test]
+fn an_empty_file_means_the_defaults_of_the_contract() {
+    let config = read("");
+    assert!(config::is_id(&config.hub.id));
+    let devices = &config.devices;
+    assert_eq!(devices.listen, "127.0.0.1:8787".parse().unwrap());
+    assert_eq!(devices.auth, Auth::Token);
+    assert_eq!(
+        devices.registry.to_str(),
+        Some("/var/lib/telehub/devices.toml")
+    );
+    assert_eq!(devices.ping_interval, Duration::from_secs(20));
+    assert_eq!(devices.ping_timeout, Duration::from_secs(10));
+    assert_eq!(devices.handshake_timeout, Duration::from_secs(5));
+    assert_eq!(
+        (devices.max_connections, devices.max_message),
+        (1024, 65_536)
+    );
+    assert_eq!((devices.max_rate, devices.window), (100, 32));
+    assert_eq!(devices.tls, None);
+    let spool = &config.spool;
+    assert_eq!(spool.path.to_str(), Some("/var/lib/telehub/spool"));
+    assert_eq!(
+        (spool.write, spool.overflow),
+        (SpoolWrite::Outage, Overflow::DropOldest)
+    );
+    assert_eq!((spool.max_size, spool.min_free), (1 << 30, 256 << 20));
+    assert_eq!(spool.max_age, Duration::from_secs(30 * 86_400));
+    let uplink = &config.uplink;
+    assert_eq!((uplink.host.as_str(), uplink.port), ("localhost", 1883));
+    assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
+    assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
+    assert_eq!(
+        (uplink.format, uplink.drain),
+        (Format::Json, DrainOrder::LiveFirst)
+    );
+    assert_eq!(
+        (&uplink.username, &uplink.password_file, &uplink.tls),
+        (&None, &None, &None)
+    );
+    assert_eq!(uplink.ack_timeout, Duration::from_secs(10));
+    assert_eq!(uplink.keep_alive, Duration::from_secs(30));
+    assert_eq!(config.admin, None);
+    assert_eq!(
+        (config.log.level, config.log.format),
+        (LogLevel::Info, LogFormat::Text)
+    );
+}
+
+#[test]
+fn the_shipped_file_states_the_defaults_and_names_every_key() {
+    let shipped = include_str!("../systemd/telehub.toml");
+    assert_eq!(read(shipped), read(""));
+    let (mut section, mut named) = (String::new(), BTreeSet::new());
+    for line in shipped.lines() {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            name.clone_into(&mut section);
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && !key.contains(' ')
+        {
+            named.insert(format!("{section}.{key}"));
+        }
+    }
+    assert_eq!(named, config::keys().into_iter().collect());
+}
+
+#[test]
+fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
+    let shipped = include_str!("../systemd/telehub.toml");
+    let all: String = shipped
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let config = read(&all.replace("mqtt://localhost:1883", "mqtts://localhost:8883"));
+    assert_eq!(config.hub.id, "barn");
+    assert!(config.devices.tls.is_some() && config.uplink.tls.unwrap().client.is_some());
+    assert_eq!(
+        config.admin,
+        Some(Admin {
+            listen: "127.0.0.1:8788".parse().unwrap()
+        })
+    );
+}
+
+#[test]
+fn what_is_valid_but_probably_not_meant_is_warned_of() {
+    let warnings = |text| config::parse(text, "telehub.toml").unwrap().warnings;
+    let open = warnings("[devices]\nauth = \"open\"\nlisten = \"0.0.0.0:8787\"\n");
+    assert_eq!(open.len(), 1);
+    assert!(
+        open[0]
+            .to_string()
+            .starts_with("telehub.toml:2: devices.auth: \"open\" lets everybody")
+    );
+    assert_eq!(warnings("[devices]\nauth = \"open\"\n"), []);
+    assert_eq!(warnings("[admin]\nlisten = \"0.0.0.0:8788\"\n").len(), 1);
+    assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
+}
+
+/// Text of any kind but control characters, which are refused.
+fn text() -> impl Strategy<Value = String> {
+    "[^\\p{C} ][^\\p{C}]{0,20}"
+}
+
+fn path() -> impl Strategy<Value = std::path::PathBuf> {
+    text().prop_map(|name| format!("/{name}").into())
+}
+
+prop_compose! {
+    fn any_config()(
+        id in "[A-Za-z0-9][A-Za-z0-9._-]{0,63}", listen: std::net::Ipv6Addr, port in 1u16..8000,
+        auth in prop::sample::select(vec![Auth::Token, Auth::Open]),
+        ping in 1u64..3_600, timeout in 500u64..600_000,
+        max_message in 64usize..=262_144, window in 1u32..=1_024, paths in prop::array::uniform8(path()),
+        tls in prop::option::of(any::<bool>()), uplink_tls in prop::option::of(any::<(bool, bool)>()),
+        max_size in (8u64 << 20)..(1 << 44), min_free in 0u64..(1 << 44), max_age in 1u64..300_000_000,
+        names in prop::array::uniform3(text()), user: bool, password: bool,
+        host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
+        inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
+        choice in 0usize..4, admin in prop::option::of(8000u16..),
+    ) -> Config {
+        let mut config = read("");
+        let [registry, cert, key, ca, spool, up_cert, up_key, password_file] = paths;
+        let [client_id, username, prefix] = names;
+        config.hub.id = id;
+        config.devices.listen = (listen, port).into();
+        config.devices.auth = auth;
+        config.devices.registry = registry;
+        config.devices.ping_interval = Duration::from_secs(ping);
+        config.devices.ping_timeout = Duration::from_millis(timeout);
+        (config.devices.max_message, config.devices.window) = (max_message, window);
+        config.devices.tls = tls.map(|ca_too| DeviceTls { cert, key, client_ca: ca_too.then_some(ca.clone()) });
+        config.spool.path = spool;
+        config.spool.write = [SpoolWrite::Outage, SpoolWrite::Always][choice % 2];
+        config.spool.overflow = [Overflow::DropOldest, Overflow::Refuse][choice / 2];
+        (config.spool.max_size, config.spool.min_free) = (max_size, min_free);
+        config.spool.max_age = Duration::from_secs(max_age);
+        config.uplink.host = host.to_owned();
+        config.uplink.port = port;
+        config.uplink.tls = uplink_tls.map(|(with_ca, client)| UplinkTls {
+            ca: with_ca.then_some(ca),
+            client: client.then_some((up_cert, up_key)),
+        });
+        config.uplink.client_id = client_id;
+        config.uplink.username = user.then_some(username);
+        config.uplink.password_file = (user && password).then_some(password_file);
+        config.uplink.prefix = format!("p{}", prefix.replace(['+', '#', '/'], "-"));
+        config.uplink.format = [Format::Json, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
+        config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
+        config.uplink.inflight = inflight;
+        config.uplink.keep_alive = Duration::from_secs(keep_alive);
+        config.admin = admin.map(|port| Admin { listen: ([127, 0, 0, 1], port).into() });
+        config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];
+        config.log.format = [LogFormat::Text, LogFormat::Json][choice % 2];
+        config
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_check_prints_reads_back_to_the_same_configuration(config in any_config()) {
+        let printed = config.to_string();
+        let read = config::parse(&printed, "telehub.toml");
+        prop_assert!(read.is_ok(), "{}\n{}", read.unwrap_err(), printed);
+        prop_assert_eq!(read.unwrap().config, config, "{}", printed);
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_fall_over(text in "(\\[|\\]|[a-z.]{1,9}|=|\"|'|\n|\\{|\\}|[0-9]|\\PC){0,60}") {
+        if let Err(errors) = config::parse(&text, "telehub.toml") {
+            prop_assert!(!errors.0.is_empty());
+            prop_assert!(errors.0.iter().all(|problem| problem.line.is_some()));
+        }
+    }
+}
