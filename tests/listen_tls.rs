@@ -1,0 +1,232 @@
+//! TLS on the device port, and client certificates as credentials.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod device_port;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use device_port::{Device, Port, devices, handshake, head, soon};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, SanType,
+};
+use rustls::ClientConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use telehub::config::{Auth, DeviceTls, Devices};
+use telehub::intake::port::IntakePort;
+use telehub::listen::{Server, TlsError};
+use telehub::session::roster::Roster;
+use telehub::status::board::Board;
+use telehub::stop;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "farm CA");
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    fn issue(
+        &self,
+        usage: ExtendedKeyUsagePurpose,
+        common_name: &str,
+        names: &[&str],
+    ) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        let san = |name: &&str| SanType::DnsName((*name).try_into().unwrap());
+        params.subject_alt_names = names.iter().map(san).collect();
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity(authority: &Authority, common_name: &str, names: &[&str]) -> Identity {
+    let (certificate, key) =
+        authority.issue(ExtendedKeyUsagePurpose::ClientAuth, common_name, names);
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    (vec![certificate.der().clone()], key.into())
+}
+
+fn files(dir: &Path, authority: &Authority) -> DeviceTls {
+    let (certificate, key) =
+        authority.issue(ExtendedKeyUsagePurpose::ServerAuth, "hub", &["localhost"]);
+    let tls = DeviceTls {
+        cert: dir.join("cert.pem"),
+        key: dir.join("key.pem"),
+        client_ca: Some(dir.join("ca.pem")),
+    };
+    std::fs::write(&tls.cert, certificate.pem()).unwrap();
+    std::fs::write(&tls.key, key.serialize_pem()).unwrap();
+    std::fs::write(dir.join("ca.pem"), authority.0.pem()).unwrap();
+    tls
+}
+
+fn with_tls(auth: Auth, tls: DeviceTls) -> Devices {
+    Devices {
+        auth,
+        tls: Some(tls),
+        ..devices()
+    }
+}
+
+async fn dial(
+    port: &Port,
+    authority: &Authority,
+    identity: Option<Identity>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.0.der().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match identity {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+        None => config.with_no_client_auth(),
+    };
+    let tcp = TcpStream::connect(port.addr).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+}
+
+#[tokio::test]
+async fn devices_speak_over_tls_as_over_tcp() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let mut port = Port::start(with_tls(Auth::Open, tls)).await;
+    let stream = dial(&port, &authority, None).await.unwrap();
+    let (ws, _) = tokio_tungstenite::client_async("wss://localhost/v1/devices/a", stream)
+        .await
+        .unwrap();
+    let mut device = Device { ws };
+    device.hello("s").await;
+    for seq in 1..=100 {
+        device.data(seq).await;
+        let arrival = port.intake.arrival().await;
+        port.intake.settle(&arrival);
+        assert_eq!(device.ack().await, seq);
+    }
+    device.ws.close(None).await.unwrap();
+    assert_eq!(port.offline("a").await, "closed");
+}
+
+#[tokio::test]
+async fn a_client_certificate_opens_the_device_that_it_names() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let port = Port::start(with_tls(Auth::Certificate, tls)).await;
+    for (common_name, names, device, status) in [
+        ("barn-1", &[][..], "barn-1", 101),
+        ("x", &["barn-1"][..], "barn-1", 101),
+        ("x", &["other", "barn-1"][..], "barn-1", 101),
+        ("barn-1", &["other"][..], "barn-1", 403),
+        ("barn-2", &[][..], "barn-1", 403),
+        ("barn-1", &[][..], "BARN-1", 403),
+    ] {
+        let identity = identity(&authority, common_name, names);
+        let mut stream = dial(&port, &authority, Some(identity)).await.unwrap();
+        stream
+            .write_all(handshake(device, "").as_bytes())
+            .await
+            .unwrap();
+        let head = head(&mut stream).await;
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(
+            head.starts_with(&expected),
+            "{common_name} {names:?}: {head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_of_our_authority_there_is_no_connection() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let port = Port::start(with_tls(Auth::Certificate, tls)).await;
+    let foreign = identity(&Authority::new(), "a", &[]);
+    for identity in [None, Some(foreign)] {
+        // In TLS 1.3 the client hears of it with its first read.
+        if let Ok(mut stream) = dial(&port, &authority, identity).await {
+            let _ = stream.write_all(handshake("a", "").as_bytes()).await;
+            let mut answer = Vec::new();
+            assert!(soon(stream.read_to_end(&mut answer)).await.is_err());
+            assert!(answer.is_empty());
+        }
+    }
+    assert!(port.board.device_reports().is_empty());
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_never_finishes_is_cut() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let mut settings = with_tls(Auth::Open, files(dir.path(), &authority));
+    settings.handshake_timeout = Duration::from_millis(300);
+    let port = Port::start(settings).await;
+    let start = Instant::now();
+    for sent in [
+        &b""[..],
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
+        let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+        tcp.write_all(sent).await.unwrap();
+        let _ = soon(tcp.read_to_end(&mut Vec::new())).await;
+    }
+    // TLS done, and then silence: the same clock runs on.
+    let mut stream = dial(&port, &authority, None).await.unwrap();
+    let _ = soon(stream.read_to_end(&mut Vec::new())).await;
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn files_that_are_of_no_use_are_named() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let good = files(dir.path(), &authority);
+    let error = |auth, tls: DeviceTls| {
+        let port = IntakePort {
+            control: mpsc::channel(1).0,
+            data: mpsc::channel(1).0,
+        };
+        let roster = Roster::new(1, Board::new("barn"), Arc::default());
+        let server = Server::new(&with_tls(auth, tls), port, roster, stop::channel().1);
+        server.err().expect("an error")
+    };
+    let mut tls = good.clone();
+    tls.cert = dir.path().join("missing.pem");
+    assert!(error(Auth::Open, tls).to_string().contains("missing.pem"));
+    let mut tls = good.clone();
+    tls.key = good.cert.clone();
+    assert!(error(Auth::Open, tls).to_string().contains("cert.pem"));
+    let mut tls = good.clone();
+    tls.client_ca = None;
+    assert!(matches!(
+        error(Auth::Certificate, tls),
+        TlsError::NoClientCa
+    ));
+    let mut tls = good.clone();
+    tls.cert.clone_from(&good.key);
+    assert!(matches!(error(Auth::Open, tls), TlsError::Empty(_)));
+}

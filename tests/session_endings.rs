@@ -1,0 +1,314 @@
+//! The ends of sessions: who hangs up, with which code, and what is said of it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod device_port;
+
+use std::time::{Duration, Instant};
+
+use device_port::{Device, FakeIntake, Port, data, devices, frame, raw_close, soon, until};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::json;
+use telehub::intake::port::Close;
+use telehub::session::roster::Roster;
+use telehub::session::wire::Wire;
+use telehub::session::{self, Settings};
+use telehub::status::board::Board;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+#[tokio::test]
+async fn a_silent_device_is_closed_with_4000_in_time() {
+    let mut settings = devices();
+    settings.ping_interval = Duration::from_millis(300);
+    settings.ping_timeout = Duration::from_millis(200);
+    let port = Port::start(settings).await;
+    let mut tcp = port.raw("a").await;
+    let start = Instant::now();
+    assert_eq!(port.offline("a").await, "ping timeout");
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(400), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(port.presence(), ("offline", "ping timeout".to_owned()));
+    assert_eq!(port.board.devices.evicted.get(), 1);
+    assert_eq!(raw_close(&mut tcp).await, 4000);
+}
+
+#[tokio::test]
+async fn any_frame_keeps_a_device_alive_and_pongs_measure_the_way() {
+    let mut settings = devices();
+    settings.ping_interval = Duration::from_millis(100);
+    settings.ping_timeout = Duration::from_millis(1_000);
+    let port = Port::start(settings).await;
+    let mut mute = port.raw("mute").await;
+    let mut polite = port.connect("polite").await;
+    let answers = tokio::spawn(async move { while polite.ws.next().await.is_some() {} });
+    for _ in 0..30 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // An unasked pong, which the hub never answers.
+        mute.write_all(&frame(0x8a, b"hello")).await.unwrap();
+    }
+    assert_eq!(port.report("mute").state, "online");
+    assert_eq!(port.report("mute").rtt_ms, None);
+    assert_eq!(port.report("polite").state, "online");
+    let rtt = port.report("polite").rtt_ms.unwrap();
+    assert!(rtt > 0.0 && rtt < 1_100.0, "{rtt}");
+    answers.abort();
+}
+
+#[tokio::test]
+async fn a_long_frame_on_a_slow_link_is_a_sign_of_life() {
+    let mut settings = devices();
+    settings.ping_interval = Duration::from_millis(100);
+    settings.ping_timeout = Duration::from_millis(1_000);
+    let mut port = Port::start(settings).await;
+    let mut tcp = port.raw("a").await;
+    let message = frame(0x81, data(Some(1)).to_string().as_bytes());
+    let part = message.len().div_ceil(20);
+    for part in message.chunks(part) {
+        tcp.write_all(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(80)).await;
+    }
+    assert_eq!(port.intake.arrival().await.batch.seq, Some(1));
+}
+
+#[tokio::test]
+async fn a_newer_connection_of_a_device_replaces_the_older_one() {
+    let mut port = Port::start(devices()).await;
+    let mut older = port.connect("a").await;
+    older.hello("s").await;
+    let mut newer = port.connect("a").await;
+    assert_eq!(older.closed().await, 4001);
+    newer.hello("s").await;
+    newer.data(1).await;
+    port.intake.arrival().await;
+    assert_eq!(port.report("a").state, "online");
+    assert_eq!(port.presence().0, "online");
+    until(|| port.board.devices.connected.get() == 1).await;
+    assert_eq!(port.board.devices.evicted.get(), 0);
+}
+
+#[tokio::test]
+async fn messages_above_the_limit_end_the_connection_with_1009() {
+    let mut settings = devices();
+    settings.max_message = 1_000;
+    let port = Port::start(settings).await;
+
+    let mut device = port.connect("whole").await;
+    let _ = device.ws.send(Message::text("x".repeat(1_001))).await;
+    assert_eq!(device.closed().await, 1009);
+    assert_eq!(port.offline("whole").await, "message too large");
+
+    let mut tcp = port.raw("parts").await;
+    tcp.write_all(&frame(0x01, &[b'x'; 600])).await.unwrap();
+    tcp.write_all(&frame(0x80, &[b'x'; 600])).await.unwrap();
+    assert_eq!(raw_close(&mut tcp).await, 1009);
+
+    // A length that could not even be reserved.
+    let mut tcp = port.raw("liar").await;
+    let claim = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+    tcp.write_all(&claim).await.unwrap();
+    tcp.write_all(&[0; 4]).await.unwrap();
+    assert_eq!(raw_close(&mut tcp).await, 1009);
+}
+
+#[tokio::test]
+async fn the_close_frame_reaches_a_device_that_is_still_sending() {
+    let mut settings = devices();
+    settings.max_message = 1_000;
+    let port = Port::start(settings).await;
+    let tcp = port.raw("a").await;
+    let (mut input, mut output) = tcp.into_split();
+    let flood = tokio::spawn(async move {
+        let message = frame(0x82, &[0; 60_000]);
+        while output.write_all(&message).await.is_ok() {}
+    });
+    let mut first = [0; 4];
+    soon(input.read_exact(&mut first)).await.unwrap();
+    assert_eq!(first[0], 0x88);
+    assert_eq!(u16::from_be_bytes([first[2], first[3]]), 1009);
+    // And the connection ends, however long the device goes on.
+    soon(flood).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_websocket_ends_with_1002_and_bad_text_with_1007() {
+    let port = Port::start(devices()).await;
+    let unmasked = [0x81, 0x02, b'{', b'}'].to_vec();
+    let reserved_bit = frame(0xc1, b"{}");
+    let unknown_opcode = frame(0x83, b"{}");
+    let orphan = frame(0x80, b"{}");
+    let long_ping = frame(0x89, &[0; 126]);
+    for bytes in [unmasked, reserved_bit, unknown_opcode, orphan, long_ping] {
+        let mut tcp = port.raw("a").await;
+        tcp.write_all(&bytes).await.unwrap();
+        assert_eq!(raw_close(&mut tcp).await, 1002, "{bytes:x?}");
+        assert_eq!(port.offline("a").await, "protocol error");
+    }
+    let mut tcp = port.raw("a").await;
+    tcp.write_all(&frame(0x81, b"\xff\xfe")).await.unwrap();
+    assert_eq!(raw_close(&mut tcp).await, 1007);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_lost_and_not_closed() {
+    let port = Port::start(devices()).await;
+    drop(port.raw("a").await);
+    assert_eq!(port.offline("a").await, "connection lost");
+    assert_eq!(port.board.devices.evicted.get(), 0);
+}
+
+#[tokio::test]
+async fn a_device_that_says_goodbye_is_answered() {
+    let port = Port::start(devices()).await;
+    let mut tcp = port.raw("a").await;
+    tcp.write_all(&frame(0x88, &1000u16.to_be_bytes()))
+        .await
+        .unwrap();
+    assert_eq!(raw_close(&mut tcp).await, 1000);
+    assert_eq!(port.offline("a").await, "closed");
+}
+
+#[tokio::test]
+async fn the_hub_can_end_a_session_for_reasons_of_its_own() {
+    for (close, code, reason) in [
+        (Close::Refused, 1013, "refused"),
+        (Close::Revoked, 4002, "revoked"),
+        (Close::Stopping, 1001, "hub stopping"),
+    ] {
+        let port = Port::start(devices()).await;
+        let mut device = port.connect("a").await;
+        device.hello("s").await;
+        port.intake.mailbox(1).close(close);
+        assert_eq!(device.closed().await, code);
+        assert_eq!(port.offline("a").await, reason);
+        assert_eq!(port.board.devices.evicted.get(), 0);
+    }
+}
+
+#[tokio::test]
+async fn acks_that_came_before_the_end_are_told() {
+    let mut port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    device.hello("s").await;
+    device.data(1).await;
+    let arrival = port.intake.arrival().await;
+    port.intake.settle(&arrival);
+    port.intake.mailbox(1).close(Close::Stopping);
+    assert_eq!(device.ack().await, 1);
+    assert_eq!(device.closed().await, 1001);
+}
+
+#[tokio::test]
+async fn the_port_stops_when_its_sessions_have_ended() {
+    let port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    port.stopper.stop();
+    until(|| std::net::TcpStream::connect(port.addr).is_err()).await;
+    assert!(!port.task.is_finished());
+    port.roster.close_all(Close::Stopping);
+    assert_eq!(device.closed().await, 1001);
+    drop(device);
+    soon(port.task).await.unwrap();
+}
+
+/// A session on a pipe in memory, which holds so much in each direction.
+async fn on_a_pipe(
+    holds: usize,
+    settings: Settings,
+    intake: &FakeIntake,
+) -> (
+    Device<DuplexStream>,
+    tokio::task::JoinHandle<()>,
+    std::sync::Arc<Board>,
+) {
+    let (ours, theirs) = duplex(holds);
+    let board = Board::new("barn");
+    let roster = Roster::new(1, board.clone(), std::sync::Arc::default());
+    let seat = roster.admit("a").unwrap();
+    let present = roster.enter("a".into(), "pipe".into(), seat);
+    let port = intake.port.clone();
+    let task = tokio::spawn(async move {
+        let wire = Wire::new(theirs, bytes::Bytes::new(), 65_536).await;
+        session::run(wire, &settings, port, present).await;
+    });
+    let ws = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+    (Device { ws }, task, board)
+}
+
+fn settings() -> Settings {
+    Settings {
+        ping_interval: Duration::from_millis(200),
+        ping_timeout: Duration::from_millis(200),
+        ..Settings::from(&devices())
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_sends_but_never_reads_is_evicted() {
+    let mut intake = FakeIntake::new(8);
+    let (mut device, task, board) = on_a_pipe(256, settings(), &intake).await;
+    // Every other message gets an answer that nobody reads.
+    let sends = tokio::spawn(async move {
+        loop {
+            for message in [json!({"what": 1}), data(None)] {
+                let message = Message::text(message.to_string());
+                if device.ws.feed(message).await.is_err() || device.ws.flush().await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let settles = tokio::spawn(async move {
+        while let Some(arrival) = intake.data.recv().await {
+            intake.settle(&arrival);
+        }
+    });
+    soon(task).await.unwrap();
+    assert_eq!(board.device_reports()[0].reason, "ping timeout");
+    soon(sends).await.unwrap();
+    settles.abort();
+}
+
+#[tokio::test]
+async fn a_device_above_its_rate_for_too_long_is_closed_with_4003() {
+    let mut intake = FakeIntake::new(1_000);
+    let settings = Settings {
+        max_rate: 100,
+        rate_patience: Duration::from_millis(500),
+        ..Settings::from(&devices())
+    };
+    let (device, _task, board) = on_a_pipe(4_096, settings, &intake).await;
+    let settles = tokio::spawn(async move {
+        while let Some(arrival) = intake.data.recv().await {
+            intake.settle(&arrival);
+        }
+    });
+    let (mut output, mut input) = device.ws.split();
+    let message = Message::text(data(None).to_string());
+    let flood = tokio::spawn(async move { while output.send(message.clone()).await.is_ok() {} });
+    let code = soon(async {
+        while let Some(message) = input.next().await {
+            if let Ok(Message::Close(Some(frame))) = message {
+                return Some(u16::from(frame.code));
+            }
+        }
+        None
+    })
+    .await;
+    assert_eq!(code, Some(4003));
+    soon(flood).await.unwrap();
+    assert_eq!(board.device_reports()[0].reason, "rate exceeded");
+    settles.abort();
+}
+
+#[tokio::test]
+async fn a_session_ends_when_the_intake_is_gone() {
+    let mut intake = FakeIntake::new(1);
+    let (mut device, _task, _) = on_a_pipe(4_096, settings(), &intake).await;
+    device.hello("s").await;
+    intake.data.close();
+    device.data(1).await;
+    assert_eq!(device.closed().await, 1001);
+}
