@@ -191,8 +191,8 @@ impl<'de> Visitor<'de> for ResultSeed<'_> {
                 }
                 "value" => {
                     once(ctx, &value, &VALUE)?;
-                    let nodes = Cell::new(0);
-                    value = Some(map.next_value_seed(AnySeed::new(ctx, &nodes))?);
+                    let parts = Cell::new(0);
+                    value = Some(map.next_value_seed(AnySeed::new(ctx, &parts))?);
                 }
                 "error" => {
                     once(ctx, &error, &ERROR)?;
