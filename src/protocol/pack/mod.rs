@@ -71,22 +71,7 @@ impl<'a> Pack<'a> {
     /// When the pack breaks RFC 8428, has no reading, or grows beyond
     /// [`MAX_RESOLVED`](super::limits::MAX_RESOLVED).
     pub fn check(&self, received: f64) -> Result<Summary, PackError> {
-        let mut resolve = self.resolve(received);
-        let mut readings = 0;
-        for record in resolve.by_ref() {
-            record?;
-            readings += 1;
-        }
-        if readings == 0 {
-            return Err(PackError {
-                code: RejectCode::BadPack,
-                detail: "the pack has no record with a value".into(),
-            });
-        }
-        Ok(Summary {
-            readings,
-            resolved_bytes: resolve.bytes(),
-        })
+        self.resolve(received).check()
     }
 
     /// The resolved records in the order given (RFC 8428 §4.6). Ends after the first error.

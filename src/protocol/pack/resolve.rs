@@ -3,7 +3,7 @@
 use super::super::limits::{MAX_NAME, MAX_RESOLVED, MAX_UNIT, MAX_VALUE};
 use super::super::message::RejectCode::{self, BadPack, TooLarge};
 use super::super::number::Number;
-use super::{Base, PackError, Record, Value};
+use super::{Base, PackError, Record, Summary, Value};
 
 /// The version of SenML that is understood (RFC 8428 §4.4).
 const VERSION: u64 = 10;
@@ -84,13 +84,30 @@ impl<'p, 'a> Resolve<'p, 'a> {
         }
     }
 
-    /// Bytes that the records returned so far take at most in JSON.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// Goes through all records without giving them out.
+    pub(super) fn check(mut self) -> Result<Summary, PackError> {
+        let mut readings = 0;
+        for record in self.records {
+            match self.step(record) {
+                Ok(resolved) => readings += u32::from(resolved.is_some()),
+                Err(violation) => return Err(violation.at(self.index)),
+            }
+            self.index += 1;
+        }
+        if readings == 0 {
+            return Err(PackError {
+                code: BadPack,
+                detail: "the pack has no record with a value".into(),
+            });
+        }
+        Ok(Summary {
+            readings,
+            resolved_bytes: self.bytes,
+        })
     }
 
-    #[inline]
+    // Inlined into `check`, what is built here for nobody is not built.
+    #[inline(always)]
     fn step(&mut self, record: &'p Record<'a>) -> Result<Option<Resolved<'p>>, Violation> {
         if let Some(base) = &record.base {
             self.apply(base)?;
@@ -206,16 +223,16 @@ impl<'p> Iterator for Resolve<'p, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let record = self.records.get(self.index)?;
+            let index = self.index;
+            let record = self.records.get(index)?;
             let result = self.step(record);
             self.index += 1;
             match result {
                 Ok(None) => {}
                 Ok(Some(resolved)) => return Some(Ok(resolved)),
-                Err(Violation(code, what)) => {
-                    let detail = format!("record {} {what}", self.index);
+                Err(violation) => {
                     self.index = self.records.len();
-                    return Some(Err(PackError { code, detail }));
+                    return Some(Err(violation.at(index)));
                 }
             }
         }
@@ -224,6 +241,16 @@ impl<'p> Iterator for Resolve<'p, '_> {
 
 /// What is wrong with a record: the predicate of a sentence that begins with its number.
 struct Violation(RejectCode, &'static str);
+
+impl Violation {
+    #[cold]
+    fn at(self, index: usize) -> PackError {
+        PackError {
+            code: self.0,
+            detail: format!("record {} {}", index + 1, self.1),
+        }
+    }
+}
 
 fn bad(what: &'static str) -> Violation {
     Violation(BadPack, what)
