@@ -124,7 +124,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
             Some(unit) => Some(check_unit(unit)?),
             None => self.unit,
         };
-        let mut bytes = RECORD_OVERHEAD + self.name.len() + name.len() + 3 * NUMBER_BYTES;
+        let mut bytes = RECORD_OVERHEAD + self.name.len() + name.len() + NUMBER_BYTES;
         bytes += unit.map_or(0, json_bytes);
         let value = match &record.value {
             None => None,
@@ -152,6 +152,10 @@ impl<'p, 'a> Resolve<'p, 'a> {
                 Some(ResolvedValue::Data(data))
             }
         };
+        let sum = sum(self.sum, record.sum)
+            .ok_or_else(|| bad("has a bs and an s that add up to infinity"))?;
+        bytes +=
+            NUMBER_BYTES * (usize::from(sum.is_some()) + usize::from(record.update_time.is_some()));
         self.bytes += bytes;
         if self.bytes > MAX_RESOLVED {
             return Err(Violation(
@@ -164,8 +168,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
             name,
             unit,
             value,
-            sum: sum(self.sum, record.sum)
-                .ok_or_else(|| bad("has a bs and an s that add up to infinity"))?,
+            sum,
             time: self.absolute(record.time)?,
             update_time: record.update_time,
             version: (self.version != VERSION).then_some(self.version),
