@@ -1,8 +1,11 @@
 //! Resolution (RFC 8428 §4.6): base fields applied, relative times made absolute.
 
-use super::super::limits::{MAX_NAME, MAX_RESOLVED, MAX_UNIT, MAX_VALUE};
-use super::super::message::RejectCode::{self, BadPack, TooLarge};
+use super::super::limits::MAX_RESOLVED;
+use super::super::message::RejectCode::{BadPack, TooLarge};
 use super::super::number::Number;
+use super::rules::{
+    Violation, bad, check_base_name, check_length, check_name, check_unit, json_bytes,
+};
 use super::{Base, PackError, Record, Summary, Value};
 
 /// The version of SenML that is understood (RFC 8428 §4.4).
@@ -23,7 +26,7 @@ const NUMBER_BYTES: usize = 24;
 pub struct Resolved<'p> {
     /// First part of the name.
     pub base_name: &'p str,
-    /// Second part of the name. Together they are 1 to [`MAX_NAME`] bytes of
+    /// Second part of the name. Together they are 1 to [`MAX_NAME`](super::super::limits::MAX_NAME) bytes of
     /// `A-Z a-z 0-9 - : . / _`, the first one alphanumeric.
     pub name: &'p str,
     /// Unit, if any.
@@ -178,15 +181,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
     /// Takes over the base fields of a record; they hold for it and those after it.
     fn apply(&mut self, base: &'p Base<'a>) -> Result<(), Violation> {
         if let Some(name) = &base.name {
-            if name.len() > MAX_NAME {
-                return Err(bad("has a base name longer than 255 bytes"));
-            }
-            if !name.bytes().all(is_name_byte) {
-                return Err(bad(
-                    "has a base name with other characters than A-Z a-z 0-9 - : . / _",
-                ));
-            }
-            self.name = name;
+            self.name = check_base_name(name)?;
         }
         if let Some(unit) = &base.unit {
             self.unit = Some(check_unit(unit)?);
@@ -242,23 +237,6 @@ impl<'p> Iterator for Resolve<'p, '_> {
     }
 }
 
-/// What is wrong with a record: the predicate of a sentence that begins with its number.
-struct Violation(RejectCode, &'static str);
-
-impl Violation {
-    #[cold]
-    fn at(self, index: usize) -> PackError {
-        PackError {
-            code: self.0,
-            detail: format!("record {} {}", index + 1, self.1),
-        }
-    }
-}
-
-fn bad(what: &'static str) -> Violation {
-    Violation(BadPack, what)
-}
-
 /// `None`: infinite. `Some(None)`: neither is there. A missing one counts as zero.
 #[expect(
     clippy::option_option,
@@ -269,62 +247,4 @@ fn sum(base: Option<Number>, own: Option<Number>) -> Option<Option<Number>> {
         (Some(base), Some(own)) => base.plus(own).map(Some),
         (base, own) => Some(base.or(own)),
     }
-}
-
-/// RFC 8428 §4.5.1. The base name's characters have been checked.
-fn check_name(base: &str, name: &str) -> Result<(), Violation> {
-    let Some(first) = base.as_bytes().first().or(name.as_bytes().first()) else {
-        return Err(bad("has no name"));
-    };
-    if !name.bytes().all(is_name_byte) {
-        return Err(bad(
-            "has a name with other characters than A-Z a-z 0-9 - : . / _",
-        ));
-    }
-    if !first.is_ascii_alphanumeric() {
-        return Err(bad("has a name that does not begin with a letter or digit"));
-    }
-    if base.len() + name.len() > MAX_NAME {
-        return Err(bad("has a name longer than 255 bytes, base name included"));
-    }
-    Ok(())
-}
-
-fn is_name_byte(byte: u8) -> bool {
-    /// One entry for each byte: every name of every reading goes through here.
-    static NAME_BYTES: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0_u8;
-        while byte < 0x80 {
-            table[byte as usize] =
-                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'_');
-            byte += 1;
-        }
-        table
-    };
-    NAME_BYTES[usize::from(byte)]
-}
-
-fn check_unit(unit: &str) -> Result<&str, Violation> {
-    if unit.len() > MAX_UNIT {
-        return Err(bad("has a unit longer than 64 bytes"));
-    }
-    Ok(unit)
-}
-
-fn check_length(bytes: usize) -> Result<(), Violation> {
-    if bytes > MAX_VALUE {
-        return Err(Violation(TooLarge, "has a value longer than 64 KiB"));
-    }
-    Ok(())
-}
-
-/// Bytes of the text in JSON, escapes included: control characters take up to six.
-fn json_bytes(text: &str) -> usize {
-    let escapes = text.bytes().map(|byte| match byte {
-        b'"' | b'\\' => 1,
-        0..0x20 => 5,
-        _ => 0,
-    });
-    text.len() + escapes.sum::<usize>()
 }
