@@ -308,6 +308,25 @@ fn fields_of_later_versions_are_passed_over() {
 }
 
 #[test]
+fn a_text_that_may_be_left_out_may_be_null() {
+    let frame = br#"{"hello":{"stream":"s","model":null,"firmware":"2"}}"#;
+    let FromDevice::Hello(hello) = decode(Encoding::Json, frame).unwrap() else {
+        panic!("no hello");
+    };
+    assert_eq!((hello.model, hello.firmware.as_deref()), (None, Some("2")));
+    let frame = br#"{"result":{"id":"7","ok":true,"error":null}}"#;
+    let FromDevice::Result(result) = decode(Encoding::Json, frame).unwrap() else {
+        panic!("no result");
+    };
+    assert_eq!((result.error, result.value), (None, None));
+    assert_eq!(code(r#"{"hello":{"stream":null}}"#), RejectCode::Malformed);
+    assert_eq!(
+        code(r#"{"hello":{"stream":"s","model":null,"model":"x"}}"#),
+        RejectCode::Malformed
+    );
+}
+
+#[test]
 fn results_are_read_whole() {
     let frame = br#"{"result":{"id":"7","ok":false,"value":{"a":[1,2.5,null,"x"]},"error":"no"}}"#;
     let FromDevice::Result(result) = decode(Encoding::Json, frame).unwrap() else {

@@ -2,7 +2,7 @@
 //! `devices.max_message`; these bound what a message of that size can turn into.
 
 /// Records in one pack. Readings of a vibration sensor come in bursts of hundreds; 4,096 parsed
-/// records are about 0.6 MB of memory for the time that the frame is looked at.
+/// records are at most 1 MB of memory for the time that the frame is looked at.
 pub const MAX_RECORDS: usize = 4_096;
 
 /// Bytes of a resolved name, base name included. Names are identifiers (RFC 8428 §4.5.1 asks for
@@ -33,9 +33,12 @@ pub const MAX_ERROR_TEXT: usize = 1_024;
 /// Depth of arrays and maps within the `value` of a result.
 pub const MAX_VALUE_DEPTH: usize = 16;
 
-/// Scalars, arrays and maps within the `value` of a result. Each costs up to 100 bytes of memory
-/// once decoded.
-pub const MAX_VALUE_NODES: usize = 4_096;
+/// Scalars, arrays and maps within the `value` of a result; a map counts [`MAP_PARTS`] times,
+/// because it takes that much more memory. Bounds a decoded value to about 0.5 MB.
+pub const MAX_VALUE_PARTS: usize = 4_096;
+
+/// What a map counts for within [`MAX_VALUE_PARTS`]: even a map of one entry takes 640 bytes.
+pub const MAP_PARTS: usize = 8;
 
 /// Bytes of `detail` in a reject.
 pub const MAX_DETAIL: usize = 200;

@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 
 use super::decode::decode;
 use super::decode::scalar::base64url;
-use super::limits::MAX_NAME;
+use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
 use super::pack::Pack;
 use super::pack::resolve::{Resolved, ResolvedValue};
@@ -42,8 +42,12 @@ pub enum PayloadError {
     Pack(String),
 }
 
-/// Bytes of a payload beside its records: keys, device, stream, numbers.
+/// Bytes of a payload beside its records at most: keys, device and stream of their longest,
+/// numbers.
 const ENVELOPE: usize = 512;
+
+/// No payload is longer, in any format.
+pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;
 
 /// How many times longer a payload is than its frame, roughly: base names are written out, and
 /// JSON takes more than CBOR. Only a first guess for the buffer.
@@ -237,4 +241,64 @@ fn join<'b>(room: &'b mut [u8; MAX_NAME], base: &'b str, name: &'b str) -> &'b s
     room[..base.len()].copy_from_slice(base.as_bytes());
     room[base.len()..whole].copy_from_slice(name.as_bytes());
     std::str::from_utf8(&room[..whole]).expect("invariant: two texts in a row are a text")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::reading::{Encoding, GapReason};
+
+    const FORMATS: [Format; 4] = [
+        Format::Json,
+        Format::Cbor,
+        Format::SenmlJson,
+        Format::SenmlCbor,
+    ];
+
+    #[test]
+    fn the_longest_device_and_stream_fit_in_the_envelope() {
+        for stream in ["\u{10ffff}".repeat(64), "\"".repeat(64)] {
+            let batch = Batch {
+                device: "d".repeat(64).into(),
+                stream: stream.as_str().into(),
+                seq: Some(u64::MAX),
+                received: 1_700_000_000.123_456_7,
+                readings: 1,
+                encoding: Encoding::Json,
+                frame: br#"[{"n":"a","v":1}]"#.as_slice().into(),
+            };
+            let gap = Gap {
+                from: Some(u64::MAX),
+                batches: u64::MAX,
+                readings: u64::MAX,
+                ..Gap::of(&batch, GapReason::TooLarge, batch.received)
+            };
+            for format in FORMATS {
+                assert!(encode_batch(&batch, format).unwrap().len() <= ENVELOPE);
+                assert!(encode_gap(&gap, format).len() <= ENVELOPE);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_not_what_it_was_is_an_error() {
+        let batch = |frame: &'static str| Batch {
+            device: "d".into(),
+            stream: "s".into(),
+            seq: None,
+            received: 0.0,
+            readings: 1,
+            encoding: Encoding::Json,
+            frame: frame.as_bytes().into(),
+        };
+        for format in FORMATS {
+            let error = |frame| encode_batch(&batch(frame), format).unwrap_err();
+            assert!(matches!(error("[{"), PayloadError::Frame(_)));
+            assert_eq!(error(r#"{"hello":{"stream":"s"}}"#), PayloadError::NoPack);
+            assert_eq!(error(r#"[{"bn":"a"}]"#), PayloadError::NoReading);
+            assert!(matches!(error(r#"[{"v":1}]"#), PayloadError::Pack(_)));
+        }
+    }
 }

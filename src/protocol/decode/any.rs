@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::super::limits::{MAX_VALUE_DEPTH, MAX_VALUE_NODES};
+use super::super::limits::{MAP_PARTS, MAX_VALUE_DEPTH, MAX_VALUE_PARTS};
 use super::super::message::RejectCode::{Malformed, TooLarge};
 use super::fault::Context;
 use super::scalar::{TextSeed, base64url};
@@ -15,16 +15,16 @@ use super::scalar::{TextSeed, base64url};
 pub(crate) struct AnySeed<'c> {
     ctx: &'c Context,
     depth: usize,
-    nodes: &'c Cell<usize>,
+    parts: &'c Cell<usize>,
 }
 
 impl<'c> AnySeed<'c> {
-    /// `nodes` counts from 0 over the whole value.
-    pub(crate) fn new(ctx: &'c Context, nodes: &'c Cell<usize>) -> Self {
+    /// `parts` counts from 0 over the whole value.
+    pub(crate) fn new(ctx: &'c Context, parts: &'c Cell<usize>) -> Self {
         Self {
             ctx,
             depth: 0,
-            nodes,
+            parts,
         }
     }
 
@@ -36,15 +36,25 @@ impl<'c> AnySeed<'c> {
         Ok(Self {
             ctx: self.ctx,
             depth: self.depth + 1,
-            nodes: self.nodes,
+            parts: self.parts,
         })
+    }
+
+    fn count<E: Error>(&self, more: usize) -> Result<(), E> {
+        let parts = self.parts.get() + more;
+        self.parts.set(parts);
+        if parts > MAX_VALUE_PARTS {
+            let detail = format!("\"value\" has more than {MAX_VALUE_PARTS} parts");
+            return Err(self.ctx.refuse(TooLarge, detail));
+        }
+        Ok(())
     }
 
     fn again(&self) -> Self {
         Self {
             ctx: self.ctx,
             depth: self.depth,
-            nodes: self.nodes,
+            parts: self.parts,
         }
     }
 }
@@ -53,12 +63,7 @@ impl<'de> DeserializeSeed<'de> for AnySeed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Value, D::Error> {
-        let nodes = self.nodes.get() + 1;
-        self.nodes.set(nodes);
-        if nodes > MAX_VALUE_NODES {
-            let detail = format!("\"value\" has more than {MAX_VALUE_NODES} parts");
-            return Err(self.ctx.refuse(TooLarge, detail));
-        }
+        self.count(1)?;
         input.deserialize_any(self)
     }
 }
@@ -114,6 +119,7 @@ impl<'de> Visitor<'de> for AnySeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let inner = self.inner()?;
+        self.count(MAP_PARTS - 1)?;
         let mut values = Map::new();
         while let Some(key) = map.next_key_seed(TextSeed)? {
             let value = map.next_value_seed(inner.again())?;

@@ -24,6 +24,13 @@ pub(crate) static MESSAGE: Field = Field {
     code: RejectCode::Malformed,
 };
 
+/// A record of a pack as a whole.
+pub(crate) static RECORD: Field = Field {
+    name: "",
+    expected: "a map with text or integer labels",
+    code: RejectCode::Malformed,
+};
+
 /// Travels beside the deserializer: the libraries' errors carry only text, and copies of the
 /// peer's data at that.
 #[derive(Debug)]
@@ -53,11 +60,7 @@ impl Context {
     /// A record of the pack begins; `index` counts from 0.
     pub(crate) fn enter_record(&self, index: usize) {
         self.record.set(Some(index));
-        self.field.set(&Field {
-            name: "",
-            expected: "a map with text or integer labels",
-            code: RejectCode::Malformed,
-        });
+        self.field.set(&RECORD);
     }
 
     pub(crate) fn leave_records(&self) {

@@ -12,7 +12,7 @@ use super::super::message::{CommandResult, Data, Hello};
 use super::super::pack::parse::PackSeed;
 use super::any::AnySeed;
 use super::fault::{Context, Field};
-use super::scalar::{BoolSeed, TextSeed, UnsignedSeed};
+use super::scalar::{BoolSeed, OptionalTextSeed, TextSeed, UnsignedSeed};
 
 const fn field(name: &'static str, expected: &'static str, code: RejectCode) -> Field {
     Field {
@@ -146,23 +146,28 @@ impl<'de> Visitor<'de> for HelloSeed<'_> {
                 }
             };
             once(ctx, slot, field)?;
-            let text = map.next_value_seed(TextSeed)?;
-            if text.chars().count() > MAX_TEXT || text.chars().any(char::is_control) {
-                return Err(wrong(ctx, field));
-            }
-            *slot = Some(text.into_owned());
+            let text = map.next_value_seed(OptionalTextSeed)?;
+            *slot = Some(text.map(|text| short(ctx, field, text)).transpose()?);
             ctx.enter_field(&HELLO);
         }
         match stream {
             None => Err(missing(ctx, &HELLO)),
-            Some(stream) if stream.is_empty() => Err(wrong(ctx, &STREAM)),
-            Some(stream) => Ok(Hello {
+            Some(Some(stream)) if !stream.is_empty() => Ok(Hello {
                 stream,
-                model,
-                firmware,
+                model: model.flatten(),
+                firmware: firmware.flatten(),
             }),
+            Some(_) => Err(wrong(ctx, &STREAM)),
         }
     }
+}
+
+/// One of the texts that stand in lists and topics: short, no control characters.
+fn short<E: Error>(ctx: &Context, field: &'static Field, text: Cow<'_, str>) -> Result<String, E> {
+    if text.chars().count() > MAX_TEXT || text.chars().any(char::is_control) {
+        return Err(wrong(ctx, field));
+    }
+    Ok(text.into_owned())
 }
 
 pub(super) struct ResultSeed<'c>(pub(super) &'c Context);
@@ -191,16 +196,19 @@ impl<'de> Visitor<'de> for ResultSeed<'_> {
                 }
                 "value" => {
                     once(ctx, &value, &VALUE)?;
-                    let nodes = Cell::new(0);
-                    value = Some(map.next_value_seed(AnySeed::new(ctx, &nodes))?);
+                    let parts = Cell::new(0);
+                    value = Some(map.next_value_seed(AnySeed::new(ctx, &parts))?);
                 }
                 "error" => {
                     once(ctx, &error, &ERROR)?;
-                    let text: Cow<'_, str> = map.next_value_seed(TextSeed)?;
-                    if text.len() > MAX_ERROR_TEXT {
+                    let text = map.next_value_seed(OptionalTextSeed)?;
+                    if text
+                        .as_ref()
+                        .is_some_and(|text| text.len() > MAX_ERROR_TEXT)
+                    {
                         return Err(wrong(ctx, &ERROR));
                     }
-                    error = Some(text.into_owned());
+                    error = Some(text.map(Cow::into_owned));
                 }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -213,7 +221,7 @@ impl<'de> Visitor<'de> for ResultSeed<'_> {
                 id,
                 ok,
                 value,
-                error,
+                error: error.flatten(),
             }),
             _ => Err(missing(ctx, &RESULT)),
         }

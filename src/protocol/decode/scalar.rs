@@ -74,6 +74,33 @@ impl<'de> Visitor<'de> for TextSeed {
     pass_over_tags!();
 }
 
+/// Reads a text that may be left out: null, as encoders write an empty option, counts as left out.
+pub(crate) struct OptionalTextSeed;
+
+seed!(OptionalTextSeed => Option<Cow<'de, str>>);
+
+impl<'de> Visitor<'de> for OptionalTextSeed {
+    type Value = Option<Cow<'de, str>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or null")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Some(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    pass_over_tags!();
+}
+
 /// Reads a boolean.
 pub(crate) struct BoolSeed;
 

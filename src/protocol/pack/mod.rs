@@ -1,8 +1,25 @@
 //! SenML packs (RFC 8428): records as they came, and what they resolve to.
+//!
+//! Where the RFC leaves room:
+//! - A record of base fields only carries no reading; any other record needs a value or a sum. A
+//!   pack without a reading is refused.
+//! - A base value is added to a `v` that is there; it does not stand in for one that is not. A
+//!   base sum does count as the sum of every reading after it (§4.5.4).
+//! - Every resolved record has a time: none, or 0, is the moment of arrival. Records stay in the
+//!   order given.
+//! - Integers stay integers, exact to 64 bits, and so does their sum with an integer base.
+//! - The first record decides the version: its `bver`, or 10. Another `bver` later is refused. A
+//!   version below 10 stays in the resolved records as `bver`, 10 does not (§4.6).
+//! - Labels that are not known are passed over, texts and integers, but for texts that end in
+//!   `_` (§4.4). The text and the integer form of one label are the same label; twice is refused.
+//! - In CBOR a number may be a decimal fraction (tag 4, §6); any other tag on a number is
+//!   refused, because it would change the value. Elsewhere tags are passed over.
+//! - `vd` in JSON is read with or without padding and written without.
 
 mod label;
 pub(super) mod parse;
 pub mod resolve;
+mod rules;
 
 use std::borrow::Cow;
 
@@ -71,22 +88,7 @@ impl<'a> Pack<'a> {
     /// When the pack breaks RFC 8428, has no reading, or grows beyond
     /// [`MAX_RESOLVED`](super::limits::MAX_RESOLVED).
     pub fn check(&self, received: f64) -> Result<Summary, PackError> {
-        let mut resolve = self.resolve(received);
-        let mut readings = 0;
-        for record in resolve.by_ref() {
-            record?;
-            readings += 1;
-        }
-        if readings == 0 {
-            return Err(PackError {
-                code: RejectCode::BadPack,
-                detail: "the pack has no record with a value".into(),
-            });
-        }
-        Ok(Summary {
-            readings,
-            resolved_bytes: resolve.bytes(),
-        })
+        self.resolve(received).check()
     }
 
     /// The resolved records in the order given (RFC 8428 §4.6). Ends after the first error.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::super::decode::fault::{Context, shown};
+use super::super::decode::fault::{Context, RECORD, shown};
 use super::super::decode::scalar::{BoolSeed, DataSeed, NumberSeed, TextSeed, UnsignedSeed};
 use super::super::limits::MAX_RECORDS;
 use super::super::message::RejectCode::{BadPack, Malformed, TooLarge};
@@ -104,6 +104,7 @@ impl<'de> Visitor<'de> for RecordSeed<'_, '_, 'de> {
             }
             seen |= label.bit();
             read_field(ctx, self.record, label, &mut map)?;
+            ctx.enter_field(&RECORD);
         }
         Ok(())
     }
@@ -151,9 +152,10 @@ fn put_value<'de, E: Error>(
     record: &mut Record<'de>,
     value: Value<'de>,
 ) -> Result<(), E> {
-    if record.value.replace(value).is_some() {
+    if record.value.is_some() {
         return Err(ctx.refuse(BadPack, "there is more than one of v, vs, vb, vd".into()));
     }
+    record.value = Some(value);
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! Resolution (RFC 8428 §4.6): base fields applied, relative times made absolute.
 
-use super::super::limits::{MAX_NAME, MAX_RESOLVED, MAX_UNIT, MAX_VALUE};
-use super::super::message::RejectCode::{self, BadPack, TooLarge};
+use super::super::limits::MAX_RESOLVED;
+use super::super::message::RejectCode::{BadPack, TooLarge};
 use super::super::number::Number;
-use super::{Base, PackError, Record, Value};
+use super::rules::{
+    Violation, bad, check_base_name, check_length, check_name, check_unit, json_bytes,
+};
+use super::{Base, PackError, Record, Summary, Value};
 
 /// The version of SenML that is understood (RFC 8428 §4.4).
 const VERSION: u64 = 10;
@@ -23,7 +26,7 @@ const NUMBER_BYTES: usize = 24;
 pub struct Resolved<'p> {
     /// First part of the name.
     pub base_name: &'p str,
-    /// Second part of the name. Together they are 1 to [`MAX_NAME`] bytes of
+    /// Second part of the name. Together they are 1 to [`MAX_NAME`](super::super::limits::MAX_NAME) bytes of
     /// `A-Z a-z 0-9 - : . / _`, the first one alphanumeric.
     pub name: &'p str,
     /// Unit, if any.
@@ -84,13 +87,30 @@ impl<'p, 'a> Resolve<'p, 'a> {
         }
     }
 
-    /// Bytes that the records returned so far take at most in JSON.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// Goes through all records without giving them out.
+    pub(super) fn check(mut self) -> Result<Summary, PackError> {
+        let mut readings = 0;
+        for record in self.records {
+            match self.step(record) {
+                Ok(resolved) => readings += u32::from(resolved.is_some()),
+                Err(violation) => return Err(violation.at(self.index)),
+            }
+            self.index += 1;
+        }
+        if readings == 0 {
+            return Err(PackError {
+                code: BadPack,
+                detail: "the pack has no record with a value".into(),
+            });
+        }
+        Ok(Summary {
+            readings,
+            resolved_bytes: self.bytes,
+        })
     }
 
-    #[inline]
+    // Inlined into `check`, what is built here for nobody is not built.
+    #[inline(always)]
     fn step(&mut self, record: &'p Record<'a>) -> Result<Option<Resolved<'p>>, Violation> {
         if let Some(base) = &record.base {
             self.apply(base)?;
@@ -107,7 +127,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
             Some(unit) => Some(check_unit(unit)?),
             None => self.unit,
         };
-        let mut bytes = RECORD_OVERHEAD + self.name.len() + name.len() + 3 * NUMBER_BYTES;
+        let mut bytes = RECORD_OVERHEAD + self.name.len() + name.len() + NUMBER_BYTES;
         bytes += unit.map_or(0, json_bytes);
         let value = match &record.value {
             None => None,
@@ -135,6 +155,10 @@ impl<'p, 'a> Resolve<'p, 'a> {
                 Some(ResolvedValue::Data(data))
             }
         };
+        let sum = sum(self.sum, record.sum)
+            .ok_or_else(|| bad("has a bs and an s that add up to infinity"))?;
+        bytes +=
+            NUMBER_BYTES * (usize::from(sum.is_some()) + usize::from(record.update_time.is_some()));
         self.bytes += bytes;
         if self.bytes > MAX_RESOLVED {
             return Err(Violation(
@@ -147,8 +171,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
             name,
             unit,
             value,
-            sum: sum(self.sum, record.sum)
-                .ok_or_else(|| bad("has a bs and an s that add up to infinity"))?,
+            sum,
             time: self.absolute(record.time)?,
             update_time: record.update_time,
             version: (self.version != VERSION).then_some(self.version),
@@ -158,15 +181,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
     /// Takes over the base fields of a record; they hold for it and those after it.
     fn apply(&mut self, base: &'p Base<'a>) -> Result<(), Violation> {
         if let Some(name) = &base.name {
-            if name.len() > MAX_NAME {
-                return Err(bad("has a base name longer than 255 bytes"));
-            }
-            if !name.bytes().all(is_name_byte) {
-                return Err(bad(
-                    "has a base name with other characters than A-Z a-z 0-9 - : . / _",
-                ));
-            }
-            self.name = name;
+            self.name = check_base_name(name)?;
         }
         if let Some(unit) = &base.unit {
             self.unit = Some(check_unit(unit)?);
@@ -206,27 +221,20 @@ impl<'p> Iterator for Resolve<'p, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let record = self.records.get(self.index)?;
+            let index = self.index;
+            let record = self.records.get(index)?;
             let result = self.step(record);
             self.index += 1;
             match result {
                 Ok(None) => {}
                 Ok(Some(resolved)) => return Some(Ok(resolved)),
-                Err(Violation(code, what)) => {
-                    let detail = format!("record {} {what}", self.index);
+                Err(violation) => {
                     self.index = self.records.len();
-                    return Some(Err(PackError { code, detail }));
+                    return Some(Err(violation.at(index)));
                 }
             }
         }
     }
-}
-
-/// What is wrong with a record: the predicate of a sentence that begins with its number.
-struct Violation(RejectCode, &'static str);
-
-fn bad(what: &'static str) -> Violation {
-    Violation(BadPack, what)
 }
 
 /// `None`: infinite. `Some(None)`: neither is there. A missing one counts as zero.
@@ -239,62 +247,4 @@ fn sum(base: Option<Number>, own: Option<Number>) -> Option<Option<Number>> {
         (Some(base), Some(own)) => base.plus(own).map(Some),
         (base, own) => Some(base.or(own)),
     }
-}
-
-/// RFC 8428 §4.5.1. The base name's characters have been checked.
-fn check_name(base: &str, name: &str) -> Result<(), Violation> {
-    let Some(first) = base.as_bytes().first().or(name.as_bytes().first()) else {
-        return Err(bad("has no name"));
-    };
-    if !name.bytes().all(is_name_byte) {
-        return Err(bad(
-            "has a name with other characters than A-Z a-z 0-9 - : . / _",
-        ));
-    }
-    if !first.is_ascii_alphanumeric() {
-        return Err(bad("has a name that does not begin with a letter or digit"));
-    }
-    if base.len() + name.len() > MAX_NAME {
-        return Err(bad("has a name longer than 255 bytes, base name included"));
-    }
-    Ok(())
-}
-
-fn is_name_byte(byte: u8) -> bool {
-    /// One entry for each byte: every name of every reading goes through here.
-    static NAME_BYTES: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0_u8;
-        while byte < 0x80 {
-            table[byte as usize] =
-                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'_');
-            byte += 1;
-        }
-        table
-    };
-    NAME_BYTES[usize::from(byte)]
-}
-
-fn check_unit(unit: &str) -> Result<&str, Violation> {
-    if unit.len() > MAX_UNIT {
-        return Err(bad("has a unit longer than 64 bytes"));
-    }
-    Ok(unit)
-}
-
-fn check_length(bytes: usize) -> Result<(), Violation> {
-    if bytes > MAX_VALUE {
-        return Err(Violation(TooLarge, "has a value longer than 64 KiB"));
-    }
-    Ok(())
-}
-
-/// Bytes of the text in JSON, escapes included: control characters take up to six.
-fn json_bytes(text: &str) -> usize {
-    let escapes = text.bytes().map(|byte| match byte {
-        b'"' | b'\\' => 1,
-        0..0x20 => 5,
-        _ => 0,
-    });
-    text.len() + escapes.sum::<usize>()
 }
