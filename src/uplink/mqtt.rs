@@ -5,6 +5,7 @@
 //! would lose packets.
 
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use rumqttc::mqttbytes::Error as PacketError;
@@ -20,8 +21,8 @@ use super::{Settings, credentials};
 /// of a few bytes.
 const MAX_INCOMING: usize = 4 << 10;
 
-/// Keep-alive is two bytes of seconds on the wire; the library takes no less than a second.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(65_535));
+/// Seconds. Keep-alive is two bytes of whole seconds on the wire; 0 would switch it off.
+const KEEP_ALIVE: RangeInclusive<u64> = 1..=65_535;
 
 /// Why a connection ended or did not come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,10 +119,15 @@ pub(super) fn prepare(
     capacity: u16,
 ) -> Result<(Link, Wire), Failure> {
     let broker = &settings.broker;
+    // What the broker is told and what the pings keep to must be the same: whole seconds.
+    let keep_alive = broker
+        .keep_alive
+        .as_secs()
+        .clamp(*KEEP_ALIVE.start(), *KEEP_ALIVE.end());
     let mut options = MqttOptions::new(&broker.client_id, &broker.host, broker.port);
     options
         .set_clean_session(true)
-        .set_keep_alive(broker.keep_alive.clamp(KEEP_ALIVE.0, KEEP_ALIVE.1))
+        .set_keep_alive(Duration::from_secs(keep_alive))
         .set_max_packet_size(MAX_INCOMING, MAX_PACKET)
         // One more than are ever out: see `ledger`.
         .set_inflight(capacity + 1)
