@@ -238,3 +238,19 @@ fn a_client_that_never_reads_holds_up_neither_others_nor_the_stop() {
         assert!(TcpStream::connect(admin.address).await.is_err());
     });
 }
+
+#[test]
+fn a_connection_on_which_nothing_comes_is_ended() {
+    test(async |admin| {
+        let mut silent = admin.connect().await;
+        let mut halfway = admin.connect().await;
+        halfway.write_all(b"GET /healthz HT").await.unwrap();
+        let mut idle = admin.connect().await;
+        let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        idle.write_all(request).await.unwrap();
+        // Each of these returns only when the other side closes.
+        for socket in [&mut silent, &mut halfway, &mut idle] {
+            socket.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+    });
+}

@@ -116,8 +116,33 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
             .starts_with("telehub.toml:2: devices.auth: \"open\" lets everybody")
     );
     assert_eq!(warnings("[devices]\nauth = \"open\"\n"), []);
+    let idle = warnings("[devices.tls]\ncert = \"/c\"\nkey = \"/k\"\nclient_ca = \"/ca\"\n");
+    assert!(
+        idle[0]
+            .to_string()
+            .starts_with("telehub.toml:4: devices.tls.client_ca: has no effect")
+    );
     assert_eq!(warnings("[admin]\nlisten = \"0.0.0.0:8788\"\n").len(), 1);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
+}
+
+#[test]
+fn numbers_and_sizes_are_read_in_every_form_that_toml_has() {
+    let config =
+        read("[uplink]\ninflight = 1_000\n[devices]\nwindow = 0x10\nmax_message = 65_535\n");
+    assert_eq!(config.uplink.inflight, 1_000);
+    assert_eq!(
+        (config.devices.window, config.devices.max_message),
+        (16, 65_535)
+    );
+    let inline = read(
+        "devices = { listen = \"[::1]:0\", max_message = \"1KiB\" }\nuplink.prefix = \"a/b\"\n",
+    );
+    assert_eq!(
+        (inline.devices.listen.port(), inline.devices.max_message),
+        (0, 1_024)
+    );
+    assert_eq!(inline.uplink.prefix, "a/b");
 }
 
 /// Text of any kind but control characters, which are refused.

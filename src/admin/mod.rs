@@ -27,7 +27,7 @@ use crate::stop::Stop;
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// From accept, or from the last answer, to the end of the next request's header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one connection is served. Clients that keep it open connect again.
 const LIFETIME: Duration = Duration::from_secs(120);

@@ -9,10 +9,10 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
-use sha2::{Digest, Sha256};
 use telehub::clock::unix_now;
+use telehub::listen::registry::{Registered, token_hash};
 
-use super::registry::{Entry, Registry};
+use super::registry::Registry;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -73,7 +73,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
                 reason = "after 1970"
             )]
             let added = Some(unix_now() as u64);
-            registry.add(Entry {
+            registry.add(Registered {
                 id: id.clone(),
                 token_sha256: hash(&token),
                 added,
@@ -106,7 +106,7 @@ fn new_token() -> io::Result<String> {
 }
 
 fn hash(token: &str) -> String {
-    Sha256::digest(token.as_bytes())
+    token_hash(token)
         .iter()
         .fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");

@@ -8,35 +8,16 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
-
-/// One known device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Entry {
-    pub(super) id: String,
-    /// 64 lower-case hex digits of the SHA-256 of the token's text.
-    pub(super) token_sha256: String,
-    /// Unix seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) added: Option<u64>,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entries {
-    #[serde(default)]
-    device: Vec<Entry>,
-}
+use telehub::listen::registry::{Registered, RegistryFile};
 
 /// A registry file, read; locked against other commands until it is dropped.
 #[derive(Debug)]
 pub(super) struct Registry {
     path: PathBuf,
     text: String,
-    entries: Vec<Entry>,
+    entries: Vec<Registered>,
     /// Holds the lock, when the file may be edited.
     directory: Option<File>,
 }
@@ -85,18 +66,18 @@ impl Registry {
         })
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[Registered] {
         &self.entries
     }
 
     /// Adds a device and writes the file. Its id must be new.
-    pub(super) fn add(&mut self, entry: Entry) -> anyhow::Result<()> {
+    pub(super) fn add(&mut self, entry: Registered) -> anyhow::Result<()> {
         let mut text = self.text.clone();
         if !text.is_empty() {
             text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
         }
-        text.push_str(&toml::to_string(&Entries {
-            device: vec![entry.clone()],
+        text.push_str(&toml::to_string(&RegistryFile {
+            devices: vec![entry.clone()],
         })?);
         self.entries.push(entry);
         self.write(text)
@@ -116,8 +97,8 @@ impl Registry {
         // A file in another layout than ours loses its comments rather than a device.
         let edited = match parse(&edited) {
             Ok(entries) if entries == self.entries => edited,
-            _ => toml::to_string(&Entries {
-                device: self.entries.clone(),
+            _ => toml::to_string(&RegistryFile {
+                devices: self.entries.clone(),
             })?,
         };
         let path = &self.path;
@@ -137,9 +118,14 @@ impl Registry {
     }
 }
 
-fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
-    let Entries { device } = toml::from_str(text)?;
-    for (index, entry) in device.iter().enumerate() {
+fn parse(text: &str) -> anyhow::Result<Vec<Registered>> {
+    // The rest of the error's text is a copy of the file's lines.
+    let RegistryFile { devices } = toml::from_str(text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        anyhow!("line {line}: {}", error.message().replace('\n', ", "))
+    })?;
+    for (index, entry) in devices.iter().enumerate() {
         let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let id = &entry.id;
         ensure!(telehub::config::is_id(id), "{id:?} is not an id");
@@ -148,11 +134,11 @@ fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
             "token_sha256 of {id:?} must be 64 lower-case hex digits"
         );
         ensure!(
-            device[..index].iter().all(|other| other.id != *id),
+            devices[..index].iter().all(|other| other.id != *id),
             "{id:?} is there twice"
         );
     }
-    Ok(device)
+    Ok(devices)
 }
 
 /// The text without its `index`th `[[device]]` and what belongs to it: everything up to the
@@ -218,8 +204,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn entry(id: &str) -> Entry {
-        Entry {
+    fn entry(id: &str) -> Registered {
+        Registered {
             id: id.to_owned(),
             token_sha256: "0f".repeat(32),
             added: Some(1_763_600_000),
@@ -253,8 +239,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("devices.toml");
         let block = |id: &str| {
-            toml::to_string(&Entries {
-                device: vec![entry(id)],
+            toml::to_string(&RegistryFile {
+                devices: vec![entry(id)],
             })
             .unwrap()
         };
@@ -299,8 +285,8 @@ mod tests {
     fn a_file_that_is_no_registry_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("devices.toml");
-        let double = toml::to_string(&Entries {
-            device: vec![entry("a"), entry("a")],
+        let double = toml::to_string(&RegistryFile {
+            devices: vec![entry("a"), entry("a")],
         })
         .unwrap();
         for text in [
@@ -310,7 +296,8 @@ mod tests {
             double.as_str(),
         ] {
             fs::write(&path, text).unwrap();
-            assert!(Registry::edit(&path).is_err(), "{text}");
+            let error = format!("{:#}", Registry::edit(&path).unwrap_err());
+            assert!(!error.contains('\n') && !error.contains("0f0f"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
     }

@@ -67,6 +67,13 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
     if devices.auth == Auth::Certificate {
         check_certificate_auth(doc);
     }
+    if devices.auth != Auth::Certificate && doc.has("devices.tls", "client_ca") {
+        let text = "has no effect: no certificate is asked of devices; write auth = \
+                    \"certificate\", or remove this line";
+        notes
+            .warnings
+            .push(doc.remark("devices.tls", "client_ca", text));
+    }
     if devices.auth == Auth::Open && !devices.listen.ip().is_loopback() {
         let text = format!(
             "\"open\" lets everybody who reaches {} send as any device; write auth = \"token\", \
