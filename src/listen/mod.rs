@@ -212,7 +212,7 @@ async fn connection(
     remote: SocketAddr,
     permit: OwnedSemaphorePermit,
 ) {
-    match timeout(shared.handshake_timeout, handshake(&shared, tcp)).await {
+    match timeout(shared.handshake_timeout, handshake(&shared, tcp, remote)).await {
         Ok(Ok(Some(upgraded))) => {
             tokio::spawn(session(shared, upgraded, remote, permit));
         }

@@ -211,6 +211,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 limit: self.max_message,
             },
             Error::Utf8(_) => Ending::NotUtf8,
+            // The device's TCP did not acknowledge our pings: the kernel came to the same
+            // conclusion as the ping timeout, from the same silence.
+            Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Ending::PingTimeout,
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
                 Ending::Lost
             }
