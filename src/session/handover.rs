@@ -124,18 +124,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if self.unsettled >= self.settings.window || self.room.is_some() {
             return Ok(());
         }
-        match self.port.data.clone().try_reserve_owned() {
+        let port = self.port;
+        match port.data.try_reserve() {
             Ok(permit) => {
                 if let Some(arrival) = self.arrival() {
                     permit.send(arrival);
                 }
                 Ok(())
             }
-            Err(TrySendError::Full(data)) => {
+            Err(TrySendError::Full(())) => {
+                let data = port.data.clone();
                 self.room = Some(Box::pin(async move { data.reserve_owned().await.ok() }));
                 Ok(())
             }
-            Err(TrySendError::Closed(_)) => Err(Ending::Stopping),
+            Err(TrySendError::Closed(())) => Err(Ending::Stopping),
         }
     }
 
