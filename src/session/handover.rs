@@ -84,6 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if let Some(welcome) = welcome {
             self.send(&ToDevice::Welcome(welcome))?;
         }
+        self.tell_ack()?;
         self.hand_over()
     }
 

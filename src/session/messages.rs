@@ -80,9 +80,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// Tells the newest ack. While output is blocked acks wait and merge.
+    /// Tells the newest ack. While output is blocked acks wait and merge; and none comes before
+    /// `welcome`, whose number may be older.
     pub(super) fn tell_ack(&mut self) -> Result<(), Ending> {
-        if self.wire.is_blocked() {
+        if self.wire.is_blocked() || matches!(self.stream, Stream::Attaching { .. }) {
             return Ok(());
         }
         match self.ack.take() {
