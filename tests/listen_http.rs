@@ -241,6 +241,21 @@ async fn a_stopping_hub_says_so_to_who_is_half_way_in() {
 }
 
 #[tokio::test]
+async fn a_half_open_handshake_does_not_hold_up_the_stop() {
+    let port = Port::start(devices()).await;
+    let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+    tcp.write_all(b"GET /v1/dev").await.unwrap();
+    port.connect("other").await;
+    let start = Instant::now();
+    port.stopper.stop();
+    port.roster
+        .close_all(telehub::intake::port::Close::Stopping);
+    soon(port.task).await.unwrap();
+    // Far below the handshake's own ten seconds.
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test]
 async fn a_handshake_that_never_finishes_is_cut() {
     let mut settings = devices();
     settings.handshake_timeout = Duration::from_millis(300);
