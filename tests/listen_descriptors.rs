@@ -1,6 +1,7 @@
 //! Alone in its process, because it takes the process's file descriptors away.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use device_port::{A_WHILE, Port, devices};

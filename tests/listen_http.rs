@@ -1,6 +1,7 @@
 //! The device port before the upgrade: routes, refusals, credentials, limits.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use std::fmt::Write as _;

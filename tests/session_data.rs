@@ -1,6 +1,7 @@
 //! Batches, acks, rejects and the window, over real sockets with a fake intake.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! The ends of sessions: who hangs up, with which code, and what is said of it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use std::time::{Duration, Instant};
