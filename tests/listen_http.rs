@@ -1,6 +1,7 @@
 //! The device port before the upgrade: routes, refusals, credentials, limits.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use std::fmt::Write as _;
@@ -238,6 +239,21 @@ async fn a_stopping_hub_says_so_to_who_is_half_way_in() {
     let head = head(&mut tcp).await;
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     assert!(head.to_ascii_lowercase().contains("\r\nretry-after: "));
+}
+
+#[tokio::test]
+async fn a_half_open_handshake_does_not_hold_up_the_stop() {
+    let port = Port::start(devices()).await;
+    let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+    tcp.write_all(b"GET /v1/dev").await.unwrap();
+    port.connect("other").await;
+    let start = Instant::now();
+    port.stopper.stop();
+    port.roster
+        .close_all(telehub::intake::port::Close::Stopping);
+    soon(port.task).await.unwrap();
+    // Far below the handshake's own ten seconds.
+    assert!(start.elapsed() < Duration::from_secs(4));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! TLS on the device port, and client certificates as credentials.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! Batches, acks, rejects and the window, over real sockets with a fake intake.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use std::time::{Duration, Instant};
@@ -15,7 +16,11 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 #[tokio::test]
 async fn hello_is_answered_with_what_is_safe_and_data_goes_on_from_there() {
     let mut port = Port::start(devices()).await;
-    *port.intake.known.lock().unwrap() = Known { safe: 5, taken: 7 };
+    *port.intake.known.lock().unwrap() = Known {
+        safe: 5,
+        taken: 7,
+        safe_soon: None,
+    };
     let mut device = port.connect("barn-1").await;
     device
         .json(json!({"hello": {"stream": "boot-1", "model": "TH-2", "firmware": "1.0"}}))
@@ -46,6 +51,19 @@ async fn hello_is_answered_with_what_is_safe_and_data_goes_on_from_there() {
     assert_eq!(report.stream.as_deref(), Some("boot-1"));
     assert_eq!(report.model.as_deref(), Some("TH-2"));
     assert_eq!(report.firmware.as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn no_ack_comes_before_the_welcome() {
+    let port = Port::start(devices()).await;
+    *port.intake.known.lock().unwrap() = Known {
+        safe: 5,
+        taken: 7,
+        safe_soon: Some(7),
+    };
+    let mut device = port.connect("a").await;
+    assert_eq!(device.hello("s").await.seq, 5);
+    assert_eq!(device.ack().await, 7);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The ends of sessions: who hangs up, with which code, and what is said of it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/device_port.rs"]
 mod device_port;
 
 use std::time::{Duration, Instant};
@@ -311,4 +312,61 @@ async fn a_session_ends_when_the_intake_is_gone() {
     intake.data.close();
     device.data(1).await;
     assert_eq!(device.closed().await, 1001);
+}
+
+#[tokio::test]
+async fn a_device_that_never_pauses_is_pinged_all_the_same() {
+    let mut intake = FakeIntake::new(1_000);
+    let (device, _task, board) = on_a_pipe(65_536, settings(), &intake).await;
+    let settles = tokio::spawn(async move {
+        while let Some(arrival) = intake.data.recv().await {
+            intake.settle(&arrival);
+        }
+    });
+    let (mut output, mut input) = device.ws.split();
+    let message = Message::text(data(None).to_string());
+    let flood = tokio::spawn(async move { while output.send(message.clone()).await.is_ok() {} });
+    soon(async {
+        for _ in 0..3 {
+            while !matches!(input.next().await, Some(Ok(Message::Ping(_)))) {}
+        }
+    })
+    .await;
+    assert_eq!(board.device_reports()[0].state, "online");
+    flood.abort();
+    settles.abort();
+}
+
+#[tokio::test]
+async fn no_bytes_make_a_session_panic_or_stay() {
+    let intake = FakeIntake::new(100_000);
+    // xorshift, so that every run tries the same.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..300 {
+        let (device, task, _) = on_a_pipe(1 << 20, settings(), &intake).await;
+        let mut pipe = device.ws.into_inner();
+        for _ in 0..random() % 20 {
+            let noise: Vec<u8> = (0..random() % 120).map(|_| random() as u8).collect();
+            let bytes = match random() % 4 {
+                0 => noise,
+                1 => frame(random() as u8, &noise),
+                2 => frame(0x82, &noise),
+                _ => frame(0x81, data(Some(random() % 9)).to_string().as_bytes()),
+            };
+            if pipe.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        drop(pipe);
+        let ended = tokio::time::timeout(device_port::PATIENCE, task).await;
+        ended
+            .unwrap_or_else(|_| panic!("round {round} stays"))
+            .unwrap();
+    }
 }

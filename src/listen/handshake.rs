@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -49,7 +50,11 @@ pub(super) struct Upgraded {
 
 /// Serves a connection up to the upgrade; `None`: it was refused and answered. Has no timeout of
 /// its own.
-pub(super) async fn handshake(shared: &Shared, tcp: TcpStream) -> io::Result<Option<Upgraded>> {
+pub(super) async fn handshake(
+    shared: &Shared,
+    tcp: TcpStream,
+    remote: SocketAddr,
+) -> io::Result<Option<Upgraded>> {
     let (socket, names) = match &shared.tls {
         None => (Socket::Plain(tcp), Vec::new()),
         Some(acceptor) => {
@@ -69,13 +74,14 @@ pub(super) async fn handshake(shared: &Shared, tcp: TcpStream) -> io::Result<Opt
     };
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
+        let path = request.uri().path().to_owned();
         let response = match answer(shared, request, &names) {
             Ok((response, yes)) => {
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
                 response
             }
             Err(refusal) => {
-                debug!(reason = refusal.detail(), "connection refused");
+                debug!(%remote, path, reason = refusal.detail(), "connection refused");
                 refusal.response()
             }
         };

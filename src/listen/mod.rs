@@ -51,6 +51,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// the hub stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
+/// How long a handshake may still take once the stop is asked for: enough to be told so.
+const STOP_HANDSHAKE: Duration = Duration::from_millis(500);
+
 /// What every connection needs.
 struct Shared {
     access: Access,
@@ -212,13 +215,25 @@ async fn connection(
     remote: SocketAddr,
     permit: OwnedSemaphorePermit,
 ) {
-    match timeout(shared.handshake_timeout, handshake(&shared, tcp)).await {
-        Ok(Ok(Some(upgraded))) => {
+    let mut stop = shared.stop.clone();
+    let cut = async {
+        let stopped = async {
+            stop.requested().await;
+            sleep(STOP_HANDSHAKE).await;
+        };
+        // Either way the time is up.
+        let _ = timeout(shared.handshake_timeout, stopped).await;
+    };
+    let outcome = tokio::select! {
+        outcome = handshake(&shared, tcp, remote) => outcome,
+        () = cut => return debug!(%remote, "handshake took too long"),
+    };
+    match outcome {
+        Ok(Some(upgraded)) => {
             tokio::spawn(session(shared, upgraded, remote, permit));
         }
-        Ok(Ok(None)) => {}
-        Ok(Err(error)) => debug!(%remote, %error, "handshake failed"),
-        Err(_) => debug!(%remote, "handshake took too long"),
+        Ok(None) => {}
+        Err(error) => debug!(%remote, %error, "handshake failed"),
     }
 }
 

@@ -10,37 +10,30 @@
 //! are answered and its pongs are seen.
 
 pub mod ending;
+mod handover;
 mod inbound;
 pub mod liveness;
+mod messages;
 pub mod rate;
 pub mod roster;
 pub mod sequence;
 pub mod wire;
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc::{OwnedPermit, error::TrySendError};
-use tokio::sync::oneshot;
-use tracing::{debug, info};
+use tokio::sync::mpsc::OwnedPermit;
+use tracing::info;
 
 use self::ending::Ending;
-use self::inbound::{Candidate, Inbound};
+use self::handover::{Hand, Stream, Waiting};
 use self::liveness::{Action, Liveness};
 use self::rate::Rate;
 use self::roster::Present;
-use self::sequence::{Sequence, Verdict};
 use self::wire::{Incoming, Wire};
-use crate::clock::unix_now;
 use crate::intake::port::{Arrival, Attached, Control, IntakePort, Mail};
-use crate::protocol;
-use crate::protocol::message::{Hello, Reject, RejectCode, ToDevice, Welcome};
-use crate::reading::{Batch, Encoding};
-
-/// Rejects in a row after which the hub hangs up: a firmware that gets ten wrong does not learn.
-const REJECTS_IN_A_ROW: u32 = 10;
+use crate::reading::Encoding;
 
 /// What a session needs to know of `[devices]`.
 #[derive(Debug, Clone)]
@@ -73,25 +66,6 @@ impl From<&crate::config::Devices> for Settings {
     }
 }
 
-type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// Where the connection's stream of sequence numbers stands.
-enum Stream {
-    /// Neither `hello` nor data has come.
-    None,
-    /// The intake has been asked.
-    Attaching {
-        answer: Waiting<Option<Attached>>,
-        /// The device said `hello` and waits for `welcome`.
-        greeted: bool,
-    },
-    /// Batches can be handed over.
-    Attached {
-        attached: Attached,
-        sequence: Sequence,
-    },
-}
-
 struct Session<'a, S> {
     wire: Wire<S>,
     settings: &'a Settings,
@@ -100,9 +74,7 @@ struct Session<'a, S> {
     encoding: Encoding,
     stream: Stream,
     /// A batch that cannot go on yet.
-    hand: Option<Candidate>,
-    /// Whether `hand` was judged by the sequence already.
-    judged: bool,
+    hand: Option<Hand>,
     /// Room in the intake for the batch in hand.
     room: Option<Waiting<Option<OwnedPermit<Arrival>>>>,
     /// Batches handed over and not settled.
@@ -115,6 +87,9 @@ struct Session<'a, S> {
     /// Reading goes on at this time.
     throttled: Option<Instant>,
     bytes_seen: u64,
+    /// When the task woke up. Read once for each event: at thousands of frames a second the
+    /// clock would be one of the larger costs.
+    now: Instant,
 }
 
 /// What the task woke up for.
@@ -139,7 +114,6 @@ where
         encoding: Encoding::Cbor,
         stream: Stream::None,
         hand: None,
-        judged: false,
         room: None,
         unsettled: 0,
         ack: None,
@@ -148,23 +122,32 @@ where
         rate: Rate::new(settings.max_rate, now),
         throttled: None,
         bytes_seen: 0,
+        now,
         wire,
     };
-    info!(device = %present.device, conn = present.conn, "device connected");
+    info!(device = %present.device, conn = present.conn, remote = present.remote, "device connected");
     let ending = session.live().await;
     info!(device = %present.device, conn = present.conn, reason = ending.reason(), "device disconnected");
-    let Session { wire, stream, .. } = session;
+    let attached = !matches!(session.stream, Stream::None);
+    // The rest goes now: a place in the intake's queue must not be held through the closing.
+    let wire = session.into_wire();
     let conn = present.conn;
     // Before the closing handshake, which may take its time.
     present.leave(ending);
-    if !matches!(stream, Stream::None) {
-        // An error means that the intake is gone, and with it the stream.
-        let _ = port.control.send(Control::Detach { conn }).await;
-    }
-    wire.close(ending.close()).await;
+    let detach = async {
+        if attached {
+            // An error means that the intake is gone, and with it the stream.
+            let _ = port.control.send(Control::Detach { conn }).await;
+        }
+    };
+    tokio::join!(detach, wire.close(ending.close()));
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    fn into_wire(self) -> Wire<S> {
+        self.wire
+    }
+
     async fn live(&mut self) -> Ending {
         let timer = tokio::time::sleep_until(self.wake_at().into());
         tokio::pin!(timer);
@@ -191,6 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 incoming = poll_fn(|cx| wire.poll(cx, read)) => Event::Wire(incoming),
                 () = &mut timer => Event::Time,
             };
+            self.now = Instant::now();
             if let Err(ending) = self.apply(event) {
                 return ending;
             }
@@ -205,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             self.liveness.pause();
             return false;
         }
-        self.liveness.resume(Instant::now());
+        self.liveness.resume(self.now);
         // Output that the device does not read is the device's own fault.
         !self.wire.is_blocked()
     }
@@ -238,10 +222,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Event::Wire(incoming) => {
                 self.note_life();
                 match incoming {
-                    Some(incoming) => self.incoming(incoming),
+                    Some(incoming) => self.incoming(incoming)?,
                     // Output flows again, or has stopped to.
-                    None => self.tell_ack(),
+                    None => self.tell_ack()?,
                 }
+                // A device that always has something to say keeps the timer from its turn.
+                if self.now >= self.wake_at() {
+                    self.tick()?;
+                }
+                Ok(())
             }
             Event::Time => self.tick(),
         }
@@ -257,230 +246,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     fn tick(&mut self) -> Result<(), Ending> {
         self.note_life();
-        let now = Instant::now();
-        if self.throttled.is_some_and(|until| now >= until) {
+        if self.throttled.is_some_and(|until| self.now >= until) {
             self.throttled = None;
-            self.liveness.resume(now);
+            self.liveness.resume(self.now);
         }
-        match self.liveness.tick(now) {
+        match self.liveness.tick(self.now) {
             Some(Action::Ping(payload)) => self.wire.ping(payload),
             Some(Action::Evict) => Err(Ending::PingTimeout),
             None => Ok(()),
         }
-    }
-
-    fn incoming(&mut self, incoming: Incoming) -> Result<(), Ending> {
-        match incoming {
-            Incoming::End(ending) => Err(ending),
-            Incoming::Pong(payload) => {
-                self.present.board.seen(unix_now());
-                if let Some(rtt) = self.liveness.pong(&payload, Instant::now()) {
-                    self.present.board.rtt(rtt);
-                }
-                Ok(())
-            }
-            Incoming::Ping => {
-                self.present.board.seen(unix_now());
-                self.spend()
-            }
-            Incoming::Message(encoding, frame) => {
-                let received = unix_now();
-                self.present.board.seen(received);
-                self.spend()?;
-                self.encoding = encoding;
-                match inbound::read(encoding, &frame, received) {
-                    Ok(inbound) => self.message(inbound),
-                    Err(reject) => self.reject(reject),
-                }
-            }
-        }
-    }
-
-    /// Counts a message against the rate.
-    fn spend(&mut self) -> Result<(), Ending> {
-        let now = Instant::now();
-        self.throttled = self.rate.spend(now);
-        if self.rate.throttled_for(now) > self.settings.rate_patience {
-            return Err(Ending::RateExceeded);
-        }
-        Ok(())
-    }
-
-    fn message(&mut self, inbound: Inbound) -> Result<(), Ending> {
-        match inbound {
-            Inbound::Hello(hello) if matches!(self.stream, Stream::None) => {
-                self.rejects_in_a_row = 0;
-                self.hello(hello);
-                Ok(())
-            }
-            Inbound::Hello(_) => self.reject(Reject {
-                seq: None,
-                code: RejectCode::Malformed,
-                detail: "hello must be the first message of a connection".to_owned(),
-            }),
-            Inbound::Data(candidate) => {
-                self.hand = Some(candidate);
-                self.judged = false;
-                if matches!(self.stream, Stream::None) {
-                    self.attach(None);
-                }
-                self.hand_over()
-            }
-            Inbound::Result(result) => {
-                self.rejects_in_a_row = 0;
-                debug!(device = %self.present.device, command = result.id, "result of no known command");
-                Ok(())
-            }
-        }
-    }
-
-    fn hello(&mut self, hello: Hello) {
-        self.present.describe(hello.model, hello.firmware);
-        self.attach(Some(hello.stream));
-    }
-
-    fn attach(&mut self, stream: Option<String>) {
-        let greeted = stream.is_some();
-        let control = self.port.control.clone();
-        let (reply, answer) = oneshot::channel();
-        let attach = Control::Attach {
-            conn: self.present.conn,
-            device: self.present.device.clone(),
-            stream: stream.map(Into::into),
-            mailbox: self.present.mailbox.clone(),
-            reply,
-        };
-        let answer = Box::pin(async move {
-            control.send(attach).await.ok()?;
-            answer.await.ok()
-        });
-        self.stream = Stream::Attaching { answer, greeted };
-    }
-
-    fn attached(&mut self, attached: Attached) -> Result<(), Ending> {
-        let board = &self.present.board;
-        board.stream(attached.name.clone());
-        board.seq.set(attached.taken);
-        let greeted = matches!(self.stream, Stream::Attaching { greeted: true, .. });
-        let welcome = greeted.then(|| Welcome {
-            stream: attached.name.to_string(),
-            seq: attached.safe,
-            time: unix_now(),
-            ping_interval: self.settings.ping_interval.as_secs_f64(),
-            max_message: self.settings.max_message as u64,
-            window: self.settings.window,
-        });
-        self.stream = Stream::Attached {
-            sequence: Sequence::new(attached.taken),
-            attached,
-        };
-        if let Some(welcome) = welcome {
-            self.send(&ToDevice::Welcome(welcome))?;
-        }
-        self.hand_over()
-    }
-
-    /// Moves the batch in hand on, as far as it can go now.
-    fn hand_over(&mut self) -> Result<(), Ending> {
-        let Stream::Attached { sequence, .. } = &mut self.stream else {
-            return Ok(());
-        };
-        let Some(batch) = &self.hand else {
-            return Ok(());
-        };
-        if !self.judged {
-            self.judged = true;
-            let before = sequence.highest();
-            match batch.seq.map(|seq| (seq, sequence.judge(seq))) {
-                Some((seq, Verdict::Backwards)) => {
-                    self.hand = None;
-                    return self.reject(Reject {
-                        seq: Some(seq),
-                        code: RejectCode::BadSeq,
-                        detail: format!(
-                            "{seq} was skipped on the way to {before} and cannot come later"
-                        ),
-                    });
-                }
-                Some((_, Verdict::Resend)) => {}
-                Some((seq, Verdict::New)) => {
-                    self.present.board.seq.set(seq);
-                    self.count(batch.readings);
-                }
-                None => self.count(batch.readings),
-            }
-            self.rejects_in_a_row = 0;
-        }
-        if self.unsettled >= self.settings.window || self.room.is_some() {
-            return Ok(());
-        }
-        match self.port.data.clone().try_reserve_owned() {
-            Ok(permit) => {
-                if let Some(arrival) = self.arrival() {
-                    permit.send(arrival);
-                }
-                Ok(())
-            }
-            Err(TrySendError::Full(data)) => {
-                self.room = Some(Box::pin(async move { data.reserve_owned().await.ok() }));
-                Ok(())
-            }
-            Err(TrySendError::Closed(_)) => Err(Ending::Stopping),
-        }
-    }
-
-    fn count(&self, readings: u32) {
-        self.present.board.batches.add(1);
-        self.present.board.readings.add(u64::from(readings));
-    }
-
-    /// The batch in hand, on its way: from here on it counts against the window.
-    fn arrival(&mut self) -> Option<Arrival> {
-        let Stream::Attached { attached, .. } = &self.stream else {
-            return None;
-        };
-        let candidate = self.hand.take()?;
-        self.unsettled += 1;
-        Some(Arrival {
-            conn: self.present.conn,
-            stream: attached.stream,
-            batch: Batch {
-                device: self.present.device.clone(),
-                stream: attached.name.clone(),
-                seq: candidate.seq,
-                received: candidate.received,
-                readings: candidate.readings,
-                encoding: candidate.encoding,
-                frame: candidate.frame,
-            },
-        })
-    }
-
-    /// Tells the newest ack. While output is blocked acks wait and merge.
-    fn tell_ack(&mut self) -> Result<(), Ending> {
-        if self.wire.is_blocked() {
-            return Ok(());
-        }
-        match self.ack.take() {
-            Some(seq) => self.send(&ToDevice::Ack { seq }),
-            None => Ok(()),
-        }
-    }
-
-    fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
-        self.present.board.rejected.add(1);
-        self.rejects_in_a_row += 1;
-        debug!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
-        self.send(&ToDevice::Reject(reject))?;
-        if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
-            return Err(Ending::TooManyRejects);
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, message: &ToDevice) -> Result<(), Ending> {
-        let bytes = protocol::encode(self.encoding, message);
-        self.wire.message(self.encoding, bytes)
     }
 }
 

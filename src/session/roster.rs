@@ -105,7 +105,7 @@ impl Roster {
             model: None,
             firmware: None,
         };
-        let board = self.board.devices.online(&device, conn, remote);
+        let board = self.board.devices.online(&device, conn, remote.clone());
         self.outbox
             .put(&device, entry.presence("online", entry.since, "connected"));
         if let Some(older) = state.present.insert(device.clone(), entry) {
@@ -121,6 +121,7 @@ impl Roster {
             roster: self.clone(),
             device,
             conn,
+            remote,
             mailbox,
             board,
             ending: Ending::Lost,
@@ -159,6 +160,8 @@ pub struct Present {
     pub device: Arc<str>,
     /// The connection.
     pub conn: ConnId,
+    /// The other end's address.
+    pub remote: String,
     /// News from the hub.
     pub mailbox: Arc<Mailbox>,
     /// The device's part of the board.

@@ -94,7 +94,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 /// One WebSocket connection, server side.
 #[derive(Debug)]
 pub struct Wire<S> {
-    ws: WebSocketStream<Counted<S>>,
+    /// Boxed: it is moved through several futures, each of which would keep room for it for as
+    /// long as the session lives.
+    ws: Box<WebSocketStream<Counted<S>>>,
     max_message: usize,
     unflushed: bool,
     blocked: bool,
@@ -118,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             WebSocketStream::from_partially_read(stream, part, Role::Server, Some(config)).await
         };
         Self {
-            ws,
+            ws: Box::new(ws),
             max_message,
             unflushed: false,
             blocked: false,
@@ -211,6 +213,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 limit: self.max_message,
             },
             Error::Utf8(_) => Ending::NotUtf8,
+            // The device's TCP did not acknowledge our pings: the kernel came to the same
+            // conclusion as the ping timeout, from the same silence.
+            Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Ending::PingTimeout,
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
                 Ending::Lost
             }
@@ -237,7 +242,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
             let stream = self.ws.get_mut();
             stream.shutdown().await?;
-            let mut sink = [0; 1024];
+            // On the heap: an array would be part of every session's task from its start.
+            let mut sink = vec![0; 1024];
             while stream.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
         };

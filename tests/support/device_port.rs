@@ -70,6 +70,8 @@ pub fn devices() -> Devices {
 pub struct Known {
     pub safe: u64,
     pub taken: u64,
+    /// Becomes safe before the session has even heard of its stream.
+    pub safe_soon: Option<u64>,
 }
 
 #[derive(Default)]
@@ -110,7 +112,12 @@ impl FakeIntake {
                         seen.mailboxes.insert(conn, mailbox);
                         seen.attached
                             .push((conn, stream.as_deref().map(str::to_owned)));
-                        let Known { safe, taken } = *knows.lock().unwrap();
+                        let Known {
+                            safe,
+                            taken,
+                            safe_soon,
+                        } = *knows.lock().unwrap();
+                        seen.mailboxes[&conn].settle(0, safe_soon);
                         let _ = reply.send(Attached {
                             stream: StreamId(NonZeroU64::new(last).unwrap()),
                             name: stream.unwrap_or_else(|| format!("unnamed-{last}").into()),

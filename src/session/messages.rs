@@ -1,0 +1,110 @@
+//! What the session does with each message, and what it answers.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use super::Session;
+use super::ending::Ending;
+use super::handover::Stream;
+use super::inbound::{self, Inbound};
+use super::wire::Incoming;
+use crate::clock::unix_now;
+use crate::protocol;
+use crate::protocol::message::{Reject, RejectCode, ToDevice};
+
+/// Rejects in a row after which the hub hangs up: a firmware that gets ten wrong does not learn.
+const REJECTS_IN_A_ROW: u32 = 10;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    /// What came from the device.
+    pub(super) fn incoming(&mut self, incoming: Incoming) -> Result<(), Ending> {
+        match incoming {
+            Incoming::End(ending) => Err(ending),
+            Incoming::Pong(payload) => {
+                self.present.board.seen(unix_now());
+                if let Some(rtt) = self.liveness.pong(&payload, self.now) {
+                    self.present.board.rtt(rtt);
+                }
+                Ok(())
+            }
+            Incoming::Ping => {
+                self.present.board.seen(unix_now());
+                self.spend()
+            }
+            Incoming::Message(encoding, frame) => {
+                let received = unix_now();
+                self.present.board.seen(received);
+                self.spend()?;
+                self.encoding = encoding;
+                match inbound::read(encoding, &frame, received) {
+                    Ok(inbound) => self.message(inbound),
+                    Err(reject) => self.reject(reject),
+                }
+            }
+        }
+    }
+
+    /// Counts a message against the rate.
+    fn spend(&mut self) -> Result<(), Ending> {
+        self.throttled = self.rate.spend(self.now);
+        if self.rate.throttled_for(self.now) > self.settings.rate_patience {
+            return Err(Ending::RateExceeded);
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, inbound: Inbound) -> Result<(), Ending> {
+        match inbound {
+            Inbound::Hello(hello) if matches!(self.stream, Stream::None) => {
+                self.rejects_in_a_row = 0;
+                self.present.describe(hello.model, hello.firmware);
+                self.attach(Some(hello.stream));
+                Ok(())
+            }
+            Inbound::Hello(_) => self.reject(Reject {
+                seq: None,
+                code: RejectCode::Malformed,
+                detail: "hello must be the first message of a connection".to_owned(),
+            }),
+            Inbound::Data(candidate) => {
+                if matches!(self.stream, Stream::None) {
+                    self.attach(None);
+                }
+                self.take(candidate)
+            }
+            Inbound::Result(result) => {
+                self.rejects_in_a_row = 0;
+                debug!(device = %self.present.device, command = result.id, "result of no known command");
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the newest ack. While output is blocked acks wait and merge; and none comes before
+    /// `welcome`, whose number may be older.
+    pub(super) fn tell_ack(&mut self) -> Result<(), Ending> {
+        if self.wire.is_blocked() || matches!(self.stream, Stream::Attaching { .. }) {
+            return Ok(());
+        }
+        match self.ack.take() {
+            Some(seq) => self.send(&ToDevice::Ack { seq }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
+        self.present.board.rejected.add(1);
+        self.rejects_in_a_row += 1;
+        debug!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
+        self.send(&ToDevice::Reject(reject))?;
+        if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
+            return Err(Ending::TooManyRejects);
+        }
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, message: &ToDevice) -> Result<(), Ending> {
+        let bytes = protocol::encode(self.encoding, message);
+        self.wire.message(self.encoding, bytes)
+    }
+}
