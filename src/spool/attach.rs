@@ -2,9 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
 
-use super::codec;
 use super::files;
 use super::generation::Generation;
 use super::generations;
@@ -12,8 +10,6 @@ use super::marks::Marks;
 use super::shelf::{Failure, Shelf};
 use super::store::Error;
 use super::tally::Tally;
-use crate::clock::unix_now;
-use crate::reading::{GapReason, Item};
 
 /// Version of everything below the spool's directory.
 const FORMAT: u32 = 1;
@@ -21,7 +17,7 @@ const FORMAT: u32 = 1;
 const FORMAT_TEXT: &str = "telehub spool ";
 
 /// The tag of copies that are damaged.
-const CORRUPT: &str = "corrupt";
+pub(super) const CORRUPT: &str = "corrupt";
 
 impl Shelf {
     /// Takes the directory into use unless that is done. `create`: makes it if it is not there;
@@ -233,55 +229,6 @@ impl Shelf {
         } else if readable && self.generations[index].groups == 0 {
             self.discard(index);
         }
-        Ok(())
-    }
-
-    /// Sets a damaged generation aside. One that holds nothing but gap records takes its place,
-    /// under the last of its ids, so that whoever reads in order comes across them.
-    ///
-    /// # Errors
-    /// The records cannot be stored now; everything stays as it is.
-    pub(super) fn replace(&mut self, index: usize, why: &str) -> Result<(), Error> {
-        let generation = &mut self.generations[index];
-        generation.open = None;
-        let known = generation.taking.take().or_else(|| generation.summary());
-        let (first, id) = (generation.first, generation.last);
-        let dir = generation.dir.clone();
-        let now = unix_now();
-        let mut gaps = known
-            .as_ref()
-            .map(|tally| tally.as_gaps(GapReason::Corrupt, now))
-            .unwrap_or_default();
-        if gaps.is_empty() {
-            gaps.push(codec::unknown_gap(now));
-        }
-        let batches = known.as_ref().map_or(0, Tally::batches);
-        let items: Vec<_> = gaps
-            .into_iter()
-            .map(|gap| Arc::new(Item::Gap(gap)))
-            .collect();
-        let marks: Vec<_> = known.iter().flat_map(Tally::implied_marks).collect();
-        let encoded = codec::encode(id, &items, &marks);
-
-        let new = dir.with_extension("new");
-        if new.exists() {
-            files::remove(&new)?;
-        }
-        let mut store = self.engine.create(&new)?;
-        store.append(id, &encoded.bytes)?;
-        store.sync()?;
-        drop(store);
-        Generation::write_summary(&new, &encoded.tally)?;
-        let copy = files::set_aside(&dir, CORRUPT)?;
-        files::rename(&new, &dir)?;
-        files::prune_copies(&self.path, "gen-", CORRUPT, files::KEPT_COPIES);
-        tracing::error!(
-            error = why, batches, gaps = items.len(), copy = %copy.display(),
-            "a part of the spool is damaged: set aside, gap records take its place"
-        );
-        let (replacement, _) = Generation::found(first, id, dir);
-        self.generations[index] = replacement;
-        self.measure_others();
         Ok(())
     }
 }

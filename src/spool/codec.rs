@@ -19,7 +19,7 @@ use super::wire::{Damage, Reader, Writer};
 use crate::reading::{Batch, Encoding, Gap, GapReason, Item, Mark};
 
 /// The last character is the version.
-const MAGIC: [u8; 4] = *b"thg1";
+pub(super) const MAGIC: [u8; 4] = *b"thg1";
 
 /// Magic, two lengths, two checksums.
 const PREFIX: usize = 20;
@@ -97,6 +97,13 @@ pub(super) struct Header<'a> {
     pub(super) tally: Tally,
     gaps: Vec<(usize, Gap)>,
     body: Result<&'a [u8], Damage>,
+}
+
+/// How long a group that begins here says it is; `None`: too few bytes to say.
+pub(super) fn announced_len(bytes: &[u8]) -> Option<usize> {
+    let mut reader = Reader(bytes.get(MAGIC.len()..)?);
+    let (header, body) = (reader.len().ok()?, reader.len().ok()?);
+    PREFIX.checked_add(header)?.checked_add(body)
 }
 
 /// Reads the header, and checks the body without reading it.

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::files;
-use super::store::{Engine, Error, Store};
+use super::store::{Engine, Error, Ids, Store};
 
 /// sled's unit of allocation. Reopening fills up a begun segment, so small is good; a quarter
 /// of it bounds an item (128 KiB).
@@ -204,24 +204,16 @@ impl Store for DiskStore {
         Ok(())
     }
 
-    fn ids(&mut self) -> Result<Vec<u64>, Error> {
+    fn ids(&mut self) -> Result<Ids, Error> {
         caught(|| {
-            let mut ids = Vec::new();
+            let mut ids = Ids::default();
             for tree in self.trees.values() {
                 for entry in tree {
-                    if let Some(id) = id_of(&entry?.0)
-                        && ids.last() != Some(&id)
-                    {
-                        ids.push(id);
-                    }
+                    ids.present.extend(id_of(&entry?.0));
                 }
             }
-            if let Some(removed) = &self.removed {
-                let mut gone = std::collections::HashSet::new();
-                for entry in removed {
-                    gone.extend(id_of(&entry?.0));
-                }
-                ids.retain(|id| !gone.contains(id));
+            for entry in self.removed.iter().flatten() {
+                ids.removed.extend(id_of(&entry?.0));
             }
             Ok(ids)
         })

@@ -5,11 +5,14 @@
 //! gen-<first id in hex>/
 //!   conf db snap.* blobs/   the engine's
 //!   summary                 a sealed tally of every group; written when the generation is closed
+//!   reached                 the last group that was acknowledged; not synced, so never ahead of
+//!                           the database unless that has lost something
 //!   touched                 something was deleted: the summary says too much, look inside
 //! ```
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -17,15 +20,21 @@ use super::codec;
 use super::files;
 use super::store::{Engine, Error, Store};
 use super::tally::Tally;
-use super::wire::Damage;
+use super::wire::{Damage, seal, unseal};
 
 const SUMMARY: &str = "summary";
+const REACHED: &str = "reached";
 const TOUCHED: &str = "touched";
+
+/// Of the `reached` file. The last character is the version.
+const REACHED_MAGIC: [u8; 4] = *b"thr1";
 
 /// An open database and what in it still counts.
 pub(super) struct Open {
     pub(super) store: Box<dyn Store>,
     pub(super) live: BTreeSet<u64>,
+    /// Deleted, and still to be read: their marks count.
+    removed: BTreeSet<u64>,
 }
 
 /// A generation. Ids of its groups lie in `first..=last`.
@@ -38,6 +47,8 @@ pub(super) struct Generation {
     pub(super) batches: u64,
     pub(super) readings: u64,
     pub(super) oldest: Option<f64>,
+    /// Groups that must be in the database, deleted or not.
+    pub(super) expected: u64,
     /// Bytes of groups that were appended.
     pub(super) bytes: u64,
     /// Bytes on disk, as of the last look.
@@ -61,6 +72,7 @@ impl Generation {
             batches: 0,
             readings: 0,
             oldest: None,
+            expected: 0,
             bytes: 0,
             disk: 0,
             taking: None,
@@ -84,6 +96,7 @@ impl Generation {
                 generation.open = Some(Open {
                     store,
                     live: BTreeSet::new(),
+                    removed: BTreeSet::new(),
                 });
                 generation.measure();
                 Ok(generation)
@@ -103,7 +116,13 @@ impl Generation {
         let summary = generation.summary();
         if let Some(tally) = &summary {
             generation.last = tally.last.max(first);
+            generation.expected = tally.groups;
             generation.count(tally);
+        } else if let Some(reached) = generation.reached()
+            && let Some(later) = reached.checked_sub(first)
+        {
+            generation.last = generation.last.max(reached);
+            generation.expected = later + 1;
         }
         (generation, summary)
     }
@@ -117,6 +136,34 @@ impl Generation {
     /// Writes the summary file of the generation in `dir`, durably.
     pub(super) fn write_summary(dir: &Path, tally: &Tally) -> std::io::Result<()> {
         files::replace(&dir.join(SUMMARY), &tally.to_file())
+    }
+
+    fn reached(&self) -> Option<u64> {
+        let bytes = fs::read(self.dir.join(REACHED)).ok()?;
+        let content = unseal(REACHED_MAGIC, &bytes).ok()?;
+        Some(u64::from_le_bytes(content.try_into().ok()?))
+    }
+
+    /// A commit is complete: what was put in so far must be found again.
+    pub(super) fn reach(&mut self, tally: &Tally) {
+        self.batches += tally.batches();
+        self.readings += tally.readings();
+        if let Some(sum) = &mut self.taking {
+            sum.add(tally);
+            self.oldest = sum.oldest;
+            self.expected = sum.groups;
+            let sealed = seal(REACHED_MAGIC, &sum.last.to_le_bytes());
+            // Written in place: truncating first would make ext4 write it out at once.
+            let written = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(self.dir.join(REACHED))
+                .and_then(|mut file| file.write_all(&sealed));
+            if let Err(error) = written {
+                tracing::debug!(dir = %self.dir.display(), %error, "cannot note the last group");
+            }
+        }
     }
 
     fn count(&mut self, tally: &Tally) {
@@ -149,16 +196,29 @@ impl Generation {
     pub(super) fn open(&mut self, engine: &dyn Engine) -> Result<&mut Open, Error> {
         if self.open.is_none() {
             let mut store = engine.open(&self.dir)?;
-            let mut live: BTreeSet<u64> = store.ids()?.into_iter().collect();
-            live.retain(|id| {
-                (self.first..=self.last).contains(id)
-                    && !self.void.iter().any(|range| range.contains(id))
-            });
+            let mut ids = store.ids()?;
+            ids.present.retain(|id| self.counts(*id));
+            let present = ids.present.len() as u64;
+            if present < self.expected {
+                let lost = self.expected - present;
+                return Err(Error::Broken(format!("{lost} groups have disappeared")));
+            }
+            let live: BTreeSet<u64> = ids.present.difference(&ids.removed).copied().collect();
             self.groups = live.len() as u64;
-            self.open = Some(Open { store, live });
+            let removed = ids.present.intersection(&ids.removed).copied().collect();
+            self.open = Some(Open {
+                store,
+                live,
+                removed,
+            });
             self.measure();
         }
         Ok(self.open.as_mut().expect("just opened"))
+    }
+
+    /// Whether what is found under this id may be a group of this generation.
+    pub(super) fn counts(&self, id: u64) -> bool {
+        (self.first..=self.last).contains(&id) && !self.void.iter().any(|range| range.contains(&id))
     }
 
     /// Closes the database and ends its threads.
@@ -167,7 +227,7 @@ impl Generation {
         self.measure();
     }
 
-    /// Reads every group and sums up what is there. `newest`: a last group that is cut short was
+    /// Reads every group and sums up what is there; of deleted ones, the marks. `newest`: a last group that is cut short was
     /// being written when the power went; it was never acknowledged and is taken out.
     ///
     /// # Errors
@@ -196,6 +256,11 @@ impl Generation {
             };
             if damage == Some(Damage::Short) && newest && Some(id) == last {
                 torn = Some(id);
+            }
+        }
+        for id in &open.removed {
+            if let Ok(header) = codec::header(&open.store.read(*id)?) {
+                tally.marks.extend(header.tally.implied_marks());
             }
         }
         if let Some(id) = torn {
@@ -228,6 +293,7 @@ impl Generation {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a generation");
             }
         }
+        let taking = self.taking.is_some();
         let open = self.open(engine)?;
         let gone: Vec<u64> = ids
             .iter()
@@ -235,7 +301,8 @@ impl Generation {
             .filter(|id| open.live.remove(id))
             .collect();
         let left = open.live.len() as u64;
-        if left > 0
+        // A drained one that takes no more is about to go as a whole.
+        if (left > 0 || taking)
             && let Err(error) = open.store.remove(&gone)
         {
             tracing::debug!(dir = %self.dir.display(), %error, "a removal was not written down");
@@ -249,6 +316,9 @@ impl Generation {
         if let Some(open) = &mut self.open {
             open.live.retain(|id| !ids.contains(id));
             self.groups = open.live.len() as u64;
+        }
+        if let Some(tally) = &self.taking {
+            self.last = tally.last.max(self.first);
         }
         self.void.push(ids);
     }

@@ -19,6 +19,9 @@ pub(super) const GENERATION_COST: u64 = 256 * 1024;
 /// nothing, smaller ones cost more per byte.
 pub(super) const GROUP_BYTES: usize = 32 * 1024;
 
+/// With a small rest: still one value.
+const GROUP_BYTES_MAX: usize = GROUP_BYTES * 5 / 4;
+
 /// Bytes of groups in a generation of a spool with this `max_size`.
 pub(super) fn generation_bytes(max_size: u64) -> u64 {
     (max_size / PARTS).clamp(GENERATION_BYTES_MIN, GENERATION_BYTES)
@@ -38,16 +41,20 @@ pub(super) fn parse_name(name: &str) -> Option<u64> {
 }
 
 /// Cuts a sequence of item weights into groups of about [`GROUP_BYTES`]. Returns the lengths.
-pub(super) fn split(weights: impl Iterator<Item = usize>) -> Vec<usize> {
+/// A rest of less than a quarter goes with the group before it.
+pub(super) fn split(weights: impl Iterator<Item = usize> + Clone) -> Vec<usize> {
     let mut groups = Vec::new();
+    let mut left: usize = weights.clone().sum();
     let (mut count, mut bytes) = (0, 0);
     for weight in weights {
-        if count > 0 && bytes + weight > GROUP_BYTES {
+        let fits = bytes + weight <= GROUP_BYTES || bytes + left <= GROUP_BYTES_MAX;
+        if count > 0 && !fits {
             groups.push(count);
             (count, bytes) = (0, 0);
         }
         count += 1;
         bytes += weight;
+        left -= weight;
     }
     if count > 0 {
         groups.push(count);
@@ -119,7 +126,7 @@ mod tests {
             let mut rest = &weights[..];
             for count in groups {
                 let (group, after) = rest.split_at(count);
-                prop_assert!(count == 1 || group.iter().sum::<usize>() <= GROUP_BYTES);
+                prop_assert!(count == 1 || group.iter().sum::<usize>() <= GROUP_BYTES_MAX);
                 rest = after;
             }
         }

@@ -4,7 +4,8 @@
 //!
 //! Items travel in groups ([`codec`]), groups live in small databases, the generations
 //! ([`generation`], [`shelf`]), and a generation goes when the last of its groups is deleted or
-//! when room is needed ([`overflow`]). What is found damaged becomes gap records ([`attach`]).
+//! when room is needed ([`overflow`]). What is found damaged is repaired, and becomes gap records
+//! where it cannot be ([`repair`], [`salvage`]).
 //! The engine is behind [`store`]; [`disk`] alone names sled.
 
 mod attach;
@@ -15,12 +16,16 @@ mod generation;
 mod generations;
 mod marks;
 mod overflow;
+mod repair;
+mod salvage;
 mod shelf;
 mod store;
 mod tally;
 mod wire;
 mod worker;
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

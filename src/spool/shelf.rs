@@ -161,13 +161,7 @@ impl Shelf {
                     for mark in tally.implied_marks() {
                         self.marks.raise(mark);
                     }
-                    let generation = &mut self.generations[index];
-                    generation.batches += tally.batches();
-                    generation.readings += tally.readings();
-                    if let Some(sum) = &mut generation.taking {
-                        sum.add(&tally);
-                        generation.oldest = sum.oldest;
-                    }
+                    self.generations[index].reach(&tally);
                 }
                 let newest = self.generations.len() - 1;
                 for index in (from..newest).rev() {

@@ -1,6 +1,7 @@
 //! What the spool asks of a storage engine: one small database per generation, in a directory
 //! of its own, that keeps byte strings under growing ids.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Why an engine failed.
@@ -40,6 +41,15 @@ impl From<std::io::Error> for Error {
     }
 }
 
+/// What is in a database.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    /// Every value that was appended and is still known of, removed or not.
+    pub(super) present: BTreeSet<u64>,
+    /// The removed ones.
+    pub(super) removed: BTreeSet<u64>,
+}
+
 /// One open database. After an error of `append` or `sync` it must not be written again.
 pub(super) trait Store: Send {
     /// Adds a value. Ids grow from call to call. Durable only after [`Store::sync`].
@@ -48,8 +58,8 @@ pub(super) trait Store: Send {
     /// Everything appended so far survives a power cut once this returns.
     fn sync(&mut self) -> Result<(), Error>;
 
-    /// The ids of all values that have not been removed, ascending.
-    fn ids(&mut self) -> Result<Vec<u64>, Error>;
+    /// The ids of all values, and which of them were removed.
+    fn ids(&mut self) -> Result<Ids, Error>;
 
     /// A value as far as it can be read; empty when nothing is there. The caller checks it.
     fn read(&mut self, id: u64) -> Result<Vec<u8>, Error>;

@@ -147,6 +147,56 @@ impl Tally {
         gaps
     }
 
+    /// The records of what is in this tally and not in `found`, which is a part of it.
+    pub(super) fn lacking(&self, found: &Self, reason: GapReason, time: f64) -> Vec<Gap> {
+        let mut gaps = Vec::new();
+        for line in &self.lines {
+            let key = (line.device.clone(), line.stream.clone());
+            let rest = found.lookup.get(&key).map(|at| &found.lines[*at]);
+            let (batches, readings) = rest.map_or((0, 0), |rest| (rest.batches, rest.readings));
+            if batches >= line.batches {
+                continue;
+            }
+            let (mut from, mut to) = (line.from, line.to);
+            // What is there at one end of the range is not missing.
+            if let Some(rest) = rest {
+                if rest.from > line.from && rest.to == line.to {
+                    to = rest.from.map(|seq| seq - 1);
+                } else if rest.to < line.to && rest.from == line.from {
+                    from = rest.to.map(|seq| seq + 1);
+                }
+            }
+            gaps.push(Gap {
+                device: line.device.clone(),
+                stream: line.stream.clone(),
+                from,
+                to,
+                batches: line.batches - batches,
+                readings: line.readings.saturating_sub(readings),
+                reason,
+                time,
+            });
+        }
+        for gap in &self.gaps {
+            let same = |other: &&Gap| {
+                (&other.device, &other.stream, other.reason)
+                    == (&gap.device, &gap.stream, gap.reason)
+            };
+            let rest = found.gaps.iter().find(same);
+            let batches = rest.map_or(0, |rest| rest.batches);
+            if rest.is_none() || batches < gap.batches {
+                gaps.push(Gap {
+                    batches: gap.batches - batches,
+                    readings: gap
+                        .readings
+                        .saturating_sub(rest.map_or(0, |rest| rest.readings)),
+                    ..gap.clone()
+                });
+            }
+        }
+        gaps
+    }
+
     /// The marks that all this implies: what is stored, or recorded as a gap, is settled.
     pub(super) fn implied_marks(&self) -> impl Iterator<Item = Mark> {
         let lines = self

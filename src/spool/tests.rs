@@ -19,7 +19,7 @@ use super::*;
 use crate::config::{Overflow, Spool, SpoolWrite};
 use crate::reading::{GapReason, Item, Mark};
 
-fn config(path: &Path, max_size: u64) -> Spool {
+pub(super) fn config(path: &Path, max_size: u64) -> Spool {
     Spool {
         path: path.to_owned(),
         write: SpoolWrite::Outage,
@@ -30,7 +30,7 @@ fn config(path: &Path, max_size: u64) -> Spool {
     }
 }
 
-const BIG: u64 = 1 << 30;
+pub(super) const BIG: u64 = 1 << 30;
 
 fn disk() -> Box<Disk> {
     Box::new(Disk { own_sync: true })
@@ -40,17 +40,17 @@ fn shelf(dir: &TempDir) -> Shelf {
     shelf_of(&config(&dir.path().join("spool"), BIG))
 }
 
-fn shelf_of(config: &Spool) -> Shelf {
+pub(super) fn shelf_of(config: &Spool) -> Shelf {
     let mut shelf = Shelf::new(config, disk());
     shelf.attach(false).unwrap();
     shelf
 }
 
-fn items(range: std::ops::Range<u64>, size: usize) -> Vec<Arc<Item>> {
+pub(super) fn items(range: std::ops::Range<u64>, size: usize) -> Vec<Arc<Item>> {
     range.map(|seq| batch("d", "s", seq, size)).collect()
 }
 
-fn load_all(shelf: &mut Shelf) -> Vec<Group> {
+pub(super) fn load_all(shelf: &mut Shelf) -> Vec<Group> {
     let mut all: Vec<Group> = Vec::new();
     loop {
         let next = shelf.load(all.last().map(|group| group.id), 100_000);
@@ -68,7 +68,7 @@ fn flat(groups: &[Group]) -> Vec<Arc<Item>> {
         .collect()
 }
 
-fn seqs(groups: &[Group]) -> Vec<u64> {
+pub(super) fn seqs(groups: &[Group]) -> Vec<u64> {
     flat(groups)
         .iter()
         .filter_map(|item| match &**item {
@@ -78,7 +78,7 @@ fn seqs(groups: &[Group]) -> Vec<u64> {
         .collect()
 }
 
-fn gaps(groups: &[Group]) -> Vec<crate::reading::Gap> {
+pub(super) fn gaps(groups: &[Group]) -> Vec<crate::reading::Gap> {
     flat(groups)
         .iter()
         .filter_map(|item| match &**item {

@@ -1,0 +1,165 @@
+//! Whatever happens to the files, the spool opens, and what was stored comes back or is
+//! accounted for.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::shelf::Shelf;
+use super::tests::{BIG, config, gaps, items, load_all, seqs, shelf_of};
+use crate::reading::Gap;
+
+/// Batches in the spool that is damaged.
+const BATCHES: u64 = 260;
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_below(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
+/// A spool of two sealed generations and one that a crash left open.
+fn spool() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let mut config = config(&live, BIG);
+    config.max_size = 3 << 20;
+    let mut shelf = shelf_of(&config);
+    for at in 0..BATCHES / 20 {
+        shelf.attach(true).unwrap();
+        shelf
+            .write(&items(at * 20 + 1..at * 20 + 21, 2000), &[])
+            .unwrap();
+    }
+    assert!(shelf.generations.len() >= 3, "{}", shelf.generations.len());
+    let pristine = dir.path().join("pristine");
+    copy(&live, &pristine);
+    drop(shelf);
+    (dir, pristine)
+}
+
+/// What is neither loaded nor in a gap.
+fn missing(shelf: &mut Shelf) -> Vec<u64> {
+    let groups = load_all(shelf);
+    let (loaded, gaps) = (seqs(&groups), gaps(&groups));
+    if gaps.iter().any(|gap| *gap.device == *Gap::UNKNOWN) {
+        return Vec::new();
+    }
+    (1..=BATCHES)
+        .filter(|seq| !loaded.contains(seq))
+        .filter(|seq| {
+            !gaps
+                .iter()
+                .any(|gap| gap.from <= Some(*seq) && gap.to >= Some(*seq))
+        })
+        .collect()
+}
+
+/// Applies `damage` to every file of the spool in turn; returns what was lost without a word.
+fn for_every_file(damage: impl Fn(&mut Vec<u8>, usize) -> bool) -> Vec<String> {
+    let (dir, pristine) = spool();
+    let mut files = Vec::new();
+    files_below(&pristine, &mut files);
+    let mut lost = Vec::new();
+    for file in files {
+        let content = fs::read(&file).unwrap();
+        for round in 0.. {
+            let mut damaged = content.clone();
+            if !damage(&mut damaged, round) {
+                break;
+            }
+            let tried = dir.path().join("tried");
+            copy(&pristine, &tried);
+            let name = file.strip_prefix(&pristine).unwrap();
+            fs::write(tried.join(name), &damaged).unwrap();
+            let mut shelf = shelf_of(&config(&tried, BIG));
+            let missing = missing(&mut shelf);
+            if !missing.is_empty() {
+                lost.push(format!("{} {round}: {missing:?}", name.display()));
+            }
+            // Work goes on.
+            shelf.commit(&items(9_001..9_002, 10), &[]).unwrap();
+            assert!(seqs(&load_all(&mut shelf)).contains(&9_001));
+            drop(shelf);
+            fs::remove_dir_all(&tried).unwrap();
+        }
+    }
+    lost
+}
+
+#[test]
+fn a_flipped_bit_anywhere_loses_nothing_silently() {
+    const PLACES: usize = 12;
+    let lost = for_every_file(|bytes, round| {
+        let at = bytes.len() * round / PLACES + round;
+        let hit = round < PLACES && at < bytes.len();
+        if hit {
+            bytes[at] ^= 0x10;
+        }
+        hit
+    });
+    assert_eq!(lost, Vec::<String>::new());
+}
+
+#[test]
+fn a_zeroed_block_anywhere_loses_nothing_silently() {
+    const BLOCK: usize = 4096;
+    const PLACES: usize = 8;
+    let lost = for_every_file(|bytes, round| {
+        let blocks = bytes.len().div_ceil(BLOCK);
+        let begin = blocks * round / PLACES * BLOCK;
+        let hit = round < PLACES.min(blocks);
+        if hit {
+            let end = bytes.len().min(begin + BLOCK);
+            bytes[begin..end].fill(0);
+        }
+        hit
+    });
+    assert_eq!(lost, Vec::<String>::new());
+}
+
+#[test]
+fn a_file_cut_short_anywhere_loses_nothing_silently() {
+    const PLACES: usize = 6;
+    let lost = for_every_file(|bytes, round| {
+        bytes.truncate(bytes.len() * round / PLACES);
+        round < PLACES
+    });
+    assert_eq!(lost, Vec::<String>::new());
+}
+
+#[test]
+fn a_missing_file_loses_nothing_silently() {
+    let (dir, pristine) = spool();
+    let mut files = Vec::new();
+    files_below(&pristine, &mut files);
+    for file in files {
+        let tried = dir.path().join("tried");
+        copy(&pristine, &tried);
+        fs::remove_file(tried.join(file.strip_prefix(&pristine).unwrap())).unwrap();
+        let mut shelf = shelf_of(&config(&tried, BIG));
+        assert_eq!(missing(&mut shelf), Vec::<u64>::new(), "{}", file.display());
+        drop(shelf);
+        fs::remove_dir_all(&tried).unwrap();
+    }
+}

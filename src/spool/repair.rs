@@ -1,0 +1,141 @@
+//! A damaged generation: what can be saved of it, and the records of the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::attach::CORRUPT;
+use super::codec;
+use super::files;
+use super::generation::Generation;
+use super::salvage;
+use super::shelf::Shelf;
+use super::store::Error;
+use super::tally::Tally;
+use crate::clock::unix_now;
+use crate::reading::{Gap, GapReason, Item};
+
+impl Shelf {
+    /// Sets a damaged generation aside. Another takes its place, with every group that could be
+    /// saved under its old id, and one group of gap records, under an id that is free, for what
+    /// could not: whoever reads in order comes across both.
+    ///
+    /// # Errors
+    /// The replacement cannot be stored now; everything stays as it is.
+    pub(super) fn replace(&mut self, index: usize, why: &str) -> Result<(), Error> {
+        let now = unix_now();
+        let generation = &mut self.generations[index];
+        generation.open = None;
+        let known = generation.taking.take().or_else(|| generation.summary());
+        let (first, dir) = (generation.first, generation.dir.clone());
+        let mut groups = salvage::groups(&dir.join("db")).unwrap_or_default();
+        groups.retain(|id, _| generation.counts(*id));
+        let removed = self.read_what_is_left(index, &mut groups);
+
+        let mut found = Tally::default();
+        for bytes in groups.values() {
+            if let Ok(header) = codec::header(bytes) {
+                found.add(&header.tally);
+            }
+        }
+        let generation = &self.generations[index];
+        // The id for the records: the last that is free.
+        let free = (first..=generation.last)
+            .rev()
+            .find(|id| !groups.contains_key(id) && !removed.contains(id));
+        let gaps = match &known {
+            Some(known) => known.lacking(&found, GapReason::Corrupt, now),
+            None if groups.is_empty() || (groups.len() as u64) < generation.expected => {
+                vec![codec::unknown_gap(now)]
+            }
+            None => Vec::new(),
+        };
+        let id = free.unwrap_or(generation.last);
+        groups.retain(|id, _| !removed.contains(id));
+        let saved = groups.len();
+        if !gaps.is_empty() {
+            let items: Vec<_> = gaps.iter().cloned().map(Item::Gap).map(Arc::new).collect();
+            let marks: Vec<_> = known.iter().flat_map(Tally::implied_marks).collect();
+            groups.insert(id, codec::encode(id, &items, &marks).bytes);
+        }
+        for mark in known.iter().flat_map(Tally::implied_marks) {
+            self.marks.raise(mark);
+        }
+        let copy = self.build(&dir, &groups)?;
+        report(why, saved, &gaps, &copy);
+        let void = std::mem::take(&mut self.generations[index].void);
+        let (mut replacement, _) = Generation::found(first, id, dir);
+        replacement.void = void;
+        self.generations[index] = replacement;
+        self.measure_others();
+        Ok(())
+    }
+
+    /// Groups that the engine can still read and the search did not find whole. Returns the ids
+    /// that were removed, as far as they are known.
+    fn read_what_is_left(
+        &self,
+        index: usize,
+        groups: &mut BTreeMap<u64, Vec<u8>>,
+    ) -> BTreeSet<u64> {
+        let generation = &self.generations[index];
+        let Ok(mut store) = self.engine.open(&generation.dir) else {
+            return BTreeSet::new();
+        };
+        let Ok(ids) = store.ids() else {
+            return BTreeSet::new();
+        };
+        for id in ids.present.into_iter().filter(|id| generation.counts(*id)) {
+            let whole =
+                |bytes: &[u8]| codec::header(bytes).is_ok_and(|header| header.damage().is_none());
+            if groups.get(&id).is_some_and(|bytes| whole(bytes)) {
+                continue;
+            }
+            if let Ok(bytes) = store.read(id)
+                && whole(&bytes)
+            {
+                groups.insert(id, bytes);
+            }
+        }
+        ids.removed
+    }
+
+    /// Makes a generation of these groups beside the damaged one, then puts it in its place.
+    fn build(
+        &self,
+        dir: &std::path::Path,
+        groups: &BTreeMap<u64, Vec<u8>>,
+    ) -> Result<std::path::PathBuf, Error> {
+        let new = dir.with_extension("new");
+        if new.exists() {
+            files::remove(&new)?;
+        }
+        let mut store = self.engine.create(&new)?;
+        let mut tally = Tally::default();
+        for (id, bytes) in groups {
+            store.append(*id, bytes)?;
+            if let Ok(header) = codec::header(bytes) {
+                tally.add(&header.tally);
+            }
+        }
+        store.sync()?;
+        drop(store);
+        Generation::write_summary(&new, &tally)?;
+        let copy = files::set_aside(dir, CORRUPT)?;
+        files::rename(&new, dir)?;
+        files::prune_copies(&self.path, "gen-", CORRUPT, files::KEPT_COPIES);
+        Ok(copy)
+    }
+}
+
+fn report(why: &str, saved: usize, gaps: &[Gap], copy: &std::path::Path) {
+    let copy = copy.display();
+    if gaps.is_empty() {
+        tracing::warn!(error = why, saved, %copy, "a part of the spool was damaged: set aside, every group saved");
+    } else {
+        let batches: u64 = gaps.iter().map(|gap| gap.batches).sum();
+        tracing::error!(
+            error = why, saved, batches, gaps = gaps.len(), %copy,
+            "a part of the spool is damaged: set aside, gap records take the place of what is lost"
+        );
+    }
+}

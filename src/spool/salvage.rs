@@ -1,0 +1,70 @@
+//! Groups found in a database file without the engine's help.
+//!
+//! sled cuts its log at the first damaged place and forgets what came after, without a word. The
+//! bytes are still there, in one piece as they were written, and every group carries its own
+//! checksums: so the file is searched for them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::codec;
+
+/// Searches `file` for groups. Those whose body is damaged are among them: their header says what
+/// they were. A group of several pieces (one that holds a very large frame) is found as damaged.
+///
+/// # Errors
+/// The file cannot be read at all.
+pub(super) fn groups(file: &Path) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+    let bytes = fs::read(file)?;
+    let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut at = 0;
+    while let Some(begin) = find(&bytes[at..]).map(|offset| at + offset) {
+        at = begin + 1;
+        let Some(len) = codec::announced_len(&bytes[begin..]) else {
+            continue;
+        };
+        let group = &bytes[begin..bytes.len().min(begin.saturating_add(len))];
+        let Ok(header) = codec::header(group) else {
+            continue;
+        };
+        let whole = header.damage().is_none();
+        if whole || !found.contains_key(&header.tally.last) {
+            found.insert(header.tally.last, group.to_vec());
+        }
+        if whole {
+            at = begin + len;
+        }
+    }
+    Ok(found)
+}
+
+fn find(bytes: &[u8]) -> Option<usize> {
+    bytes
+        .windows(codec::MAGIC.len())
+        .position(|window| window == codec::MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::testing::batch;
+    use super::*;
+
+    #[test]
+    fn groups_are_found_between_anything_else() {
+        let mut file = vec![7; 100];
+        let mut expected = BTreeMap::new();
+        for id in 1..5 {
+            let bytes = codec::encode(id, &[batch("d", "s", id, 100)], &[]).bytes;
+            file.extend_from_slice(&bytes);
+            file.extend_from_slice(b"thg1thg1");
+            expected.insert(id, bytes);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        fs::write(&path, file).unwrap();
+        assert_eq!(groups(&path).unwrap(), expected);
+    }
+}
