@@ -1,2 +1,30 @@
-//! Simulators.
-fn main() {}
+//! Simulated and real sensors that speak to telehub.
+#![allow(
+    unreachable_pub,
+    reason = "nothing leaves a binary; `pub` marks what a module offers its neighbours"
+)]
+#![allow(
+    clippy::print_stdout,
+    reason = "what a command found out goes to stdout, what happens on the way to stderr"
+)]
+
+mod cli;
+mod client;
+mod progress;
+mod sensors;
+mod swarm;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::run(cli::Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("devices: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
