@@ -86,12 +86,6 @@ impl Writer {
         self.buf.extend_from_slice(value.as_bytes());
     }
 
-    /// A byte string.
-    pub fn bytes(&mut self, value: &[u8]) {
-        self.head(2, value.len() as u64);
-        self.buf.extend_from_slice(value);
-    }
-
     /// `true` or `false`.
     pub fn bool(&mut self, value: bool) {
         self.buf.push(if value { 0xf5 } else { 0xf4 });
@@ -358,7 +352,6 @@ mod tests {
         }
         assert_eq!(written(|w| w.text("IETF")), unhex("6449455446"));
         assert_eq!(written(|w| w.text("ü")), unhex("62c3bc"));
-        assert_eq!(written(|w| w.bytes(&[1, 2, 3, 4])), unhex("4401020304"));
         assert_eq!(written(|w| w.bool(true)), unhex("f5"));
     }
 
