@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::client::{Full, Options};
-use crate::sensors::{self, machine::Machine};
+use crate::client::{Full, Options, Rng};
+use crate::sensors;
+use crate::sensors::machine::Machine;
+use crate::sensors::replay::{self, Pace};
+use crate::sensors::thermometer::Thermometer;
+use crate::sensors::vibration::Vibration;
 use crate::swarm;
 use crate::wire::Encoding;
 
@@ -24,6 +29,12 @@ pub struct Args {
 enum Command {
     /// This machine's own sensors: CPU, memory, disks, network, temperatures, uptime
     Machine(MachineArgs),
+    /// A simulated thermometer: one slowly changing reading per interval
+    Thermometer(ThermometerArgs),
+    /// A simulated vibration sensor: bursts of hundreds of samples in one batch
+    Vibration(VibrationArgs),
+    /// Your own data: a CSV file, whose header names the series
+    Replay(ReplayArgs),
     /// Many devices at once, to load a hub and to check that every batch is acked
     Swarm(swarm::SwarmArgs),
 }
@@ -103,6 +114,79 @@ struct MachineArgs {
     interval: Duration,
 }
 
+#[derive(Debug, ClapArgs)]
+struct ThermometerArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    identity: Identity,
+    /// Time between two readings
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    interval: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+struct VibrationArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    identity: Identity,
+    /// Time between two bursts
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    interval: Duration,
+    /// Samples in a burst
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    samples: usize,
+    /// Samples a second within a burst
+    #[arg(long, value_name = "HZ", default_value_t = 1000.0)]
+    hertz: f64,
+}
+
+#[derive(Debug, ClapArgs)]
+struct ReplayArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    identity: Identity,
+    /// CSV (RFC 4180) with a header; a first column `time` (Unix seconds or RFC 3339, UTC unless
+    /// it says otherwise) tells when each row was taken, else a row is taken when it is sent
+    file: PathBuf,
+    /// Send this many times faster than the rows were taken; without times, rows a second
+    #[arg(long, value_name = "N", default_value_t = 1.0, conflicts_with = "asap")]
+    speed: f64,
+    /// Send as fast as the hub takes it
+    #[arg(long)]
+    asap: bool,
+    /// Rows in a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+}
+
+fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
+    at_least_one(args.batch, "--batch")?;
+    if !(args.speed > 0.0 && args.speed.is_finite()) {
+        bail!("--speed {}: expected more than 0", args.speed);
+    }
+    let pace = if args.asap {
+        Pace::Asap
+    } else {
+        Pace::Speed(args.speed)
+    };
+    let (id, token) = args.identity.resolve("replay")?;
+    let (source, fault) = replay::open(&args.file, &id, pace, args.batch)?;
+    let mut options = args.common.options(id, token, Full::Wait);
+    options.model = "replay";
+    let code = sensors::run(options, source)?;
+    let fault = fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match fault {
+        Some(fault) => bail!(
+            "{}: {fault}; what stands before it was sent",
+            args.file.display()
+        ),
+        None => Ok(code),
+    }
+}
+
 /// Carries out what the command line asks for.
 ///
 /// # Errors
@@ -116,6 +200,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             options.model = "machine";
             sensors::run(options, source)
         }
+        Command::Thermometer(args) => {
+            let (id, token) = args.identity.resolve("thermometer")?;
+            let source = Thermometer::new(&id, args.interval, Rng::fresh());
+            let mut options = args.common.options(id, token, Full::DropOldest);
+            options.model = "thermometer";
+            sensors::run(options, source)
+        }
+        Command::Vibration(args) => {
+            at_least_one(args.samples, "--samples")?;
+            if !(args.hertz > 0.0 && args.hertz.is_finite()) {
+                bail!("--hertz {}: expected more than 0", args.hertz);
+            }
+            let (id, token) = args.identity.resolve("vibration")?;
+            let (samples, hertz) = (args.samples, args.hertz);
+            let source = Vibration::new(&id, args.interval, samples, hertz, Rng::fresh());
+            let mut options = args.common.options(id, token, Full::DropOldest);
+            options.model = "vibration";
+            sensors::run(options, source)
+        }
+        Command::Replay(args) => replay(args),
         Command::Swarm(args) => swarm::run(args),
     }
 }

@@ -1,6 +1,6 @@
 //! A hub for tests that does as it is told, on a loopback port of its own.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::result_large_err)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

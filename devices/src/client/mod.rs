@@ -8,7 +8,7 @@ mod stats;
 mod unacked;
 
 #[cfg(test)]
-mod fake_hub;
+pub mod fake_hub;
 #[cfg(test)]
 mod tests;
 

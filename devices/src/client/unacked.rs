@@ -71,6 +71,7 @@ impl<F> Unacked<F> {
     }
 
     /// How many are kept.
+    #[cfg(test)]
     #[must_use]
     pub fn len(&self) -> usize {
         self.queue.len()

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::Interval;
 
-use super::now;
+use super::{now, ticks};
 use crate::client::Source;
 use crate::wire::senml::{Pack, Record, name_of};
 
@@ -34,7 +34,7 @@ impl Machine {
     pub fn new(id: &str, every: Duration) -> Self {
         Self {
             base: format!("{}/", name_of(id)).into(),
-            every: every.max(Duration::from_millis(1)),
+            every,
             ticks: None,
             root: "/".into(),
             cpu: None,
@@ -47,10 +47,9 @@ impl Machine {
         let text = |path: &str| fs::read_to_string(self.root.join(path)).ok();
         if let Some(stat) = text("proc/stat") {
             let time = CpuTime::parse(&stat);
-            if let (Some(before), Some(time)) = (self.cpu, time) {
-                if let Some(busy) = time.busy_since(before) {
-                    records.push(Record::number("cpu", Some("/"), busy));
-                }
+            let busy = self.cpu.and_then(|before| time?.busy_since(before));
+            if let Some(busy) = busy {
+                records.push(Record::number("cpu", Some("/"), busy));
             }
             self.cpu = time;
         }
@@ -77,13 +76,7 @@ impl Machine {
 impl Source for Machine {
     async fn next(&mut self) -> Option<Pack> {
         loop {
-            let every = self.every;
-            let ticks = self.ticks.get_or_insert_with(|| {
-                let mut ticks = interval(every);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-                ticks
-            });
-            ticks.tick().await;
+            ticks(&mut self.ticks, self.every).tick().await;
             let pack = self.read();
             // A machine without any of these files has nothing to say.
             if !pack.records.is_empty() {

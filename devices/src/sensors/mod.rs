@@ -1,13 +1,19 @@
 //! Single devices: what they measure, and the frame in which they run.
 
+mod csv;
 pub mod machine;
+pub mod replay;
+pub mod thermometer;
+mod timestamp;
+pub mod vibration;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::client::{self, Options, Outcome, Source, Stats, Stopper};
 use crate::progress::{Progress, ranges, short};
@@ -22,6 +28,15 @@ pub fn now() -> f64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     (since.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// A sensor's beat, begun with the first reading. Beats that were missed are left out.
+fn ticks(slot: &mut Option<Interval>, every: Duration) -> &mut Interval {
+    slot.get_or_insert_with(|| {
+        let mut ticks = interval(every.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks
+    })
 }
 
 /// Runs one device until its source ends or Ctrl-C, and says what became of its batches.

@@ -1,6 +1,8 @@
 //! Many devices in one process, to load a hub and to check that every batch is acked.
 
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -65,12 +65,15 @@ impl Writer {
         }
     }
 
-    /// A number: as an integer where that is exact, else as the shorter of single and double
-    /// precision that is exact.
+    /// A number: as an integer where that is exact, else in the shortest of the three floating
+    /// point forms that is exact.
     pub fn number(&mut self, value: f64) {
         let negative_zero = value == 0.0 && value.is_sign_negative();
         if value.fract() == 0.0 && value.abs() < EXACT && !negative_zero {
             self.int(value as i64);
+        } else if let Some(half) = half_of(value) {
+            self.buf.push(0xf9);
+            self.buf.extend_from_slice(&half.to_be_bytes());
         } else if f64::from(value as f32) == value {
             self.buf.push(0xfa);
             self.buf.extend_from_slice(&(value as f32).to_be_bytes());
@@ -84,12 +87,6 @@ impl Writer {
     pub fn text(&mut self, value: &str) {
         self.head(3, value.len() as u64);
         self.buf.extend_from_slice(value.as_bytes());
-    }
-
-    /// A byte string.
-    pub fn bytes(&mut self, value: &[u8]) {
-        self.head(2, value.len() as u64);
-        self.buf.extend_from_slice(value);
     }
 
     /// `true` or `false`.
@@ -292,6 +289,29 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The bits of a finite number in half precision, if that is exact.
+fn half_of(value: f64) -> Option<u16> {
+    /// Bits of a double's fraction that a half has no room for.
+    const LOST: u32 = 52 - 10;
+    let bits = value.to_bits();
+    let sign = ((bits >> 48) & 0x8000) as u16;
+    let fraction = bits & ((1 << 52) - 1);
+    let exponent = ((bits >> 52) & 0x7ff) as i32 - 1023;
+    match exponent {
+        _ if value == 0.0 => Some(sign),
+        -14..=15 if fraction.trailing_zeros() >= LOST => {
+            Some(sign | (((exponent + 15) as u16) << 10) | (fraction >> LOST) as u16)
+        }
+        -24..-14 => {
+            // Subnormal: the leading one becomes part of the fraction.
+            let fraction = fraction | (1 << 52);
+            let lost = LOST + (-14 - exponent) as u32;
+            (fraction.trailing_zeros() >= lost).then(|| sign | (fraction >> lost) as u16)
+        }
+        _ => None,
+    }
+}
+
 /// RFC 8949, appendix D.
 fn half_to_double(half: u16) -> f64 {
     let exponent = i32::from((half >> 10) & 0x1f);
@@ -352,13 +372,16 @@ mod tests {
             (3.402_823_466_385_288_6e38, "fa7f7fffff"),
             (1.0e300, "fb7e37e43c8800759c"),
             (-4.1, "fbc010666666666666"),
-            (1.5, "fa3fc00000"),
+            (1.5, "f93e00"),
+            (-0.0, "f98000"),
+            (5.960_464_477_539_063e-8, "f90001"),
+            (0.000_061_035_156_25, "f90400"),
+            (100_000.5, "fa47c35040"),
         ] {
             assert_eq!(written(|w| w.number(value)), unhex(hex), "{value}");
         }
         assert_eq!(written(|w| w.text("IETF")), unhex("6449455446"));
         assert_eq!(written(|w| w.text("ü")), unhex("62c3bc"));
-        assert_eq!(written(|w| w.bytes(&[1, 2, 3, 4])), unhex("4401020304"));
         assert_eq!(written(|w| w.bool(true)), unhex("f5"));
     }
 

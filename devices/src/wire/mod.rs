@@ -6,6 +6,9 @@ pub mod json;
 pub mod message;
 pub mod senml;
 
+#[cfg(test)]
+mod golden;
+
 /// How frames are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {

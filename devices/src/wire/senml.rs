@@ -76,7 +76,8 @@ impl Pack {
         out.array(self.records.len());
         for (index, record) in self.records.iter().enumerate() {
             let base = index == 0;
-            let fields = usize::from(base)
+            let base_name = base && !self.base_name.is_empty();
+            let fields = usize::from(base_name)
                 + usize::from(base && self.base_time.is_some())
                 + usize::from(base && self.base_unit.is_some())
                 + usize::from(!record.name.is_empty())
@@ -84,9 +85,11 @@ impl Pack {
                 + usize::from(record.time != 0.0)
                 + 1;
             out.map(fields);
-            if base {
+            if base_name {
                 out.int(-2);
                 out.text(&self.base_name);
+            }
+            if base {
                 if let Some(time) = self.base_time {
                     out.int(-3);
                     out.number(time);
@@ -131,8 +134,10 @@ impl Pack {
         for (index, record) in self.records.iter().enumerate() {
             out.push_str(if index == 0 { "{" } else { ",{" });
             if index == 0 {
-                json::member(out, "bn");
-                json::text(out, &self.base_name);
+                if !self.base_name.is_empty() {
+                    json::member(out, "bn");
+                    json::text(out, &self.base_name);
+                }
                 if let Some(time) = self.base_time {
                     json::member(out, "bt");
                     json::number(out, time);
@@ -221,7 +226,7 @@ mod tests {
         expected.extend_from_slice(&[0x02, 0xfb, 0x40, 0x35, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
         expected.extend_from_slice(&[0xa4, 0x00, 0x63, b'l', b'o', b'n', 0x01, 0x63]);
         expected.extend_from_slice(b"lon");
-        expected.extend_from_slice(&[0x02, 0xfa, 0x41, 0xc4, 0, 0, 0x06, 0x0a]);
+        expected.extend_from_slice(&[0x02, 0xf9, 0x4e, 0x20, 0x06, 0x0a]);
         assert_eq!(writer.into_bytes(), expected);
     }
 
