@@ -121,10 +121,12 @@ fn run(path: &Path) -> Result<(), Failure> {
         tracing::warn!(file, line, key, "{text}");
     }
     // One thread carries the sessions of a small board; the disk has a thread of its own.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?
-        .block_on(telehub::hub::run(config))?;
-    Ok(())
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(telehub::hub::run(config));
+    // A name look-up that hangs must not hold up the end.
+    runtime.shutdown_background();
+    Ok(outcome?)
 }

@@ -18,7 +18,7 @@
 //! committed before an older one of its stream is committed or safe, so that the highest number
 //! on disk is a true `welcome.seq`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -318,6 +318,8 @@ pub struct Lanes {
     backlog: Backlog,
     arrivals: u64,
     last_live: Option<Instant>,
+    /// Connections that were refused a batch and are still there.
+    refused: HashSet<ConnId>,
 }
 
 impl Lanes {
@@ -349,6 +351,7 @@ impl Lanes {
             backlog: Backlog::default(),
             arrivals: 0,
             last_live: None,
+            refused: HashSet::new(),
         }
     }
 
@@ -393,6 +396,12 @@ impl Lanes {
         if !groups.is_empty() {
             out.push(Action::Delete { groups });
         }
+    }
+
+    /// The connection is gone. What it handed over stays taken.
+    pub fn detach(&mut self, conn: ConnId) {
+        self.streams.detach(conn);
+        self.refused.remove(&conn);
     }
 
     /// When [`Event::Tick`] is due, if nothing else happens before.
@@ -473,7 +482,13 @@ impl Lanes {
             stream,
             batch,
         } = arrival;
+        // Once one batch of a connection is refused, none of it may be taken any more: an ack of a
+        // later one would cover it.
+        if self.refused.contains(&conn) {
+            return;
+        }
         if self.disk_full && self.settings.refuse && self.route == Route::Spool {
+            self.refused.insert(conn);
             out.push(Action::Refuse { conn });
             return;
         }

@@ -547,3 +547,48 @@ fn in_order_goes_back_to_memory_under_a_steady_stream() {
     assert_eq!(world.published.last().unwrap().1, Lane::Live);
     world.heal();
 }
+
+#[test]
+fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
+    let mut world = World::new(Settings {
+        refuse: true,
+        ..settings(false, false)
+    });
+    world.step(&Op::Send(0));
+    world.step(&Op::CommitFails(true));
+    let batch = |seq| Batch {
+        device: device(0),
+        stream: "s".into(),
+        seq: Some(seq),
+        received: 1e9,
+        readings: 1,
+        encoding: Encoding::Cbor,
+        frame: Bytes::from_static(b"x"),
+    };
+    let mut arrive = |world: &mut World, conn, stream, seq| {
+        let mut out = Vec::new();
+        let event = Event::Arrived(Arrival {
+            conn,
+            stream,
+            batch: batch(seq),
+        });
+        world.lanes.apply(world.now, event, &mut out);
+        out
+    };
+    let stream = world.streams[0];
+    let refused = arrive(&mut world, 0, stream, 2);
+    assert!(
+        matches!(refused[..], [Action::Refuse { conn: 0 }]),
+        "{refused:?}"
+    );
+    world.step(&Op::Up);
+    assert!(arrive(&mut world, 0, stream, 3).is_empty());
+    world.lanes.detach(0);
+    let again = world
+        .lanes
+        .streams
+        .attach(9, &device(0), Some("s".into()), || unreachable!());
+    assert_eq!(again.taken, 1, "neither 2 nor 3 was taken");
+    let taken = arrive(&mut world, 9, again.stream, 2);
+    assert!(matches!(taken[..], [Action::Publish { .. }]), "{taken:?}");
+}

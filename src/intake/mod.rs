@@ -233,7 +233,7 @@ impl Intake {
                 let _ = reply.send(attached);
             }
             Control::Detach { conn } => {
-                self.lanes.streams.detach(conn);
+                self.lanes.detach(conn);
                 self.mailboxes.remove(&conn);
             }
         }
