@@ -161,6 +161,25 @@ async fn garbage_costs_the_connection_and_nothing_else() {
     rig.up().await;
 }
 
+#[tokio::test]
+async fn a_broker_that_answers_no_pings_is_left_after_two_keep_alives() {
+    let broker = Broker::start().await;
+    let mut settings = settings(broker.port);
+    settings.broker.keep_alive = Duration::from_millis(1_900);
+    let mut rig = Rig::start(settings);
+    let begun = Instant::now();
+    let (peer, connect) = broker.welcome().await;
+    assert_eq!(
+        connect.keep_alive, 1,
+        "whole seconds, the broker's and ours alike"
+    );
+    rig.up().await;
+    let error = rig.down().await;
+    assert!(error.contains("does not answer pings"), "{error}");
+    assert!(begun.elapsed() >= Duration::from_millis(1_900));
+    drop(peer);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
