@@ -170,6 +170,7 @@ async fn what_was_in_flight_when_the_broker_closed_is_not_acked_and_not_resent()
         assert_eq!(next, epoch + 1);
         // The intake resends what it still has; nothing else comes, nothing is missing.
         for token in [1, 2, 4, 5] {
+            rig.submit(epoch, 100 + token).await;
             rig.submit(next, token).await;
         }
         let again = peer.publishes(4).await;
@@ -244,7 +245,11 @@ async fn a_broker_that_never_acks_gets_the_window_and_is_left_when_the_intake_sa
     assert_eq!(rig.board.status().uplink.in_flight, 4);
     rig.reconnect.send_replace(epoch);
     peer.closed().await;
-    rig.down().await;
+    let event = rig.event().await;
+    assert!(
+        matches!(event, Event::Down { hung_up: false, .. }),
+        "{event:?}"
+    );
     // An old complaint does not hurt the new connection.
     let mut peer = broker.welcome_hub().await;
     let next = rig.up().await;

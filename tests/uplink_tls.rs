@@ -21,6 +21,9 @@ use telehub::uplink::{Event, Settings};
 use tempfile::TempDir;
 use uplink_rig::{Rig, settings};
 
+/// The name for which certificates are issued that are not valid yet.
+const TOO_NEW: &str = "127.0.0.2";
+
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
 fn authority() -> Authority {
@@ -32,7 +35,12 @@ fn authority() -> Authority {
 /// A certificate for the name and its key.
 fn issue(authority: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new([name.to_owned()]).unwrap();
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.not_before = if name == TOO_NEW {
+        rcgen::date_time_ymd(4000, 1, 1)
+    } else {
+        rcgen::date_time_ymd(2000, 1, 1)
+    };
     (params.signed_by(&key, authority).unwrap(), key)
 }
 
@@ -141,6 +149,21 @@ async fn a_certificate_for_another_host_is_not_trusted() {
     let error = rig.down().await;
     assert!(
         error.contains("is not trusted") && error.contains("uplink.url"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_yet_points_to_the_clock() {
+    let files = Files::new();
+    let authority = authority();
+    let broker = broker(&authority, TOO_NEW, None).await;
+    let ca = files.write("ca.pem", &authority.pem());
+    let mut rig = Rig::start(with_tls(broker.port, ca, None));
+    assert!(broker.try_accept().await.is_err());
+    let error = rig.down().await;
+    assert!(
+        error.contains("not valid now") && error.contains("clock"),
         "{error}"
     );
 }

@@ -7,9 +7,10 @@ use std::pin::pin;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
 use super::life::Ports;
-use super::mqtt::{Failure, Link, Signal, Wire};
+use super::mqtt::{Link, Signal, Wire};
 use super::publication::{Publication, Publisher};
 use super::{Event, Settings, Submission};
 use crate::clock::unix_now;

@@ -9,7 +9,8 @@ use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::connection::{self, End};
-use super::mqtt::{self, Failure, Link, Signal, Wire};
+use super::failure::Failure;
+use super::mqtt::{self, Link, Signal, Wire};
 use super::outlet::Outlet;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};

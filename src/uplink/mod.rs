@@ -20,6 +20,7 @@ use crate::reading::{Item, Lane};
 mod backoff;
 mod connection;
 mod credentials;
+mod failure;
 mod ledger;
 mod life;
 mod mqtt;

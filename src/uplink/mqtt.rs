@@ -4,7 +4,7 @@
 //! half-way, except together with the wire. The library writes and connects inside of it and
 //! would lose packets.
 
-use std::io::ErrorKind;
+use std::io;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use rumqttc::{
     MqttOptions, NetworkOptions, Outgoing, QoS, StateError, TlsConfiguration, TlsError, Transport,
 };
 
+use super::failure::Failure;
 use super::publication::{MAX_PACKET, Publication};
 use super::{Settings, credentials};
 
@@ -23,45 +24,6 @@ const MAX_INCOMING: usize = 4 << 10;
 
 /// Seconds. Keep-alive is two bytes of whole seconds on the wire; 0 would switch it off.
 const KEEP_ALIVE: RangeInclusive<u64> = 1..=65_535;
-
-/// Why a connection ended or did not come about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    /// One sentence: what happened and, if someone can, what to do.
-    pub(super) sentence: String,
-    /// It will not go away by itself.
-    pub(super) needs_someone: bool,
-    /// The broker closed an established connection, as opposed to a network that went away.
-    pub(super) hung_up: bool,
-}
-
-impl Failure {
-    /// The broker closed the connection.
-    fn by_peer(sentence: impl Into<String>) -> Self {
-        Self {
-            hung_up: true,
-            ..Self::passing(sentence)
-        }
-    }
-
-    /// It may be gone the next time.
-    pub(super) fn passing(sentence: impl Into<String>) -> Self {
-        Self {
-            sentence: sentence.into(),
-            needs_someone: false,
-            hung_up: false,
-        }
-    }
-
-    /// Someone has to do something.
-    pub(super) fn standing(sentence: impl Into<String>) -> Self {
-        Self {
-            sentence: sentence.into(),
-            needs_someone: true,
-            hung_up: false,
-        }
-    }
-}
 
 /// What happened on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +178,7 @@ impl Wire {
                 StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
             ) => self.io(error),
             ConnectionError::MqttState(StateError::ConnectionAborted) if self.connected => {
-                Failure::by_peer(format!("{broker} closed the connection"))
+                Failure::hung_up(format!("{broker} closed the connection"))
             }
             ConnectionError::MqttState(StateError::ConnectionAborted) => Failure::passing(format!(
                 "{broker} closed the connection before answering CONNECT"
@@ -231,41 +193,11 @@ impl Wire {
         }
     }
 
-    /// `closed`: the broker had taken the TCP connection and ended it.
-    fn unanswered(&self, what: &str, closed: bool) -> Failure {
-        let hint = if self.anonymous && closed {
-            "; if the broker asks for client certificates, set uplink.cert and uplink.key"
+    fn io(&self, error: &io::Error) -> Failure {
+        if self.connected {
+            Failure::broken(&self.broker, error)
         } else {
-            ""
-        };
-        Failure::passing(format!("cannot connect to {}: {what}{hint}", self.broker))
-    }
-
-    fn io(&self, error: &std::io::Error) -> Failure {
-        let broker = &self.broker;
-        if error
-            .get_ref()
-            .is_some_and(|inner| inner.is::<rustls::Error>())
-        {
-            return handshake(broker, error);
-        }
-        let closed = matches!(
-            error.kind(),
-            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
-        );
-        if self.connected && closed {
-            Failure::by_peer(format!("{broker} closed the connection: {error}"))
-        } else if self.connected {
-            Failure::passing(format!("the connection to {broker} broke: {error}"))
-        } else {
-            use std::io::ErrorKind::{
-                BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof,
-            };
-            let closed = matches!(
-                error.kind(),
-                BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
-            );
-            self.unanswered(&error.to_string(), closed)
+            Failure::unanswered(&self.broker, error, self.anonymous)
         }
     }
 }
@@ -316,27 +248,10 @@ fn refused(broker: &str, code: ConnectReturnCode) -> Failure {
 
 fn tls(broker: &str, error: &TlsError) -> Failure {
     match error {
-        TlsError::Io(error) => handshake(broker, error),
+        TlsError::Io(error) => Failure::handshake(broker, error),
         TlsError::DNSName(_) => Failure::standing(format!(
             "{broker}: the host is not a name that a certificate can have: check uplink.url"
         )),
         error => Failure::standing(format!("TLS with {broker} failed: {error}")),
-    }
-}
-
-fn handshake(broker: &str, error: &std::io::Error) -> Failure {
-    let cause = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match cause {
-        None => Failure::passing(format!("TLS with {broker} failed: {error}")),
-        Some(rustls::Error::InvalidCertificate(why)) => Failure::standing(format!(
-            "the certificate of {broker} is not trusted: {why}; check uplink.ca and the host in \
-             uplink.url"
-        )),
-        Some(rustls::Error::AlertReceived(alert)) => Failure::standing(format!(
-            "{broker} refused the TLS handshake: {alert:?}; check uplink.cert and uplink.key"
-        )),
-        Some(error) => Failure::standing(format!("TLS with {broker} failed: {error}")),
     }
 }

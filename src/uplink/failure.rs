@@ -1,0 +1,105 @@
+//! Why there is no connection, in words for the log and the status.
+
+use std::io;
+
+/// Why a connection ended or did not come about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// One sentence: what happened and, if someone can, what to do.
+    pub(super) sentence: String,
+    /// It will not go away by itself.
+    pub(super) needs_someone: bool,
+    /// The broker closed an established connection, as opposed to a network that went away.
+    pub(super) hung_up: bool,
+}
+
+impl Failure {
+    /// It may be gone the next time.
+    pub(super) fn passing(sentence: impl Into<String>) -> Self {
+        Self {
+            sentence: sentence.into(),
+            needs_someone: false,
+            hung_up: false,
+        }
+    }
+
+    /// Someone has to do something.
+    pub(super) fn standing(sentence: impl Into<String>) -> Self {
+        Self {
+            sentence: sentence.into(),
+            needs_someone: true,
+            hung_up: false,
+        }
+    }
+
+    /// The broker closed an established connection.
+    pub(super) fn hung_up(sentence: impl Into<String>) -> Self {
+        Self {
+            hung_up: true,
+            ..Self::passing(sentence)
+        }
+    }
+
+    /// An established connection broke.
+    pub(super) fn broken(broker: &str, error: &io::Error) -> Self {
+        if cause(error).is_some() {
+            Self::handshake(broker, error)
+        } else if closed(error) {
+            Self::hung_up(format!("{broker} closed the connection: {error}"))
+        } else {
+            Self::passing(format!("the connection to {broker} broke: {error}"))
+        }
+    }
+
+    /// The broker was not reached, or went without answering. `anonymous`: TLS without a client
+    /// certificate; a broker that wants one says so after the handshake, and its word may be lost
+    /// in the closing.
+    pub(super) fn unanswered(broker: &str, error: &io::Error, anonymous: bool) -> Self {
+        if cause(error).is_some() {
+            return Self::handshake(broker, error);
+        }
+        let hint = if anonymous && closed(error) {
+            "; if the broker asks for client certificates, set uplink.cert and uplink.key"
+        } else {
+            ""
+        };
+        Self::passing(format!("cannot connect to {broker}: {error}{hint}"))
+    }
+
+    /// TLS failed.
+    pub(super) fn handshake(broker: &str, error: &io::Error) -> Self {
+        use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        match cause(error) {
+            None => Self::passing(format!("TLS with {broker} failed: {error}")),
+            // A board without a clock of its own starts in the past, until the network sets it.
+            Some(rustls::Error::InvalidCertificate(
+                why @ (Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }),
+            )) => Self::passing(format!(
+                "the certificate of {broker} is not valid now: {why}; check it and this machine's \
+                 clock"
+            )),
+            Some(rustls::Error::InvalidCertificate(why)) => Self::standing(format!(
+                "the certificate of {broker} is not trusted: {why}; check uplink.ca and the host \
+                 in uplink.url"
+            )),
+            Some(rustls::Error::AlertReceived(alert)) => Self::standing(format!(
+                "{broker} refused the TLS handshake: {alert:?}; check uplink.cert and uplink.key"
+            )),
+            Some(error) => Self::standing(format!("TLS with {broker} failed: {error}")),
+        }
+    }
+}
+
+/// Whether the other end closed the connection.
+fn closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
+}
+
+/// What rustls found, when it is behind an IO error.
+fn cause(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref::<rustls::Error>()
+}
