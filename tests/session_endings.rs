@@ -305,6 +305,20 @@ async fn a_device_above_its_rate_for_too_long_is_closed_with_4003() {
 }
 
 #[tokio::test]
+async fn the_way_into_the_intake_closes_before_the_devices_hang_up() {
+    let mut port = Port::start(devices()).await;
+    let tcp = port.raw("a").await;
+    port.stopper.stop();
+    port.roster.close_all(Close::Stopping);
+    let (unused, _) = tokio::sync::mpsc::channel(1);
+    port.intake.port.data = unused;
+    assert!(soon(port.intake.data.recv()).await.is_none());
+    assert!(!port.task.is_finished(), "the device has not hung up yet");
+    drop(tcp);
+    soon(port.task).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_session_ends_when_the_intake_is_gone() {
     let mut intake = FakeIntake::new(1);
     let (mut device, _task, _) = on_a_pipe(4_096, settings(), &intake).await;

@@ -59,7 +59,7 @@ struct Shared {
     access: Access,
     tls: Option<TlsAcceptor>,
     handshake_timeout: Duration,
-    settings: Settings,
+    settings: Arc<Settings>,
     port: IntakePort,
     roster: Arc<Roster>,
     stop: Stop,
@@ -100,7 +100,7 @@ impl Server {
                 access,
                 tls,
                 handshake_timeout: devices.handshake_timeout,
-                settings: Settings::from(devices),
+                settings: Arc::new(Settings::from(devices)),
                 port,
                 roster,
                 stop,
@@ -256,7 +256,8 @@ async fn session(
     if !shared.access.still_holds(&present.device, grant) {
         present.mailbox.close(Close::Revoked);
     }
-    let settings = &shared.settings;
+    let (settings, port) = (shared.settings.clone(), shared.port.clone());
+    drop(shared);
     let wire = Wire::new(socket, already_read, settings.max_message).await;
-    session::run(wire, settings, shared.port.clone(), present).await;
+    session::run(wire, &settings, port, present).await;
 }

@@ -198,7 +198,7 @@ impl Registry {
                     Ok(devices) => devices,
                     Err(error) => {
                         // No device can be admitted or removed until someone repairs the file.
-                        error!(registry = %self.path.display(), error, "cannot read the device registry; the last good one stays in force");
+                        error!(registry = %self.path.display(), error, in_force = state.devices.len(), "cannot read the device registry; the devices read before stay in force");
                         return Vec::new();
                     }
                 }
@@ -219,7 +219,7 @@ impl Registry {
             Err(error) => {
                 if !state.complained {
                     state.complained = true;
-                    error!(registry = %self.path.display(), %error, "cannot look at the device registry; the last good one stays in force");
+                    error!(registry = %self.path.display(), %error, in_force = state.devices.len(), "cannot look at the device registry; the devices read before stay in force");
                 }
                 return Vec::new();
             }

@@ -25,7 +25,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 if let Some(rtt) = self.liveness.pong(&payload, self.now) {
                     self.present.board.rtt(rtt);
                 }
-                Ok(())
+                self.spend()
             }
             Incoming::Ping => {
                 self.present.board.seen(unix_now());
@@ -44,7 +44,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// Counts a message against the rate.
+    /// Counts a message against the rate. Pings and pongs count as well: a flood of them costs
+    /// the hub as much.
     fn spend(&mut self) -> Result<(), Ending> {
         self.throttled = self.rate.spend(self.now);
         if self.rate.throttled_for(self.now) > self.settings.rate_patience {

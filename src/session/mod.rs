@@ -134,7 +134,10 @@ where
     let conn = present.conn;
     // Before the closing handshake, which may take its time.
     present.leave(ending);
-    let detach = async {
+    // Takes the port along: the way into the intake is closed once the last session has left, not
+    // when the last device has hung up.
+    let detach = async move {
+        let port = port;
         if attached {
             // An error means that the intake is gone, and with it the stream.
             let _ = port.control.send(Control::Detach { conn }).await;
