@@ -27,6 +27,10 @@ mod worker;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod powercut_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
