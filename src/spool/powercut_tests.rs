@@ -46,7 +46,7 @@ impl Disc {
         let file = std::fs::File::create(&disc.image).ok()?;
         file.set_len(megabytes << 20).ok()?;
         std::fs::create_dir(&disc.mount).ok()?;
-        let made = run("mkfs.ext4", &["-q", "-F", disc.image.to_str()?]);
+        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", disc.image.to_str()?]);
         (made && disc.mount()).then_some(disc)
     }
 
@@ -249,4 +249,34 @@ fn a_full_disk_fails_commits_and_recovers_without_loss() {
     let groups = load_all(&mut shelf);
     assert_eq!(seqs(&groups), (1..seq + 50).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn old_data_makes_way_even_when_others_have_taken_the_last_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disc) = Disc::new(dir.path(), 64) else {
+        println!("NOT TESTED: no loop device with ext4 here");
+        return;
+    };
+    let config = config(&disc.mount.join("spool"), 1 << 30);
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    let mut seq = 1;
+    while shelf.generations.len() < 4 {
+        shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
+        seq += 50;
+    }
+    let mut foreign = std::fs::File::create(disc.mount.join("foreign")).unwrap();
+    while foreign.write_all(&[1; 4096]).is_ok() {}
+    shelf.commit(&items(seq..seq + 500, 2000), &[]).unwrap();
+    let groups = load_all(&mut shelf);
+    let found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
+    assert!(found.contains(&(seq + 499)));
+    let dropped: u64 = gaps(&groups).iter().map(|gap| gap.batches).sum();
+    assert!(dropped > 0);
+    assert_eq!(found.len() as u64 + dropped, seq + 499);
+    assert!(
+        dropped < seq / 2,
+        "more is given up than is needed: {dropped} of {seq}"
+    );
 }
