@@ -14,6 +14,7 @@ mod disk;
 mod files;
 mod generation;
 mod generations;
+mod inspect;
 mod marks;
 mod overflow;
 mod repair;
@@ -42,6 +43,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
+pub use inspect::{Inspection, inspect};
 pub use worker::CommandSender;
 
 use crate::config;
