@@ -186,7 +186,7 @@ impl Generation {
         {
             tracing::debug!(dir = %self.dir.display(), %error, "no summary written");
         }
-        self.measure();
+        self.close();
     }
 
     /// Opens the database unless it is open.

@@ -84,23 +84,42 @@ pub(super) enum Room {
     Full(String),
 }
 
-/// Whether `needed` bytes may be written with `used` bytes taken by the spool and `free` left on
-/// the file system. `droppable`: whether any group is left to give up.
-pub(super) fn room(limits: Limits, needed: u64, used: u64, free: u64, droppable: bool) -> Room {
-    let over = used.saturating_add(needed) > limits.max_size;
-    let tight = free < limits.min_free.saturating_add(needed);
+/// The state of spool and file system before a commit. All in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Space {
+    /// What the commit may take.
+    pub(super) needed: u64,
+    /// What the spool takes.
+    pub(super) used: u64,
+    /// What the file system has left.
+    pub(super) free: u64,
+    /// What has been given back already to make room for this commit.
+    pub(super) freed: u64,
+    /// Whether any group is left to give up.
+    pub(super) droppable: bool,
+}
+
+/// Whether a commit may be written.
+///
+/// When others fill the file system the spool stops growing, but does not give up all it holds
+/// for them: a commit that is paid for with as much of the oldest data goes ahead.
+pub(super) fn room(limits: Limits, space: Space) -> Room {
+    let Space { needed, free, .. } = space;
+    let over = space.used.saturating_add(needed) > limits.max_size;
+    let paid = space.freed >= needed && free >= needed;
+    let tight = free < limits.min_free.saturating_add(needed) && !paid;
     match (over, tight) {
         (false, false) => Room::Enough,
-        _ if limits.overflow == Overflow::DropOldest && droppable => Room::DropOldest,
+        _ if limits.overflow == Overflow::DropOldest && space.droppable => Room::DropOldest,
         (_, true) => Room::Full(format!(
             "the file system has {free} bytes left and min_free is {}",
             limits.min_free
         )),
         // An empty spool takes at least one commit, however small max_size is.
-        (true, false) if !droppable => Room::Enough,
+        (true, false) if !space.droppable => Room::Enough,
         (true, false) => Room::Full(format!(
-            "the spool takes {used} bytes and max_size is {}",
-            limits.max_size
+            "the spool takes {} bytes and max_size is {}",
+            space.used, limits.max_size
         )),
     }
 }
@@ -144,25 +163,55 @@ mod tests {
         assert_eq!(parse_name("marks"), None);
     }
 
+    const SPACE: Space = Space {
+        needed: 100,
+        used: 900,
+        free: 5_000,
+        freed: 0,
+        droppable: true,
+    };
+
     #[test]
     fn a_full_spool_drops_the_oldest_or_refuses_as_configured() {
         let drop = limits(Overflow::DropOldest);
         let refuse = limits(Overflow::Refuse);
-        assert_eq!(room(drop, 100, 900, 5_000, true), Room::Enough);
-        assert_eq!(room(drop, 101, 900, 5_000, true), Room::DropOldest);
-        assert!(matches!(room(refuse, 101, 900, 5_000, true), Room::Full(_)));
+        let over = Space { used: 901, ..SPACE };
+        assert_eq!(room(drop, SPACE), Room::Enough);
+        assert_eq!(room(drop, over), Room::DropOldest);
+        assert!(matches!(room(refuse, over), Room::Full(_)));
     }
 
     #[test]
     fn a_tight_file_system_is_full_even_with_nothing_left_to_drop() {
         let drop = limits(Overflow::DropOldest);
-        assert_eq!(room(drop, 10, 500, 105, true), Room::DropOldest);
-        assert!(matches!(room(drop, 10, 0, 105, false), Room::Full(_)));
+        let tight = Space { free: 150, ..SPACE };
+        assert_eq!(room(drop, tight), Room::DropOldest);
+        let empty = Space {
+            droppable: false,
+            ..tight
+        };
+        assert!(matches!(room(drop, empty), Room::Full(_)));
+    }
+
+    #[test]
+    fn others_filling_the_disk_cost_no_more_old_data_than_the_commit_needs() {
+        let paid = Space {
+            free: 150,
+            freed: 100,
+            ..SPACE
+        };
+        assert_eq!(room(limits(Overflow::DropOldest), paid), Room::Enough);
     }
 
     #[test]
     fn an_empty_spool_takes_a_commit_larger_than_max_size() {
-        let drop = limits(Overflow::DropOldest);
-        assert_eq!(room(drop, 5_000, 0, 50_000, false), Room::Enough);
+        let large = Space {
+            needed: 4_500,
+            used: 0,
+            droppable: false,
+            ..SPACE
+        };
+        assert_eq!(room(limits(Overflow::DropOldest), large), Room::Enough);
+        assert_eq!(room(limits(Overflow::Refuse), large), Room::Enough);
     }
 }

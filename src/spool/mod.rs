@@ -14,6 +14,7 @@ mod disk;
 mod files;
 mod generation;
 mod generations;
+mod inspect;
 mod marks;
 mod overflow;
 mod repair;
@@ -27,6 +28,10 @@ mod worker;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod powercut_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -38,6 +43,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
+pub use inspect::{Inspection, inspect};
 pub use worker::CommandSender;
 
 use crate::config;

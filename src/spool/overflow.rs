@@ -1,14 +1,27 @@
 //! Making room: the oldest generation becomes gap records, and those are safe before it goes.
 
+use std::fs::File;
 use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::codec;
 use super::files;
-use super::generations::{self, Room};
+use super::generations::{self, Room, Space};
 use super::shelf::{Failure, Shelf};
+use super::store::Error;
 use super::{Event, GroupId};
 use crate::clock::unix_now;
 use crate::reading::{GapReason, Item};
+
+/// The file that holds the reserved space.
+const BALLAST: &str = "ballast";
+
+/// A new generation with some groups of gap records.
+const BALLAST_BYTES: u64 = 512 * 1024;
+
+/// A spool with a smaller `max_size` has no space to spare for it.
+const BALLAST_FROM: u64 = 32 * BALLAST_BYTES;
 
 impl Shelf {
     /// Sees to it that items of this weight may be written.
@@ -19,16 +32,17 @@ impl Shelf {
         // What is older than this call may go; the gap records that it leaves may not, or a
         // spool full of nothing else would be turned over for ever.
         let end = self.next_id;
+        let before = self.usage().disk_bytes;
         loop {
-            let free = files::free_bytes(&self.path)?;
-            let droppable = self.generations.first().is_some_and(|one| one.first < end);
-            match generations::room(
-                self.limits,
-                self.estimate(bytes),
-                self.usage().disk_bytes,
-                free,
-                droppable,
-            ) {
+            let used = self.usage().disk_bytes;
+            let space = Space {
+                needed: self.estimate(bytes),
+                used,
+                free: files::free_bytes(&self.path)?,
+                freed: before.saturating_sub(used),
+                droppable: self.generations.first().is_some_and(|one| one.first < end),
+            };
+            match generations::room(self.limits, space) {
                 Room::Enough => return Ok(()),
                 Room::Full(error) => return Err(Failure { full: true, error }),
                 Room::DropOldest => self.drop_oldest()?,
@@ -58,7 +72,10 @@ impl Shelf {
             .into_iter()
             .map(|gap| Arc::new(Item::Gap(gap)))
             .collect();
-        self.write(&items, &[])?;
+        match self.write(&items, &[]) {
+            Err(Error::Full) if self.give_up_ballast() => self.write(&items, &[])?,
+            written => written?,
+        };
         let upto = GroupId(self.generations[0].last);
         let (batches, readings) = (tally.batches(), tally.readings());
         self.discard(0);
@@ -75,5 +92,29 @@ impl Shelf {
             gaps: items.len() as u64,
         });
         Ok(())
+    }
+
+    /// Reserves the space in which gap records can be stored when there is none left, so that
+    /// old data can make way. Best effort; costs no writing, only blocks.
+    pub(super) fn take_ballast(&mut self) {
+        let path = self.path.join(BALLAST);
+        if self.limits.max_size < BALLAST_FROM || path.exists() {
+            return;
+        }
+        let taken = File::create(&path)
+            .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, BALLAST_BYTES)?));
+        if let Err(error) = taken {
+            tracing::debug!(%error, "no space set aside for gap records");
+            let _ = files::remove(&path);
+        }
+        self.measure_others();
+    }
+
+    fn give_up_ballast(&mut self) -> bool {
+        let given = files::remove(&self.path.join(BALLAST))
+            // The blocks are free once this is on disk.
+            .and_then(|()| files::sync_dir(&self.path));
+        self.measure_others();
+        given.is_ok()
     }
 }

@@ -5,6 +5,7 @@
 //! <spool.path>/
 //!   format               "telehub spool 1"
 //!   marks                high-water marks of all streams and the next group id
+//!   ballast              space for gap records when there is none left (overflow.rs)
 //!   gen-<first id>/      generations, oldest first (generation.rs)
 //!   gen-….corrupt-TIME   damaged ones, the last three
 //! ```
@@ -135,6 +136,13 @@ impl Shelf {
         let bytes: usize = items.iter().map(|item| item.weight()).sum();
         self.make_room(bytes as u64)?;
         let placed = self.write(items, marks)?;
+        if self
+            .taking()
+            .is_some_and(|index| self.generations[index].expected <= placed.len() as u64)
+        {
+            // A generation has just begun, so this is not asked for with every commit.
+            self.take_ballast();
+        }
         for mark in marks {
             self.marks.raise(mark.clone());
         }
@@ -393,7 +401,10 @@ impl Shelf {
         let mut generation = self.generations.remove(index);
         generation.open = None;
         let dead = generation.dir.with_extension("dead");
-        let removed = files::rename(&generation.dir, &dead).and_then(|()| files::remove(&dead));
+        let removed = files::rename(&generation.dir, &dead)
+            .and_then(|()| files::remove(&dead))
+            // Only then does the file system count its blocks as free.
+            .and_then(|()| files::sync_dir(&self.path));
         if let Err(error) = removed
             && error.kind() != std::io::ErrorKind::NotFound
         {

@@ -1,0 +1,139 @@
+//! An engine that fails when told to: what the spool promises after a failed write.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::disk::Disk;
+use super::shelf::Shelf;
+use super::store::{Engine, Error, Ids, Store};
+use super::tests::{BIG, config, items, load_all, seqs};
+
+/// Calls that succeed before one fails; counts down. `u32::MAX`: all succeed.
+#[derive(Default)]
+struct Faults {
+    creates: AtomicU32,
+    appends: AtomicU32,
+    syncs: AtomicU32,
+}
+
+impl Faults {
+    fn none() -> Arc<Self> {
+        let faults = Self::default();
+        for counter in [&faults.creates, &faults.appends, &faults.syncs] {
+            counter.store(u32::MAX, Relaxed);
+        }
+        Arc::new(faults)
+    }
+
+    fn step(counter: &AtomicU32) -> Result<(), Error> {
+        match counter.load(Relaxed) {
+            u32::MAX => Ok(()),
+            0 => Err(Error::Full),
+            left => {
+                counter.store(left - 1, Relaxed);
+                Ok(())
+            }
+        }
+    }
+}
+
+struct Faulty(Arc<Faults>, Disk);
+
+struct FaultyStore(Arc<Faults>, Box<dyn Store>);
+
+impl Engine for Faulty {
+    fn create(&self, dir: &Path) -> Result<Box<dyn Store>, Error> {
+        Faults::step(&self.0.creates)?;
+        Ok(Box::new(FaultyStore(self.0.clone(), self.1.create(dir)?)))
+    }
+
+    fn open(&self, dir: &Path) -> Result<Box<dyn Store>, Error> {
+        Ok(Box::new(FaultyStore(self.0.clone(), self.1.open(dir)?)))
+    }
+}
+
+impl Store for FaultyStore {
+    fn append(&mut self, id: u64, value: &[u8]) -> Result<(), Error> {
+        Faults::step(&self.0.appends)?;
+        self.1.append(id, value)
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        // Written, but nobody knows whether it is durable: the worst moment to fail.
+        self.1.sync()?;
+        Faults::step(&self.0.syncs)
+    }
+
+    fn ids(&mut self) -> Result<Ids, Error> {
+        self.1.ids()
+    }
+
+    fn read(&mut self, id: u64) -> Result<Vec<u8>, Error> {
+        self.1.read(id)
+    }
+
+    fn remove(&mut self, ids: &[u64]) -> Result<(), Error> {
+        self.1.remove(ids)
+    }
+}
+
+/// For each kind of call: one commit that works, one in which the n-th call fails, one that works.
+#[test]
+fn a_failed_commit_leaves_nothing_behind_in_this_run_and_the_next_one_works() {
+    type Counter = fn(&Faults) -> &AtomicU32;
+    let fails: [(Counter, u32); 6] = [
+        (|faults| &faults.creates, 0),
+        (|faults| &faults.creates, 1),
+        (|faults| &faults.appends, 0),
+        (|faults| &faults.appends, 7),
+        (|faults| &faults.syncs, 0),
+        (|faults| &faults.syncs, 1),
+    ];
+    for (counter, calls) in fails {
+        let dir = tempfile::tempdir().unwrap();
+        // Small generations: the failing commit spans several.
+        let config = config(&dir.path().join("spool"), 3 << 20);
+        let faults = Faults::none();
+        let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+        let mut shelf = Shelf::new(&config, engine);
+        shelf.attach(true).unwrap();
+        let first = shelf.write(&items(1..20, 2000), &[]).unwrap();
+        counter(&faults).store(calls, Relaxed);
+        assert!(matches!(
+            shelf.write(&items(20..300, 2000), &[]),
+            Err(Error::Full)
+        ));
+        assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
+        // The faults last: trying again is no worse.
+        assert!(shelf.write(&items(20..300, 2000), &[]).is_err());
+        counter(&faults).store(u32::MAX, Relaxed);
+        let second = shelf.write(&items(20..300, 2000), &[]).unwrap();
+        assert!(second[0].group > first.last().unwrap().group);
+        assert_eq!(seqs(&load_all(&mut shelf)), (1..300).collect::<Vec<_>>());
+        shelf.stop(Vec::new());
+        let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+        shelf.attach(false).unwrap();
+        assert_eq!(shelf.depth().batches, 299);
+        assert_eq!(seqs(&load_all(&mut shelf)), (1..300).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_full_disk_while_room_is_made_drops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+    let mut shelf = Shelf::new(&config(&dir.path().join("spool"), BIG), engine);
+    shelf.commit(&items(1..20, 2000), &[]).unwrap();
+    shelf.limits.max_size = 1;
+    faults.creates.store(0, Relaxed);
+    let failure = shelf.commit(&items(20..30, 2000), &[]).unwrap_err();
+    assert!(failure.full);
+    assert!(shelf.news.is_empty());
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
+    faults.creates.store(u32::MAX, Relaxed);
+    shelf.commit(&items(20..30, 2000), &[]).unwrap();
+    assert_eq!(seqs(&load_all(&mut shelf)), (20..30).collect::<Vec<_>>());
+}

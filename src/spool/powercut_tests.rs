@@ -1,0 +1,282 @@
+//! Power cuts on a real file system: ext4 in a file, shut down without flushing its journal,
+//! mounted again. Needs root, loop devices, mkfs.ext4 and python3 (for the ioctl); says so and
+//! passes without them.
+//!
+//! `cargo test --lib powercut -- --ignored --nocapture`; `POWER_CUTS=200` for more rounds.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use super::disk::Disk;
+use super::shelf::Shelf;
+use super::tests::{config, gaps, items, load_all, seqs};
+
+const DIR: &str = "SPOOL_POWERCUT_DIR";
+const UNSYNCED: &str = "SPOOL_POWERCUT_UNSYNCED";
+
+/// EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: what was not synced is gone.
+const CUT: &str = "import fcntl,os,struct,sys; \
+    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+
+fn run(program: &str, args: &[&str]) -> bool {
+    let status = Process::new(program)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// An ext4 in a file, mounted while this lives.
+struct Disc {
+    image: PathBuf,
+    mount: PathBuf,
+}
+
+impl Disc {
+    fn new(dir: &Path, megabytes: u64) -> Option<Self> {
+        let disc = Self {
+            image: dir.join("image"),
+            mount: dir.join("mount"),
+        };
+        let file = std::fs::File::create(&disc.image).ok()?;
+        file.set_len(megabytes << 20).ok()?;
+        std::fs::create_dir(&disc.mount).ok()?;
+        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", disc.image.to_str()?]);
+        (made && disc.mount()).then_some(disc)
+    }
+
+    fn mount(&self) -> bool {
+        let (image, mount) = (self.image.to_str().unwrap(), self.mount.to_str().unwrap());
+        run("mount", &["-o", "loop", image, mount])
+    }
+
+    fn unmount(&self) {
+        let begun = Instant::now();
+        while !run("umount", &[self.mount.to_str().unwrap()]) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "cannot unmount");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn cut_power(&self) {
+        assert!(run("python3", &["-c", CUT, self.mount.to_str().unwrap()]));
+        self.unmount();
+        assert!(self.mount());
+    }
+}
+
+impl Drop for Disc {
+    fn drop(&mut self) {
+        run("umount", &["-l", self.mount.to_str().unwrap()]);
+    }
+}
+
+fn shelf(path: &Path, own_sync: bool) -> Shelf {
+    // Generations of a quarter of a megabyte, so that cuts meet every moment of their life.
+    let config = config(&path.join("spool"), 4 << 20);
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync }));
+    shelf.limits.max_size = 4 << 20;
+    shelf
+}
+
+/// The process that is cut: commits, deletes the older half now and then, says what is safe.
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn writer() {
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
+    let mut shelf = shelf(Path::new(&dir), std::env::var_os(UNSYNCED).is_none());
+    shelf.attach(true).unwrap();
+    let mut out = std::io::stdout();
+    let mut seq = 1;
+    let mut held = std::collections::VecDeque::new();
+    loop {
+        let count = 1 + seq * 7 % 40;
+        let placed = shelf.write(&items(seq..seq + count, 900), &[]).unwrap();
+        held.push_back((
+            placed.iter().map(|loc| loc.group).collect::<BTreeSet<_>>(),
+            seq + count,
+        ));
+        seq += count;
+        writeln!(out, "safe {}", seq - 1).unwrap();
+        out.flush().unwrap();
+        if held.len() > 30 {
+            for (groups, end) in held.drain(..15).collect::<Vec<_>>() {
+                writeln!(out, "deleted {}", end - 1).unwrap();
+                out.flush().unwrap();
+                shelf.delete(&groups.into_iter().collect::<Vec<_>>());
+            }
+        }
+    }
+}
+
+/// One life: returns what was safe and what was deleted.
+fn life(dir: &Path, millis: u64, own_sync: bool) -> (u64, u64) {
+    let mut process = Process::new(std::env::current_exe().unwrap());
+    process
+        .args([
+            "--exact",
+            "spool::powercut_tests::writer",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(DIR, dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    if !own_sync {
+        process.env(UNSYNCED, "1");
+    }
+    let mut child = process.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let reader = std::thread::spawn(move || {
+        let (mut safe, mut deleted) = (0, 0);
+        for line in lines.map_while(Result::ok) {
+            // The test harness talks on the same line.
+            if let Some((_, number)) = line.rsplit_once("safe ") {
+                safe = number.parse().unwrap_or(safe);
+            } else if let Some((_, number)) = line.rsplit_once("deleted ") {
+                deleted = number.parse().unwrap_or(deleted);
+            }
+        }
+        (safe, deleted)
+    });
+    std::thread::sleep(Duration::from_millis(millis));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap()
+}
+
+/// Rounds in which something safe was not there, and rounds with gap records, of all; and how
+/// many batches were safe in total.
+fn rounds(count: u64, own_sync: bool) -> Option<(u64, u64, u64)> {
+    let dir = tempfile::tempdir().unwrap();
+    let disc = Disc::new(dir.path(), 64)?;
+    let (mut lost, mut damaged, mut total) = (0, 0, 0);
+    for round in 0..count {
+        let (safe, deleted) = life(&disc.mount, 40 + round * 37 % 400, own_sync);
+        total += safe;
+        disc.cut_power();
+        let mut shelf = shelf(&disc.mount, true);
+        shelf.attach(true).unwrap();
+        let groups = load_all(&mut shelf);
+        let found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
+        let missing: Vec<_> = (deleted + 1..=safe)
+            .filter(|seq| !found.contains(seq))
+            .collect();
+        if !missing.is_empty() {
+            lost += 1;
+            if own_sync {
+                println!("round {round}: {missing:?} of {safe}");
+            }
+        }
+        damaged += u64::from(!gaps(&groups).is_empty());
+        drop(shelf);
+        std::fs::remove_dir_all(disc.mount.join("spool")).unwrap();
+    }
+    Some((lost, damaged, total))
+}
+
+fn cuts() -> u64 {
+    std::env::var("POWER_CUTS").map_or(25, |cuts| cuts.parse().unwrap())
+}
+
+#[test]
+#[ignore = "needs root and a loop device; takes half a minute"]
+fn what_was_committed_survives_a_power_cut() {
+    let Some((lost, damaged, total)) = rounds(cuts(), true) else {
+        println!("NOT TESTED: no loop device with ext4 here");
+        return;
+    };
+    println!(
+        "{} power cuts, {total} batches, {lost} rounds with losses, {damaged} with damage",
+        cuts()
+    );
+    assert_eq!((lost, damaged), (0, 0));
+    assert!(total > 0);
+}
+
+#[test]
+#[ignore = "needs root and a loop device; takes half a minute"]
+fn without_our_own_sync_power_cuts_lose_data() {
+    let Some((lost, _, total)) = rounds(cuts(), false) else {
+        println!("NOT TESTED: no loop device with ext4 here");
+        return;
+    };
+    println!(
+        "control: {} power cuts, {total} batches, {lost} rounds with losses",
+        cuts()
+    );
+    assert!(
+        lost > 0,
+        "the test does not see losses, so it proves nothing"
+    );
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn a_full_disk_fails_commits_and_recovers_without_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disc) = Disc::new(dir.path(), 24) else {
+        println!("NOT TESTED: no loop device with ext4 here");
+        return;
+    };
+    let mut config = config(&disc.mount.join("spool"), 1 << 30);
+    config.overflow = crate::config::Overflow::Refuse;
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    // A foreign program takes most of the disk.
+    std::fs::write(disc.mount.join("foreign"), vec![1; 6 << 20]).unwrap();
+    let mut seq = 1;
+    let full = loop {
+        match shelf.commit(&items(seq..seq + 50, 2000), &[]) {
+            Ok(_) => seq += 50,
+            Err(failure) => break failure,
+        }
+    };
+    assert!(full.full, "{full:?}");
+    assert!(shelf.commit(&items(seq..seq + 50, 2000), &[]).is_err());
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..seq).collect::<Vec<_>>());
+    std::fs::remove_file(disc.mount.join("foreign")).unwrap();
+    shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
+    shelf.stop(Vec::new());
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    shelf.attach(false).unwrap();
+    let groups = load_all(&mut shelf);
+    assert_eq!(seqs(&groups), (1..seq + 50).collect::<Vec<_>>());
+    assert!(gaps(&groups).is_empty());
+}
+
+#[test]
+#[ignore = "needs root and a loop device"]
+fn old_data_makes_way_even_when_others_have_taken_the_last_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disc) = Disc::new(dir.path(), 64) else {
+        println!("NOT TESTED: no loop device with ext4 here");
+        return;
+    };
+    let config = config(&disc.mount.join("spool"), 1 << 30);
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    let mut seq = 1;
+    while shelf.generations.len() < 4 {
+        shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
+        seq += 50;
+    }
+    let mut foreign = std::fs::File::create(disc.mount.join("foreign")).unwrap();
+    while foreign.write_all(&[1; 4096]).is_ok() {}
+    shelf.commit(&items(seq..seq + 500, 2000), &[]).unwrap();
+    let groups = load_all(&mut shelf);
+    let found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
+    assert!(found.contains(&(seq + 499)));
+    let dropped: u64 = gaps(&groups).iter().map(|gap| gap.batches).sum();
+    assert!(dropped > 0);
+    assert_eq!(found.len() as u64 + dropped, seq + 499);
+    assert!(
+        dropped < seq / 2,
+        "more is given up than is needed: {dropped} of {seq}"
+    );
+}
