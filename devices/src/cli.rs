@@ -37,6 +37,9 @@ enum Command {
     Replay(ReplayArgs),
     /// Many devices at once, to load a hub and to check that every batch is acked
     Swarm(swarm::SwarmArgs),
+    /// Everything in one command: a broker, a hub, three devices, and a link to cut and restore
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::DemoArgs),
 }
 
 /// Where the hub is and how to speak to it.
@@ -221,6 +224,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Replay(args) => replay(args),
         Command::Swarm(args) => swarm::run(args),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => crate::demo::run(args),
     }
 }
 

@@ -10,6 +10,8 @@
 
 mod cli;
 mod client;
+#[cfg(feature = "demo")]
+mod demo;
 mod progress;
 mod sensors;
 mod swarm;

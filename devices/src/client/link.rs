@@ -70,6 +70,7 @@ pub async fn run<S: Source>(
     };
     let fatal = device.live(Backoff::new(rng), gate).await;
     Outcome {
+        acked: device.unacked.safe(),
         unacked: device.unacked.seqs().collect(),
         stream: device.stream,
         fatal,

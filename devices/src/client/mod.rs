@@ -70,6 +70,8 @@ pub struct Options {
 pub struct Outcome {
     /// The stream of this run.
     pub stream: String,
+    /// The highest sequence number up to which the hub has called everything safe; 0: none.
+    pub acked: u64,
     /// Sequence numbers that were made and are neither acked nor known to be given up.
     pub unacked: Vec<u64>,
     /// Why it ended before its time, if it did.

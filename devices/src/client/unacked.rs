@@ -35,6 +35,7 @@ pub struct Unacked<F> {
     window: usize,
     last: u64,
     sent: u64,
+    safe: u64,
 }
 
 impl<F> Unacked<F> {
@@ -49,6 +50,7 @@ impl<F> Unacked<F> {
             window: 0,
             last: 0,
             sent: 0,
+            safe: 0,
         }
     }
 
@@ -56,6 +58,12 @@ impl<F> Unacked<F> {
     #[must_use]
     pub fn next_seq(&self) -> u64 {
         self.last + 1
+    }
+
+    /// The highest number that the hub has called safe; 0: none.
+    #[must_use]
+    pub fn safe(&self) -> u64 {
+        self.safe
     }
 
     /// Whether the next batch would push another out.
@@ -162,6 +170,7 @@ impl<F> Unacked<F> {
                 sent: self.sent,
             });
         }
+        self.safe = self.safe.max(seq);
         while self.queue.front().is_some_and(|entry| entry.seq <= seq) {
             if let Some(entry) = self.remove(0) {
                 settled(entry);
