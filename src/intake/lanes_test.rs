@@ -565,7 +565,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
         encoding: Encoding::Cbor,
         frame: Bytes::from_static(b"x"),
     };
-    let mut arrive = |world: &mut World, conn, stream, seq| {
+    let arrive = |world: &mut World, conn, stream, seq| {
         let mut out = Vec::new();
         let event = Event::Arrived(Arrival {
             conn,
