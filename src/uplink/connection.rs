@@ -192,8 +192,15 @@ impl Connection<'_> {
         match submission {
             Some(submission) if submission.epoch == self.epoch => self.held.push_back(submission),
             Some(_) => {}
-            None => self.phase = Phase::Flushing,
+            None => self.begin_to_flush(),
         }
+    }
+
+    /// No more submissions. The last states of the devices were put into the outbox before, so
+    /// it is looked at once more, whether or not its change has been noticed.
+    fn begin_to_flush(&mut self) {
+        self.phase = Phase::Flushing;
+        self.untold = true;
     }
 
     /// Hands over to the library whatever is there and fits: data first, then device states.
@@ -208,7 +215,7 @@ impl Connection<'_> {
                     Ok(submission) => submission,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => {
-                        self.phase = Phase::Flushing;
+                        self.begin_to_flush();
                         break;
                     }
                 },
