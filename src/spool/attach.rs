@@ -169,6 +169,7 @@ impl Shelf {
         match Marks::read(&bytes) {
             Ok((next_id, marks)) => {
                 self.next_id = self.next_id.max(next_id);
+                self.saved_id = next_id;
                 for mark in marks {
                     self.marks.raise(mark);
                 }

@@ -67,6 +67,8 @@ pub(super) struct Shelf {
     pub(super) generations: Vec<Generation>,
     pub(super) marks: Marks,
     pub(super) next_id: u64,
+    /// The next id as the marks file has it.
+    pub(super) saved_id: u64,
     /// Bytes of everything in the directory but the generations.
     pub(super) other_bytes: u64,
     commands: u64,
@@ -88,6 +90,7 @@ impl Shelf {
             generations: Vec::new(),
             marks: Marks::default(),
             next_id: first_id(),
+            saved_id: 0,
             other_bytes: 0,
             commands: 0,
             news: Vec::new(),
@@ -133,6 +136,14 @@ impl Shelf {
     ) -> Result<Vec<Loc>, Failure> {
         self.commands += 1;
         self.attach(true)?;
+        if items.is_empty() {
+            // Never asked for; the marks alone have a file of their own.
+            for mark in marks {
+                self.marks.raise(mark.clone());
+            }
+            self.save_marks();
+            return Ok(Vec::new());
+        }
         let bytes: usize = items.iter().map(|item| item.weight()).sum();
         self.make_room(bytes as u64)?;
         let placed = self.write(items, marks)?;
@@ -414,17 +425,18 @@ impl Shelf {
 
     /// Writes the marks file if anything in it has changed.
     pub(super) fn save_marks(&mut self) {
-        if !self.marks.changed() {
+        if !self.marks.changed() && self.next_id <= self.saved_id {
             return;
         }
         match files::replace(&self.path.join("marks"), &self.marks.to_file(self.next_id)) {
             Ok(()) => {
                 self.marks.saved();
+                self.saved_id = self.next_id;
                 self.measure_others();
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot save the marks: after a restart devices may send again what is known");
-            }
+            // Tried again the next time. If that never works, devices may send again after a
+            // restart what is known.
+            Err(error) => tracing::debug!(%error, "cannot save the marks"),
         }
     }
 
@@ -436,7 +448,10 @@ impl Shelf {
         if self.marks.changed() {
             match self.attach(true) {
                 Ok(()) => self.save_marks(),
-                Err(failure) => tracing::warn!(error = failure.error, "cannot save the marks"),
+                Err(failure) => tracing::debug!(error = failure.error, "cannot save the marks"),
+            }
+            if self.marks.changed() {
+                tracing::warn!("the marks are not saved: devices may send again what is known");
             }
         }
         for index in (0..self.generations.len()).rev() {

@@ -458,6 +458,41 @@ fn a_spool_of_a_newer_version_is_set_aside_and_kept() {
     assert!(names[1].starts_with("spool.version2-"));
 }
 
+#[test]
+fn ids_never_go_back_even_when_the_clock_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    let mut shelf = shelf_of(&config);
+    // A year ahead, and nothing that would move a mark.
+    shelf.next_id += 365 * 86_400 * 1_000_000;
+    let Item::Batch(mut unnumbered) = (*batch("d", "s", 1, 10)).clone() else {
+        unreachable!()
+    };
+    unnumbered.seq = None;
+    let item = Arc::new(Item::Batch(unnumbered));
+    let before = shelf.commit(std::slice::from_ref(&item), &[]).unwrap()[0].group;
+    shelf.delete(&[before]);
+    shelf.stop(Vec::new());
+    let after = shelf_of(&config).commit(&[item], &[]).unwrap()[0].group;
+    assert!(after > before);
+}
+
+#[test]
+fn copies_of_damaged_data_make_room_before_sound_data_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    let mut shelf = shelf_of(&config(&path, BIG));
+    shelf.commit(&items(1..50, 2000), &[]).unwrap();
+    let copy = path.join("gen-0000000000000001.corrupt-7");
+    fs::create_dir(&copy).unwrap();
+    fs::write(copy.join("db"), vec![1; 1 << 20]).unwrap();
+    shelf.measure_others();
+    shelf.limits.max_size = shelf.usage().disk_bytes;
+    shelf.commit(&items(50..60, 2000), &[]).unwrap();
+    assert!(!copy.exists());
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..60).collect::<Vec<_>>());
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Commit(Vec<usize>),
