@@ -123,8 +123,9 @@ fn report(id: &str, stats: &Stats, outcome: &Outcome) -> ExitCode {
     );
     if !outcome.unacked.is_empty() {
         eprintln!(
-            "{id}: unacked in stream {}: {}",
+            "{id}: unacked in stream {}, where all up to {} is safe: {}",
             outcome.stream,
+            outcome.acked,
             ranges(&outcome.unacked)
         );
     }
