@@ -121,7 +121,8 @@ impl Shelf {
         self.measure_others();
     }
 
-    fn give_up_ballast(&mut self) -> bool {
+    /// Frees the reserved space. Returns whether there was any.
+    pub(super) fn give_up_ballast(&mut self) -> bool {
         let given = files::remove(&self.path.join(BALLAST))
             // The blocks are free once this is on disk.
             .and_then(|()| files::sync_dir(&self.path));

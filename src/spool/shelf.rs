@@ -22,6 +22,7 @@ use super::files::{self, Lock};
 use super::generation::Generation;
 use super::generations::{self, GENERATION_COST, Limits};
 use super::marks::Marks;
+use super::salvage::Salvage;
 use super::store::{Engine, Error};
 use super::tally::Tally;
 use super::{Depth, Event, Group, GroupId, Loc, Usage};
@@ -339,6 +340,13 @@ impl Shelf {
                 self.generations[index].used = self.commands;
                 self.generations[index].open(&*self.engine).map(|_| ())
             }
+            Err(Error::Full) => {
+                if self.give_up_ballast() && self.generations[index].open(&*self.engine).is_ok() {
+                    return Ok(());
+                }
+                let found = self.generations[index].open(&Salvage);
+                found.map(|_| ()).map_err(|_| Error::Full)
+            }
             Err(error) => Err(error),
         }
     }
@@ -376,9 +384,13 @@ impl Shelf {
             }
             if generation.open.is_none() && here.len() as u64 >= generation.groups {
                 generation.groups = 0;
-            } else if let Err(error) = generation.remove(here, &*self.engine) {
+            } else if let Err(error) = self
+                .open(index)
+                .and_then(|()| self.generations[index].remove(here, &*self.engine))
+            {
                 tracing::debug!(%error, "groups were not removed and will come again");
             }
+            let generation = &mut self.generations[index];
             generation.used = self.commands;
             if generation.groups == 0 && generation.taking.is_none() {
                 self.discard(index);

@@ -388,7 +388,7 @@ fn a_full_spool_drops_the_oldest_and_records_exactly_what_went() {
             .commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
             .unwrap();
         assert!(
-            shelf.usage().disk_bytes <= config.max_size + (512 << 10),
+            shelf.usage().disk_bytes <= config.max_size,
             "{:?}",
             shelf.usage()
         );
