@@ -74,6 +74,9 @@ const CATCH_UP: usize = 4;
 /// First and longest pause before a failed commit is tried again.
 const DISK_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
+/// Pause before a disk that could not be read is read again.
+const LOAD_RETRY: Duration = Duration::from_secs(5);
+
 /// A broker that has not sent one PUBACK for this many `ack_timeout`s, though publishes are in
 /// flight, has lost them: the connection is made anew.
 const HOPELESS: u32 = 6;
@@ -141,6 +144,8 @@ pub enum Event {
     Loaded {
         /// After the position asked for.
         groups: Vec<Group>,
+        /// There may be more, but the disk cannot be read now.
+        again: bool,
     },
     /// Stored groups were given up, and gap records stored for them.
     Dropped {
@@ -315,6 +320,7 @@ pub struct Lanes {
     disk_bad: bool,
     disk_full: bool,
     disk_retry: Option<(Instant, Duration)>,
+    load_retry: Option<Instant>,
     backlog: Backlog,
     arrivals: u64,
     last_live: Option<Instant>,
@@ -348,6 +354,7 @@ impl Lanes {
             disk_bad: false,
             disk_full: false,
             disk_retry: None,
+            load_retry: None,
             backlog: Backlog::default(),
             arrivals: 0,
             last_live: None,
@@ -372,9 +379,12 @@ impl Lanes {
             }
             Event::Committed { ticket, placed } => self.committed(ticket, &placed, out),
             Event::CommitFailed { ticket, full } => self.commit_failed(now, ticket, full),
-            Event::Loaded { groups } => {
+            Event::Loaded { groups, again } => {
+                if again {
+                    self.load_retry = Some(now.mono + LOAD_RETRY);
+                }
                 let expired_before = now.unix - self.settings.max_age.as_secs_f64();
-                self.backlog.loaded(groups, expired_before, now.unix);
+                self.backlog.loaded(groups, again, expired_before, now.unix);
             }
             Event::Dropped {
                 upto,
@@ -391,7 +401,7 @@ impl Lanes {
         self.choose_route();
         self.submit(now, out);
         self.start_commit(now, out);
-        self.start_load(out);
+        self.start_load(now, out);
         let groups = self.backlog.take_deletable();
         if !groups.is_empty() {
             out.push(Action::Delete { groups });
@@ -420,7 +430,10 @@ impl Lanes {
             _ => None,
         };
         let disk = self.disk_retry.filter(|_| self.disk_bad).map(|(at, _)| at);
-        [flying, queued, disk].into_iter().flatten().min()
+        [flying, queued, disk, self.load_retry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether more batches may come in. While this is false the intake does not receive, and
@@ -949,7 +962,11 @@ impl Lanes {
         });
     }
 
-    fn start_load(&mut self, out: &mut Vec<Action>) {
+    fn start_load(&mut self, now: Now, out: &mut Vec<Action>) {
+        if self.load_retry.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        self.load_retry = None;
         if self.up.is_some()
             && self.phase == Phase::Running
             && let Some(after) = self.backlog.want_load()

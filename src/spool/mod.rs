@@ -176,6 +176,8 @@ pub enum Event {
     Loaded {
         /// In order of id; empty: nothing after that position at this time.
         groups: Vec<Group>,
+        /// There may be more, but the disk cannot be read now: ask again after a while.
+        again: bool,
     },
     /// Old groups were given up for new ones (`overflow = "drop-oldest"`). The gap records that
     /// say so are already stored, in the groups from `recorded` on.

@@ -73,6 +73,8 @@ pub(super) struct Shelf {
     /// Bytes of everything in the directory but the generations.
     pub(super) other_bytes: u64,
     commands: u64,
+    /// The last read stopped because the disk could not be read.
+    pub(super) unreadable: bool,
     /// What happened beside the answer to a command.
     pub(super) news: Vec<Event>,
 }
@@ -94,6 +96,7 @@ impl Shelf {
             saved_id: 0,
             other_bytes: 0,
             commands: 0,
+            unreadable: false,
             news: Vec::new(),
         }
     }
@@ -268,9 +271,11 @@ impl Shelf {
         }
     }
 
-    /// Reads groups after a position until their items weigh `max_bytes`, at least one.
+    /// Reads groups after a position until their items weigh `max_bytes`, at least one. Sets
+    /// `unreadable` when it stopped because the disk cannot be read at this time.
     pub(super) fn load(&mut self, after: Option<GroupId>, max_bytes: usize) -> Vec<Group> {
         self.commands += 1;
+        self.unreadable = false;
         let mut groups = Vec::new();
         let mut position = after.map_or(0, |id| id.0.saturating_add(1));
         let mut bytes = 0;
@@ -282,6 +287,7 @@ impl Shelf {
             }
             if let Err(error) = self.open(index) {
                 tracing::warn!(%error, "the spool cannot be read now");
+                self.unreadable = true;
                 break;
             }
             let next = self.generations[index]

@@ -280,7 +280,7 @@ fn the_thread_answers_in_order_and_ends() {
             max_bytes: 1,
         })
         .unwrap();
-    let Event::Loaded { groups } = next(&mut events) else {
+    let Event::Loaded { groups, .. } = next(&mut events) else {
         panic!()
     };
     assert_eq!(groups[0].id, placed[0].group);
