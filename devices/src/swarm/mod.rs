@@ -213,8 +213,7 @@ async fn drive(args: SwarmArgs, mut tokens: HashMap<String, String>) -> Report {
         }
     }
     report.load_ends(&stats);
-    progress.show(&stats, String::new);
-    progress.end();
+    progress.end(&stats);
     report.finish(&stats);
     report
 }
