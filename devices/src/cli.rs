@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use crate::bench;
 use crate::client::{Full, Options, Rng};
 use crate::sensors;
 use crate::sensors::machine::Machine;
@@ -37,6 +38,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Many devices at once, to load a hub and to check that every batch is acked
     Swarm(swarm::SwarmArgs),
+    /// The benchmark: a hub and brokers of its own, fixed loads, and a table of what came out
+    Bench(bench::BenchArgs),
 }
 
 /// Where the hub is and how to speak to it.
@@ -221,6 +224,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Replay(args) => replay(args),
         Command::Swarm(args) => swarm::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }
 
