@@ -1,5 +1,6 @@
 //! mosquitto, as the final broker and as the bridge that the hub is measured against.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -86,12 +87,16 @@ impl Broker {
         );
         std::fs::write(file, config)?;
         let mut command = Command::new(program);
-        command.arg("-c").arg(file).stdout(Stdio::null());
+        let complaints = file.with_extension("log");
+        let stderr = File::create(&complaints)?;
+        command.arg("-c").arg(file);
+        command.stdout(Stdio::null()).stderr(stderr);
         let mut process = Process::spawn("mosquitto", &mut command)?;
         let deadline = Instant::now() + START;
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             if let Some(status) = process.child().try_wait()? {
-                bail!("mosquitto ended at once: {status}");
+                let why = std::fs::read_to_string(complaints).unwrap_or_default();
+                bail!("mosquitto ended at once, {status}: {}", why.trim_end());
             }
             if Instant::now() > deadline {
                 bail!("mosquitto did not open port {port}");

@@ -35,7 +35,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Part>,
     /// How long each load lasts
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", default_value_t = 5)]
     seconds: u64,
     /// Where the hub's spool and the bridge's store are; a real disk, not a tmpfs [default: the
     /// build directory]

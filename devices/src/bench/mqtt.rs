@@ -2,19 +2,30 @@
 //! would else be counted against the broker.
 
 use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::client::Histogram;
 use crate::sensors::now;
 
-/// Publishes of one device that are not acknowledged at a time.
-const WINDOW: u64 = 100;
+/// Publishes of one device that are not acknowledged at a time: as many as the hub allows a
+/// device by default.
+const WINDOW: u64 = 32;
+/// Readings of one device that have not come out of the bridge at a time: as many as there are in
+/// the hub's window of 32 batches of ten. Without such a bound the bridge would take in more than
+/// it forwards, and what it forwards would not be live.
+const AHEAD: u64 = 320;
+/// Every so many readings one goes to a topic that is subscribed to at the other end, which costs
+/// the last broker much less than subscribing to all of them.
+const MARK: u64 = 32;
 /// A broker answers within this time, whatever else it does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -130,19 +141,48 @@ fn packet_id(index: u64) -> u16 {
     (index % 50_000) as u16 + 1
 }
 
-/// One device without a hub: sends each reading as a message of its own, then says that it is
-/// done with a last message on `TOPIC/done`.
+/// What has come out at the other end of a bridge, for one device.
+#[derive(Debug, Default)]
+pub struct Delivered {
+    readings: AtomicU64,
+    more: Notify,
+}
+
+impl Delivered {
+    /// A mark has come through, and with it everything before it.
+    pub fn mark(&self) {
+        self.readings.fetch_add(MARK, Relaxed);
+        self.more.notify_one();
+    }
+
+    /// Readings that are known to have come through.
+    #[must_use]
+    pub fn readings(&self) -> u64 {
+        self.readings.load(Relaxed)
+    }
+}
+
+/// The number of the device that has sent a mark.
+#[must_use]
+pub fn marked_by(topic: &str) -> Option<usize> {
+    let name = topic.strip_prefix("telehub/bridge/swarm-")?;
+    name.strip_suffix("/mark")?.parse().ok()
+}
+
+/// One device without a hub: sends each reading as a message of its own until it is dropped,
+/// never further ahead of what has come out at the other end than [`AHEAD`].
 ///
 /// # Errors
 /// When the broker fails.
-pub async fn device(port: u16, number: usize, readings: u64) -> anyhow::Result<()> {
+pub async fn device(port: u16, number: usize, delivered: Arc<Delivered>) -> anyhow::Result<()> {
     let (mut reader, mut writer) = connect(port, &format!("device-{number}")).await?;
-    let topic = format!("telehub/bridge/swarm-{number}/data");
+    let name = format!("telehub/bridge/swarm-{number}");
+    let (data, mark) = (format!("{name}/data"), format!("{name}/mark"));
     let (mut sent, mut acked) = (0, 0);
     let (mut out, mut payload) = (Vec::new(), String::new());
-    while acked < readings {
+    loop {
         out.clear();
-        while sent < readings && sent - acked < WINDOW {
+        while sent - acked < WINDOW && sent - delivered.readings() < AHEAD {
             payload.clear();
             let value = 2000 + (sent * 7919) % 500;
             let (whole, cents) = (value / 100, value % 100);
@@ -151,21 +191,22 @@ pub async fn device(port: u16, number: usize, readings: u64) -> anyhow::Result<(
                 payload,
                 r#"[{{"n":"swarm-{number}/t","u":"Cel","t":{time:.3},"v":{whole}.{cents:02}}}]"#
             );
-            publish(&mut out, &topic, packet_id(sent), payload.as_bytes());
+            let last = (sent + 1).is_multiple_of(MARK);
+            let topic = if last { &mark } else { &data };
+            publish(&mut out, topic, packet_id(sent), payload.as_bytes());
             sent += 1;
         }
         if !out.is_empty() {
             writer.write_all(&out).await?;
         }
-        reader.fill().await?;
+        tokio::select! {
+            filled = reader.fill() => filled?,
+            () = delivered.more.notified() => {}
+        }
         while let Some(packet) = reader.ready() {
             acked += u64::from(packet.kind == PUBACK);
         }
     }
-    out.clear();
-    publish(&mut out, &format!("{topic}/done"), packet_id(sent), b"");
-    writer.write_all(&out).await?;
-    reader.expect(PUBACK).await
 }
 
 /// A subscriber of few messages.
@@ -248,11 +289,10 @@ pub async fn puback_times(
     let mut out = Vec::new();
     loop {
         tokio::select! {
-            due = tick.tick(), if Instant::now() < end => {
+            _ = tick.tick(), if Instant::now() < end => {
                 out.clear();
                 publish(&mut out, "puback/times", packet_id(sent.len() as u64), &payload);
-                // From when it was due, so that a pause of ours is not left out.
-                sent.push(due);
+                sent.push(Instant::now());
                 writer.write_all(&out).await?;
             }
             filled = reader.fill() => {
@@ -285,6 +325,12 @@ mod tests {
         let mut out = Vec::new();
         fixed(&mut out, 0x32, 321);
         assert_eq!(out, [0x32, 0xc1, 0x02]);
+    }
+
+    #[test]
+    fn a_mark_names_its_device() {
+        assert_eq!(marked_by("telehub/bridge/swarm-17/mark"), Some(17));
+        assert_eq!(marked_by("telehub/bridge/swarm-17/data"), None);
     }
 
     #[test]

@@ -43,15 +43,7 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     .await?;
 
     // One device that waits for each ack: every batch is a commit of its own.
-    let short = Duration::from_secs(2);
-    let alone = load::run(
-        &hub.url,
-        &Load {
-            time: short,
-            ..load(1, 0.0, Some(1))
-        },
-    )
-    .await?;
+    let alone = load::run(&hub.url, &load(1, 0.0, Some(1))).await?;
     let moderate = load::run(&hub.url, &load(DEVICES, 5.0, None)).await?;
     let commit = alone.latency("p99");
     table.told(group, "one commit p50", Figure::Time(alone.latency("p50")));
