@@ -22,6 +22,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use broker::Broker;
 use hub::Hub;
@@ -129,7 +130,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         tokio::select! {
             table = measure(&setup, &args.only) => table,
             // Children and files go when they are dropped.
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            interrupted = interrupt() => interrupted.and_then(|()| bail!("interrupted")),
         }
     })?;
     if args.json {
@@ -145,6 +146,16 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Returns with SIGINT or SIGTERM.
+async fn interrupt() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 fn prepare(args: &BenchArgs) -> anyhow::Result<Setup> {

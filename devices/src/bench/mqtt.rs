@@ -181,7 +181,7 @@ pub async fn device(port: u16, number: usize, delivered: Arc<Delivered>) -> anyh
     let (mut sent, mut acked) = (0, 0);
     let (mut out, mut payload) = (Vec::new(), String::new());
     loop {
-        out.clear();
+        // Each message is a write of its own, as MQTT libraries have it.
         while sent - acked < WINDOW && sent - delivered.readings() < AHEAD {
             payload.clear();
             let value = 2000 + (sent * 7919) % 500;
@@ -193,11 +193,10 @@ pub async fn device(port: u16, number: usize, delivered: Arc<Delivered>) -> anyh
             );
             let last = (sent + 1).is_multiple_of(MARK);
             let topic = if last { &mark } else { &data };
+            out.clear();
             publish(&mut out, topic, packet_id(sent), payload.as_bytes());
-            sent += 1;
-        }
-        if !out.is_empty() {
             writer.write_all(&out).await?;
+            sent += 1;
         }
         tokio::select! {
             filled = reader.fill() => filled?,
