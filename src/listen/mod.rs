@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 use self::access::Access;
 use self::handshake::{Upgraded, handshake};
 use self::registry::Registry;
+pub use self::socket::Socket;
 pub use self::tls::TlsError;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
@@ -106,6 +107,24 @@ impl Server {
                 stop,
             }),
         })
+    }
+
+    /// Serves one connection up to the end of its opening handshake and hands out its WebSocket,
+    /// set up as every session's is, instead of running a session on it. `None`: it was refused
+    /// or lost, or took longer than `handshake_timeout`.
+    pub async fn upgrade(&self, tcp: TcpStream, remote: SocketAddr) -> Option<Wire<Socket>> {
+        let shared = &self.shared;
+        socket::prepare(&tcp, self.dead_after).ok()?;
+        let outcome = timeout(shared.handshake_timeout, handshake(shared, tcp, remote)).await;
+        let upgraded = outcome.ok()?.ok()??;
+        Some(
+            Wire::new(
+                upgraded.socket,
+                upgraded.already_read,
+                shared.settings.max_message,
+            )
+            .await,
+        )
     }
 
     /// Accepts devices until the stop is asked for, then waits a few seconds for the sessions to

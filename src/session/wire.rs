@@ -24,9 +24,12 @@ use crate::reading::Encoding;
 /// intake for messages of some hundred bytes.
 const READ_BUFFER: usize = 4 * 1024;
 
-/// What may wait for a device that does not read. Acks are merged and reading stops while output
+/// What may wait for a device that does not read; more if one message may be larger. Acks are merged and reading stops while output
 /// is blocked, so that one answer to each message of one read and a few pings are all there is.
 const WRITE_BUFFER: usize = 256 * 1024;
+
+/// Bytes of the longest head of a frame (RFC 6455 §5.2) that a server sends.
+const FRAME_HEAD: usize = 10;
 
 /// How long ending a connection politely may take: the close frame, and what the device still
 /// sends before it has seen it. Dropping the socket earlier would reset it, and a reset makes the
@@ -109,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BUFFER)
+            .max_write_buffer_size(WRITE_BUFFER.max(max_message + FRAME_HEAD))
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let stream = Counted { stream, read: 0 };
