@@ -66,7 +66,7 @@ async fn echo(mut wire: Wire<Socket>) {
         let sent = match poll_fn(|cx| wire.poll(cx, read)).await {
             Some(Incoming::Message(encoding, message)) => wire.message(encoding, message.to_vec()),
             Some(Incoming::End(ending)) => break ending,
-            Some(Incoming::Ping | Incoming::Pong(_)) | None => Ok(()),
+            Some(Incoming::Ping | Incoming::Pong(_) | Incoming::Part) | None => Ok(()),
         };
         if let Err(ending) = sent {
             break ending;

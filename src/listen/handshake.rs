@@ -23,6 +23,7 @@ use super::Shared;
 use super::access::Grant;
 use super::attempts::Origin;
 use super::certificate;
+use super::gate::Gate;
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::upgrade::{self, SUBPROTOCOL};
@@ -54,6 +55,7 @@ pub(super) struct Upgraded {
 /// its own.
 pub(super) async fn handshake(
     shared: &Shared,
+    gate: &Gate,
     tcp: TcpStream,
     origin: Origin,
 ) -> io::Result<Option<Upgraded>> {
@@ -77,13 +79,13 @@ pub(super) async fn handshake(
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let path = request.uri().path().to_owned();
-        let response = match answer(shared, request, &names, origin) {
+        let response = match answer(shared, gate, request, &names, origin) {
             Ok((response, yes)) => {
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
                 response
             }
             Err(refusal) => {
-                note(shared, origin, refusal, &path);
+                note(gate, origin, refusal, &path);
                 refusal.response()
             }
         };
@@ -124,20 +126,19 @@ fn whole_seconds(wait: Duration) -> u64 {
 }
 
 /// Logs a refusal. Only what may be a device's id is repeated of the request.
-fn note(shared: &Shared, origin: Origin, refusal: Refusal, path: &str) {
+fn note(gate: &Gate, origin: Origin, refusal: Refusal, path: &str) {
     if refusal == Refusal::Stopping {
         return debug!(address = %origin, "refused while stopping");
     }
     let id = path.rsplit('/').next().filter(|id| is_id(id));
     let (loudness, reason) = (refusal.loudness(), refusal.detail());
-    shared
-        .gate
-        .log(loudness, origin, reason, id.unwrap_or_default());
+    gate.log(loudness, origin, reason, id.unwrap_or_default());
 }
 
 /// Decides what a request gets.
 fn answer(
     shared: &Shared,
+    gate: &Gate,
     request: Request<Incoming>,
     names: &[String],
     origin: Origin,
@@ -146,16 +147,14 @@ fn answer(
     let wanted = upgrade::parse(&head)?;
     let token = wanted.token.as_deref();
     let judged = shared.access.judge(&wanted.device, token, names);
-    let grant = judged.map_err(|refusal| match shared.gate.failure(origin) {
+    let grant = judged.map_err(|refusal| match gate.failure(origin) {
         Ok(()) => refusal,
         Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
     })?;
     if shared.stop.is_requested() {
         return Err(Refusal::Stopping);
     }
-    shared
-        .gate
-        .entry(&wanted.device)
+    gate.entry(&wanted.device)
         .map_err(|wait| Refusal::TooOften(whole_seconds(wait)))?;
     let seat = shared.roster.admit(&wanted.device).ok_or(Refusal::Full)?;
 

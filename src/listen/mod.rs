@@ -116,14 +116,14 @@ impl Server {
     }
 
     /// Serves one connection up to the end of its opening handshake and hands out its WebSocket,
-    /// set up as every session's is, instead of running a session on it. `None`: it was refused
-    /// or lost, or took longer than `handshake_timeout`.
+    /// set up as every session's is, instead of running a session on it. How often somebody comes
+    /// is not counted. `None`: it was refused or lost, or took longer than `handshake_timeout`.
     pub async fn upgrade(&self, tcp: TcpStream, remote: SocketAddr) -> Option<Wire<Socket>> {
         let shared = &self.shared;
         socket::prepare(&tcp, self.dead_after).ok()?;
         let outcome = timeout(
             shared.handshake_timeout,
-            handshake(shared, tcp, remote.ip().into()),
+            handshake(shared, &Gate::new(), tcp, remote.ip().into()),
         )
         .await;
         let upgraded = outcome.ok()?.ok()??;
@@ -262,7 +262,7 @@ async fn connection(
         let _ = timeout(shared.handshake_timeout, stopped).await;
     };
     let outcome = tokio::select! {
-        outcome = handshake(&shared, tcp, origin) => outcome,
+        outcome = handshake(&shared, &shared.gate, tcp, origin) => outcome,
         () = cut => {
             let reason = "handshake not finished in time";
             return shared.gate.log(Loudness::Info, origin, reason, "");
