@@ -232,7 +232,7 @@ mod tests {
             (2030, 1, 1, 1_893_456_000),
             (2049, 12, 31, 2_524_521_600),
             (2050, 1, 1, 2_524_608_000),
-            (4000, 3, 1, 64_065_686_400),
+            (4000, 3, 1, 64_065_772_800),
         ] {
             let mut params = CertificateParams::default();
             params.not_after = rcgen::date_time_ymd(year, month, day);
