@@ -13,6 +13,7 @@ mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod progress;
+mod rogue;
 mod sensors;
 mod swarm;
 mod wire;
