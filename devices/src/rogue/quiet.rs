@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, sleep_until};
 
 use super::frame::{BINARY, FIN, PING, frame, head};
@@ -67,43 +67,49 @@ pub async fn hoarder(rogue: &mut Rogue) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends one byte at a time: the head of its request, or a frame that claims to be long.
+/// Between two bytes of one that is slow.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Sends one byte at a time: of its request, or of a frame that claims to be long.
 pub async fn slow_loris(rogue: &mut Rogue) -> io::Result<()> {
-    const BEAT: Duration = Duration::from_millis(250);
     if rogue.below(2) == 0 {
-        let mut tcp = rogue.tcp(None).await?;
-        let request = rogue.request(rogue.token.as_deref());
-        let head = format!(
-            "{}X-Patience: ",
-            request.trim_end_matches("\r\n\r\n").to_owned() + "\r\n"
-        );
-        let (mut half, mut out) = tcp.split();
-        let drip = async {
-            for byte in head.bytes().chain(std::iter::repeat(b'a')) {
-                if out.write_all(&[byte]).await.is_err() {
-                    break;
-                }
-                sleep(BEAT).await;
-            }
-        };
-        let ended = async {
-            // Whatever it says, it is over with the first of it.
-            let mut said = Vec::new();
-            let _ = tokio::io::AsyncReadExt::read_buf(&mut half, &mut said).await;
-        };
-        tokio::select! {
-            () = drip => rogue.tally().cut += 1,
-            () = ended => rogue.tally().cut += 1,
-            () = sleep_until(rogue.until) => rogue.tally().left_open += 1,
-        }
-        return Ok(());
+        slow_request(rogue).await
+    } else {
+        slow_frame(rogue).await
     }
+}
+
+async fn slow_request(rogue: &mut Rogue) -> io::Result<()> {
+    let request = rogue.request(rogue.token.as_deref());
+    // A header without an end, where the request would have ended.
+    let request = format!("{}\r\nX-Patience: ", request.trim_end_matches("\r\n"));
+    let mut tcp = rogue.tcp(None).await?;
+    let (mut half, mut out) = tcp.split();
+    let drip = async {
+        for byte in request.bytes().chain(std::iter::repeat(b'a')) {
+            if out.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            sleep(BEAT).await;
+        }
+    };
+    // Whatever the hub says, it means that it has had enough.
+    let mut said = [0; 1];
+    tokio::select! {
+        () = drip => rogue.tally().cut += 1,
+        _ = half.read(&mut said) => rogue.tally().cut += 1,
+        () = sleep_until(rogue.until) => rogue.tally().left_open += 1,
+    }
+    Ok(())
+}
+
+async fn slow_frame(rogue: &mut Rogue) -> io::Result<()> {
     let Some((mut out, ear)) = rogue.upgrade(None).await? else {
         return Ok(());
     };
     let drip = async {
-        out.write_all(&head(FIN | BINARY, 60_000, Some([0; 4])))
-            .await?;
+        let claim = head(FIN | BINARY, 60_000, Some([0; 4]));
+        out.write_all(&claim).await?;
         loop {
             out.write_all(&[0x81]).await?;
             sleep(BEAT).await;
