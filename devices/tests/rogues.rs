@@ -34,7 +34,11 @@ const HONEST: usize = 100;
 
 /// Below this the 99th percentile is a matter of the machine's scheduler, not of the hub: the
 /// rogues, the honest devices, the broker and the hub share its cores, and it may have two.
-const FLOOR_SECONDS: f64 = 0.1;
+const FLOOR_SECONDS: f64 = 0.05;
+
+/// A measurement that something else on the machine fell into says nothing of the hub; it is
+/// made anew, with and without rogues.
+const ATTEMPTS: u32 = 3;
 
 /// What a connection may cost the hub at most: a message of `max_message` (64 KiB) in pieces and
 /// once more whole, the records or the value that it decodes to (1 MiB), output that is not read
@@ -145,6 +149,29 @@ fn peak(hub: &Hub) -> u64 {
         .unwrap()
 }
 
+fn start_rogues(hub: &Hub, tokens: &Path) -> Vec<Child> {
+    let each = EACH.to_string();
+    let start = |(index, kind): (usize, &&str)| {
+        // From an address of their own, as on a real network.
+        let from = format!("127.0.0.{}", index + 2);
+        let seed = index.to_string();
+        let arguments = [
+            "rogue",
+            kind,
+            "--count",
+            &each,
+            "--duration",
+            "14s",
+            "--from",
+            &from,
+            "--seed",
+            &seed,
+        ];
+        devices(hub, tokens, &arguments)
+    };
+    KINDS.iter().enumerate().map(start).collect()
+}
+
 fn total(report: &Value, what: &str) -> u64 {
     let counts = report[what].as_object().unwrap();
     counts.values().map(|count| count.as_u64().unwrap()).sum()
@@ -200,48 +227,37 @@ async fn rogues_of_every_kind_at_once_cost_a_hundred_honest_devices_nothing() {
     let hub = Hub::start(dir.path(), &config(dir.path(), broker.port)).await;
     hub.until_uplink("connected").await;
 
-    let alone = swarm(&hub, &tokens).await;
-    let before = peak(&hub);
+    let mut acked = 0;
+    let mut before = None;
+    for attempt in 1..=ATTEMPTS {
+        let alone = swarm(&hub, &tokens).await;
+        let before = *before.get_or_insert_with(|| peak(&hub));
+        let rogues = start_rogues(&hub, &tokens);
+        let among_rogues = swarm(&hub, &tokens).await;
+        for rogue in rogues {
+            let report = report(rogue).await;
+            println!("{report}");
+            check_rogue(&report);
+        }
+        acked += alone["acked"].as_u64().unwrap() + among_rogues["acked"].as_u64().unwrap();
 
-    let each = EACH.to_string();
-    let mut rogues = Vec::new();
-    for (index, kind) in KINDS.iter().enumerate() {
-        // From an address of their own, as on a real network.
-        let from = format!("127.0.0.{}", index + 2);
-        let seed = index.to_string();
-        let arguments = [
-            "rogue",
-            kind,
-            "--count",
-            &each,
-            "--duration",
-            "14s",
-            "--from",
-            &from,
-            "--seed",
-            &seed,
-        ];
-        rogues.push(devices(&hub, &tokens, &arguments));
+        let p99 = |report: &Value| report["latency"]["p99"].as_f64().unwrap();
+        println!(
+            "ack latency p99: {:.1} ms alone, {:.1} ms among rogues; memory at most {before} KiB \
+             alone, {} KiB among rogues",
+            p99(&alone) * 1000.0,
+            p99(&among_rogues) * 1000.0,
+            peak(&hub)
+        );
+        if p99(&among_rogues) <= (2.0 * p99(&alone)).max(FLOOR_SECONDS) {
+            break;
+        }
+        assert!(
+            attempt < ATTEMPTS,
+            "alone {alone}, among rogues {among_rogues}"
+        );
     }
-    let among_rogues = swarm(&hub, &tokens).await;
-    for rogue in rogues {
-        let report = report(rogue).await;
-        println!("{report}");
-        check_rogue(&report);
-    }
-    let after = peak(&hub);
-
-    let p99 = |report: &Value| report["latency"]["p99"].as_f64().unwrap();
-    println!(
-        "ack latency p99: {:.1} ms alone, {:.1} ms among rogues; memory at most {before} KiB \
-         alone, {after} KiB among rogues",
-        p99(&alone) * 1000.0,
-        p99(&among_rogues) * 1000.0
-    );
-    assert!(
-        p99(&among_rogues) <= (2.0 * p99(&alone)).max(FLOOR_SECONDS),
-        "alone {alone}, among rogues {among_rogues}"
-    );
+    let (before, after) = (before.unwrap(), peak(&hub));
     let bound = before + PER_ROGUE * (KINDS.len() * EACH) as u64 + LANES;
     assert!(after <= bound, "{after} KiB, {before} KiB alone");
 
@@ -250,7 +266,6 @@ async fn rogues_of_every_kind_at_once_cost_a_hundred_honest_devices_nothing() {
         batches.retain(|(device, _, _), _| device.starts_with("swarm-"));
         batches
     };
-    let acked = alone["acked"].as_u64().unwrap() + among_rogues["acked"].as_u64().unwrap();
     until("every honest batch on the broker", || {
         honest().len() as u64 >= acked
     })
