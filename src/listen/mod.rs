@@ -6,6 +6,9 @@
 
 mod access;
 mod certificate;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod refusal;
 pub mod registry;
