@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use daemon::{Consumer, Hub, Mosquitto, program, until};
+use daemon::{Consumer, Hub, Mosquitto, Received, program, until};
 use serde_json::Value;
 
 const KINDS: [&str; 10] = [
@@ -274,6 +274,12 @@ async fn rogues_of_every_kind_at_once_cost_a_hundred_honest_devices_nothing() {
     assert_eq!(batches.len() as u64, acked);
     assert!(batches.values().all(|times| *times == 1));
 
+    let flaps = |message: &Received| message.topic.contains("/flapping-");
+    println!(
+        "{} lines of log; {} states of flapping devices on the broker",
+        hub.log().len(),
+        consumer.got().iter().filter(|message| flaps(message)).count()
+    );
     let complaints = complaints(&hub);
     assert!(
         complaints.values().all(|times| *times <= SAME),
