@@ -5,10 +5,12 @@
 //! and nothing else.
 
 mod access;
+mod attempts;
 mod certificate;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod handshake;
 mod refusal;
 pub mod registry;
@@ -28,8 +30,11 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use self::access::Access;
+use self::attempts::Origin;
+use self::gate::{Gate, Loudness, Open};
 use self::handshake::{Upgraded, handshake};
 use self::registry::Registry;
+pub use self::socket::Socket;
 pub use self::tls::TlsError;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
@@ -39,9 +44,9 @@ use crate::session::{self, Settings};
 use crate::stop::Stop;
 
 /// Sockets beyond `max_connections`: for handshakes that take time, for telling "hub full", for
-/// connections that are being closed. When these are taken too, newcomers wait in the kernel's
-/// queue until a handshake times out.
-const EXTRA_SOCKETS: usize = 64;
+/// connections that are being closed. Three times what one address may hold of them. When these
+/// are taken too, newcomers wait in the kernel's queue until a handshake times out.
+const EXTRA_SOCKETS: usize = 3 * gate::OPEN_HANDSHAKES;
 
 /// How often the registry file is looked at. A change has to be followed within 2 seconds.
 const REGISTRY_INTERVAL: Duration = Duration::from_millis(900);
@@ -60,6 +65,7 @@ const STOP_HANDSHAKE: Duration = Duration::from_millis(500);
 /// What every connection needs.
 struct Shared {
     access: Access,
+    gate: Arc<Gate>,
     tls: Option<TlsAcceptor>,
     handshake_timeout: Duration,
     settings: Arc<Settings>,
@@ -101,6 +107,7 @@ impl Server {
             dead_after: devices.ping_interval + devices.ping_timeout,
             shared: Arc::new(Shared {
                 access,
+                gate: Gate::new(),
                 tls,
                 handshake_timeout: devices.handshake_timeout,
                 settings: Arc::new(Settings::from(devices)),
@@ -109,6 +116,28 @@ impl Server {
                 stop,
             }),
         })
+    }
+
+    /// Serves one connection up to the end of its opening handshake and hands out its WebSocket,
+    /// set up as every session's is, instead of running a session on it. How often somebody comes
+    /// is not counted. `None`: it was refused or lost, or took longer than `handshake_timeout`.
+    pub async fn upgrade(&self, tcp: TcpStream, remote: SocketAddr) -> Option<Wire<Socket>> {
+        let shared = &self.shared;
+        socket::prepare(&tcp, self.dead_after).ok()?;
+        let outcome = timeout(
+            shared.handshake_timeout,
+            handshake(shared, &Gate::new(), tcp, remote.ip().into()),
+        )
+        .await;
+        let upgraded = outcome.ok()?.ok()??;
+        Some(
+            Wire::new(
+                upgraded.socket,
+                upgraded.already_read,
+                shared.settings.max_message,
+            )
+            .await,
+        )
     }
 
     /// Accepts devices until the stop is asked for, then waits a few seconds for the sessions to
@@ -134,11 +163,17 @@ impl Server {
                 }
                 accepted = acceptor.next() => accepted,
             };
+            let Some(open) = shared.gate.open(remote.ip().into()) else {
+                let reason = "too many open handshakes of this address";
+                let origin = remote.ip().into();
+                shared.gate.log(Loudness::Warn, origin, reason, "");
+                continue;
+            };
             if let Err(error) = socket::prepare(&tcp, dead_after) {
                 debug!(%remote, %error, "connection lost before the handshake");
                 continue;
             }
-            tokio::spawn(connection(shared.clone(), tcp, remote, permit));
+            tokio::spawn(connection(shared.clone(), tcp, remote, permit, open));
         }
         // Closes the port, so that devices are refused at once.
         drop(acceptor);
@@ -217,7 +252,9 @@ async fn connection(
     tcp: TcpStream,
     remote: SocketAddr,
     permit: OwnedSemaphorePermit,
+    open: Open,
 ) {
+    let origin = Origin::from(remote.ip());
     let mut stop = shared.stop.clone();
     let cut = async {
         let stopped = async {
@@ -228,15 +265,32 @@ async fn connection(
         let _ = timeout(shared.handshake_timeout, stopped).await;
     };
     let outcome = tokio::select! {
-        outcome = handshake(&shared, tcp, remote) => outcome,
-        () = cut => return debug!(%remote, "handshake took too long"),
+        outcome = handshake(&shared, &shared.gate, tcp, origin) => outcome,
+        () = cut => {
+            let reason = "handshake not finished in time";
+            return shared.gate.log(Loudness::Info, origin, reason, "");
+        }
     };
+    drop(open);
     match outcome {
         Ok(Some(upgraded)) => {
             tokio::spawn(session(shared, upgraded, remote, permit));
         }
         Ok(None) => {}
-        Err(error) => debug!(%remote, %error, "handshake failed"),
+        Err(error) => {
+            // Without its certificate being accepted a device cannot even be refused by name.
+            let device = matches!(shared.access, Access::Certificate)
+                && error.kind() == io::ErrorKind::InvalidData;
+            let loudness = if device {
+                Loudness::Warn
+            } else {
+                Loudness::Info
+            };
+            let error = error.to_string();
+            shared
+                .gate
+                .log(loudness, origin, "handshake failed", &error);
+        }
     }
 }
 
