@@ -37,7 +37,7 @@ const HONEST: usize = 100;
 const FLOOR_SECONDS: f64 = 0.05;
 
 /// A measurement that something else on the machine fell into says nothing of the hub; it is
-/// made anew, with and without rogues.
+/// made anew, with and without rogues, and how busy the machine can be without them counts too.
 const ATTEMPTS: u32 = 3;
 
 /// What a connection may cost the hub at most: a message of `max_message` (64 KiB) in pieces and
@@ -48,8 +48,11 @@ const PER_ROGUE: u64 = 2 * 64 + 1024 + 256 + 32;
 /// KiB of batches that may wait in the live lane, held or not (24 MiB), whoever sent them.
 const LANES: u64 = 24 * 1024;
 
-/// Lines of the log that say the same thing.
-const SAME: usize = 5;
+/// Complaints in the log that say the same of the same peer.
+const SAME: usize = 3;
+
+/// Complaints in all: two for each address that rogues come from, and a few of the hub itself.
+const COMPLAINTS: usize = 2 * KINDS.len() + 5;
 
 fn config(dir: &Path, broker: u16) -> String {
     let dir = dir.display();
@@ -184,13 +187,20 @@ fn counted(report: &Value, what: &str, start: &str) -> u64 {
     fits.map(|(_, count)| count.as_u64().unwrap()).sum()
 }
 
-/// What the log complains of, without what differs from line to line, and how often.
+/// What the log complains of, and how often: lines without their time and without what a peer can
+/// vary at will, the ports that it comes from.
 fn complaints(hub: &Hub) -> BTreeMap<String, usize> {
     let mut complaints = BTreeMap::new();
     for line in hub.complaints() {
         let what = line.split_once('Z').map_or(&*line, |(_, rest)| rest);
-        let what = what.split_once('=').map_or(what, |(message, _)| message);
-        *complaints.entry(what.to_owned()).or_default() += 1;
+        let without_port = |word: &str| match word.rsplit_once(':') {
+            Some((address, port)) if port.trim_end_matches('"').parse::<u16>().is_ok() => {
+                address.to_owned()
+            }
+            _ => word.to_owned(),
+        };
+        let words: Vec<_> = what.split_whitespace().map(without_port).collect();
+        *complaints.entry(words.join(" ")).or_default() += 1;
     }
     complaints
 }
@@ -229,6 +239,7 @@ async fn rogues_of_every_kind_at_once_cost_a_hundred_honest_devices_nothing() {
 
     let mut acked = 0;
     let mut before = None;
+    let (mut worst_alone, mut best_among) = (FLOOR_SECONDS / 2.0, f64::INFINITY);
     for attempt in 1..=ATTEMPTS {
         let alone = swarm(&hub, &tokens).await;
         let before = *before.get_or_insert_with(|| peak(&hub));
@@ -249,7 +260,9 @@ async fn rogues_of_every_kind_at_once_cost_a_hundred_honest_devices_nothing() {
             p99(&among_rogues) * 1000.0,
             peak(&hub)
         );
-        if p99(&among_rogues) <= (2.0 * p99(&alone)).max(FLOOR_SECONDS) {
+        worst_alone = p99(&alone).max(worst_alone);
+        best_among = p99(&among_rogues).min(best_among);
+        if best_among <= 2.0 * worst_alone {
             break;
         }
         assert!(
@@ -278,13 +291,16 @@ async fn rogues_of_every_kind_at_once_cost_a_hundred_honest_devices_nothing() {
     println!(
         "{} lines of log; {} states of flapping devices on the broker",
         hub.log().len(),
-        consumer.got().iter().filter(|message| flaps(message)).count()
+        consumer
+            .got()
+            .iter()
+            .filter(|message| flaps(message))
+            .count()
     );
     let complaints = complaints(&hub);
-    assert!(
-        complaints.values().all(|times| *times <= SAME),
-        "{complaints:#?}"
-    );
+    println!("{complaints:#?}");
+    assert!(complaints.values().all(|times| *times <= SAME));
+    assert!(complaints.len() <= COMPLAINTS);
     assert_eq!(hub.get("/healthz").0, 200);
     tokio::time::timeout(Duration::from_secs(30), async {
         assert!(hub.stop().await.success());
