@@ -3,6 +3,7 @@
 configuration. Run it again at any time: seeds are named after their content."""
 
 import hashlib
+import itertools
 import json
 import pathlib
 import re
@@ -144,11 +145,16 @@ def certificates():
         der(0xA3, der(0x30, der(0x30, alternative, der(0x01, b"\xff"), der(0x04, names)))),
     ]
     algorithm = der(0x30, der(0x06, b"\x2a\x86\x48\xce\x3d\x04\x03\x02"))
+    start = der(0x17, b"250101000000Z")
+    validities = [
+        der(0x30, start, der(0x17, b"491231235959Z")),
+        der(0x30, start, der(0x18, b"99991231235959Z")),
+    ]
     for version in [b"", der(0xA0, der(0x02, b"\x02"))]:
-        for subject in subjects:
+        for subject, validity in itertools.product(subjects, validities):
             for extension in extensions:
                 signed = der(
-                    0x30, version, der(0x02, b"\x01"), algorithm, subjects[0], der(0x30),
+                    0x30, version, der(0x02, b"\x01"), algorithm, subjects[0], validity,
                     subject, der(0x30, algorithm, der(0x03, b"\0" * 66)), extension,
                 )
                 yield der(0x30, signed, algorithm, der(0x03, b"\0" * 70))

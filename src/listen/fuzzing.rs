@@ -49,14 +49,3 @@ pub fn upgrade(head: &[u8]) {
         }
     }
 }
-
-/// Looks for names in a certificate, which the chain's verification has let through.
-///
-/// # Panics
-/// When a name does not stand in the certificate.
-pub fn certificate(der: &[u8]) {
-    for name in super::certificate::names(der) {
-        let name = name.as_bytes();
-        assert!(name.is_empty() || der.windows(name.len()).any(|part| part == name));
-    }
-}

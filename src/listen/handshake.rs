@@ -20,9 +20,8 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::Shared;
-use super::access::Grant;
+use super::access::{Grant, Shown};
 use super::attempts::Origin;
-use super::certificate;
 use super::gate::Gate;
 use super::refusal::Refusal;
 use super::socket::Socket;
@@ -59,27 +58,23 @@ pub(super) async fn handshake(
     tcp: TcpStream,
     origin: Origin,
 ) -> io::Result<Option<Upgraded>> {
-    let (socket, names) = match &shared.tls {
-        None => (Socket::Plain(tcp), Vec::new()),
-        Some(acceptor) => {
+    let (socket, shown) = match &shared.tls {
+        None => (Socket::Plain(tcp), None),
+        Some(tls) => {
+            let (acceptor, generation) = tls.acceptor();
             let stream = acceptor.accept(tcp).await?;
-            let names = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|own| certificate::names(own))
-                .unwrap_or_default()
-                .into_iter()
-                .map(str::to_owned)
-                .collect();
-            (Socket::Tls(Box::new(stream)), names)
+            let chain = stream.get_ref().1.peer_certificates();
+            let shown = chain.map(|chain| Shown {
+                chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
+                generation,
+            });
+            (Socket::Tls(Box::new(stream)), shown)
         }
     };
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let path = request.uri().path().to_owned();
-        let response = match answer(shared, gate, request, &names, origin) {
+        let response = match answer(shared, gate, request, shown.as_ref(), origin) {
             Ok((response, yes)) => {
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
                 response
@@ -140,13 +135,13 @@ fn answer(
     shared: &Shared,
     gate: &Gate,
     request: Request<Incoming>,
-    names: &[String],
+    shown: Option<&Shown>,
     origin: Origin,
 ) -> Result<(Response<Full<Bytes>>, Accepted), Refusal> {
     let (head, body) = request.into_parts();
     let wanted = upgrade::parse(&head)?;
     let token = wanted.token.as_deref();
-    let judged = shared.access.judge(&wanted.device, token, names);
+    let judged = shared.access.judge(&wanted.device, token, shown);
     let grant = judged.map_err(|refusal| match gate.failure(origin) {
         Ok(()) => refusal,
         Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
