@@ -14,6 +14,7 @@ mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod progress;
+mod rogue;
 mod sensors;
 mod swarm;
 mod wire;
