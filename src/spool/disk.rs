@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use super::files;
@@ -81,6 +82,21 @@ fn caught<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Error> 
         Ok(Err(error)) => Err(Error::Broken(error.to_string())),
         Err(_) => Err(Error::Broken("the database engine panicked".into())),
     }
+}
+
+/// Keeps the engine's panics, which are all caught, off stderr: for a command whose stderr is one
+/// sentence. Panics of anything else are told as before.
+pub(super) fn hush_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let told = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let engine = |file: &str| file.contains("/sled-");
+            if !panic.location().is_some_and(|at| engine(at.file())) {
+                told(panic);
+            }
+        }));
+    });
 }
 
 /// The engine.

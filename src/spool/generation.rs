@@ -136,6 +136,11 @@ impl Generation {
         Tally::from_file(&bytes).ok()
     }
 
+    /// Whether there is a summary file, sound or not.
+    pub(super) fn has_summary(&self) -> bool {
+        self.dir.join(SUMMARY).exists()
+    }
+
     /// Writes the summary file of the generation in `dir`, durably.
     pub(super) fn write_summary(dir: &Path, tally: &Tally) -> std::io::Result<()> {
         files::replace(&dir.join(SUMMARY), &tally.to_file())

@@ -42,7 +42,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Each, Inspection, StreamDepth, inspect};
 pub use worker::CommandSender;
 
 use crate::config;

@@ -16,7 +16,7 @@ use crate::clock::unix_now;
 use crate::reading::{GapReason, Item};
 
 /// The file that holds the reserved space.
-const BALLAST: &str = "ballast";
+pub(super) const BALLAST: &str = "ballast";
 
 /// A new generation with some groups of gap records.
 const BALLAST_BYTES: u64 = 512 * 1024;

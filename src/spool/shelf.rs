@@ -81,13 +81,19 @@ pub(super) struct Shelf {
 
 impl Shelf {
     pub(super) fn new(config: &config::Spool, engine: Box<dyn Engine>) -> Self {
+        let limits = Limits {
+            max_size: config.max_size,
+            min_free: config.min_free,
+            overflow: config.overflow,
+        };
+        Self::bare(config.path.clone(), limits, engine)
+    }
+
+    /// One that nothing is known of yet.
+    pub(super) fn bare(path: PathBuf, limits: Limits, engine: Box<dyn Engine>) -> Self {
         Self {
-            path: config.path.clone(),
-            limits: Limits {
-                max_size: config.max_size,
-                min_free: config.min_free,
-                overflow: config.overflow,
-            },
+            path,
+            limits,
             engine,
             lock: None,
             generations: Vec::new(),
@@ -520,7 +526,7 @@ impl Shelf {
 }
 
 /// Where ids begin when nothing is known of earlier ones.
-fn first_id() -> u64 {
+pub(super) fn first_id() -> u64 {
     /// Microseconds, so that no run can have used up the ids of the time after it.
     const PER_SECOND: f64 = 1e6;
     #[expect(
