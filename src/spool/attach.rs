@@ -4,13 +4,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::commit::Failure;
 use super::files;
 use super::generation::Generation;
 use super::generations;
 use super::marks::Marks;
 use super::overflow::BALLAST;
 use super::salvage::Salvage;
-use super::shelf::{Failure, Shelf};
+use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
 

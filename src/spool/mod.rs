@@ -3,13 +3,17 @@
 //! One thread owns the store. It takes [`Command`]s in order and answers with [`Event`]s.
 //!
 //! Items travel in groups (`codec`), groups live in small databases, the generations
-//! (`generation`, `shelf`), and a generation goes when the last of its groups is deleted or when
-//! room is needed (`overflow`). What is found damaged is repaired, and becomes gap records where
+//! (`generation`, `contents`) on the `shelf`: put there (`commit`), read and deleted again
+//! (`drain`). A generation goes when the last of its groups is deleted or when room is needed
+//! (`overflow`). What is found damaged is repaired, and becomes gap records where
 //! it cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
 mod attach;
 mod codec;
+mod commit;
+mod contents;
 mod disk;
+mod drain;
 mod files;
 mod generation;
 mod generations;

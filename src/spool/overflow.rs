@@ -7,9 +7,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::attach::CORRUPT;
 use super::codec;
+use super::commit::Failure;
 use super::files;
 use super::generations::{self, Room, Space};
-use super::shelf::{Failure, Shelf};
+use super::shelf::Shelf;
 use super::store::Error;
 use super::{Event, GroupId};
 use crate::clock::unix_now;
