@@ -316,6 +316,20 @@ impl Intake {
                 board.spool.disk_bytes.set(usage.disk_bytes);
                 return;
             }
+            spool::Event::Unusable { error } => {
+                self.spool_well = false;
+                board.spool.set(SpoolState::Failed, Some(error));
+                return;
+            }
+            spool::Event::Writable => {
+                self.spool_well = true;
+                board.spool.set(SpoolState::Ok, None);
+                return;
+            }
+            spool::Event::Reopened { marks, depth } => {
+                self.lanes.streams.restore(marks);
+                Event::Opened { depth }
+            }
             spool::Event::Opened { .. } | spool::Event::Stopped => return,
         };
         self.apply(event);

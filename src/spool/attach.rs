@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::Event;
 use super::commit::Failure;
 use super::files;
 use super::generation::Generation;
@@ -51,6 +52,12 @@ impl Shelf {
         if self.lock.is_some() {
             return Ok(());
         }
+        let attached = self.try_attach(create);
+        self.unusable |= attached.is_err();
+        attached
+    }
+
+    fn try_attach(&mut self, create: bool) -> Result<(), Failure> {
         if !self.prepare(create)? {
             return Ok(());
         }
@@ -64,6 +71,13 @@ impl Shelf {
         self.next_id = self.next_id.max(next);
         self.lock = Some(lock);
         self.measure_others();
+        if self.announced && self.unusable {
+            self.news.push(Event::Reopened {
+                marks: self.marks.all(),
+                depth: self.depth(),
+            });
+        }
+        self.unusable = false;
         Ok(())
     }
 

@@ -1,8 +1,11 @@
 //! Commits: where new groups go, and what is left when one fails.
 
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 
 use super::codec;
+use super::files;
 use super::generation::Generation;
 use super::generations::{self, GENERATION_COST};
 use super::shelf::Shelf;
@@ -69,6 +72,25 @@ impl Shelf {
             self.marks.raise(mark.clone());
         }
         Ok(placed)
+    }
+
+    /// Whether a small commit would go through now, found out without giving anything up for it.
+    pub(super) fn probe(&mut self) -> bool {
+        self.attach(false).is_ok() && self.may_write().is_ok()
+    }
+
+    fn may_write(&self) -> Result<(), Failure> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        self.room_for(generations::GROUP_BYTES as u64)?;
+        // Its name ends like that of whatever a crash has left behind, which is cleared up.
+        let path = self.path.join("probe.tmp");
+        let mut file = File::create(&path)?;
+        file.write_all(&[0; 4096])?;
+        file.sync_all()?;
+        files::remove(&path)?;
+        Ok(())
     }
 
     /// Appends groups and syncs. After a failure the databases that were written are closed, and

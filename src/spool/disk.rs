@@ -159,6 +159,9 @@ impl Engine for Disk {
         if !dir.join("db").is_file() || !dir.join("conf").is_file() {
             return Err(Error::Broken("files of the database are missing".into()));
         }
+        // It takes what it cannot read for the end of its log, and cuts it there. A device that
+        // does not read now must not cost what a later attempt would find.
+        files::read_through(&dir.join("db"))?;
         let store = self.open_store(dir)?;
         Ok(Box::new(store))
     }

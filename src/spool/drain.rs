@@ -14,6 +14,27 @@ use crate::reading::Item;
 /// one that the drain has reached.
 const OPEN_READERS: usize = 2;
 
+/// How often the device may fail to read from a generation before what it does not give counts
+/// as lost. The intake waits 5 s between attempts: a cable that comes loose for a moment, or a
+/// controller that is reset, is back by then.
+const READ_ATTEMPTS: u32 = 5;
+
+/// A group as it was read, or the records of what is damaged.
+fn group(id: u64, bytes: &[u8]) -> Group {
+    let items = codec::decode(bytes, unix_now()).unwrap_or_else(|gaps| {
+        tracing::error!(
+            group = id,
+            gaps = gaps.len(),
+            "a stored group is damaged: gap records take its place"
+        );
+        gaps.into_iter().map(Item::Gap).map(Arc::new).collect()
+    });
+    Group {
+        id: GroupId(id),
+        items,
+    }
+}
+
 impl Shelf {
     /// Reads groups after a position until their items weigh `max_bytes`, at least one. Sets
     /// `unreadable` when it stopped because the disk cannot be read at this time.
@@ -29,55 +50,83 @@ impl Shelf {
                 index += 1;
                 continue;
             }
-            if let Err(error) = self.open(index) {
-                tracing::warn!(%error, "the spool cannot be read now");
-                self.unreadable = true;
-                break;
-            }
-            let next = self.generations[index]
-                .open
-                .as_ref()
-                .and_then(|open| open.live.range(position..).next().copied());
-            let Some(id) = next else {
-                index += 1;
-                continue;
+            let next = match self.next_group(index, position) {
+                Ok(Some(next)) => next,
+                Ok(None) => {
+                    index += 1;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the spool cannot be read now");
+                    self.unreadable = true;
+                    break;
+                }
             };
-            let items = self.read(index, id);
-            bytes += items.iter().map(|item| item.weight()).sum::<usize>();
-            groups.push(Group {
-                id: GroupId(id),
-                items,
-            });
-            position = id + 1;
+            bytes += next.items.iter().map(|item| item.weight()).sum::<usize>();
+            position = next.id.0 + 1;
+            groups.push(next);
         }
         self.close_unused();
         groups
     }
 
-    fn read(&mut self, index: usize, id: u64) -> Vec<Arc<Item>> {
-        let generation = &mut self.generations[index];
-        let open = generation.open.as_mut().expect("opened before it is read");
-        let decoded = match open.store.read(id) {
-            Ok(bytes) => codec::decode(&bytes, unix_now()),
-            Err(error) => {
-                tracing::debug!(group = id, %error, "cannot be read");
-                // Opened afresh for the next group, in case it was the handle.
-                if generation.taking.is_none() {
-                    generation.open = None;
+    /// The first group of a generation from a position on; `None`: there is none any more.
+    ///
+    /// # Errors
+    /// It cannot be read at this time. A group that is damaged, or that the device has refused
+    /// [`READ_ATTEMPTS`] times, has been replaced by what could be saved of it.
+    fn next_group(&mut self, index: usize, position: u64) -> Result<Option<Group>, Error> {
+        let mut repaired = false;
+        loop {
+            let read = self.open(index).and_then(|()| {
+                let Some(open) = &mut self.generations[index].open else {
+                    return Ok(None);
+                };
+                let Some(id) = open.live.range(position..).next().copied() else {
+                    return Ok(None);
+                };
+                Ok(Some((id, open.store.read(id)?)))
+            });
+            let why = match read {
+                Ok(None) => return Ok(None),
+                Ok(Some((id, bytes))) => {
+                    self.refused = None;
+                    return Ok(Some(group(id, &bytes)));
                 }
-                Err(vec![codec::unknown_gap(unix_now())])
+                Err(Error::Device(why)) if self.refuses(index) => why,
+                Err(Error::Broken(why)) => why,
+                Err(error) => {
+                    self.reopen(index);
+                    return Err(error);
+                }
+            };
+            if std::mem::replace(&mut repaired, true) {
+                return Err(Error::Device(why));
             }
+            self.replace(index, &why)?;
+            self.generations[index].used = self.commands;
+        }
+    }
+
+    /// Notes that the device did not read from this generation. Returns whether that has
+    /// happened often enough.
+    fn refuses(&mut self, index: usize) -> bool {
+        let first = self.generations[index].first;
+        let attempts = match self.refused {
+            Some((known, attempts)) if known == first => attempts + 1,
+            _ => 1,
         };
-        decoded.unwrap_or_else(|gaps| {
-            tracing::error!(
-                group = id,
-                gaps = gaps.len(),
-                "a stored group is damaged: gap records take its place"
-            );
-            gaps.into_iter()
-                .map(|gap| Arc::new(Item::Gap(gap)))
-                .collect()
-        })
+        self.refused = Some((first, attempts));
+        attempts >= READ_ATTEMPTS
+    }
+
+    /// Has the database opened afresh for the next attempt, in case it was the handle.
+    fn reopen(&mut self, index: usize) {
+        if self.generations[index].taking.is_some() {
+            self.generations[index].seal();
+        } else {
+            self.generations[index].open = None;
+        }
     }
 
     /// Opens a generation, replacing it by gap records if it is damaged.

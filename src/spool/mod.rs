@@ -159,6 +159,22 @@ pub enum Event {
         /// What is stored.
         depth: Depth,
     },
+    /// Right after `Opened`: the spool cannot be used. It is tried again every few seconds.
+    Unusable {
+        /// One sentence for the status.
+        error: String,
+    },
+    /// It can be used after all. What was found comes on top of what `Opened` and the commits
+    /// since have told.
+    Reopened {
+        /// The highest safe number of every stream known on disk.
+        marks: Vec<Mark>,
+        /// What was stored before this start.
+        depth: Depth,
+    },
+    /// After `Unusable` or `CommitFailed`, without a commit that would say so: it can be written
+    /// again.
+    Writable,
     /// The items are on disk and synced.
     Committed {
         /// Of the `Commit`.

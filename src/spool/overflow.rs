@@ -54,6 +54,24 @@ impl Shelf {
         }
     }
 
+    /// Whether items of this weight could be written, if necessary for the oldest data.
+    ///
+    /// # Errors
+    /// There is no room, and none may be made.
+    pub(super) fn room_for(&self, bytes: u64) -> Result<(), Failure> {
+        let space = Space {
+            needed: self.estimate(bytes),
+            used: self.usage().disk_bytes,
+            free: files::free_bytes(&self.path)?,
+            freed: 0,
+            droppable: !self.generations.is_empty(),
+        };
+        match generations::room(self.limits, space) {
+            Room::Enough | Room::DropOldest => Ok(()),
+            Room::Full(error) => Err(Failure { full: true, error }),
+        }
+    }
+
     /// Removes what was set aside earlier. Returns whether there was anything.
     fn drop_copies(&mut self) -> bool {
         let before = self.other_bytes;

@@ -42,8 +42,15 @@ pub(super) struct Shelf {
     pub(super) other_bytes: u64,
     /// Commands served, for what was used least lately.
     pub(super) commands: u64,
+    /// The generation (by its first group) that the device last failed to read from, and how
+    /// often in a row.
+    pub(super) refused: Option<(u64, u32)>,
     /// The last read stopped because the disk could not be read.
     pub(super) unreadable: bool,
+    /// The directory could not be used so far.
+    pub(super) unusable: bool,
+    /// Marks and depth have been told: what is found later is news.
+    pub(super) announced: bool,
     /// What happened beside the answer to a command.
     pub(super) news: Vec<Event>,
 }
@@ -71,7 +78,10 @@ impl Shelf {
             saved_id: 0,
             other_bytes: 0,
             commands: 0,
+            refused: None,
             unreadable: false,
+            announced: false,
+            unusable: false,
             news: Vec::new(),
         }
     }
