@@ -74,6 +74,11 @@ const CATCH_UP: usize = 4;
 /// First and longest pause before a failed commit is tried again.
 const DISK_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
+/// A commit that takes longer than this stands before a disk that hangs (a frozen file system, a
+/// card that recovers): ten times what the largest takes on the slowest card. With the uplink up,
+/// data goes past it.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Pause before a disk that could not be read is read again.
 const LOAD_RETRY: Duration = Duration::from_secs(5);
 
@@ -278,6 +283,9 @@ struct Commit {
     ticket: u64,
     pending: Vec<Pending>,
     marks: Vec<Mark>,
+    since: Instant,
+    /// How many of `pending` have been looked at to be published past a disk that hangs.
+    passed: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -430,7 +438,9 @@ impl Lanes {
             _ => None,
         };
         let disk = self.disk_retry.filter(|_| self.disk_bad).map(|(at, _)| at);
-        [flying, queued, disk, self.load_retry]
+        let hangs = self.committing.as_ref().filter(|_| !self.disk_bad);
+        let hangs = hangs.map(|commit| commit.since + DISK_PATIENCE);
+        [flying, queued, disk, hangs, self.load_retry]
             .into_iter()
             .flatten()
             .min()
@@ -559,6 +569,9 @@ impl Lanes {
         self.suspicion
             .ended(now.mono, hung_up, in_flight, oldest, window);
         self.divert();
+        if let Some(commit) = &mut self.committing {
+            commit.passed = 0;
+        }
         // Nothing flies any more. What was diverted waits for its commit, what is stored is the
         // backlog's again, and so is what waited in the queue but is on disk.
         for pending in self.to_commit.iter_mut().chain(
@@ -714,6 +727,16 @@ impl Lanes {
         if self.disk_retry.is_some_and(|(at, _)| at <= now.mono) {
             self.disk_bad = false;
         }
+        if self.disk_hangs(now.mono) {
+            self.disk_bad = true;
+        }
+    }
+
+    /// Whether the disk has not answered for so long that it counts as failed.
+    #[must_use]
+    pub fn disk_hangs(&self, now: Instant) -> bool {
+        let commit = self.committing.as_ref();
+        commit.is_some_and(|commit| commit.since + DISK_PATIENCE <= now)
     }
 
     fn wanted_route(&self) -> Route {
@@ -840,7 +863,7 @@ impl Lanes {
         let careful = self.suspicion.is_careful();
         let stored_first = self.settings.in_order || careful;
         let share = self.drain_share(now);
-        while self.flight.room() > 0 && !(careful && !self.flight.is_empty()) {
+        while self.flight.room() > 0 && (!careful || self.flight.is_empty()) {
             let draining = self.flight.len() - self.live_flying;
             let may_drain = self.phase == Phase::Running
                 && self.backlog.has_next()
@@ -851,9 +874,19 @@ impl Lanes {
                 && matches!(self.queue.front(), Some(Queued::Unsafe(_)))
                 && (self.backlog.has_next()
                     || !self.backlog.all_at_hand()
-                    || self.committing.is_some()
+                    || self
+                        .committing
+                        .as_ref()
+                        .is_some_and(|commit| commit.passed < commit.pending.len())
                     || !self.to_commit.is_empty());
-            if live_waits && (!held || self.phase != Phase::Running) {
+            if let Some(past) = self.past_the_disk(now) {
+                let Entry { n, item, .. } = &past.entry;
+                let (what, item) = (What::Diverted { n: *n }, item.clone());
+                let (n, token) = (*n, self.fly(now, epoch, Lane::History, item, what, out));
+                if let Some(pending) = self.pending_mut(n) {
+                    pending.token = Some(token);
+                }
+            } else if live_waits && (!held || self.phase != Phase::Running) {
                 self.submit_live(now, epoch, out);
             } else if may_drain {
                 self.submit_stored(now, epoch, out);
@@ -861,6 +894,24 @@ impl Lanes {
                 break;
             }
         }
+    }
+
+    /// The next batch that a hanging disk holds up and that may as well be published.
+    fn past_the_disk(&mut self, now: Now) -> Option<&Pending> {
+        let behind_others =
+            self.settings.in_order && (self.backlog.has_next() || !self.backlog.all_at_hand());
+        if !self.disk_hangs(now.mono) || behind_others {
+            return None;
+        }
+        let commit = self.committing.as_mut()?;
+        let rest = &commit.pending[commit.passed..];
+        let skipped = rest
+            .iter()
+            .position(|pending| pending.token.is_none() && !pending.done);
+        commit.passed += skipped.map_or(rest.len(), |at| at + 1);
+        commit.pending[..commit.passed]
+            .last()
+            .filter(|_| skipped.is_some())
     }
 
     fn submit_live(&mut self, now: Now, epoch: u64, out: &mut Vec<Action>) {
@@ -896,7 +947,7 @@ impl Lanes {
         item: Arc<Item>,
         what: What,
         out: &mut Vec<Action>,
-    ) {
+    ) -> u64 {
         let readings = u64::from(item.readings());
         let item = if self.suspicion.is_set_aside(&item) {
             gap_instead(&item, GapReason::TooLarge, now, out)
@@ -918,6 +969,7 @@ impl Lanes {
             lane,
             item,
         });
+        token
     }
 
     fn start_commit(&mut self, now: Now, out: &mut Vec<Action>) {
@@ -953,6 +1005,8 @@ impl Lanes {
             ticket: self.ticket,
             pending,
             marks: marks.clone(),
+            since: now.mono,
+            passed: 0,
         };
         self.committing = Some(commit);
         out.push(Action::Commit {

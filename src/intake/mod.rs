@@ -426,6 +426,12 @@ impl Intake {
 
     fn show(&mut self) {
         let board = &self.wiring.board;
+        if self.spool_well && self.lanes.disk_hangs(Instant::now()) {
+            self.spool_well = false;
+            tracing::error!("the disk does not answer; batches that wait for it are not acked");
+            let error = "the disk does not answer".to_owned();
+            board.spool.set(SpoolState::Failed, Some(error));
+        }
         let backlog = self.lanes.backlog();
         board.spool.batches.set(backlog.batches());
         board.spool.readings.set(backlog.readings());
