@@ -177,7 +177,7 @@ impl Backlog {
     }
 
     /// The next item to publish; it counts as busy from now on.
-    pub fn next(&mut self) -> Option<(Loc, Arc<Item>)> {
+    pub fn take_next(&mut self) -> Option<(Loc, Arc<Item>)> {
         let (loc, item) = self.ready.pop_front()?;
         self.ready_bytes = self.ready_bytes.saturating_sub(item.weight());
         self.set(loc, Fate::Busy);
