@@ -24,7 +24,7 @@ use crate::listen::Server;
 use crate::session::roster::Roster;
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
-use crate::{admin, spool, stop, uplink};
+use crate::{admin, memory, spool, stop, uplink};
 
 /// The stop takes no longer than this.
 const STOP: Duration = Duration::from_secs(10);
@@ -85,6 +85,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
 
     let (stop_listen, listen_stop) = stop::channel();
+    let listen_stop_for_memory = listen_stop.clone();
     let (stop_uplink, uplink_stop) = stop::channel();
     let (stop_admin, admin_stop) = stop::channel();
     let (control, control_rx) = mpsc::channel(CONTROLS);
@@ -141,6 +142,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             (Part::Admin, Ok(()))
         });
     }
+    let (memory_stop, small) = (listen_stop_for_memory, board.clone());
+    tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
     let accepting = board.clone();
     let address = listener
         .local_addr()

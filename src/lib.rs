@@ -12,7 +12,7 @@
 //! 10. [`uplink`]: publish, ledger, reconnect, on rumqttc
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
 //!
-//! [`certificate`], [`clock`], [`log`] and [`stop`] serve all of them.
+//! [`certificate`], [`clock`], [`log`], [`memory`] and [`stop`] serve all of them.
 
 pub mod admin;
 pub mod certificate;
@@ -22,6 +22,7 @@ pub mod hub;
 pub mod intake;
 pub mod listen;
 pub mod log;
+pub mod memory;
 pub mod protocol;
 pub mod reading;
 pub mod session;

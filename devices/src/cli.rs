@@ -40,6 +40,13 @@ enum Command {
     /// Everything in one command: a broker, a hub, three devices, and a link to cut and restore
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
+    /// Everything in one command (not in this build: add `--features demo`)
+    #[cfg(not(feature = "demo"))]
+    Demo {
+        /// Whatever the demo would take
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        rest: Vec<String>,
+    },
 }
 
 /// Where the hub is and how to speak to it.
@@ -226,6 +233,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Swarm(args) => swarm::run(args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(args),
+        #[cfg(not(feature = "demo"))]
+        Command::Demo { rest } => bail!(
+            "this build has no broker in it; use: cargo run -p devices --features demo -- demo {}",
+            rest.join(" ")
+        ),
     }
 }
 

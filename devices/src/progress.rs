@@ -11,7 +11,10 @@ const LIVE: Duration = Duration::from_millis(250);
 /// How often a line is written where nobody may be looking.
 const PLAIN: Duration = Duration::from_secs(10);
 
-/// Shows progress until dropped.
+/// Back to the start of the line, and clear it.
+const CLEAR: &str = "\r\x1b[K";
+
+/// Shows progress until its end.
 pub struct Progress {
     terminal: bool,
     quiet: bool,
@@ -37,20 +40,13 @@ impl Progress {
 
     /// Prints the notes, and the line where it is due.
     pub fn show(&mut self, stats: &Stats, line: impl FnOnce() -> String) {
-        let mut err = std::io::stderr().lock();
-        let clear = if self.terminal { "\r\x1b[K" } else { "" };
-        let (notes, unsaid) = stats.take_notes();
-        for note in notes {
-            let _ = writeln!(err, "{clear}{note}");
-        }
-        if unsaid > 0 {
-            let _ = writeln!(err, "{clear}and {unsaid} more like these");
-        }
+        self.notes(stats);
         if self.quiet {
             return;
         }
+        let mut err = std::io::stderr().lock();
         if self.terminal {
-            let _ = write!(err, "{clear}{}", line());
+            let _ = write!(err, "{CLEAR}{}", line());
             let _ = err.flush();
         } else if self.last.elapsed() >= PLAIN {
             self.last = Instant::now();
@@ -58,10 +54,23 @@ impl Progress {
         }
     }
 
-    /// Makes room for what is printed next.
-    pub fn end(self) {
+    fn notes(&self, stats: &Stats) {
+        let mut err = std::io::stderr().lock();
+        let clear = if self.terminal { CLEAR } else { "" };
+        let (notes, unsaid) = stats.take_notes();
+        for note in notes {
+            let _ = writeln!(err, "{clear}{note}");
+        }
+        if unsaid > 0 {
+            let _ = writeln!(err, "{clear}and {unsaid} more like these");
+        }
+    }
+
+    /// Prints the last notes and makes room for what is printed next.
+    pub fn end(self, stats: &Stats) {
+        self.notes(stats);
         if self.terminal && !self.quiet {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            let _ = write!(std::io::stderr(), "{CLEAR}");
         }
     }
 }

@@ -120,6 +120,7 @@ fn run(path: &Path) -> Result<(), Failure> {
     {
         tracing::warn!(file, line, key, "{text}");
     }
+    telehub::memory::prepare();
     // One thread carries the sessions of a small board; the disk has a thread of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -116,15 +116,15 @@ impl Backlog {
         Some(self.cursor)
     }
 
-    /// What the read brought. Batches that arrived before `expired_before` (Unix seconds) are
+    /// What the read brought; `again`: it was cut short, and there may be more. Batches that arrived before `expired_before` (Unix seconds) are
     /// replaced by gap records, one for each stream of a group.
-    pub fn loaded(&mut self, groups: Vec<Group>, expired_before: f64, now: f64) {
+    pub fn loaded(&mut self, groups: Vec<Group>, again: bool, expired_before: f64, now: f64) {
         self.loading = false;
         let finished = std::mem::take(&mut self.finished);
         if std::mem::take(&mut self.stale) {
             return;
         }
-        if groups.is_empty() {
+        if groups.is_empty() && !again {
             self.more = self.grew;
             if !self.more {
                 self.heal();

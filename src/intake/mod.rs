@@ -292,7 +292,7 @@ impl Intake {
                 board.spool.set(state, Some(error));
                 Event::CommitFailed { ticket, full }
             }
-            spool::Event::Loaded { groups } => Event::Loaded { groups },
+            spool::Event::Loaded { groups, again } => Event::Loaded { groups, again },
             spool::Event::Dropped {
                 upto,
                 batches,

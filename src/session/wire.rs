@@ -20,9 +20,9 @@ use super::counted::{Counted, Surplus};
 use super::ending::Ending;
 use crate::reading::Encoding;
 
-/// Read buffer of a connection: 10,000 idle ones take 40 MB, and it is still faster than the
-/// intake for messages of some hundred bytes.
-const READ_BUFFER: usize = 4 * 1024;
+/// Read buffer of a connection: 10,000 idle ones take 20 MB, and one read still brings several
+/// messages of some hundred bytes.
+const READ_BUFFER: usize = 2 * 1024;
 
 /// What may wait for a device that does not read; more if one message may be larger. Acks are merged and reading stops while output
 /// is blocked, so that one answer to each message of one read and a few pings are all there is.

@@ -7,6 +7,7 @@ use super::files;
 use super::generation::Generation;
 use super::generations;
 use super::marks::Marks;
+use super::salvage::Salvage;
 use super::shelf::{Failure, Shelf};
 use super::store::Error;
 use super::tally::Tally;
@@ -169,6 +170,7 @@ impl Shelf {
         match Marks::read(&bytes) {
             Ok((next_id, marks)) => {
                 self.next_id = self.next_id.max(next_id);
+                self.saved_id = next_id;
                 for mark in marks {
                     self.marks.raise(mark);
                 }
@@ -188,9 +190,17 @@ impl Shelf {
         let dir = self.path.join(generations::name(first));
         let (mut generation, summary) = Generation::found(first, last, dir);
         let mut damage = None;
+        let last_was_written = newest && summary.is_none();
+        let scanned =
+            |generation: &mut Generation| match generation.scan(&*self.engine, last_was_written) {
+                Err(Error::Full) => generation
+                    .scan(&Salvage, last_was_written)
+                    .map_err(|_| Error::Full),
+                other => other,
+            };
         let known = match (&summary, generation.touched) {
             (Some(_), false) => summary,
-            _ => match generation.scan(&*self.engine, newest && summary.is_none()) {
+            _ => match scanned(&mut generation) {
                 Ok(tally) => {
                     if summary.is_none()
                         && let Err(error) = Generation::write_summary(&generation.dir, &tally)
@@ -210,6 +220,8 @@ impl Shelf {
                 }
                 Err(error) => {
                     tracing::warn!(dir = %generation.dir.display(), %error, "a part of the spool cannot be read now");
+                    // Not empty, for all we know.
+                    generation.groups = generation.groups.max(generation.expected).max(1);
                     summary
                 }
             },

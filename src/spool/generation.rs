@@ -58,6 +58,8 @@ pub(super) struct Generation {
     /// Ids of commits that failed: whatever is found under them does not count.
     pub(super) void: Vec<RangeInclusive<u64>>,
     pub(super) open: Option<Open>,
+    /// Deleted in this run, in case that could not be written down.
+    gone: BTreeSet<u64>,
     /// When it was last used, in commands.
     pub(super) used: u64,
     pub(super) touched: bool,
@@ -78,6 +80,7 @@ impl Generation {
             taking: None,
             void: Vec::new(),
             open: None,
+            gone: BTreeSet::new(),
             used: 0,
             touched: dir.join(TOUCHED).exists(),
             dir,
@@ -203,6 +206,7 @@ impl Generation {
                 let lost = self.expected - present;
                 return Err(Error::Broken(format!("{lost} groups have disappeared")));
             }
+            ids.removed.extend(&self.gone);
             let live: BTreeSet<u64> = ids.present.difference(&ids.removed).copied().collect();
             self.groups = live.len() as u64;
             let removed = ids.present.intersection(&ids.removed).copied().collect();
@@ -308,6 +312,7 @@ impl Generation {
             tracing::debug!(dir = %self.dir.display(), %error, "a removal was not written down");
         }
         self.groups = left;
+        self.gone.extend(gone);
         Ok(())
     }
 

@@ -2,11 +2,10 @@
 //!
 //! One thread owns the store. It takes [`Command`]s in order and answers with [`Event`]s.
 //!
-//! Items travel in groups ([`codec`]), groups live in small databases, the generations
-//! ([`generation`], [`shelf`]), and a generation goes when the last of its groups is deleted or
-//! when room is needed ([`overflow`]). What is found damaged is repaired, and becomes gap records
-//! where it cannot be ([`repair`], [`salvage`]).
-//! The engine is behind [`store`]; [`disk`] alone names sled.
+//! Items travel in groups (`codec`), groups live in small databases, the generations
+//! (`generation`, `shelf`), and a generation goes when the last of its groups is deleted or when
+//! room is needed (`overflow`). What is found damaged is repaired, and becomes gap records where
+//! it cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
 mod attach;
 mod codec;
@@ -177,6 +176,8 @@ pub enum Event {
     Loaded {
         /// In order of id; empty: nothing after that position at this time.
         groups: Vec<Group>,
+        /// There may be more, but the disk cannot be read now: ask again after a while.
+        again: bool,
     },
     /// Old groups were given up for new ones (`overflow = "drop-oldest"`). The gap records that
     /// say so are already stored, in the groups from `recorded` on.

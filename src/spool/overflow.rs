@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::attach::CORRUPT;
 use super::codec;
 use super::files;
 use super::generations::{self, Room, Space};
@@ -44,10 +45,20 @@ impl Shelf {
             };
             match generations::room(self.limits, space) {
                 Room::Enough => return Ok(()),
+                // Copies of damaged data go before any sound data does.
+                _ if self.drop_copies() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
                 Room::DropOldest => self.drop_oldest()?,
             }
         }
+    }
+
+    /// Removes what was set aside earlier. Returns whether there was anything.
+    fn drop_copies(&mut self) -> bool {
+        let before = self.other_bytes;
+        files::prune_copies(&self.path, "gen-", CORRUPT, 0);
+        self.measure_others();
+        self.other_bytes < before
     }
 
     fn drop_oldest(&mut self) -> Result<(), Failure> {
@@ -110,7 +121,8 @@ impl Shelf {
         self.measure_others();
     }
 
-    fn give_up_ballast(&mut self) -> bool {
+    /// Frees the reserved space. Returns whether there was any.
+    pub(super) fn give_up_ballast(&mut self) -> bool {
         let given = files::remove(&self.path.join(BALLAST))
             // The blocks are free once this is on disk.
             .and_then(|()| files::sync_dir(&self.path));

@@ -241,6 +241,15 @@ fn a_full_disk_fails_commits_and_recovers_without_loss() {
     assert!(full.full, "{full:?}");
     assert!(shelf.commit(&items(seq..seq + 50, 2000), &[]).is_err());
     assert_eq!(seqs(&load_all(&mut shelf)), (1..seq).collect::<Vec<_>>());
+    // Full to the last block, and started anew.
+    let mut foreign = std::fs::File::create(disc.mount.join("more")).unwrap();
+    while foreign.write_all(&[1; 4096]).is_ok() {}
+    drop(shelf);
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    shelf.attach(false).unwrap();
+    let groups = load_all(&mut shelf);
+    assert_eq!(seqs(&groups), (1..seq).collect::<Vec<_>>());
+    assert!(gaps(&groups).is_empty());
     std::fs::remove_file(disc.mount.join("foreign")).unwrap();
     shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
     shelf.stop(Vec::new());

@@ -22,6 +22,7 @@ use super::files::{self, Lock};
 use super::generation::Generation;
 use super::generations::{self, GENERATION_COST, Limits};
 use super::marks::Marks;
+use super::salvage::Salvage;
 use super::store::{Engine, Error};
 use super::tally::Tally;
 use super::{Depth, Event, Group, GroupId, Loc, Usage};
@@ -67,9 +68,13 @@ pub(super) struct Shelf {
     pub(super) generations: Vec<Generation>,
     pub(super) marks: Marks,
     pub(super) next_id: u64,
+    /// The next id as the marks file has it.
+    pub(super) saved_id: u64,
     /// Bytes of everything in the directory but the generations.
     pub(super) other_bytes: u64,
     commands: u64,
+    /// The last read stopped because the disk could not be read.
+    pub(super) unreadable: bool,
     /// What happened beside the answer to a command.
     pub(super) news: Vec<Event>,
 }
@@ -88,8 +93,10 @@ impl Shelf {
             generations: Vec::new(),
             marks: Marks::default(),
             next_id: first_id(),
+            saved_id: 0,
             other_bytes: 0,
             commands: 0,
+            unreadable: false,
             news: Vec::new(),
         }
     }
@@ -133,6 +140,14 @@ impl Shelf {
     ) -> Result<Vec<Loc>, Failure> {
         self.commands += 1;
         self.attach(true)?;
+        if items.is_empty() {
+            // Never asked for; the marks alone have a file of their own.
+            for mark in marks {
+                self.marks.raise(mark.clone());
+            }
+            self.save_marks();
+            return Ok(Vec::new());
+        }
         let bytes: usize = items.iter().map(|item| item.weight()).sum();
         self.make_room(bytes as u64)?;
         let placed = self.write(items, marks)?;
@@ -256,9 +271,11 @@ impl Shelf {
         }
     }
 
-    /// Reads groups after a position until their items weigh `max_bytes`, at least one.
+    /// Reads groups after a position until their items weigh `max_bytes`, at least one. Sets
+    /// `unreadable` when it stopped because the disk cannot be read at this time.
     pub(super) fn load(&mut self, after: Option<GroupId>, max_bytes: usize) -> Vec<Group> {
         self.commands += 1;
+        self.unreadable = false;
         let mut groups = Vec::new();
         let mut position = after.map_or(0, |id| id.0.saturating_add(1));
         let mut bytes = 0;
@@ -270,6 +287,7 @@ impl Shelf {
             }
             if let Err(error) = self.open(index) {
                 tracing::warn!(%error, "the spool cannot be read now");
+                self.unreadable = true;
                 break;
             }
             let next = self.generations[index]
@@ -328,6 +346,13 @@ impl Shelf {
                 self.generations[index].used = self.commands;
                 self.generations[index].open(&*self.engine).map(|_| ())
             }
+            Err(Error::Full) => {
+                if self.give_up_ballast() && self.generations[index].open(&*self.engine).is_ok() {
+                    return Ok(());
+                }
+                let found = self.generations[index].open(&Salvage);
+                found.map(|_| ()).map_err(|_| Error::Full)
+            }
             Err(error) => Err(error),
         }
     }
@@ -365,9 +390,13 @@ impl Shelf {
             }
             if generation.open.is_none() && here.len() as u64 >= generation.groups {
                 generation.groups = 0;
-            } else if let Err(error) = generation.remove(here, &*self.engine) {
+            } else if let Err(error) = self
+                .open(index)
+                .and_then(|()| self.generations[index].remove(here, &*self.engine))
+            {
                 tracing::debug!(%error, "groups were not removed and will come again");
             }
+            let generation = &mut self.generations[index];
             generation.used = self.commands;
             if generation.groups == 0 && generation.taking.is_none() {
                 self.discard(index);
@@ -414,17 +443,18 @@ impl Shelf {
 
     /// Writes the marks file if anything in it has changed.
     pub(super) fn save_marks(&mut self) {
-        if !self.marks.changed() {
+        if !self.marks.changed() && self.next_id <= self.saved_id {
             return;
         }
         match files::replace(&self.path.join("marks"), &self.marks.to_file(self.next_id)) {
             Ok(()) => {
                 self.marks.saved();
+                self.saved_id = self.next_id;
                 self.measure_others();
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot save the marks: after a restart devices may send again what is known");
-            }
+            // Tried again the next time. If that never works, devices may send again after a
+            // restart what is known.
+            Err(error) => tracing::debug!(%error, "cannot save the marks"),
         }
     }
 
@@ -436,7 +466,10 @@ impl Shelf {
         if self.marks.changed() {
             match self.attach(true) {
                 Ok(()) => self.save_marks(),
-                Err(failure) => tracing::warn!(error = failure.error, "cannot save the marks"),
+                Err(failure) => tracing::debug!(error = failure.error, "cannot save the marks"),
+            }
+            if self.marks.changed() {
+                tracing::warn!("the marks are not saved: devices may send again what is known");
             }
         }
         for index in (0..self.generations.len()).rev() {

@@ -156,7 +156,8 @@ impl Worker {
             }
             Command::Load { after, max_bytes } => {
                 let groups = self.shelf.load(after, max_bytes);
-                self.tell(Event::Loaded { groups });
+                let again = self.shelf.unreadable;
+                self.tell(Event::Loaded { groups, again });
             }
             Command::Delete { groups } => {
                 if self.shelf.delete(&groups) {

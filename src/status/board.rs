@@ -192,6 +192,8 @@ pub struct DeviceTable {
     devices: Mutex<HashMap<Arc<str>, Arc<DeviceBoard>>>,
     /// Gauge: open device connections.
     pub connected: Number,
+    /// Connections that were opened or closed, in all.
+    pub changes: Number,
     /// Connections that the hub ended because the device did not answer or misbehaved.
     pub evicted: Number,
 }
@@ -199,6 +201,7 @@ pub struct DeviceTable {
 impl DeviceTable {
     /// A device is connected by the connection `conn`. Returns its entry for the session.
     pub fn online(&self, id: &Arc<str>, conn: u64, remote: String) -> Arc<DeviceBoard> {
+        self.changes.add(1);
         let now = unix_now();
         let mut devices = lock(&self.devices);
         if devices.len() >= KNOWN_DEVICES && !devices.contains_key(id) {
@@ -243,6 +246,7 @@ impl DeviceTable {
     /// The connection `conn` of a device has ended. Ignored when a newer one has taken over;
     /// returns whether it was the present one.
     pub fn offline(&self, id: &str, conn: u64, reason: &str) -> bool {
+        self.changes.add(1);
         let devices = lock(&self.devices);
         let Some(device) = devices.get(id) else {
             return false;
@@ -321,6 +325,18 @@ impl Board {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
+    }
+
+    /// A number that grows with everything that takes memory for a while: batches that pass, and
+    /// connections that come and go.
+    #[must_use]
+    pub fn activity(&self) -> u64 {
+        let passed = self
+            .uplink
+            .published
+            .get()
+            .wrapping_add(self.spool.batches.get());
+        passed.wrapping_add(self.devices.changes.get())
     }
 
     /// What `/api/status` answers.

@@ -204,13 +204,15 @@ impl Connection<'_> {
         match submission {
             Some(submission) if submission.epoch == self.epoch => self.held.push_back(submission),
             Some(_) => {}
-            None => self.flush(),
+            None => self.begin_to_flush(),
         }
     }
 
-    fn flush(&mut self) {
+    /// No more submissions. The last states of the devices were put into the outbox before, so
+    /// it is looked at once more, whether or not its change has been noticed, and what was held
+    /// back goes out now.
+    fn begin_to_flush(&mut self) {
         self.phase = Phase::Flushing;
-        // States that were held back go out now.
         self.untold = true;
     }
 
@@ -226,7 +228,7 @@ impl Connection<'_> {
                     Ok(submission) => submission,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => {
-                        self.flush();
+                        self.begin_to_flush();
                         break;
                     }
                 },

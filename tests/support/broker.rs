@@ -1,6 +1,8 @@
 //! An MQTT broker that does exactly what a test tells it, right or wrong: the test accepts the
 //! connection, reads each packet and decides what to answer. On rumqttc's own codec.
 
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;

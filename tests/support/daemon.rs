@@ -278,6 +278,17 @@ impl Hub {
         self.ended().await
     }
 
+    /// After a signal was sent: whether it ended with status 0 and without a complaint of its own
+    /// (an uplink that was never there complains).
+    pub async fn stop_was_clean(mut self) -> bool {
+        let ended = self.ended().await.success();
+        ended
+            && !self
+                .complaints()
+                .iter()
+                .any(|line| !line.contains("uplink"))
+    }
+
     /// GET on the admin listener: status code and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();
@@ -468,6 +479,53 @@ impl Device {
             .unwrap_or_else(|| panic!("{welcome}"))
     }
 
+    /// A second hello; the code with which it is rejected.
+    pub async fn hello_again(&mut self, stream: &str) -> String {
+        self.send(json!({"hello": {"stream": stream}})).await;
+        let answer = self.receive().await.expect("a reject");
+        answer["reject"]["code"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{answer}"))
+            .to_owned()
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        self.0.send(Message::text(text.to_owned())).await.unwrap();
+    }
+
+    pub async fn send_binary(&mut self, frame: Vec<u8>) {
+        self.0.send(Message::binary(frame)).await.unwrap();
+    }
+
+    /// The next message of the hub when it speaks CBOR.
+    pub async fn receive_cbor(&mut self) -> Option<Value> {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.0.next())
+                .await
+                .expect("an answer")?
+                .ok()?
+            {
+                Message::Binary(frame) => return Some(serde_cbor::from_slice(&frame).unwrap()),
+                Message::Close(_) => return None,
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads on until the hub closes; the code that it gives.
+    pub async fn close_code(&mut self) -> u16 {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.0.next())
+                .await
+                .expect("a close");
+            match next {
+                Some(Ok(Message::Close(frame))) => return frame.expect("a code").code.into(),
+                Some(Ok(_)) => {}
+                other => panic!("no close frame but {other:?}"),
+            }
+        }
+    }
+
     /// One batch whose reading's value is its number.
     pub async fn data(&mut self, seq: u64) {
         self.send(data(seq)).await;
@@ -568,6 +626,11 @@ impl Sensor {
 
     pub fn acked(&self) -> u64 {
         self.kept.lock().unwrap().acked
+    }
+
+    /// How often the hub took the connection.
+    pub fn connects(&self) -> u64 {
+        self.kept.lock().unwrap().connects
     }
 
     pub fn unacked(&self) -> usize {

@@ -33,8 +33,6 @@ pub struct Act {
     pub ping: bool,
     /// Send this after the welcome.
     pub say: Option<Value>,
-    /// Never answer `hello`.
-    pub mute: bool,
 }
 
 /// What the hub saw.
@@ -171,9 +169,6 @@ async fn play(act: Act, stream: TcpStream, seen: Arc<Mutex<Seen>>, connection: u
         };
         let mut answers = Vec::new();
         if let Some(hello) = value.get("hello") {
-            if act.mute {
-                continue;
-            }
             stream = hello["stream"].as_str().unwrap().to_owned();
             let key = (id.clone(), stream.clone());
             let safe = *seen.lock().unwrap().safe.entry(key).or_default();

@@ -3,7 +3,9 @@
 
 mod backoff;
 mod connect;
+mod converse;
 mod link;
+mod pump;
 mod stats;
 mod unacked;
 

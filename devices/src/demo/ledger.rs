@@ -126,6 +126,9 @@ impl Arrived {
 fn shown(record: &Value) -> String {
     let name = record["n"].as_str().unwrap_or_default();
     let name = name.split_once('/').map_or(name, |(_, name)| name);
+    if let (Some("B"), Some(bytes)) = (record["u"].as_str(), record["v"].as_f64()) {
+        return format!("{name} {:.1} MB", bytes / 1e6);
+    }
     let value = match (&record["v"], &record["vs"], &record["vb"]) {
         (Value::Number(value), ..) => value.to_string(),
         (_, Value::String(value), _) => value.clone(),

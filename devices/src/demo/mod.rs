@@ -9,6 +9,7 @@ mod view;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,8 +25,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use crate::cli;
 use crate::client::{self, Full, Options, Outcome, Rng, Source, Stats, Stop, Stopper};
 use crate::progress::ranges;
+use crate::sensors::interrupt;
 use crate::sensors::machine::Machine;
-use crate::sensors::on_interrupt;
 use crate::sensors::thermometer::Thermometer;
 use crate::sensors::vibration::Vibration;
 use crate::wire::Encoding;
@@ -99,13 +100,14 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let devices = demo.devices(devices, &stop);
     let played = demo.play(&args).await?;
     stopper.stop();
-    let mut outcomes = Vec::new();
-    for device in devices {
-        outcomes.push(device.finish().await?);
-    }
     // What was cut is restored, or what was acked could not arrive.
     demo.switch.send_replace(true);
-    let settled = demo.settle(&outcomes).await;
+    println!("waiting for what is on its way; Ctrl-C leaves at once");
+    let (outcomes, settled) = tokio::select! {
+        end = demo.end(devices) => end?,
+        // The hub ends with its handle.
+        () = interrupt() => bail!("left before everything was accounted for"),
+    };
     let well = demo.summary(&outcomes, args.script && played, settled);
     demo.hub.stop().await?;
     Ok(if well {
@@ -171,8 +173,7 @@ impl Demo {
     async fn play(&mut self, args: &DemoArgs) -> anyhow::Result<bool> {
         let view = View::new(args.script);
         let mut keys = Keys::new();
-        let (interrupted, mut interrupt) = Stopper::new();
-        on_interrupt(interrupted);
+        let mut interrupted = pin!(interrupt());
         let mut draw = interval(view.period());
         draw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut step = Step::Connect;
@@ -183,7 +184,7 @@ impl Demo {
                     b'q' => return Ok(false),
                     _ => {}
                 },
-                () = interrupt.wait() => return Ok(false),
+                () = &mut interrupted => return Ok(false),
                 _ = draw.tick() => {
                     if !self.hub.is_running() {
                         bail!("the hub has ended by itself:\n{}", self.hub.log_tail());
@@ -241,8 +242,18 @@ impl Demo {
         }
     }
 
+    /// Lets the devices end, and waits until everything acked has arrived.
+    async fn end(&self, devices: Vec<Device>) -> anyhow::Result<(Vec<Ended>, bool)> {
+        let mut outcomes = Vec::new();
+        for device in devices {
+            outcomes.push(device.finish().await?);
+        }
+        let settled = self.settle(&outcomes).await;
+        Ok((outcomes, settled))
+    }
+
     /// Waits until everything acked has arrived; `false` when it does not.
-    async fn settle(&self, outcomes: &[(String, Outcome, Arc<Stats>)]) -> bool {
+    async fn settle(&self, outcomes: &[Ended]) -> bool {
         let deadline = Instant::now() + SETTLE;
         loop {
             let all = outcomes.iter().all(|(id, outcome, _)| {
@@ -259,12 +270,7 @@ impl Demo {
     }
 
     /// Prints what became of everything; `true` when all is as it should be.
-    fn summary(
-        &self,
-        outcomes: &[(String, Outcome, Arc<Stats>)],
-        script: bool,
-        settled: bool,
-    ) -> bool {
+    fn summary(&self, outcomes: &[Ended], script: bool, settled: bool) -> bool {
         let ledger = lock(&self.ledger);
         let mut well = settled && ledger.unreadable == 0;
         let mut history = 0;
@@ -328,6 +334,9 @@ fn spooled(status: &Value) -> u64 {
     status["spool"]["batches"].as_u64().unwrap_or(0)
 }
 
+/// A device that has ended: its id, how, and what it counted.
+type Ended = (String, Outcome, Arc<Stats>);
+
 struct Device {
     id: String,
     stats: Arc<Stats>,
@@ -344,7 +353,7 @@ impl Device {
         }
     }
 
-    async fn finish(self) -> anyhow::Result<(String, Outcome, Arc<Stats>)> {
+    async fn finish(self) -> anyhow::Result<Ended> {
         let outcome = self.task.await.context("a device has failed")?;
         Ok((self.id, outcome, self.stats))
     }

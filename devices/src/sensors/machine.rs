@@ -179,7 +179,7 @@ fn disks(mounts: &str, records: &mut Vec<Record>) {
             name_of(at.trim_matches('/'))
         };
         let block = stat.f_frsize as f64;
-        let used = (stat.f_blocks - stat.f_bfree) as f64;
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree) as f64;
         let usable = used + stat.f_bavail as f64;
         records.push(Record::number(
             format!("disk/{name}/free"),

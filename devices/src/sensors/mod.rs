@@ -67,8 +67,7 @@ async fn drive<S: Source + 'static>(options: Options, source: S) -> anyhow::Resu
             _ = tick.tick() => progress.show(&stats, || line(&id, &stats)),
         }
     };
-    progress.show(&stats, String::new);
-    progress.end();
+    progress.end(&stats);
     Ok(report(&id, &stats, &outcome))
 }
 
@@ -82,7 +81,8 @@ pub fn on_interrupt(stopper: Stopper) {
     });
 }
 
-async fn interrupt() {
+/// Returns at Ctrl-C or SIGTERM.
+pub async fn interrupt() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         let _ = tokio::signal::ctrl_c().await;
@@ -123,8 +123,9 @@ fn report(id: &str, stats: &Stats, outcome: &Outcome) -> ExitCode {
     );
     if !outcome.unacked.is_empty() {
         eprintln!(
-            "{id}: unacked in stream {}: {}",
+            "{id}: unacked in stream {}, where all up to {} is safe: {}",
             outcome.stream,
+            outcome.acked,
             ranges(&outcome.unacked)
         );
     }

@@ -1,5 +1,6 @@
 //! Many devices in one process, to load a hub and to check that every batch is acked.
 
+mod load;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -14,22 +15,18 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::cli::{self, Common, at_least_one};
-use crate::client::{self, Full, Outcome, Rng, Source, Stats, Stopper};
+use crate::client::{self, Full, Outcome, Rng, Stats, Stopper};
 use crate::progress::Progress;
-use crate::sensors::{now, on_interrupt};
-use crate::wire::senml::{Pack, Record};
+use crate::sensors::on_interrupt;
+use load::Load;
 use report::Report;
 
 /// Handshakes at the same time: the listen backlog of a small hub is 128, and a hub that checks
 /// tokens should not be measured by how it takes a thousand at once.
 const CONNECTING: usize = 64;
-/// A device that is this far behind its rate has been held up; it goes on from now instead of
-/// sending all at once what it missed.
-const BEHIND: Duration = Duration::from_secs(1);
-
 /// Load on a hub.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SwarmArgs {
@@ -216,8 +213,7 @@ async fn drive(args: SwarmArgs, mut tokens: HashMap<String, String>) -> Report {
         }
     }
     report.load_ends(&stats);
-    progress.show(&stats, String::new);
-    progress.end();
+    progress.end(&stats);
     report.finish(&stats);
     report
 }
@@ -229,62 +225,6 @@ enum Phase {
     Load { since: Instant },
     /// Waiting for the last acks.
     Drain,
-}
-
-/// The source of one device of the swarm.
-struct Load {
-    base: Arc<str>,
-    batch: usize,
-    rng: Rng,
-    interval: Option<Duration>,
-    due: Option<Instant>,
-    left: u64,
-    go: watch::Receiver<bool>,
-}
-
-impl Load {
-    fn pack(&mut self) -> Pack {
-        let time = now();
-        let mut pack = Pack::new(self.base.clone(), Some(time));
-        pack.base_unit = Some("Cel");
-        pack.records.reserve_exact(self.batch);
-        for index in 0..self.batch {
-            // Two decimals, as a thermometer has them.
-            let value = (2000.0 + self.rng.unit() * 500.0).round() / 100.0;
-            let mut record = Record::number("t", None, value);
-            record.time = (index + 1) as f64 - self.batch as f64;
-            pack.records.push(record);
-        }
-        pack
-    }
-}
-
-impl Source for Load {
-    async fn next(&mut self) -> Option<Pack> {
-        if self.left == 0 {
-            return None;
-        }
-        if !*self.go.borrow() && self.go.wait_for(|go| *go).await.is_err() {
-            return None;
-        }
-        if let Some(interval) = self.interval {
-            let now = Instant::now();
-            // The first one at a random moment, so that devices do not march in step.
-            let mut first = || now + interval.mul_f64(self.rng.unit());
-            let due = match self.due {
-                None => first(),
-                Some(due) if due + BEHIND + interval < now => now,
-                Some(due) => due,
-            };
-            self.due = Some(due);
-            if due > now {
-                sleep(due - now).await;
-            }
-            self.due = Some(due + interval);
-        }
-        self.left -= 1;
-        Some(self.pack())
-    }
 }
 
 impl Report {

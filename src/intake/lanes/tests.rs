@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::reading::{Batch, Encoding};
+use crate::spool::{Depth, Group, GroupId};
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;
@@ -28,6 +29,7 @@ enum Op {
     CommitFails(bool),
     LoadReads,
     Load,
+    LoadFails,
     Wait(u64),
     Crash,
 }
@@ -45,6 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(Op::CommitFails),
         3 => Just(Op::LoadReads),
         6 => Just(Op::Load),
+        1 => Just(Op::LoadFails),
         4 => (1..15_000u64).prop_map(Op::Wait),
         1 => Just(Op::Crash),
     ]
@@ -359,7 +362,18 @@ impl World {
                     return;
                 };
                 let groups = read.unwrap_or_else(|| self.read(after));
-                self.apply(Event::Loaded { groups });
+                self.apply(Event::Loaded {
+                    groups,
+                    again: false,
+                });
+            }
+            Op::LoadFails => {
+                if self.load.take().is_some() {
+                    self.apply(Event::Loaded {
+                        groups: Vec::new(),
+                        again: true,
+                    });
+                }
             }
             Op::Wait(ms) => {
                 self.now.mono += Duration::from_millis(ms);

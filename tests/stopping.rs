@@ -1,0 +1,129 @@
+//! The order of stopping: nothing that was accepted is lost, and the stop is bounded.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "support/daemon.rs"]
+mod daemon;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, until};
+
+#[tokio::test]
+async fn a_stop_under_load_loses_nothing_and_tells_devices_and_broker() {
+    for signal in ["TERM", "INT"] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = Mosquitto::start(dir.path());
+        let consumer = Consumer::start(broker.port).await;
+        let text = config(dir.path(), broker.port, "");
+        let mut hub = Hub::start(dir.path(), &text).await;
+        hub.until_uplink("connected").await;
+        let sensors: Vec<_> = (0..8)
+            .map(|n| Sensor::start(hub.address, &format!("s-{n}"), Duration::from_millis(1)))
+            .collect();
+        until("load", || sensors.iter().all(|sensor| sensor.acked() > 100)).await;
+        hub.signal(signal);
+        assert!(hub.ended().await.success(), "{:#?}", hub.log());
+        assert_eq!(hub.complaints(), Vec::<String>::new());
+
+        let acked: Vec<_> = sensors.iter().flat_map(Sensor::acked_batches).collect();
+        until("what was acked", || {
+            let batches = consumer.batches();
+            acked.iter().all(|id| batches.contains_key(id))
+        })
+        .await;
+        // The hub speaks of itself last.
+        until("the hub's offline state", || {
+            consumer
+                .last("telehub/barn/status")
+                .is_some_and(|status| status["state"] == "offline")
+        })
+        .await;
+        for sensor in &sensors {
+            let status = consumer
+                .last(&format!("telehub/barn/{}/status", sensor.id))
+                .unwrap();
+            assert_eq!(status["state"], "offline");
+            assert_eq!(status["reason"], "hub stopping");
+        }
+        // Every batch came once: the stop is no crash.
+        assert!(consumer.batches().values().all(|times| *times == 1));
+    }
+}
+
+#[tokio::test]
+async fn devices_hear_1001_when_the_hub_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(dir.path(), &config(dir.path(), daemon::free_port(), "")).await;
+    let mut device = Device::connect(hub.address, "d").await;
+    device.hello("s").await;
+    hub.signal("TERM");
+    assert_eq!(device.close_code().await, 1001);
+    assert!(hub.stop_was_clean().await);
+}
+
+#[tokio::test]
+async fn a_hub_killed_leaves_the_last_will_and_the_next_start_is_online_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(dir.path());
+    let consumer = Consumer::start(broker.port).await;
+    let text = config(dir.path(), broker.port, "");
+    let state = || {
+        consumer
+            .last("telehub/barn/status")
+            .map(|status| status["state"].clone())
+    };
+    let hub = Hub::start(dir.path(), &text).await;
+    until("online", || state().is_some_and(|state| state == "online")).await;
+    hub.kill();
+    until("the last will", || {
+        state().is_some_and(|state| state == "offline")
+    })
+    .await;
+    let _hub = Hub::start(dir.path(), &text).await;
+    until("online again", || {
+        state().is_some_and(|state| state == "online")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_broker_that_never_answers_does_not_hold_up_the_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    // Accepts into the kernel's queue, and is silent.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let hub = Hub::start(dir.path(), &config(dir.path(), port, "")).await;
+    let mut device = Device::connect(hub.address, "d").await;
+    device.hello("s").await;
+    device.data(1).await;
+    device.acked(1).await;
+    let began = Instant::now();
+    assert!(hub.stop().await.success());
+    assert!(
+        began.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_part_that_cannot_start_is_named_and_the_hub_exits_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let text = config(dir.path(), 1, "").replacen("127.0.0.1:0", &address, 1);
+    let file = dir.path().join("telehub.toml");
+    std::fs::write(&file, text).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_telehub"))
+        .args(["run", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains(&address) && stderr.contains("devices.listen"),
+        "{stderr}"
+    );
+}
