@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use crate::bench;
 use crate::client::{Full, Options, Rng};
 use crate::rogue;
 use crate::sensors;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,
     },
+    /// The benchmark: a hub and brokers of its own, fixed loads, and a table of what came out
+    Bench(bench::BenchArgs),
 }
 
 /// Where the hub is and how to speak to it.
@@ -242,6 +245,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "this build has no broker in it; use: cargo run -p devices --features demo -- demo {}",
             rest.join(" ")
         ),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

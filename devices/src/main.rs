@@ -8,6 +8,7 @@
     reason = "what a command found out goes to stdout, what happens on the way to stderr"
 )]
 
+mod bench;
 mod cli;
 mod client;
 #[cfg(feature = "demo")]

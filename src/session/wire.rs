@@ -199,8 +199,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             },
             Error::Utf8(_) => Ending::NotUtf8,
             // The device's TCP did not acknowledge our pings: the kernel came to the same
-            // conclusion as the ping timeout, from the same silence.
-            Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Ending::PingTimeout,
+            // conclusion as the ping timeout, from the same silence. When nobody even answers
+            // for the device's address it names that as the reason.
+            Error::Io(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::TimedOut
+                        | io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::NetworkUnreachable
+                ) =>
+            {
+                Ending::PingTimeout
+            }
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
                 Ending::Lost
             }

@@ -181,15 +181,28 @@ url = "mqtt://127.0.0.1:{broker}"
 impl Hub {
     /// Starts it and waits until it accepts devices.
     pub async fn start(dir: &Path, config: &str) -> Self {
+        let mut command = Command::new(program());
+        Self::start_by(&mut command, dir, config, |_| {}).await
+    }
+
+    /// Starts it by a command that takes the daemon's arguments; `begun` is called when the
+    /// process is there.
+    pub async fn start_by(
+        command: &mut Command,
+        dir: &Path,
+        config: &str,
+        begun: impl FnOnce(&mut Child),
+    ) -> Self {
         let file = dir.join("telehub.toml");
         std::fs::write(&file, config).unwrap();
-        let mut child = Command::new(program())
+        let mut child = command
             .args(["run", "--config"])
             .arg(&file)
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        begun(&mut child);
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let lines = log.clone();
