@@ -5,6 +5,7 @@ mod device;
 mod http;
 mod page;
 mod registry;
+mod spool;
 mod status;
 
 use std::fmt::Display;
@@ -40,6 +41,11 @@ enum Command {
         #[command(subcommand)]
         command: device::Command,
     },
+    /// What a stopped hub still has to publish
+    Spool {
+        #[command(subcommand)]
+        command: spool::Command,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +75,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
         Command::Device { command } => device::execute(&command).map_err(Failure::from),
+        Command::Spool { command } => spool::execute(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -148,7 +148,7 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// A duration in its two largest units.
-fn span(seconds: f64) -> String {
+pub(super) fn span(seconds: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -163,7 +163,7 @@ fn span(seconds: f64) -> String {
     }
 }
 
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (bytes.max(1).ilog2() / 10).min(4) as usize;
     if power == 0 {

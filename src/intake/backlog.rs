@@ -62,12 +62,16 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// What the store held when it was opened.
+    /// What the store held when it was opened, which may be after commits have failed.
     pub fn opened(&mut self, depth: Depth) {
         self.batches += depth.batches;
         self.readings += depth.readings;
-        self.oldest = depth.oldest;
+        self.oldest = match (self.oldest, depth.oldest) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
         self.more |= depth.groups > 0;
+        self.grew |= depth.groups > 0;
     }
 
     /// An item has been stored. Items of a group come in the order of their index.

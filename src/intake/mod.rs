@@ -316,6 +316,20 @@ impl Intake {
                 board.spool.disk_bytes.set(usage.disk_bytes);
                 return;
             }
+            spool::Event::Unusable { error } => {
+                self.spool_well = false;
+                board.spool.set(SpoolState::Failed, Some(error));
+                return;
+            }
+            spool::Event::Writable => {
+                self.spool_well = true;
+                board.spool.set(SpoolState::Ok, None);
+                return;
+            }
+            spool::Event::Reopened { marks, depth } => {
+                self.lanes.streams.restore(marks);
+                Event::Opened { depth }
+            }
             spool::Event::Opened { .. } | spool::Event::Stopped => return,
         };
         self.apply(event);
@@ -412,6 +426,12 @@ impl Intake {
 
     fn show(&mut self) {
         let board = &self.wiring.board;
+        if self.spool_well && self.lanes.disk_hangs(Instant::now()) {
+            self.spool_well = false;
+            tracing::error!("the disk does not answer; batches that wait for it are not acked");
+            let error = "the disk does not answer".to_owned();
+            board.spool.set(SpoolState::Failed, Some(error));
+        }
         let backlog = self.lanes.backlog();
         board.spool.batches.set(backlog.batches());
         board.spool.readings.set(backlog.readings());

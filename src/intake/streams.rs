@@ -56,7 +56,8 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Takes over the marks that the spool remembers. Call it before any `attach`.
+    /// Takes over the marks that the spool remembers. They may come late, after a spool that could
+    /// not be used: what was taken in a stream meanwhile keeps its own way, and marks only rise.
     pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>) {
         for mark in marks {
             let id = self
@@ -145,7 +146,8 @@ impl Streams {
             return None;
         }
         while let Some((seq, true)) = stream.pending.front() {
-            stream.safe = *seq;
+            // A mark that came late may be ahead.
+            stream.safe = stream.safe.max(*seq);
             stream.pending.pop_front();
         }
         if stream.named && !stream.dirty {
@@ -367,6 +369,21 @@ mod tests {
         let mut restored = Streams::default();
         restored.restore(streams.marks());
         assert_eq!(attach(&mut restored, 1, "a").safe, 7);
+    }
+
+    #[test]
+    fn marks_that_come_late_are_never_lowered_by_what_was_taken_before() {
+        let mut streams = Streams::default();
+        let s = attach(&mut streams, 1, "a").stream;
+        streams.arrive(s, Some(3));
+        streams.restore([Mark {
+            device: "d".into(),
+            stream: "a".into(),
+            seq: 20,
+        }]);
+        assert_eq!(streams.safe(s, 3), Some((Some(1), 20)));
+        assert_eq!(streams.arrive(s, Some(20)), Verdict::Known(Some(20)));
+        assert_eq!(streams.arrive(s, Some(21)), Verdict::New);
     }
 
     #[test]

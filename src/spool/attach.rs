@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
+use super::Event;
+use super::commit::Failure;
 use super::files;
 use super::generation::Generation;
 use super::generations;
 use super::marks::Marks;
+use super::overflow::BALLAST;
 use super::salvage::Salvage;
-use super::shelf::{Failure, Shelf};
+use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
 
@@ -20,6 +24,24 @@ const FORMAT_TEXT: &str = "telehub spool ";
 /// The tag of copies that are damaged.
 pub(super) const CORRUPT: &str = "corrupt";
 
+/// The version of the spool in `path`, as its format file has it.
+pub(super) fn format(path: &Path) -> Option<u32> {
+    let text = fs::read_to_string(path.join("format")).ok()?;
+    text.trim().strip_prefix(FORMAT_TEXT)?.parse().ok()
+}
+
+/// The version, if it is one that we do not know yet.
+pub(super) fn newer_format(path: &Path) -> Option<u32> {
+    format(path).filter(|version| *version > FORMAT)
+}
+
+/// Whether an entry of the directory has a name that we give, generations aside.
+pub(super) fn is_ours(name: &str) -> bool {
+    let known = ["format", "marks", BALLAST];
+    let leftover = [".tmp", ".new", ".dead"];
+    known.contains(&name) || leftover.iter().any(|suffix| name.ends_with(suffix))
+}
+
 impl Shelf {
     /// Takes the directory into use unless that is done. `create`: makes it if it is not there;
     /// otherwise an absent directory is an empty spool, and nothing is written.
@@ -30,6 +52,12 @@ impl Shelf {
         if self.lock.is_some() {
             return Ok(());
         }
+        let attached = self.try_attach(create);
+        self.unusable |= attached.is_err();
+        attached
+    }
+
+    fn try_attach(&mut self, create: bool) -> Result<(), Failure> {
         if !self.prepare(create)? {
             return Ok(());
         }
@@ -43,6 +71,13 @@ impl Shelf {
         self.next_id = self.next_id.max(next);
         self.lock = Some(lock);
         self.measure_others();
+        if self.announced && self.unusable {
+            self.news.push(Event::Reopened {
+                marks: self.marks.all(),
+                depth: self.depth(),
+            });
+        }
+        self.unusable = false;
         Ok(())
     }
 
@@ -50,7 +85,7 @@ impl Shelf {
     fn prepare(&mut self, create: bool) -> Result<bool, Failure> {
         match fs::metadata(&self.path) {
             Ok(meta) if meta.is_dir() => {
-                if let Some(version) = self.newer_format() {
+                if let Some(version) = newer_format(&self.path) {
                     let copy = files::set_aside(&self.path, &format!("version{version}"))?;
                     tracing::error!(
                         version, copy = %copy.display(),
@@ -95,13 +130,6 @@ impl Shelf {
         )
     }
 
-    /// The version, if it is one that we do not know yet.
-    fn newer_format(&self) -> Option<u32> {
-        let text = fs::read_to_string(self.path.join("format")).ok()?;
-        let version = text.trim().strip_prefix(FORMAT_TEXT)?.parse().ok()?;
-        (version > FORMAT).then_some(version)
-    }
-
     fn read_directory(&mut self) -> Result<(), Failure> {
         let mut firsts = Vec::new();
         let mut leftovers = Vec::new();
@@ -133,7 +161,7 @@ impl Shelf {
     }
 
     /// What a crash left half done: a replacement takes its place, the rest goes.
-    fn clear_up(&self, leftover: &std::path::Path, firsts: &mut Vec<u64>) -> io::Result<()> {
+    fn clear_up(&self, leftover: &Path, firsts: &mut Vec<u64>) -> io::Result<()> {
         let target = leftover.with_extension("");
         let first = target
             .file_name()

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use super::disk::Disk;
 use super::shelf::Shelf;
 use super::store::{Engine, Error, Ids, Store};
-use super::tests::{BIG, config, items, load_all, seqs};
+use super::tests::{BIG, config, gaps, items, load_all, seqs};
 
 /// Calls that succeed before one fails; counts down. `u32::MAX`: all succeed.
 #[derive(Default)]
@@ -16,6 +16,8 @@ struct Faults {
     creates: AtomicU32,
     appends: AtomicU32,
     syncs: AtomicU32,
+    /// Reads that fail from now on.
+    bad_reads: AtomicU32,
 }
 
 impl Faults {
@@ -71,6 +73,11 @@ impl Store for FaultyStore {
     }
 
     fn read(&mut self, id: u64) -> Result<Vec<u8>, Error> {
+        let left = self.0.bad_reads.load(Relaxed);
+        if left > 0 {
+            self.0.bad_reads.store(left - 1, Relaxed);
+            return Err(std::io::Error::from_raw_os_error(5).into());
+        }
         self.1.read(id)
     }
 
@@ -136,4 +143,69 @@ fn a_full_disk_while_room_is_made_drops_nothing() {
     faults.creates.store(u32::MAX, Relaxed);
     shelf.commit(&items(20..30, 2000), &[]).unwrap();
     assert_eq!(seqs(&load_all(&mut shelf)), (20..30).collect::<Vec<_>>());
+}
+
+/// A shelf with batches 1 to 99 in it, closed and opened again.
+fn filled(path: &Path, faults: &Arc<Faults>) -> Shelf {
+    let config = config(path, BIG);
+    let engine = || Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+    let mut shelf = Shelf::new(&config, engine());
+    shelf.commit(&items(1..100, 2000), &[]).unwrap();
+    shelf.stop(Vec::new());
+    let mut shelf = Shelf::new(&config, engine());
+    shelf.attach(false).unwrap();
+    shelf
+}
+
+#[test]
+fn a_device_that_does_not_read_for_a_while_makes_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let mut shelf = filled(&dir.path().join("spool"), &faults);
+    faults.bad_reads.store(4, Relaxed);
+    for _ in 0..4 {
+        assert!(shelf.load(None, 1000).is_empty());
+        assert!(shelf.unreadable);
+    }
+    let groups = load_all(&mut shelf);
+    assert!(!shelf.unreadable);
+    assert_eq!(seqs(&groups), (1..100).collect::<Vec<_>>());
+    assert!(gaps(&groups).is_empty());
+}
+
+#[test]
+fn a_generation_that_is_still_written_is_read_again_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+    let mut shelf = Shelf::new(&config(&dir.path().join("spool"), BIG), engine);
+    shelf.commit(&items(1..20, 2000), &[]).unwrap();
+    faults.bad_reads.store(1, Relaxed);
+    assert!(shelf.load(None, 1000).is_empty());
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
+    shelf.commit(&items(20..30, 2000), &[]).unwrap();
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..30).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_a_device_refuses_for_good_is_saved_without_the_engine_and_does_not_hold_up_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let mut shelf = filled(&dir.path().join("spool"), &faults);
+    faults.bad_reads.store(u32::MAX, Relaxed);
+    for _ in 0..5 {
+        assert!(shelf.load(None, 1000).is_empty());
+        assert!(shelf.unreadable);
+    }
+    // The copy is sound, but the engine still refuses: nothing is made up meanwhile.
+    faults.bad_reads.store(0, Relaxed);
+    let groups = load_all(&mut shelf);
+    assert_eq!(seqs(&groups), (1..100).collect::<Vec<_>>());
+    assert!(gaps(&groups).is_empty());
+    let copies = std::fs::read_dir(dir.path().join("spool")).unwrap();
+    let copies = copies.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().contains(".corrupt-")
+    });
+    assert_eq!(copies.count(), 1);
 }

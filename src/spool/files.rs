@@ -1,8 +1,8 @@
 //! Files and directories that survive a power cut, and what the file system says of itself.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -50,6 +50,36 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&tmp, path)?;
     sync_dir(parent(path))
+}
+
+/// Reads a file and forgets it.
+pub(super) fn read_through(path: &Path) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut chunk = vec![0; 64 * 1024];
+    while file.read(&mut chunk)? > 0 {}
+    Ok(())
+}
+
+/// Reads a file with zeros in place of what the device does not give.
+///
+/// # Errors
+/// It cannot be opened.
+pub(super) fn read_around(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    Ok(around(len, |chunk, at| file.read_exact_at(chunk, at)))
+}
+
+fn around(len: usize, read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> Vec<u8> {
+    /// What file systems and devices lose at a time.
+    const BLOCK: usize = 4096;
+    let mut bytes = vec![0; len];
+    for (number, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        if read(block, (number * BLOCK) as u64).is_err() {
+            block.fill(0);
+        }
+    }
+    bytes
 }
 
 /// Renames an entry and makes that durable.
@@ -209,6 +239,19 @@ mod tests {
             .collect();
         assert_eq!(names.len(), KEPT_COPIES + 1, "{names:?}");
         assert!(names.contains(&"gen-2".to_owned()));
+    }
+
+    #[test]
+    fn what_a_device_does_not_give_costs_no_more_than_its_blocks() {
+        let bytes = around(10_000, |block, at| {
+            block.fill(7);
+            match at {
+                4096 => Err(io::Error::from_raw_os_error(5)),
+                _ => Ok(()),
+            }
+        });
+        let lost: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at] != 7).collect();
+        assert_eq!(lost, (4096..8192).collect::<Vec<_>>());
     }
 
     #[test]

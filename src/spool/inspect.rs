@@ -1,131 +1,293 @@
 //! A look into the spool of a stopped hub that changes nothing in it: every generation is copied
 //! (a few megabytes at a time) and the copy is opened, because opening a database writes to it.
+//! A damaged copy is repaired as the hub would do it, so that what is shown is what the hub will
+//! publish.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::attach;
 use super::codec;
-use super::disk::Disk;
+use super::disk::{self, Disk};
 use super::files;
 use super::generation::Generation;
-use super::generations;
+use super::generations::{self, Limits};
 use super::marks::Marks;
+use super::shelf::{self, Shelf};
+use super::store::Error;
+use super::tally::Tally;
 use super::{Depth, Group, GroupId, Usage};
 use crate::clock::unix_now;
-use crate::reading::Mark;
+use crate::config::Overflow;
+use crate::reading::{Item, Mark};
+
+/// The batches of one stream that are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamDepth {
+    /// The device's id.
+    pub device: Arc<str>,
+    /// The stream.
+    pub stream: Arc<str>,
+    /// Lowest sequence number; `None` when the batches have none.
+    pub from: Option<u64>,
+    /// Highest sequence number.
+    pub to: Option<u64>,
+    /// Number of batches.
+    pub batches: u64,
+    /// Number of readings in them.
+    pub readings: u64,
+}
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Inspection {
-    /// Groups that can be read, and what is in them.
+    /// What is stored and can be read.
     pub depth: Depth,
+    /// The same by device and stream, sorted.
+    pub streams: Vec<StreamDepth>,
+    /// Gap records that wait to be published, those included that take the place of damaged data.
+    pub gaps: u64,
+    /// Generations, each a directory of its own.
+    pub generations: u64,
     /// Sizes on disk.
     pub usage: Usage,
     /// Highest safe number of every stream, as of the last time it was written down; higher ones
     /// may follow from the stored groups.
     pub marks: Vec<Mark>,
-    /// What is wrong, one sentence each. Empty: every checksum holds.
+    /// What is wrong, one sentence each. Empty: every checksum that was looked at holds.
     pub faults: Vec<String>,
     /// Directories of damaged data that were set aside earlier.
     pub set_aside: Vec<PathBuf>,
+    /// Entries of the directory that no hub has made; the hub leaves them alone.
+    pub foreign: Vec<PathBuf>,
 }
 
-/// Reads every group of the spool in `path`, oldest first, and hands it to `each`. A damaged
-/// group comes as gap records, as the hub would publish them. An absent spool is an empty one.
+/// Takes a group, or says that no more are wanted.
+pub type Each<'a> = &'a mut dyn FnMut(Group) -> io::Result<()>;
+
+/// Looks through the spool in `path`, oldest group first. An absent spool is an empty one.
 ///
-/// `scratch`: an existing directory with room for the largest generation (some 5 MB).
+/// With `each`, every group is read, its checksums are compared, and it is handed over; a damaged
+/// one comes as gap records, as the hub would publish them. Without, generations that have a
+/// sound summary are not opened.
+///
+/// `scratch`: an existing directory with room for two of the largest generation (some 10 MB).
 ///
 /// # Errors
-/// `ResourceBusy`: a running hub has the spool. Others: it or `scratch` cannot be used at all.
-pub fn inspect(path: &Path, scratch: &Path, each: &mut dyn FnMut(Group)) -> io::Result<Inspection> {
-    let mut found = Inspection::default();
-    if !path.exists() {
-        return Ok(found);
+/// `ResourceBusy`: a running hub has the spool. `Unsupported`: a newer telehub has written it.
+/// `NotADirectory`: it is something else. Others: it or `scratch` cannot be used at all, or what
+/// `each` returned.
+pub fn inspect(path: &Path, scratch: &Path, each: Option<Each<'_>>) -> io::Result<Inspection> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Inspection::default()),
+        Err(error) => return Err(error),
+        Ok(meta) if !meta.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
+        Ok(_) => {}
     }
     let _lock = files::lock(path)?;
-    let mut firsts = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let name = entry?.file_name();
-        let text = name.to_string_lossy();
-        if let Some(first) = generations::parse_name(&text) {
-            firsts.push(first);
-        } else if text.contains(".corrupt-") {
-            found.set_aside.push(path.join(&name));
-        }
+    if let Some(version) = attach::newer_format(path) {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("it is of version {version}"),
+        ));
     }
-    firsts.sort_unstable();
-    found.set_aside.sort();
-    found.usage.disk_bytes = files::disk_bytes(path);
-    match fs::read(path.join("marks")).map(|bytes| Marks::read(&bytes)) {
-        Ok(Ok((_, marks))) => found.marks = marks,
-        Ok(Err(damage)) => found.faults.push(format!("marks: {damage}")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => found.faults.push(format!("marks: {error}")),
+    disk::hush_panics();
+    let mut look = Look {
+        found: Inspection::default(),
+        sum: Tally::default(),
+        scratch,
+        each,
+    };
+    let directory = look.list(path)?;
+    look.found.usage.disk_bytes = files::disk_bytes(path);
+    look.format(path);
+    let next_id = look.marks(path);
+    for (at, (first, dir)) in directory.iter().enumerate() {
+        let following = directory.get(at + 1).map(|(first, _)| *first);
+        let last = following.unwrap_or(next_id).saturating_sub(1).max(*first);
+        look.generation(*first, last, dir)?;
     }
-    for (at, first) in firsts.iter().copied().enumerate() {
-        let last = firsts.get(at + 1).map_or(u64::MAX, |next| next - 1);
-        let name = generations::name(first);
-        let copy = scratch.join(&name);
-        copy_tree(&path.join(&name), &copy)?;
-        let faults = read_generation(first, last, &copy, &mut found.depth, each);
-        found
-            .faults
-            .extend(faults.into_iter().map(|fault| format!("{name}: {fault}")));
-        fs::remove_dir_all(&copy)?;
-    }
-    Ok(found)
+    Ok(look.finish())
 }
 
-fn read_generation(
-    first: u64,
-    last: u64,
-    dir: &Path,
-    depth: &mut Depth,
-    each: &mut dyn FnMut(Group),
-) -> Vec<String> {
-    let engine = Disk { own_sync: false };
-    let (mut generation, summary) = Generation::found(first, last, dir.to_owned());
-    let tally = match generation.scan(&engine, summary.is_none()) {
-        Ok(tally) => tally,
-        Err(error) => return vec![error.to_string()],
-    };
-    depth.groups += tally.groups;
-    depth.batches += tally.batches();
-    depth.readings += tally.readings();
-    depth.oldest = match (depth.oldest, tally.oldest) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    };
-    let mut faults = Vec::new();
-    let Some(open) = &mut generation.open else {
-        return faults;
-    };
-    for id in open.live.iter().copied() {
-        let read = open.store.read(id);
-        let items = match read
-            .as_deref()
-            .map(|bytes| codec::decode(bytes, unix_now()))
-        {
-            Ok(Ok(items)) => items,
-            Ok(Err(gaps)) => {
-                faults.push(format!("group {id}: checksum wrong"));
-                gaps.into_iter()
-                    .map(crate::reading::Item::Gap)
-                    .map(Into::into)
-                    .collect()
+struct Look<'a, 'e> {
+    found: Inspection,
+    sum: Tally,
+    scratch: &'a Path,
+    each: Option<Each<'e>>,
+}
+
+impl Look<'_, '_> {
+    /// The generations, oldest first.
+    fn list(&mut self, path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+        let mut directory = Vec::new();
+        let mut replacements = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let name = entry?.file_name();
+            let text = name.to_string_lossy();
+            let entry = path.join(&name);
+            if let Some(first) = generations::parse_name(&text) {
+                directory.push((first, entry));
+            } else if let Some(first) = text.strip_suffix(".new").and_then(generations::parse_name)
+            {
+                replacements.push((first, entry));
+            } else if text.contains(".corrupt-") {
+                self.found.set_aside.push(entry);
+            } else if !attach::is_ours(&text) {
+                self.found.foreign.push(entry);
             }
-            Err(error) => {
-                faults.push(format!("group {id}: {error}"));
-                continue;
+        }
+        for (first, dir) in replacements {
+            // A repair was cut short after the damaged one was set aside: this one stands for it.
+            let whole = Generation::found(first, first, dir.clone()).1.is_some();
+            if whole && !directory.iter().any(|(other, _)| *other == first) {
+                directory.push((first, dir));
             }
-        };
-        each(Group {
-            id: GroupId(id),
-            items,
-        });
+        }
+        directory.sort_unstable();
+        self.found.generations = directory.len() as u64;
+        self.found.set_aside.sort();
+        self.found.foreign.sort();
+        Ok(directory)
     }
-    faults
+
+    fn format(&mut self, path: &Path) {
+        if attach::format(path).is_none() && self.found.generations > 0 {
+            self.fault("format: missing or unreadable");
+        }
+    }
+
+    /// Reads the marks; returns the first id that no group has.
+    fn marks(&mut self, path: &Path) -> u64 {
+        let begin = shelf::first_id();
+        match fs::read(path.join("marks")).map(|bytes| Marks::read(&bytes)) {
+            Ok(Ok((next_id, marks))) => {
+                self.found.marks = marks;
+                return begin.max(next_id);
+            }
+            Ok(Err(damage)) => self.fault(format!("marks: {damage}")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.fault(format!("marks: {error}")),
+        }
+        begin
+    }
+
+    fn generation(&mut self, first: u64, last: u64, dir: &Path) -> io::Result<()> {
+        let name = generations::name(first);
+        let (generation, summary) = Generation::found(first, last, dir.to_owned());
+        if summary.is_none() && generation.has_summary() {
+            self.fault(format!("{name}: the checksum of its summary is wrong"));
+        }
+        if self.each.is_none()
+            && !generation.touched
+            && let Some(tally) = &summary
+        {
+            self.sum.add(tally);
+            return Ok(());
+        }
+        drop(generation);
+        let copy = self.scratch.join(&name);
+        copy_tree(dir, &copy)?;
+        let read = self.read(&name, Generation::found(first, last, copy.clone()));
+        // Also what a repair has set aside.
+        for entry in fs::read_dir(self.scratch)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&name) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        read
+    }
+
+    /// Reads a copy.
+    fn read(
+        &mut self,
+        name: &str,
+        (generation, summary): (Generation, Option<Tally>),
+    ) -> io::Result<()> {
+        let engine = Disk { own_sync: false };
+        let no_limits = Limits {
+            max_size: u64::MAX,
+            min_free: 0,
+            overflow: Overflow::Refuse,
+        };
+        let mut shelf = Shelf::bare(self.scratch.to_owned(), no_limits, Box::new(engine));
+        shelf.generations.push(generation);
+        // Of the last generation that was not closed, an end that is cut short is no damage.
+        match shelf.generations[0].scan(&engine, summary.is_none()) {
+            Ok(_) => {}
+            Err(Error::Broken(why)) => {
+                self.fault(format!("{name}: {why}"));
+                let repaired = shelf
+                    .replace(0, &why)
+                    .and_then(|()| shelf.generations[0].open(&engine).map(|_| ()));
+                if let Err(error) = repaired {
+                    self.fault(format!("{name}: not readable at all: {error}"));
+                    return Ok(());
+                }
+            }
+            Err(error) => return Err(io::Error::other(error.to_string())),
+        }
+        let Some(open) = &mut shelf.generations[0].open else {
+            return Ok(());
+        };
+        for id in open.live.iter().copied() {
+            let decoded = match open.store.read(id) {
+                Ok(bytes) => codec::decode(&bytes, unix_now()),
+                Err(_) => Err(vec![codec::unknown_gap(unix_now())]),
+            };
+            let items = decoded.unwrap_or_else(|gaps| {
+                self.fault(format!("{name}: the checksum of group {id} is wrong"));
+                gaps.into_iter().map(Item::Gap).map(Arc::new).collect()
+            });
+            let mut tally = Tally::of_group(id, &[]);
+            for item in &items {
+                tally.add_item(item);
+                self.found.gaps += u64::from(matches!(**item, Item::Gap(_)));
+            }
+            tally.gaps.clear();
+            self.sum.add(&tally);
+            if let Some(each) = &mut self.each {
+                each(Group {
+                    id: GroupId(id),
+                    items,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, what: impl Into<String>) {
+        self.found.faults.push(what.into());
+    }
+
+    fn finish(mut self) -> Inspection {
+        let sum = self.sum;
+        self.found.depth = Depth {
+            groups: sum.groups,
+            batches: sum.batches(),
+            readings: sum.readings(),
+            oldest: sum.oldest,
+        };
+        self.found.gaps += sum.gaps.len() as u64;
+        self.found.streams = sum
+            .lines
+            .into_iter()
+            .map(|line| StreamDepth {
+                device: line.device,
+                stream: line.stream,
+                from: line.from,
+                to: line.to,
+                batches: line.batches,
+                readings: line.readings,
+            })
+            .collect();
+        self.found
+            .streams
+            .sort_by(|a, b| (&a.device, &a.stream).cmp(&(&b.device, &b.stream)));
+        self.found
+    }
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
@@ -145,13 +307,22 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::{BIG, config, items, seqs, shelf_of};
+    use super::super::tests::{BIG, config, gaps, items, seqs, shelf_of};
     use super::*;
 
     fn look(path: &Path) -> (Inspection, Vec<Group>) {
         let scratch = tempfile::tempdir().unwrap();
         let mut groups = Vec::new();
-        let found = inspect(path, scratch.path(), &mut |group| groups.push(group)).unwrap();
+        let found = inspect(
+            path,
+            scratch.path(),
+            Some(&mut |group| {
+                groups.push(group);
+                Ok(())
+            }),
+        )
+        .unwrap();
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
         (found, groups)
     }
 
@@ -162,7 +333,7 @@ mod tests {
         let mut shelf = shelf_of(&config(&path, BIG));
         shelf.commit(&items(1..100, 2000), &[]).unwrap();
         assert_eq!(
-            inspect(&path, dir.path(), &mut |_| {}).unwrap_err().kind(),
+            inspect(&path, dir.path(), None).unwrap_err().kind(),
             io::ErrorKind::ResourceBusy
         );
         drop(shelf);
@@ -171,6 +342,8 @@ mod tests {
         assert_eq!((found.depth.batches, found.depth.readings), (99, 990));
         assert_eq!(seqs(&groups), (1..100).collect::<Vec<_>>());
         assert_eq!(look(&path).0, found);
+        let summed = inspect(&path, dir.path(), None).unwrap();
+        assert_eq!(summed, found);
     }
 
     #[test]
@@ -186,8 +359,10 @@ mod tests {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&db, &bytes).unwrap();
-        let (found, _) = look(&path);
+        let (found, groups) = look(&path);
         assert_eq!(found.faults.len(), 1, "{:?}", found.faults);
+        let lost: u64 = gaps(&groups).iter().map(|gap| gap.batches).sum();
+        assert_eq!(found.depth.batches + lost, 99);
         assert_eq!(fs::read(&db).unwrap(), bytes);
     }
 }

@@ -3,13 +3,17 @@
 //! One thread owns the store. It takes [`Command`]s in order and answers with [`Event`]s.
 //!
 //! Items travel in groups (`codec`), groups live in small databases, the generations
-//! (`generation`, `shelf`), and a generation goes when the last of its groups is deleted or when
-//! room is needed (`overflow`). What is found damaged is repaired, and becomes gap records where
+//! (`generation`, `contents`) on the `shelf`: put there (`commit`), read and deleted again
+//! (`drain`). A generation goes when the last of its groups is deleted or when room is needed
+//! (`overflow`). What is found damaged is repaired, and becomes gap records where
 //! it cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
 mod attach;
 mod codec;
+mod commit;
+mod contents;
 mod disk;
+mod drain;
 mod files;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -45,7 +49,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Each, Inspection, StreamDepth, inspect};
 pub use worker::CommandSender;
 
 use crate::config;
@@ -158,6 +162,22 @@ pub enum Event {
         /// What is stored.
         depth: Depth,
     },
+    /// Right after `Opened`: the spool cannot be used. It is tried again every few seconds.
+    Unusable {
+        /// One sentence for the status.
+        error: String,
+    },
+    /// It can be used after all. What was found comes on top of what `Opened` and the commits
+    /// since have told.
+    Reopened {
+        /// The highest safe number of every stream known on disk.
+        marks: Vec<Mark>,
+        /// What was stored before this start.
+        depth: Depth,
+    },
+    /// After `Unusable` or `CommitFailed`, without a commit that would say so: it can be written
+    /// again.
+    Writable,
     /// The items are on disk and synced.
     Committed {
         /// Of the `Commit`.

@@ -7,16 +7,17 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::attach::CORRUPT;
 use super::codec;
+use super::commit::Failure;
 use super::files;
 use super::generations::{self, Room, Space};
-use super::shelf::{Failure, Shelf};
+use super::shelf::Shelf;
 use super::store::Error;
 use super::{Event, GroupId};
 use crate::clock::unix_now;
 use crate::reading::{GapReason, Item};
 
 /// The file that holds the reserved space.
-const BALLAST: &str = "ballast";
+pub(super) const BALLAST: &str = "ballast";
 
 /// A new generation with some groups of gap records.
 const BALLAST_BYTES: u64 = 512 * 1024;
@@ -50,6 +51,24 @@ impl Shelf {
                 Room::Full(error) => return Err(Failure { full: true, error }),
                 Room::DropOldest => self.drop_oldest()?,
             }
+        }
+    }
+
+    /// Whether items of this weight could be written, if necessary for the oldest data.
+    ///
+    /// # Errors
+    /// There is no room, and none may be made.
+    pub(super) fn room_for(&self, bytes: u64) -> Result<(), Failure> {
+        let space = Space {
+            needed: self.estimate(bytes),
+            used: self.usage().disk_bytes,
+            free: files::free_bytes(&self.path)?,
+            freed: 0,
+            droppable: !self.generations.is_empty(),
+        };
+        match generations::room(self.limits, space) {
+            Room::Enough | Room::DropOldest => Ok(()),
+            Room::Full(error) => Err(Failure { full: true, error }),
         }
     }
 

@@ -27,7 +27,7 @@ impl Shelf {
         generation.open = None;
         let known = generation.taking.take().or_else(|| generation.summary());
         let (first, dir) = (generation.first, generation.dir.clone());
-        let mut groups = salvage::groups(&dir.join("db")).unwrap_or_default();
+        let mut groups = salvage::groups_around_losses(&dir.join("db")).unwrap_or_default();
         groups.retain(|id, _| generation.counts(*id));
         let removed = self.read_what_is_left(index, &mut groups);
 

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 
 use super::codec;
+use super::files;
 use super::store::{Engine, Error, Ids, Store};
 
 /// Searches `file` for groups. Those whose body is damaged are among them: their header says what
@@ -18,7 +19,18 @@ use super::store::{Engine, Error, Ids, Store};
 /// # Errors
 /// The file cannot be read at all.
 pub(super) fn groups(file: &Path) -> io::Result<BTreeMap<u64, Vec<u8>>> {
-    let bytes = fs::read(file)?;
+    Ok(groups_in(&fs::read(file)?))
+}
+
+/// The same of a file that the device may not give in full.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(super) fn groups_around_losses(file: &Path) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+    Ok(groups_in(&files::read_around(file)?))
+}
+
+fn groups_in(bytes: &[u8]) -> BTreeMap<u64, Vec<u8>> {
     let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut at = 0;
     while let Some(begin) = find(&bytes[at..]).map(|offset| at + offset) {
@@ -38,7 +50,7 @@ pub(super) fn groups(file: &Path) -> io::Result<BTreeMap<u64, Vec<u8>>> {
             at = begin + len;
         }
     }
-    Ok(found)
+    found
 }
 
 /// Reads databases without the engine, which cannot open one on a full disk: a spool has to

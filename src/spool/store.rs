@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 /// Why an engine failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -13,10 +15,26 @@ pub(super) enum Error {
     /// Not now: locked, or out of memory or file descriptors. The data is not to blame.
     #[error("{0}")]
     Busy(String),
+    /// The device does not do it, or is gone. What it holds may be sound.
+    #[error("{0}")]
+    Device(String),
     /// The data cannot be read or written; the database has to be given up.
     #[error("{0}")]
     Broken(String),
 }
+
+/// What the kernel answers when the device beneath a file system fails: nothing of this says
+/// that the data is not what was written.
+const OF_THE_DEVICE: [Errno; 8] = [
+    Errno::IO,
+    Errno::NXIO,
+    Errno::NODEV,
+    Errno::TIMEDOUT,
+    Errno::STALE,
+    Errno::REMOTEIO,
+    Errno::NOMEDIUM,
+    Errno::UCLEAN,
+];
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
@@ -30,6 +48,12 @@ impl From<std::io::Error> for Error {
             | ErrorKind::WouldBlock
             | ErrorKind::PermissionDenied
             | ErrorKind::ReadOnlyFilesystem => Self::Busy(error.to_string()),
+            _ if OF_THE_DEVICE
+                .iter()
+                .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) =>
+            {
+                Self::Device(error.to_string())
+            }
             _ if error
                 .raw_os_error()
                 .is_some_and(|errno| TOO_MANY_FILES.contains(&errno)) =>

@@ -349,6 +349,7 @@ fn a_disk_that_cannot_be_used_does_not_stop_the_start_and_is_used_once_it_can() 
         panic!()
     };
     assert_eq!((marks.len(), depth), (0, Depth::default()));
+    assert!(matches!(next(&mut events), Event::Unusable { .. }));
     let commit = |ticket| {
         let items = items(1..3, 10);
         commands
@@ -371,6 +372,7 @@ fn a_disk_that_cannot_be_used_does_not_stop_the_start_and_is_used_once_it_can() 
     assert!(error.contains("another process"), "{error}");
     drop(other);
     commit(2);
+    assert!(matches!(next(&mut events), Event::Reopened { .. }));
     assert!(matches!(
         next(&mut events),
         Event::Committed { ticket: 2, .. }

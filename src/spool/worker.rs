@@ -19,6 +19,10 @@ const EVENTS: usize = 64;
 /// costs some syncs.
 const IDLE: Duration = Duration::from_secs(20);
 
+/// A spool that failed and is not asked for anything is tried again after this long: short
+/// enough for the operator who has just made room and looks whether it helped.
+const PROBE: Duration = Duration::from_secs(5);
+
 /// The way to the spool. Sending never blocks: the queue has no bound of its own, because the
 /// intake has at most one `Commit`, one `Load` and a few `Delete`s outstanding.
 #[derive(Debug, Clone)]
@@ -45,6 +49,7 @@ pub(super) fn start(
         shelf,
         events,
         idle,
+        probe: PROBE,
         failing: false,
     };
     let thread = std::thread::Builder::new()
@@ -60,6 +65,7 @@ struct Worker {
     shelf: Shelf,
     events: events::Sender<Event>,
     idle: Duration,
+    probe: Duration,
     /// The last attempt to use the disk failed, and that has been logged.
     failing: bool,
 }
@@ -75,7 +81,8 @@ impl Worker {
     }
 
     fn run(mut self, commands: &mpsc::Receiver<Command>) {
-        if let Err(failure) = self.shelf.attach(false) {
+        let attached = self.shelf.attach(false);
+        if let Err(failure) = &attached {
             self.failing = true;
             tracing::error!(
                 path = %self.shelf.path.display(), error = failure.error,
@@ -86,9 +93,24 @@ impl Worker {
             marks: self.shelf.marks.all(),
             depth: self.shelf.depth(),
         });
+        self.shelf.announced = true;
+        if let Err(failure) = attached {
+            self.tell(Event::Unusable {
+                error: failure.error,
+            });
+        }
         self.tell_usage();
         loop {
-            let command = if self.shelf.is_open() {
+            let command = if self.failing {
+                match commands.recv_timeout(self.probe) {
+                    Ok(command) => command,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.probe();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => Command::Stop { marks: Vec::new() },
+                }
+            } else if self.shelf.is_open() {
                 match commands.recv_timeout(self.idle) {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => {
@@ -119,6 +141,24 @@ impl Worker {
         }
     }
 
+    /// Whether a spool that failed can be written again, when nobody else finds out.
+    fn probe(&mut self) {
+        let well = self.shelf.probe();
+        self.tell_news();
+        if well {
+            self.failing = false;
+            tracing::info!("the spool can be written again");
+            self.tell(Event::Writable);
+            self.tell_usage();
+        }
+    }
+
+    fn tell_news(&mut self) {
+        for event in std::mem::take(&mut self.shelf.news) {
+            self.tell(event);
+        }
+    }
+
     fn serve(&mut self, command: Command) {
         match command {
             Command::Commit {
@@ -127,9 +167,7 @@ impl Worker {
                 marks,
             } => {
                 let outcome = self.shelf.commit(&items, &marks);
-                for event in std::mem::take(&mut self.shelf.news) {
-                    self.tell(event);
-                }
+                self.tell_news();
                 match outcome {
                     Ok(placed) => {
                         if std::mem::take(&mut self.failing) {

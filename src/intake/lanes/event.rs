@@ -52,7 +52,7 @@ pub struct Now {
 /// What happens to the lanes.
 #[derive(Debug)]
 pub enum Event {
-    /// The spool is open.
+    /// The spool is open, at the start or later.
     Opened {
         /// What it holds.
         depth: Depth,

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use event::{Action, Event, Now, Settings};
-use route::HOPELESS;
+use route::{DISK_PATIENCE, HOPELESS};
 use store::LOAD_RETRY;
 
 use crate::intake::backlog::Backlog;
@@ -100,6 +100,9 @@ struct Commit {
     ticket: u64,
     pending: Vec<Pending>,
     marks: Vec<Mark>,
+    since: Instant,
+    /// How many of `pending` have been looked at to be published past a disk that hangs.
+    passed: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +255,9 @@ impl Lanes {
             _ => None,
         };
         let disk = self.disk_retry.filter(|_| self.disk_bad).map(|(at, _)| at);
-        [flying, queued, disk, self.load_retry]
+        let hangs = self.committing.as_ref().filter(|_| !self.disk_bad);
+        let hangs = hangs.map(|commit| commit.since + DISK_PATIENCE);
+        [flying, queued, disk, hangs, self.load_retry]
             .into_iter()
             .flatten()
             .min()
@@ -379,6 +384,9 @@ impl Lanes {
         self.suspicion
             .ended(now.mono, hung_up, in_flight, oldest, window);
         self.divert();
+        if let Some(commit) = &mut self.committing {
+            commit.passed = 0;
+        }
         // Nothing flies any more. What was diverted waits for its commit, what is stored is the
         // backlog's again, and so is what waited in the queue but is on disk.
         for pending in self.to_commit.iter_mut().chain(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Flying, Lanes, Now, Phase, Queued, What};
+use super::{Action, Entry, Flying, Lanes, Now, Pending, Phase, Queued, What};
 use crate::reading::{Gap, GapReason, Item, Lane};
 
 impl Lanes {
@@ -73,7 +73,7 @@ impl Lanes {
         let careful = self.suspicion.is_careful();
         let stored_first = self.settings.in_order || careful;
         let share = self.drain_share(now);
-        while self.flight.room() > 0 && !(careful && !self.flight.is_empty()) {
+        while self.flight.room() > 0 && (!careful || self.flight.is_empty()) {
             let draining = self.flight.len() - self.live_flying;
             let may_drain = self.phase == Phase::Running
                 && self.backlog.has_next()
@@ -84,9 +84,19 @@ impl Lanes {
                 && matches!(self.queue.front(), Some(Queued::Unsafe(_)))
                 && (self.backlog.has_next()
                     || !self.backlog.all_at_hand()
-                    || self.committing.is_some()
+                    || self
+                        .committing
+                        .as_ref()
+                        .is_some_and(|commit| commit.passed < commit.pending.len())
                     || !self.to_commit.is_empty());
-            if live_waits && (!held || self.phase != Phase::Running) {
+            if let Some(past) = self.past_the_disk(now) {
+                let Entry { n, item, .. } = &past.entry;
+                let (what, item) = (What::Diverted { n: *n }, item.clone());
+                let (n, token) = (*n, self.fly(now, epoch, Lane::History, item, what, out));
+                if let Some(pending) = self.pending_mut(n) {
+                    pending.token = Some(token);
+                }
+            } else if live_waits && (!held || self.phase != Phase::Running) {
                 self.submit_live(now, epoch, out);
             } else if may_drain {
                 self.submit_stored(now, epoch, out);
@@ -110,6 +120,24 @@ impl Lanes {
         } else {
             window
         }
+    }
+
+    /// The next batch that a hanging disk holds up and that may as well be published.
+    fn past_the_disk(&mut self, now: Now) -> Option<&Pending> {
+        let behind_others =
+            self.settings.in_order && (self.backlog.has_next() || !self.backlog.all_at_hand());
+        if !self.disk_hangs(now.mono) || behind_others {
+            return None;
+        }
+        let commit = self.committing.as_mut()?;
+        let rest = &commit.pending[commit.passed..];
+        let skipped = rest
+            .iter()
+            .position(|pending| pending.token.is_none() && !pending.done);
+        commit.passed += skipped.map_or(rest.len(), |at| at + 1);
+        commit.pending[..commit.passed]
+            .last()
+            .filter(|_| skipped.is_some())
     }
 
     fn submit_live(&mut self, now: Now, epoch: u64, out: &mut Vec<Action>) {
@@ -145,7 +173,7 @@ impl Lanes {
         item: Arc<Item>,
         what: What,
         out: &mut Vec<Action>,
-    ) {
+    ) -> u64 {
         let readings = u64::from(item.readings());
         let item = if self.suspicion.is_set_aside(&item) {
             gap_instead(&item, GapReason::TooLarge, now, out)
@@ -167,6 +195,7 @@ impl Lanes {
             lane,
             item,
         });
+        token
     }
 
     fn landed(&mut self, flying: &Flying) {

@@ -1,6 +1,8 @@
 //! Live or through the disk: what is overdue, which way is taken, and the change from one to the
 //! other.
 
+use std::time::{Duration, Instant};
+
 use super::{Action, Lanes, Now, Pending, Phase, Queued, Route, What};
 
 /// With `in_order`, new batches wait in memory again once fewer than this part of the live lane
@@ -10,6 +12,11 @@ const CATCH_UP: usize = 4;
 /// A broker that has not sent one PUBACK for this many `ack_timeout`s, though publishes are in
 /// flight, has lost them: the connection is made anew.
 pub(super) const HOPELESS: u32 = 6;
+
+/// A commit that takes longer than this stands before a disk that hangs (a frozen file system, a
+/// card that recovers): ten times what the largest takes on the slowest card. With the uplink up,
+/// data goes past it.
+pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Lanes {
     pub(super) fn check_deadlines(&mut self, now: Now, out: &mut Vec<Action>) {
@@ -43,6 +50,16 @@ impl Lanes {
         if self.disk_retry.is_some_and(|(at, _)| at <= now.mono) {
             self.disk_bad = false;
         }
+        if self.disk_hangs(now.mono) {
+            self.disk_bad = true;
+        }
+    }
+
+    /// Whether the disk has not answered for so long that it counts as failed.
+    #[must_use]
+    pub fn disk_hangs(&self, now: Instant) -> bool {
+        let commit = self.committing.as_ref();
+        commit.is_some_and(|commit| commit.since + DISK_PATIENCE <= now)
     }
 
     fn wanted_route(&self) -> Route {

@@ -96,6 +96,8 @@ impl Lanes {
             ticket: self.ticket,
             pending,
             marks: marks.clone(),
+            since: now.mono,
+            passed: 0,
         };
         self.committing = Some(commit);
         out.push(Action::Commit {

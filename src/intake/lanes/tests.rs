@@ -494,6 +494,27 @@ fn an_overdue_puback_sends_the_lane_to_disk_and_its_late_arrival_doubles_nothing
 }
 
 #[test]
+fn a_disk_that_hangs_holds_up_nothing_that_the_broker_takes_and_nothing_goes_twice() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Send(0));
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    world.step(&Op::Puback);
+    assert_eq!(world.acked[0], 0, "the first one waits for the disk");
+    world.step(&Op::Wait(15_000));
+    assert!(world.lanes.disk_hangs(world.now.mono));
+    while !world.unacked.is_empty() {
+        world.step(&Op::Puback);
+    }
+    assert_eq!(world.acked[0], 2);
+    world.step(&Op::Send(0));
+    world.step(&Op::Puback);
+    assert_eq!(world.acked[0], 3);
+    world.heal();
+    assert_eq!(world.published.len(), 3);
+}
+
+#[test]
 fn live_batches_go_out_at_once_while_a_backlog_drains() {
     let mut world = World::new(settings(false, false));
     for _ in 0..50 {

@@ -1,0 +1,216 @@
+//! Commits: where new groups go, and what is left when one fails.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use super::codec;
+use super::files;
+use super::generation::Generation;
+use super::generations::{self, GENERATION_COST};
+use super::shelf::Shelf;
+use super::store::Error;
+use super::tally::Tally;
+use super::{GroupId, Loc};
+use crate::reading::{Item, Mark};
+
+/// A failed commit.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// No room, as opposed to broken.
+    pub(super) full: bool,
+    /// One sentence.
+    pub(super) error: String,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            full: matches!(error, Error::Full),
+            error: error.to_string(),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl Shelf {
+    /// Stores items and marks; both are durable when this returns.
+    ///
+    /// # Errors
+    /// Nothing of it counts then.
+    pub(super) fn commit(
+        &mut self,
+        items: &[Arc<Item>],
+        marks: &[Mark],
+    ) -> Result<Vec<Loc>, Failure> {
+        self.commands += 1;
+        self.attach(true)?;
+        if items.is_empty() {
+            // Never asked for; the marks alone have a file of their own.
+            for mark in marks {
+                self.marks.raise(mark.clone());
+            }
+            self.save_marks();
+            return Ok(Vec::new());
+        }
+        let bytes: usize = items.iter().map(|item| item.weight()).sum();
+        self.make_room(bytes as u64)?;
+        let placed = self.write(items, marks)?;
+        if self
+            .taking()
+            .is_some_and(|index| self.generations[index].expected <= placed.len() as u64)
+        {
+            // A generation has just begun, so this is not asked for with every commit.
+            self.take_ballast();
+        }
+        for mark in marks {
+            self.marks.raise(mark.clone());
+        }
+        Ok(placed)
+    }
+
+    /// Whether a small commit would go through now, found out without giving anything up for it.
+    pub(super) fn probe(&mut self) -> bool {
+        self.attach(false).is_ok() && self.may_write().is_ok()
+    }
+
+    fn may_write(&self) -> Result<(), Failure> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        self.room_for(generations::GROUP_BYTES as u64)?;
+        // Its name ends like that of whatever a crash has left behind, which is cleared up.
+        let path = self.path.join("probe.tmp");
+        let mut file = File::create(&path)?;
+        file.write_all(&[0; 4096])?;
+        file.sync_all()?;
+        files::remove(&path)?;
+        Ok(())
+    }
+
+    /// Appends groups and syncs. After a failure the databases that were written are closed, and
+    /// what may have reached them is annulled: what was in doubt is never built on.
+    pub(super) fn write(&mut self, items: &[Arc<Item>], marks: &[Mark]) -> Result<Vec<Loc>, Error> {
+        let begin = self.next_id;
+        let from = self.taking().unwrap_or(self.generations.len());
+        let written = self.append(items, marks);
+        let synced = written.and_then(|(placed, tallies)| {
+            for generation in &mut self.generations[from..] {
+                if let Some(open) = &mut generation.open {
+                    open.store.sync()?;
+                }
+            }
+            Ok((placed, tallies))
+        });
+        match synced {
+            Ok((placed, tallies)) => {
+                for (index, tally) in tallies {
+                    for mark in tally.implied_marks() {
+                        self.marks.raise(mark);
+                    }
+                    self.generations[index].reach(&tally);
+                }
+                let newest = self.generations.len() - 1;
+                for index in (from..newest).rev() {
+                    self.finish(index);
+                }
+                if let Some(newest) = self.generations.last_mut() {
+                    newest.measure();
+                }
+                self.close_unused();
+                Ok(placed)
+            }
+            Err(error) => {
+                for index in (from..self.generations.len()).rev() {
+                    let generation = &mut self.generations[index];
+                    generation.annul(begin..=self.next_id);
+                    generation.open = None;
+                    self.finish(index);
+                }
+                // Never given to another group, not even after the clock went back.
+                self.next_id += 1;
+                Err(error)
+            }
+        }
+    }
+
+    /// The generation that takes groups, if there is one.
+    pub(super) fn taking(&self) -> Option<usize> {
+        let last = self.generations.len().checked_sub(1)?;
+        self.generations[last].taking.is_some().then_some(last)
+    }
+
+    #[expect(clippy::type_complexity, reason = "places, and one tally per group")]
+    fn append(
+        &mut self,
+        items: &[Arc<Item>],
+        mut marks: &[Mark],
+    ) -> Result<(Vec<Loc>, Vec<(usize, Tally)>), Error> {
+        let limit = generations::generation_bytes(self.limits.max_size);
+        let mut placed = Vec::with_capacity(items.len());
+        let mut tallies = Vec::new();
+        let mut rest = items;
+        for count in generations::split(items.iter().map(|item| item.weight())) {
+            let (group, after) = rest.split_at(count);
+            rest = after;
+            let index = match self.taking() {
+                Some(index) if self.generations[index].bytes < limit => index,
+                _ => {
+                    let dir = self.path.join(generations::name(self.next_id));
+                    let new = Generation::create(dir, self.next_id, &*self.engine)?;
+                    self.generations.push(new);
+                    self.generations.len() - 1
+                }
+            };
+            let id = self.next_id;
+            self.next_id += 1;
+            let encoded = codec::encode(id, group, marks);
+            marks = &[];
+            let generation = &mut self.generations[index];
+            generation.used = self.commands;
+            let open = generation
+                .open
+                .as_mut()
+                .expect("one that takes groups is open");
+            open.store.append(id, &encoded.bytes)?;
+            open.live.insert(id);
+            generation.groups += 1;
+            generation.last = id;
+            generation.bytes += encoded.bytes.len() as u64;
+            placed.extend((0..count).map(|index| Loc {
+                group: GroupId(id),
+                index: u32::try_from(index).expect("a group is small"),
+            }));
+            tallies.push((index, encoded.tally));
+        }
+        Ok((placed, tallies))
+    }
+
+    /// A generation takes no more groups: it is dropped if nothing is left in it, else sealed.
+    pub(super) fn finish(&mut self, index: usize) {
+        if self.generations[index].groups == 0 {
+            self.discard(index);
+        } else {
+            self.generations[index].seal();
+        }
+    }
+
+    /// Bytes that a commit of items of this weight may take on disk.
+    pub(super) fn estimate(&self, bytes: u64) -> u64 {
+        let limit = generations::generation_bytes(self.limits.max_size);
+        let room = self.taking().map_or(0, |index| {
+            limit.saturating_sub(self.generations[index].bytes)
+        });
+        let new_generations = if bytes > room {
+            1 + (bytes - room) / limit
+        } else {
+            0
+        };
+        bytes + bytes / 8 + new_generations * GENERATION_COST
+    }
+}

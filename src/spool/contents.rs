@@ -1,0 +1,131 @@
+//! The groups in a generation: summed up, deleted, annulled.
+
+use std::fs::File;
+use std::ops::RangeInclusive;
+
+use super::codec;
+use super::generation::{Generation, TOUCHED};
+use super::store::{Engine, Error};
+use super::tally::Tally;
+use super::wire::Damage;
+
+impl Generation {
+    /// Reads every group and sums up what is there; of deleted ones, the marks.
+    ///
+    /// `newest`: a last group that is cut short was being written when the power went; it was
+    /// never acknowledged and is taken out.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) fn scan(&mut self, engine: &dyn Engine, newest: bool) -> Result<Tally, Error> {
+        let open = self.open(engine)?;
+        let mut tally = Tally::default();
+        let mut torn = None;
+        let last = open.live.last().copied();
+        for id in open.live.iter().copied() {
+            let bytes = open.store.read(id)?;
+            let damage = match codec::header(&bytes) {
+                Ok(header) => {
+                    let damage = header.damage();
+                    if damage != Some(Damage::Short) || !newest || Some(id) != last {
+                        tally.add(&header.tally);
+                    }
+                    damage
+                }
+                Err(damage) => {
+                    if damage != Damage::Short || !newest || Some(id) != last {
+                        tally.groups += 1;
+                    }
+                    Some(damage)
+                }
+            };
+            if damage == Some(Damage::Short) && newest && Some(id) == last {
+                torn = Some(id);
+            }
+        }
+        for id in &open.removed {
+            if let Ok(header) = codec::header(&open.store.read(*id)?) {
+                tally.marks.extend(header.tally.implied_marks());
+            }
+        }
+        if let Some(id) = torn {
+            tracing::debug!(
+                group = id,
+                "discarding a group that was cut short while it was written"
+            );
+            open.live.remove(&id);
+            self.void.push(id..=id);
+        }
+        tally.last = self
+            .open
+            .as_ref()
+            .and_then(|open| open.live.last().copied())
+            .unwrap_or(self.first);
+        self.count(&tally);
+        Ok(tally)
+    }
+
+    /// Hides groups. Returns how many of them were there.
+    ///
+    /// # Errors
+    /// The engine's, when the database has to be opened and cannot. Failing to write the removal
+    /// down is no error: the groups come back after a restart and are published again.
+    pub(super) fn remove(&mut self, ids: &[u64], engine: &dyn Engine) -> Result<(), Error> {
+        if !self.touched {
+            self.touched = true;
+            // Not synced: after a power cut the removal itself may be gone, too.
+            if let Err(error) = File::create(self.dir.join(TOUCHED)) {
+                tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a generation");
+            }
+        }
+        let taking = self.taking.is_some();
+        let open = self.open(engine)?;
+        let gone: Vec<u64> = ids
+            .iter()
+            .copied()
+            .filter(|id| open.live.remove(id))
+            .collect();
+        let left = open.live.len() as u64;
+        // A drained one that takes no more is about to go as a whole.
+        if (left > 0 || taking)
+            && let Err(error) = open.store.remove(&gone)
+        {
+            tracing::debug!(dir = %self.dir.display(), %error, "a removal was not written down");
+        }
+        self.groups = left;
+        self.gone.extend(gone);
+        Ok(())
+    }
+
+    /// What was put in under these ids does not count.
+    pub(super) fn annul(&mut self, ids: RangeInclusive<u64>) {
+        if let Some(open) = &mut self.open {
+            open.live.retain(|id| !ids.contains(id));
+            self.groups = open.live.len() as u64;
+        }
+        if let Some(tally) = &self.taking {
+            self.last = tally.last.max(self.first);
+        }
+        self.void.push(ids);
+    }
+
+    /// Sums up what is not deleted; if that cannot be read, at least what was put in. `None`:
+    /// nothing is known.
+    pub(super) fn tally(&mut self, engine: &dyn Engine) -> Option<Tally> {
+        if !self.touched {
+            let known = self.taking.clone().or_else(|| self.summary());
+            if known.is_some() {
+                return known;
+            }
+        }
+        let void = self.void.clone();
+        match self.scan(engine, false) {
+            Ok(tally) => Some(tally),
+            Err(error) => {
+                tracing::debug!(dir = %self.dir.display(), %error, "cannot be read through");
+                self.void = void;
+                self.taking.clone().or_else(|| self.summary())
+            }
+        }
+    }
+}
