@@ -66,6 +66,7 @@ impl fmt::Display for Part {
 /// stop left batches that could not be made safe.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let Config {
         hub,
         devices,
@@ -97,6 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let port = IntakePort { control, data };
     let server = Server::new(&devices, port, roster.clone(), listen_stop)?;
+    let reloader = server.reloader();
     let (spool_sender, spool_events, spool_thread) =
         spool::start(&spool).context("cannot start the spool's thread")?;
 
@@ -157,12 +159,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     tracing::info!(hub = hub.id, version = env!("CARGO_PKG_VERSION"), "started");
 
-    let mut outcome = tokio::select! {
-        name = signals.next() => {
-            tracing::info!(signal = name, "stopping");
-            Ok(())
+    let mut outcome = loop {
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping");
+                break Ok(());
+            }
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: registry and certificates are read again");
+                reloader.reload();
+            }
+            Some(ended) = parts.join_next() => break Err(unasked(ended)),
         }
-        Some(ended) = parts.join_next() => Err(unasked(ended)),
     };
 
     board.set_ready(false);

@@ -12,9 +12,10 @@
 //! 10. [`uplink`]: publish, ledger, reconnect, on rumqttc
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
 //!
-//! [`clock`], [`log`], [`memory`] and [`stop`] serve all of them.
+//! [`certificate`], [`clock`], [`log`], [`memory`] and [`stop`] serve all of them.
 
 pub mod admin;
+pub mod certificate;
 pub mod clock;
 pub mod config;
 pub mod hub;

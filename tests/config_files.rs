@@ -127,3 +127,28 @@ fn what_a_file_contains_is_never_shown() {
         "{shown}"
     );
 }
+
+#[test]
+fn an_expired_certificate_is_named_and_one_of_tomorrow_is_not() {
+    let directory = directory();
+    let write = |from: i32, to: i32| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["hub.example".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let pem = params.self_signed(&key).unwrap().pem();
+        fs::write(directory.path().join("cert.pem"), pem).unwrap();
+        fs::write(directory.path().join("key.pem"), key.serialize_pem()).unwrap();
+    };
+    let text = "[devices.tls]\ncert = \"DIR/cert.pem\"\nkey = \"DIR/key.pem\"\n";
+    write(2019, 2020);
+    let said = problems(directory.path(), text).join("\n");
+    assert!(
+        said.contains("DIR/cert.pem has a certificate that has expired"),
+        "{said}"
+    );
+    assert!(said.contains(":2:"), "{said}");
+    // The clock of the board may be wrong.
+    write(2400, 2401);
+    assert_eq!(problems(directory.path(), text), Vec::<String>::new());
+}

@@ -356,3 +356,72 @@ async fn one_bad_device_costs_the_others_nothing() {
     port.intake.settle(&arrival);
     assert_eq!(good.answer().await.1, ToDevice::Ack { seq: 1 });
 }
+
+#[tokio::test]
+async fn who_tries_without_valid_credentials_has_to_wait_and_others_at_that_address_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("devices.toml");
+    registry(&path, &[("a", "token-a")]);
+    let port = Port::start(with_tokens(&path)).await;
+    let wrong = handshake("a", "Authorization: Bearer token-x\r\n");
+    for _ in 0..10 {
+        refused(&port, 401, &wrong).await;
+    }
+    let answer = refused(&port, 429, &wrong).await;
+    let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=7).contains(&wait), "{wait}");
+    refused(&port, 429, &handshake("a", "")).await;
+    // The same address, because there may be a gateway in between.
+    let tcp = TcpStream::connect(port.addr).await.unwrap();
+    let request = request_with(port.addr, "a", ("authorization", "Bearer token-a"));
+    let (ws, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
+    Device { ws }.hello("s").await;
+    // Another address has its own attempts.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut tcp = other.connect(port.addr).await.unwrap();
+    tcp.write_all(wrong.as_bytes()).await.unwrap();
+    assert!(head(&mut tcp).await.starts_with("HTTP/1.1 401 "));
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_all_the_time_is_slowed_and_no_other() {
+    let port = Port::start(devices()).await;
+    let mut held = Vec::new();
+    for _ in 0..30 {
+        held.push(port.connect("a").await);
+    }
+    let answer = soon(async {
+        loop {
+            let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+            tcp.write_all(handshake("a", "").as_bytes()).await.unwrap();
+            let head = head(&mut tcp).await;
+            if !head.starts_with("HTTP/1.1 101 ") {
+                return head;
+            }
+        }
+    })
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("\r\nretry-after: "));
+    port.connect("b").await.hello("s").await;
+}
+
+#[tokio::test]
+async fn one_address_that_opens_connections_and_says_nothing_does_not_keep_others_out() {
+    let mut settings = devices();
+    settings.max_connections = 1;
+    let port = Port::start(settings).await;
+    let mut idle = Vec::new();
+    for _ in 0..1_000 {
+        idle.push(TcpStream::connect(port.addr).await.unwrap());
+    }
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut tcp = other.connect(port.addr).await.unwrap();
+    tcp.write_all(handshake("a", "").as_bytes()).await.unwrap();
+    let start = Instant::now();
+    assert!(head(&mut tcp).await.starts_with("HTTP/1.1 101 "));
+    // Far below the handshake timeout of ten seconds.
+    assert!(start.elapsed() < Duration::from_secs(5));
+}

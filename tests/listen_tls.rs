@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use device_port::{Device, Port, devices, handshake, head, soon};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType,
 };
 use rustls::ClientConfig;
 use rustls::crypto::ring;
@@ -34,6 +35,7 @@ impl Authority {
     fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params
             .distinguished_name
             .push(DnType::CommonName, "farm CA");
@@ -58,6 +60,26 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.0).unwrap(), key)
     }
+}
+
+impl Authority {
+    fn issue_with_serial(&self, common_name: &str, serial: u64) -> Identity {
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(serial.into());
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        (vec![certificate.der().clone()], key.into())
+    }
+}
+
+fn clone((chain, key): &Identity) -> Identity {
+    (chain.clone(), key.clone_key())
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -230,4 +252,138 @@ async fn files_that_are_of_no_use_are_named() {
     let mut tls = good.clone();
     tls.cert.clone_from(&good.key);
     assert!(matches!(error(Auth::Open, tls), TlsError::Empty(_)));
+}
+
+/// The certificate that the hub shows now.
+async fn shown(port: &Port, authority: &Authority) -> Vec<u8> {
+    let stream = dial(port, authority, None).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+async fn follows(port: &Port, authority: &Authority, before: &[u8]) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        if shown(port, authority).await != before {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_without_dropping_anyone() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let port = Port::start(with_tls(Auth::Open, tls)).await;
+    let stream = dial(&port, &authority, None).await.unwrap();
+    let (ws, _) = tokio_tungstenite::client_async("wss://localhost/v1/devices/a", stream)
+        .await
+        .unwrap();
+    let mut device = Device { ws };
+    let before = shown(&port, &authority).await;
+    files(dir.path(), &authority);
+    assert!(follows(&port, &authority, &before).await);
+    device.hello("s").await;
+}
+
+#[tokio::test]
+async fn a_broken_or_expired_pair_leaves_the_one_before_in_force() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let port = Port::start(with_tls(Auth::Open, tls.clone())).await;
+    let before = shown(&port, &authority).await;
+    let good = std::fs::read(&tls.cert).unwrap();
+    let another = tempfile::tempdir().unwrap();
+    files(another.path(), &authority);
+    // A certificate without its key, no certificate at all, and one of last year.
+    let mismatched = std::fs::read(another.path().join("cert.pem")).unwrap();
+    let expired = {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let key = KeyPair::from_pem(&std::fs::read_to_string(&tls.key).unwrap()).unwrap();
+        params.signed_by(&key, &authority.0).unwrap().pem()
+    };
+    for broken in [&mismatched[..], b"nothing", expired.as_bytes()] {
+        std::fs::write(&tls.cert, broken).unwrap();
+        tokio::time::sleep(Duration::from_millis(2_200)).await;
+        assert_eq!(shown(&port, &authority).await, before);
+    }
+    // The good one again, now with the new key beside it: both halves have to be there.
+    std::fs::write(&tls.cert, good).unwrap();
+    files(dir.path(), &authority);
+    assert!(follows(&port, &authority, &before).await);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_an_error_at_the_start() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let key = KeyPair::from_pem(&std::fs::read_to_string(&tls.key).unwrap()).unwrap();
+    let expired = params.signed_by(&key, &authority.0).unwrap();
+    std::fs::write(&tls.cert, expired.pem()).unwrap();
+    let port = IntakePort {
+        control: mpsc::channel(1).0,
+        data: mpsc::channel(1).0,
+    };
+    let roster = Roster::new(1, Board::new("barn"), Arc::default());
+    let server = Server::new(&with_tls(Auth::Open, tls), port, roster, stop::channel().1);
+    let error = server.err().expect("an error").to_string();
+    assert!(error.contains("cert.pem has expired"), "{error}");
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_loses_its_connection_and_the_others_keep_theirs() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let port = Port::start(with_tls(Auth::Certificate, tls)).await;
+    let connect = async |id: &str, identity: Identity| {
+        let stream = dial(&port, &authority, Some(identity)).await.ok()?;
+        let url = format!("wss://localhost/v1/devices/{id}");
+        let (ws, _) = tokio_tungstenite::client_async(url, stream).await.ok()?;
+        Some(Device { ws })
+    };
+    let (lost, kept) = (
+        authority.issue_with_serial("lost", 7),
+        authority.issue_with_serial("kept", 8),
+    );
+    let mut a = connect("lost", clone(&lost)).await.unwrap();
+    let mut b = connect("kept", clone(&kept)).await.unwrap();
+    let list = CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        next_update: rcgen::date_time_ymd(2040, 1, 1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: 7.into(),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&authority.0).unwrap().pem().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), authority.0.pem() + &list).unwrap();
+    assert_eq!(a.closed().await, 4002);
+    assert!(connect("lost", lost).await.is_none());
+    b.hello("s").await;
+    assert!(connect("kept", kept).await.is_some());
+}
+
+#[tokio::test]
+async fn an_authority_that_is_taken_away_takes_its_devices_along() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let port = Port::start(with_tls(Auth::Certificate, tls)).await;
+    let identity = identity(&authority, "a", &[]);
+    let stream = dial(&port, &authority, Some(identity)).await.unwrap();
+    let (ws, _) = tokio_tungstenite::client_async("wss://localhost/v1/devices/a", stream)
+        .await
+        .unwrap();
+    let mut device = Device { ws };
+    std::fs::write(dir.path().join("ca.pem"), Authority::new().0.pem()).unwrap();
+    assert_eq!(device.closed().await, 4002);
+    assert_eq!(port.offline("a").await, "revoked");
 }

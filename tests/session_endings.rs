@@ -384,3 +384,52 @@ async fn no_bytes_make_a_session_panic_or_stay() {
             .unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_flood_of_empty_fragments_counts_against_the_rate() {
+    let intake = FakeIntake::new(10);
+    let settings = Settings {
+        max_rate: 10,
+        max_message: 1_000,
+        rate_patience: Duration::from_millis(500),
+        ..Settings::from(&devices())
+    };
+    let (device, _task, board) = on_a_pipe(4_096, settings, &intake).await;
+    let (mut input, mut output) = tokio::io::split(device.ws.into_inner());
+    let sent = tokio::spawn(async move {
+        output.write_all(&frame(0x01, b"")).await.unwrap();
+        let fragments = frame(0x00, b"").repeat(1_000);
+        let mut sent = 0;
+        while output.write_all(&fragments).await.is_ok() {
+            sent += fragments.len();
+        }
+        sent
+    });
+    assert_eq!(raw_close(&mut input).await, 4003);
+    assert_eq!(board.device_reports()[0].reason, "rate exceeded");
+    drop(input);
+    // The burst alone is twenty times 4 KiB: no small burst of them has ended it.
+    let sent = soon(sent).await.unwrap();
+    assert!(sent > 80_000, "{sent}");
+}
+
+#[tokio::test]
+async fn a_message_in_many_fragments_arrives_and_nothing_of_it_is_lost() {
+    let mut intake = FakeIntake::new(10);
+    let settings = Settings {
+        max_rate: 1_000,
+        ..Settings::from(&devices())
+    };
+    let (device, _task, _) = on_a_pipe(4_096, settings, &intake).await;
+    let mut pipe = device.ws.into_inner();
+    let padding = " ".repeat(60_000);
+    let message = data(Some(1)).to_string() + &padding;
+    let bytes = message.as_bytes();
+    let mut frames = frame(0x01, &bytes[..1]);
+    for byte in &bytes[1..] {
+        frames.extend(frame(0x00, &[*byte]));
+    }
+    frames.extend(frame(0x80, b""));
+    soon(pipe.write_all(&frames)).await.unwrap();
+    assert_eq!(intake.arrival().await.batch.seq, Some(1));
+}

@@ -212,3 +212,81 @@ async fn a_broker_that_acknowledges_nothing_does_not_hold_up_the_stop() {
         assert!(!matches!(packet, Packet::Disconnect));
     }
 }
+
+#[tokio::test]
+async fn what_an_earlier_run_left_online_is_corrected_and_then_nothing_is_subscribed() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    rig.outbox
+        .put(&"cow".into(), presence("online", "connected"));
+    let mut peer = broker.welcome_hub().await;
+    assert_eq!(peer.subscriptions, ["telehub/barn/+/status"]);
+    let cow = peer.publish().await;
+    assert_eq!(cow.topic, "telehub/barn/cow/status");
+    peer.puback(cow.pkid).await;
+    let online = r#"{"state":"online","since":1.0,"reason":"connected","model":"T1"}"#;
+    let offline = r#"{"state":"offline","since":1.0,"reason":"closed"}"#;
+    // Known to this run; right already; an echo; nobody's; not a state; and the one that is stale.
+    peer.deliver("telehub/barn/cow/status", online, true).await;
+    peer.deliver("telehub/barn/hen/status", offline, true).await;
+    peer.deliver("telehub/barn/dog/status", online, false).await;
+    peer.deliver("telehub/barn/-bad-/status", online, true)
+        .await;
+    peer.deliver("elsewhere", online, true).await;
+    peer.deliver("telehub/barn/cat/status", "online", true)
+        .await;
+    peer.deliver("telehub/barn/pig/status", online, true).await;
+    let pig = peer.publish().await;
+    assert_eq!(pig.topic, "telehub/barn/pig/status");
+    assert!(pig.retain);
+    let said = json(&pig.payload);
+    assert_eq!(
+        (&said["state"], &said["reason"], &said["model"]),
+        (&"offline".into(), &"hub restarted".into(), &"T1".into())
+    );
+    peer.puback(pig.pkid).await;
+    // Data goes on all the while, over the whole circle of packet ids, and past the unsubscribing.
+    let epoch = rig.up().await;
+    let begun = Instant::now();
+    let mut token = 0;
+    while !peer.subscriptions.is_empty() {
+        token += 1;
+        rig.submit(epoch, token).await;
+        let data = peer.publish().await;
+        assert!(!data.retain, "{}", data.topic);
+        peer.puback(data.pkid).await;
+        assert_eq!(rig.acked().await, token);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(token > 110, "{token}");
+    rig.submit(epoch, 0).await;
+    let data = peer.publish().await;
+    peer.puback(data.pkid).await;
+    assert_eq!(rig.acked().await, 0);
+    // The next connection of this run has nothing to look for.
+    drop(peer);
+    rig.down().await;
+    let peer = broker.welcome_hub().await;
+    assert!(peer.subscriptions.is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_on_the_subscription_gets_its_data_nevertheless() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    for _ in 0..2 {
+        let peer = broker.welcome_hub().await;
+        assert_eq!(peer.subscriptions.len(), 1);
+        drop(peer);
+        rig.up().await;
+        rig.down().await;
+    }
+    let mut peer = broker.welcome_hub().await;
+    assert!(peer.subscriptions.is_empty());
+    let epoch = rig.up().await;
+    rig.submit(epoch, 1).await;
+    let data = peer.publish().await;
+    peer.puback(data.pkid).await;
+    assert_eq!(rig.acked().await, 1);
+}

@@ -10,6 +10,8 @@ use rustls::sign::CertifiedKey;
 
 use super::document::Document;
 use super::problem::Problem;
+use crate::certificate::not_after;
+use crate::clock::unix_now;
 
 /// What a file is needed for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +59,7 @@ impl NamedFile {
     pub(super) fn check(&self) -> Result<(), Problem> {
         let path = &self.path;
         let checked = match &self.need {
-            Use::Chain => certificates(path).map(drop),
+            Use::Chain => chain(path),
             Use::KeyOf(cert) => key_of(path, cert),
             Use::Authorities => authorities(path),
             Use::Password => password(path),
@@ -100,6 +102,21 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
             path.display()
         )),
     }
+}
+
+/// The clock of a board without a battery starts in the past, so that a validity that has not
+/// begun yet says nothing.
+fn chain(path: &Path) -> Result<(), String> {
+    let certs = certificates(path)?;
+    let end = certs.first().and_then(|own| not_after(own));
+    #[expect(clippy::cast_precision_loss, reason = "seconds of some centuries fit")]
+    if end.is_some_and(|end| (end as f64) < unix_now()) {
+        return Err(format!(
+            "{} has a certificate that has expired; renew it, or check the clock",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 fn key_of(path: &Path, cert: &Path) -> Result<(), String> {

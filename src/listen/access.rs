@@ -1,45 +1,120 @@
 //! Who may connect as which device.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use super::refusal::Refusal;
 use super::registry::{Judgement, Registry, TokenHash};
+use super::tls::{Chain, Tls};
+use crate::certificate;
 
 /// The rule of `devices.auth`.
-#[derive(Debug)]
 pub(super) enum Access {
     Open,
     Token(Registry),
-    Certificate,
+    Certificate(Certificates),
+}
+
+/// A certificate that a device has shown, verified.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    pub(super) chain: Chain,
+    /// Of the files that it was verified against.
+    pub(super) generation: u64,
 }
 
 /// What a device has shown, as far as it has to hold on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Grant(Option<TokenHash>);
+#[derive(Debug, Clone)]
+pub(super) enum Grant {
+    Free,
+    Token(TokenHash),
+    Certificate(Shown),
+}
+
+/// The certificates of the devices that are connected, to judge them anew when the authorities
+/// change: about 1 KiB each.
+pub(super) struct Certificates {
+    tls: Arc<Tls>,
+    present: Mutex<HashMap<Arc<str>, Shown>>,
+}
+
+impl Certificates {
+    pub(super) fn new(tls: Arc<Tls>) -> Self {
+        Self {
+            tls,
+            present: Mutex::default(),
+        }
+    }
+
+    fn present(&self) -> MutexGuard<'_, HashMap<Arc<str>, Shown>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connected devices whose certificates are no longer accepted.
+    pub(super) fn rejected(&self) -> Vec<Arc<str>> {
+        let present: Vec<_> = {
+            let present = self.present();
+            let pairs = present.iter();
+            pairs
+                .map(|(id, shown)| (id.clone(), shown.clone()))
+                .collect()
+        };
+        present
+            .into_iter()
+            .filter(|(_, shown)| !self.tls.still_accepts(&shown.chain, shown.generation))
+            .map(|(device, _)| device)
+            .collect()
+    }
+}
 
 impl Access {
-    /// Judges a device's credentials. `names`: those of its client certificate, verified.
+    /// Judges a device's credentials.
     pub(super) fn judge(
         &self,
         device: &str,
         token: Option<&str>,
-        names: &[String],
+        shown: Option<&Shown>,
     ) -> Result<Grant, Refusal> {
         match self {
-            Self::Open => Ok(Grant(None)),
+            Self::Open => Ok(Grant::Free),
             Self::Token(registry) => match registry.judge(device, token.ok_or(Refusal::NoToken)?) {
-                Judgement::Own(hash) => Ok(Grant(Some(hash))),
+                Judgement::Own(hash) => Ok(Grant::Token(hash)),
                 Judgement::OfAnother => Err(Refusal::OtherDevice),
                 Judgement::Unknown => Err(Refusal::WrongToken),
             },
-            Self::Certificate if names.iter().any(|name| name == device) => Ok(Grant(None)),
-            Self::Certificate => Err(Refusal::OtherDevice),
+            Self::Certificate(_) => {
+                let own = |shown: &&Shown| {
+                    let own = shown.chain.first();
+                    own.is_some_and(|own| certificate::names(own).contains(&device))
+                };
+                let shown = shown.filter(own).ok_or(Refusal::OtherDevice)?;
+                Ok(Grant::Certificate(shown.clone()))
+            }
         }
     }
 
-    /// Whether what was granted before still holds.
-    pub(super) fn still_holds(&self, device: &str, grant: Grant) -> bool {
+    /// A device is connected with this; returns whether it still holds.
+    pub(super) fn enter(&self, device: &Arc<str>, grant: &Grant) -> bool {
         match (self, grant) {
-            (Self::Token(registry), Grant(Some(hash))) => registry.holds(device, &hash),
+            (Self::Token(registry), Grant::Token(hash)) => registry.holds(device, hash),
+            (Self::Certificate(certificates), Grant::Certificate(shown)) => {
+                certificates.present().insert(device.clone(), shown.clone());
+                let Shown { chain, generation } = shown;
+                certificates.tls.still_accepts(chain, *generation)
+            }
             _ => true,
+        }
+    }
+
+    /// The connection that was entered with this has ended.
+    pub(super) fn leave(&self, device: &str, grant: &Grant) {
+        if let (Self::Certificate(certificates), Grant::Certificate(shown)) = (self, grant) {
+            let mut present = certificates.present();
+            // A newer connection may have taken the place.
+            let same = |found: &Shown| Arc::ptr_eq(&found.chain, &shown.chain);
+            if present.get(device).is_some_and(same) {
+                present.remove(device);
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -20,11 +20,13 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::Shared;
-use super::access::Grant;
-use super::certificate;
+use super::access::{Grant, Shown};
+use super::attempts::Origin;
+use super::gate::Gate;
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::upgrade::{self, SUBPROTOCOL};
+use crate::config::is_id;
 use crate::session::roster::Seat;
 
 /// Bytes of a request head. Ours are below 1 KiB; a browser's cookies may take some.
@@ -52,36 +54,33 @@ pub(super) struct Upgraded {
 /// its own.
 pub(super) async fn handshake(
     shared: &Shared,
+    gate: &Gate,
     tcp: TcpStream,
-    remote: SocketAddr,
+    origin: Origin,
 ) -> io::Result<Option<Upgraded>> {
-    let (socket, names) = match &shared.tls {
-        None => (Socket::Plain(tcp), Vec::new()),
-        Some(acceptor) => {
+    let (socket, shown) = match &shared.tls {
+        None => (Socket::Plain(tcp), None),
+        Some(tls) => {
+            let (acceptor, generation) = tls.acceptor();
             let stream = acceptor.accept(tcp).await?;
-            let names = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|own| certificate::names(own))
-                .unwrap_or_default()
-                .into_iter()
-                .map(str::to_owned)
-                .collect();
-            (Socket::Tls(Box::new(stream)), names)
+            let chain = stream.get_ref().1.peer_certificates();
+            let shown = chain.map(|chain| Shown {
+                chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
+                generation,
+            });
+            (Socket::Tls(Box::new(stream)), shown)
         }
     };
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let path = request.uri().path().to_owned();
-        let response = match answer(shared, request, &names) {
+        let response = match answer(shared, gate, request, shown.as_ref(), origin) {
             Ok((response, yes)) => {
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
                 response
             }
             Err(refusal) => {
-                debug!(%remote, path, reason = refusal.detail(), "connection refused");
+                note(gate, origin, refusal, &path);
                 refusal.response()
             }
         };
@@ -116,19 +115,42 @@ pub(super) async fn handshake(
     }))
 }
 
+/// `Retry-After` has whole seconds: never less than it takes.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + 1
+}
+
+/// Logs a refusal. Only what may be a device's id is repeated of the request.
+fn note(gate: &Gate, origin: Origin, refusal: Refusal, path: &str) {
+    if refusal == Refusal::Stopping {
+        return debug!(address = %origin, "refused while stopping");
+    }
+    let id = path.rsplit('/').next().filter(|id| is_id(id));
+    let (loudness, reason) = (refusal.loudness(), refusal.detail());
+    gate.log(loudness, origin, reason, id.unwrap_or_default());
+}
+
 /// Decides what a request gets.
 fn answer(
     shared: &Shared,
+    gate: &Gate,
     request: Request<Incoming>,
-    names: &[String],
+    shown: Option<&Shown>,
+    origin: Origin,
 ) -> Result<(Response<Full<Bytes>>, Accepted), Refusal> {
     let (head, body) = request.into_parts();
     let wanted = upgrade::parse(&head)?;
     let token = wanted.token.as_deref();
-    let grant = shared.access.judge(&wanted.device, token, names)?;
+    let judged = shared.access.judge(&wanted.device, token, shown);
+    let grant = judged.map_err(|refusal| match gate.failure(origin) {
+        Ok(()) => refusal,
+        Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
+    })?;
     if shared.stop.is_requested() {
         return Err(Refusal::Stopping);
     }
+    gate.entry(&wanted.device)
+        .map_err(|wait| Refusal::TooOften(whole_seconds(wait)))?;
     let seat = shared.roster.admit(&wanted.device).ok_or(Refusal::Full)?;
 
     let mut response = Response::new(Full::default());

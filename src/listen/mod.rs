@@ -5,13 +5,18 @@
 //! and nothing else.
 
 mod access;
-mod certificate;
+mod attempts;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+mod gate;
 mod handshake;
 mod refusal;
 pub mod registry;
 mod socket;
 mod tls;
 mod upgrade;
+mod version;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,14 +24,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use self::access::Access;
+use self::access::{Access, Certificates};
+use self::attempts::Origin;
+use self::gate::{Gate, Loudness, Open};
 use self::handshake::{Upgraded, handshake};
 use self::registry::Registry;
+pub use self::socket::Socket;
+use self::tls::Tls;
 pub use self::tls::TlsError;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
@@ -36,12 +45,13 @@ use crate::session::{self, Settings};
 use crate::stop::Stop;
 
 /// Sockets beyond `max_connections`: for handshakes that take time, for telling "hub full", for
-/// connections that are being closed. When these are taken too, newcomers wait in the kernel's
-/// queue until a handshake times out.
-const EXTRA_SOCKETS: usize = 64;
+/// connections that are being closed. Three times what one address may hold of them. When these
+/// are taken too, newcomers wait in the kernel's queue until a handshake times out.
+const EXTRA_SOCKETS: usize = 3 * gate::OPEN_HANDSHAKES;
 
-/// How often the registry file is looked at. A change has to be followed within 2 seconds.
-const REGISTRY_INTERVAL: Duration = Duration::from_millis(900);
+/// How often the registry and the TLS files are looked at. A change has to be followed within 2
+/// seconds.
+const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 
 /// Pause after accept failed for want of file descriptors or memory: the connection stays in the
 /// queue, and trying at once would spin.
@@ -56,8 +66,9 @@ const STOP_HANDSHAKE: Duration = Duration::from_millis(500);
 
 /// What every connection needs.
 struct Shared {
-    access: Access,
-    tls: Option<TlsAcceptor>,
+    access: Arc<Access>,
+    gate: Arc<Gate>,
+    tls: Option<Arc<Tls>>,
     handshake_timeout: Duration,
     settings: Arc<Settings>,
     port: IntakePort,
@@ -65,11 +76,23 @@ struct Shared {
     stop: Stop,
 }
 
+/// Has the files of a [`Server`] read again.
+#[derive(Debug, Clone)]
+pub struct Reloader(Arc<Notify>);
+
+impl Reloader {
+    /// Asks for it. It is done beside everything else.
+    pub fn reload(&self) {
+        self.0.notify_one();
+    }
+}
+
 /// The device port, ready to run.
 pub struct Server {
     shared: Arc<Shared>,
     sockets: usize,
     dead_after: Duration,
+    reload: Arc<Notify>,
 }
 
 impl Server {
@@ -83,21 +106,23 @@ impl Server {
         roster: Arc<Roster>,
         stop: Stop,
     ) -> Result<Self, TlsError> {
-        let access = match devices.auth {
-            Auth::Open => Access::Open,
-            Auth::Token => Access::Token(Registry::open(&devices.registry)),
-            Auth::Certificate if devices.tls.is_none() => return Err(TlsError::NoClientCa),
-            Auth::Certificate => Access::Certificate,
-        };
         let tls = match &devices.tls {
-            Some(files) => Some(tls::acceptor(files, devices.auth)?),
+            Some(files) => Some(Arc::new(Tls::open(files, devices.auth)?)),
             None => None,
+        };
+        let access = match (devices.auth, &tls) {
+            (Auth::Open, _) => Access::Open,
+            (Auth::Token, _) => Access::Token(Registry::open(&devices.registry)),
+            (Auth::Certificate, None) => return Err(TlsError::NoClientCa),
+            (Auth::Certificate, Some(tls)) => Access::Certificate(Certificates::new(tls.clone())),
         };
         Ok(Self {
             sockets: devices.max_connections.saturating_add(EXTRA_SOCKETS),
             dead_after: devices.ping_interval + devices.ping_timeout,
+            reload: Arc::default(),
             shared: Arc::new(Shared {
-                access,
+                access: Arc::new(access),
+                gate: Gate::new(),
                 tls,
                 handshake_timeout: devices.handshake_timeout,
                 settings: Arc::new(Settings::from(devices)),
@@ -108,6 +133,34 @@ impl Server {
         })
     }
 
+    /// Asks for a look at the registry and the TLS files whether they seem to have changed or not.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader(self.reload.clone())
+    }
+
+    /// Serves one connection up to the end of its opening handshake and hands out its WebSocket,
+    /// set up as every session's is, instead of running a session on it. How often somebody comes
+    /// is not counted. `None`: it was refused or lost, or took longer than `handshake_timeout`.
+    pub async fn upgrade(&self, tcp: TcpStream, remote: SocketAddr) -> Option<Wire<Socket>> {
+        let shared = &self.shared;
+        socket::prepare(&tcp, self.dead_after).ok()?;
+        let outcome = timeout(
+            shared.handshake_timeout,
+            handshake(shared, &Gate::new(), tcp, remote.ip().into()),
+        )
+        .await;
+        let upgraded = outcome.ok()?.ok()??;
+        Some(
+            Wire::new(
+                upgraded.socket,
+                upgraded.already_read,
+                shared.settings.max_message,
+            )
+            .await,
+        )
+    }
+
     /// Accepts devices until the stop is asked for, then waits a few seconds for the sessions to
     /// end. Who asks them to end is the roster's owner.
     pub async fn run(self, listener: TcpListener) {
@@ -115,27 +168,49 @@ impl Server {
             shared,
             sockets,
             dead_after,
+            reload,
         } = self;
+        let files = Files {
+            access: shared.access.clone(),
+            tls: shared.tls.clone(),
+            roster: shared.roster.clone(),
+        };
+        let mut looking: Option<JoinHandle<()>> = None;
         let sockets = u32::try_from(sockets).unwrap_or(u32::MAX);
         let free = Arc::new(Semaphore::new(sockets as usize));
         let mut stop = shared.stop.clone();
-        let mut look = interval(REGISTRY_INTERVAL);
+        let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut acceptor = Acceptor::new(listener, free.clone());
         loop {
             let (tcp, remote, permit) = tokio::select! {
                 () = stop.requested() => break,
+                () = reload.notified() => {
+                    files.read_again();
+                    look.reset_immediately();
+                    continue;
+                }
                 _ = look.tick() => {
-                    follow_registry(&shared);
+                    // Beside everything else: a disk that hangs must not hold up the devices.
+                    if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+                        let files = files.clone();
+                        looking = Some(tokio::task::spawn_blocking(move || files.follow()));
+                    }
                     continue;
                 }
                 accepted = acceptor.next() => accepted,
+            };
+            let Some(open) = shared.gate.open(remote.ip().into()) else {
+                let reason = "too many open handshakes of this address";
+                let origin = remote.ip().into();
+                shared.gate.log(Loudness::Warn, origin, reason, "");
+                continue;
             };
             if let Err(error) = socket::prepare(&tcp, dead_after) {
                 debug!(%remote, %error, "connection lost before the handshake");
                 continue;
             }
-            tokio::spawn(connection(shared.clone(), tcp, remote, permit));
+            tokio::spawn(connection(shared.clone(), tcp, remote, permit, open));
         }
         // Closes the port, so that devices are refused at once.
         drop(acceptor);
@@ -144,10 +219,34 @@ impl Server {
     }
 }
 
-fn follow_registry(shared: &Shared) {
-    if let Access::Token(registry) = &shared.access {
-        for device in registry.refresh() {
-            shared.roster.close(&device, Close::Revoked);
+/// The files that are followed while the hub runs.
+#[derive(Clone)]
+struct Files {
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+    roster: Arc<Roster>,
+}
+
+impl Files {
+    /// Looks at them, and closes the sessions of devices that may no longer connect. Blocks.
+    fn follow(&self) {
+        let renewed = self.tls.as_ref().is_some_and(|tls| tls.refresh());
+        let lost = match &*self.access {
+            Access::Token(registry) => registry.refresh(),
+            Access::Certificate(certificates) if renewed => certificates.rejected(),
+            Access::Certificate(_) | Access::Open => Vec::new(),
+        };
+        for device in lost {
+            self.roster.close(&device, Close::Revoked);
+        }
+    }
+
+    fn read_again(&self) {
+        if let Some(tls) = &self.tls {
+            tls.read_again();
+        }
+        if let Access::Token(registry) = &*self.access {
+            registry.read_again();
         }
     }
 }
@@ -214,7 +313,9 @@ async fn connection(
     tcp: TcpStream,
     remote: SocketAddr,
     permit: OwnedSemaphorePermit,
+    open: Open,
 ) {
+    let origin = Origin::from(remote.ip());
     let mut stop = shared.stop.clone();
     let cut = async {
         let stopped = async {
@@ -225,15 +326,32 @@ async fn connection(
         let _ = timeout(shared.handshake_timeout, stopped).await;
     };
     let outcome = tokio::select! {
-        outcome = handshake(&shared, tcp, remote) => outcome,
-        () = cut => return debug!(%remote, "handshake took too long"),
+        outcome = handshake(&shared, &shared.gate, tcp, origin) => outcome,
+        () = cut => {
+            let reason = "handshake not finished in time";
+            return shared.gate.log(Loudness::Info, origin, reason, "");
+        }
     };
+    drop(open);
     match outcome {
         Ok(Some(upgraded)) => {
             tokio::spawn(session(shared, upgraded, remote, permit));
         }
         Ok(None) => {}
-        Err(error) => debug!(%remote, %error, "handshake failed"),
+        Err(error) => {
+            // Without its certificate being accepted a device cannot even be refused by name.
+            let device = matches!(*shared.access, Access::Certificate(_))
+                && error.kind() == io::ErrorKind::InvalidData;
+            let loudness = if device {
+                Loudness::Warn
+            } else {
+                Loudness::Info
+            };
+            let error = error.to_string();
+            shared
+                .gate
+                .log(loudness, origin, "handshake failed", &error);
+        }
     }
 }
 
@@ -251,13 +369,15 @@ async fn session(
         seat,
     } = upgraded;
     let present = shared.roster.enter(device.into(), remote.to_string(), seat);
-    // The registry may have changed between the answer and the entry, when there was no session
-    // yet to close.
-    if !shared.access.still_holds(&present.device, grant) {
+    // What it was granted for may have changed between the answer and the entry, when there was
+    // no session yet to close.
+    if !shared.access.enter(&present.device, &grant) {
         present.mailbox.close(Close::Revoked);
     }
     let (settings, port) = (shared.settings.clone(), shared.port.clone());
+    let (access, device) = (shared.access.clone(), present.device.clone());
     drop(shared);
     let wire = Wire::new(socket, already_read, settings.max_message).await;
     session::run(wire, &settings, port, present).await;
+    access.leave(&device, &grant);
 }

@@ -9,6 +9,8 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use super::gate::Loudness;
+
 /// `Retry-After` in seconds: devices that were refused at the same moment and retry in step are
 /// spread by their own jitter; this only keeps them from hammering.
 const RETRY_AFTER_SECONDS: &str = "10";
@@ -34,6 +36,10 @@ pub(super) enum Refusal {
     WrongToken,
     /// Credentials of another device.
     OtherDevice,
+    /// Too many attempts without valid credentials from this address; seconds to wait.
+    TooManyAttempts(u64),
+    /// This device connects again and again; seconds to wait.
+    TooOften(u64),
     /// `max_connections` are open.
     Full,
     /// The hub stops.
@@ -57,6 +63,7 @@ impl Refusal {
             Self::NoUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
             Self::OtherDevice => StatusCode::FORBIDDEN,
+            Self::TooManyAttempts(_) | Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Full | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -79,23 +86,47 @@ impl Refusal {
             }
             Self::WrongToken => "this token is not in the hub's registry",
             Self::OtherDevice => "these credentials belong to another device",
+            Self::TooManyAttempts(_) => {
+                "too many attempts without valid credentials from this address"
+            }
+            Self::TooOften(_) => "this device connects too often; keep the connection, or wait",
             Self::Full => "the hub has as many connections as it is allowed to",
             Self::Stopping => "the hub is stopping",
         }
     }
 
-    fn headers(self) -> Vec<(HeaderName, &'static str)> {
+    /// What the log says of it: loud when a device that somebody set up cannot work.
+    pub(super) fn loudness(self) -> Loudness {
         match self {
-            Self::Method => vec![(ALLOW, "GET")],
-            Self::NoUpgrade => vec![(UPGRADE, "websocket")],
-            Self::Version => vec![(UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, "13")],
+            Self::NoToken
+            | Self::WrongToken
+            | Self::OtherDevice
+            | Self::TooManyAttempts(_)
+            | Self::TooOften(_)
+            | Self::Full => Loudness::Warn,
+            _ => Loudness::Info,
+        }
+    }
+
+    fn headers(self) -> Vec<(HeaderName, HeaderValue)> {
+        let with = HeaderValue::from_static;
+        match self {
+            Self::Method => vec![(ALLOW, with("GET"))],
+            Self::NoUpgrade => vec![(UPGRADE, with("websocket"))],
+            Self::Version => vec![
+                (UPGRADE, with("websocket")),
+                (SEC_WEBSOCKET_VERSION, with("13")),
+            ],
             // RFC 6750 §3.1: no error code when the request had no credentials at all.
-            Self::NoToken => vec![(WWW_AUTHENTICATE, r#"Bearer realm="telehub""#)],
+            Self::NoToken => vec![(WWW_AUTHENTICATE, with(r#"Bearer realm="telehub""#))],
             Self::WrongToken => vec![(
                 WWW_AUTHENTICATE,
-                r#"Bearer realm="telehub", error="invalid_token""#,
+                with(r#"Bearer realm="telehub", error="invalid_token""#),
             )],
-            Self::Full | Self::Stopping => vec![(RETRY_AFTER, RETRY_AFTER_SECONDS)],
+            Self::Full | Self::Stopping => vec![(RETRY_AFTER, with(RETRY_AFTER_SECONDS))],
+            Self::TooManyAttempts(seconds) | Self::TooOften(seconds) => {
+                vec![(RETRY_AFTER, HeaderValue::from(seconds))]
+            }
             Self::NotFound | Self::BadId | Self::BadKey | Self::OtherDevice => Vec::new(),
         }
     }
@@ -124,7 +155,7 @@ impl Refusal {
         };
         headers.insert(CONNECTION, HeaderValue::from_static(connection));
         for (name, value) in self.headers() {
-            headers.insert(name, HeaderValue::from_static(value));
+            headers.insert(name, value);
         }
         response
     }

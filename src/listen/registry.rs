@@ -10,9 +10,8 @@
 //! A token is 256 random bits, so a plain hash is enough: there is nothing to guess.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::{error, info, warn};
+
+use super::version::Version;
 
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
@@ -94,26 +95,6 @@ fn parse(text: &str) -> Result<Devices, String> {
     Ok(devices)
 }
 
-/// What tells one version of the file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Version {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl From<Metadata> for Version {
-    fn from(meta: Metadata) -> Self {
-        Self {
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
-
 /// What a token is worth to a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
@@ -179,6 +160,11 @@ impl Registry {
         let state = self.lock();
         let same = |known: &TokenHash| bool::from(known.ct_eq(hash));
         state.devices.get(device).is_some_and(same)
+    }
+
+    /// Forgets what the file looked like, so that the next look reads it.
+    pub fn read_again(&self) {
+        self.lock().version = None;
     }
 
     /// Looks whether the file has changed and follows it. Returns the devices whose token is no

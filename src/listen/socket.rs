@@ -13,9 +13,10 @@ use tokio_rustls::server::TlsStream;
 
 /// Where bytes come from and go to.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub enum Socket {
+    /// `ws://`
     Plain(TcpStream),
-    /// Boxed: ten times the size of the other.
+    /// `wss://`. Boxed: ten times the size of the other.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

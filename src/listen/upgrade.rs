@@ -10,6 +10,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Version};
 
 use super::refusal::Refusal;
+use crate::config::is_id;
 use crate::session::wire::accept_key;
 
 /// The subprotocol that the hub speaks.
@@ -19,9 +20,6 @@ pub(super) const SUBPROTOCOL: &str = "telehub.v1";
 const BEARER_SUBPROTOCOL: &str = "telehub.bearer.";
 
 const PATH: &str = "/v1/devices/";
-
-/// Longest device id, in bytes.
-const MAX_ID: usize = 64;
 
 /// A correct handshake.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,14 +32,6 @@ pub(super) struct Upgrade {
     pub(super) subprotocol: bool,
     /// The credentials, not yet judged.
     pub(super) token: Option<String>,
-}
-
-/// Whether this is a device id: 1 to 64 of `A-Z a-z 0-9 . _ -`, the first one alphanumeric.
-fn is_device_id(id: &str) -> bool {
-    let tail = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    id.len() <= MAX_ID
-        && id.bytes().all(tail)
-        && id.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
 /// Elements of a comma-separated header over all its lines (RFC 9110 §5.6.1).
@@ -74,7 +64,7 @@ pub(super) fn parse(head: &Parts) -> Result<Upgrade, Refusal> {
         .strip_prefix(PATH)
         .filter(|id| !id.contains('/'))
         .ok_or(Refusal::NotFound)?;
-    if !is_device_id(device) {
+    if !is_id(device) {
         return Err(Refusal::BadId);
     }
     if head.method != Method::GET {

@@ -20,21 +20,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     pub(super) fn incoming(&mut self, incoming: Incoming) -> Result<(), Ending> {
         match incoming {
             Incoming::End(ending) => Err(ending),
+            Incoming::Part => self.spend(0),
             Incoming::Pong(payload) => {
                 self.present.board.seen(unix_now());
                 if let Some(rtt) = self.liveness.pong(&payload, self.now) {
                     self.present.board.rtt(rtt);
                 }
-                self.spend()
+                self.spend(1)
             }
             Incoming::Ping => {
                 self.present.board.seen(unix_now());
-                self.spend()
+                self.spend(1)
             }
             Incoming::Message(encoding, frame) => {
                 let received = unix_now();
                 self.present.board.seen(received);
-                self.spend()?;
+                self.spend(1)?;
                 self.encoding = encoding;
                 match inbound::read(encoding, &frame, received) {
                     Ok(inbound) => self.message(inbound),
@@ -44,10 +45,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// Counts a message against the rate. Pings and pongs count as well: a flood of them costs
-    /// the hub as much.
-    fn spend(&mut self) -> Result<(), Ending> {
-        self.throttled = self.rate.spend(self.now);
+    /// Counts messages against the rate. Pings and pongs count as well, and so do the frames that
+    /// a message is cut into beyond all need: a flood of them costs the hub as much.
+    fn spend(&mut self, messages: u32) -> Result<(), Ending> {
+        let messages = messages + self.wire.surplus();
+        self.throttled = self.rate.spend(messages, self.now);
         if self.rate.throttled_for(self.now) > self.settings.rate_patience {
             return Err(Ending::RateExceeded);
         }

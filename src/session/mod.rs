@@ -9,6 +9,7 @@
 //! its own TCP buffers. A device that keeps to its window is never held up by it, so its pings
 //! are answered and its pongs are seen.
 
+mod counted;
 pub mod ending;
 mod handover;
 mod inbound;

@@ -30,8 +30,8 @@ impl Rate {
         }
     }
 
-    /// A message has been read. Returns when the next one may be, if that is not now.
-    pub fn spend(&mut self, now: Instant) -> Option<Instant> {
+    /// So many messages have been read. Returns when the next one may be, if that is not now.
+    pub fn spend(&mut self, messages: u32, now: Instant) -> Option<Instant> {
         let full = self.per_second * BURST_SECONDS;
         let elapsed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.tokens = (self.tokens + elapsed * self.per_second).min(full);
@@ -40,7 +40,7 @@ impl Rate {
         if self.tokens >= full / 2.0 {
             self.throttled_since = None;
         }
-        self.tokens -= 1.0;
+        self.tokens -= f64::from(messages);
         if self.tokens >= 1.0 {
             return None;
         }
@@ -66,7 +66,7 @@ mod tests {
         let start = Instant::now();
         let mut rate = Rate::new(100, start);
         let burst = (0..1_000)
-            .take_while(|_| rate.spend(start).is_none())
+            .take_while(|_| rate.spend(1, start).is_none())
             .count();
         assert_eq!(burst, 199);
 
@@ -74,7 +74,7 @@ mod tests {
         let mut now = start;
         let mut passed = 0;
         while now < start + Duration::from_secs(10) {
-            now = rate.spend(now).unwrap_or(now);
+            now = rate.spend(1, now).unwrap_or(now);
             passed += 1;
         }
         assert!((990..=1_010).contains(&passed), "{passed}");
@@ -86,12 +86,12 @@ mod tests {
         let mut rate = Rate::new(10, start);
         let mut now = start;
         while now < start + Duration::from_secs(100) {
-            now = rate.spend(now).unwrap_or(now);
+            now = rate.spend(1, now).unwrap_or(now);
         }
         assert!(rate.throttled_for(now) > Duration::from_secs(90));
 
         now += Duration::from_secs(2);
-        rate.spend(now);
+        rate.spend(1, now);
         assert_eq!(rate.throttled_for(now), Duration::ZERO);
     }
 }

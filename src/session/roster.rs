@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn last(outbox: &Outbox) -> Presence {
-        std::iter::from_fn(|| outbox.try_next()).last().unwrap().1
+        std::iter::from_fn(|| outbox.try_last()).last().unwrap().1
     }
 
     #[test]

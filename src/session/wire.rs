@@ -4,19 +4,19 @@
 //! [`Wire::poll`] goes on with it beside reading.
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Utf8Bytes};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
+use super::counted::{Counted, Surplus};
 use super::ending::Ending;
 use crate::reading::Encoding;
 
@@ -24,9 +24,12 @@ use crate::reading::Encoding;
 /// messages of some hundred bytes.
 const READ_BUFFER: usize = 2 * 1024;
 
-/// What may wait for a device that does not read. Acks are merged and reading stops while output
+/// What may wait for a device that does not read; more if one message may be larger. Acks are merged and reading stops while output
 /// is blocked, so that one answer to each message of one read and a few pings are all there is.
 const WRITE_BUFFER: usize = 256 * 1024;
+
+/// Bytes of the longest head of a frame (RFC 6455 §5.2) that a server sends.
+const FRAME_HEAD: usize = 10;
 
 /// How long ending a connection politely may take: the close frame, and what the device still
 /// sends before it has seen it. Dropping the socket earlier would reset it, and a reset makes the
@@ -48,47 +51,10 @@ pub enum Incoming {
     Ping,
     /// A pong and its payload.
     Pong(Bytes),
+    /// Many bytes, and nothing whole yet.
+    Part,
     /// The connection is over.
     End(Ending),
-}
-
-/// A stream that counts the bytes read from it, so that a long frame on a slow link counts as
-/// life before it is complete.
-#[derive(Debug)]
-struct Counted<S> {
-    stream: S,
-    read: u64,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.read += (buf.filled().len() - before) as u64;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// One WebSocket connection, server side.
@@ -98,6 +64,7 @@ pub struct Wire<S> {
     /// long as the session lives.
     ws: Box<WebSocketStream<Counted<S>>>,
     max_message: usize,
+    surplus: Surplus,
     unflushed: bool,
     blocked: bool,
 }
@@ -109,10 +76,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BUFFER)
+            .max_write_buffer_size(WRITE_BUFFER.max(max_message + FRAME_HEAD))
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let stream = Counted { stream, read: 0 };
+        let stream = Counted::new(stream);
         let ws = if already_read.is_empty() {
             WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
         } else {
@@ -122,6 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self {
             ws: Box::new(ws),
             max_message,
+            surplus: Surplus::new(max_message, READ_BUFFER),
             unflushed: false,
             blocked: false,
         }
@@ -130,6 +98,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Bytes read so far.
     pub fn bytes_read(&self) -> u64 {
         self.ws.get_ref().read
+    }
+
+    /// How many messages' worth of bytes came since the last call that were no content of
+    /// messages: heads of tiny fragments above all.
+    pub fn surplus(&mut self) -> u32 {
+        self.surplus.take(self.ws.get_ref().read)
     }
 
     /// Whether output waits for the device to read. Send nothing meanwhile that can wait.
@@ -189,7 +163,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             return Poll::Pending;
         }
         loop {
-            let incoming = match ready!(self.ws.poll_next_unpin(cx)) {
+            let next = self.ws.poll_next_unpin(cx);
+            let paused = self.ws.get_ref().paused;
+            if next.is_ready() || paused {
+                self.ws.get_mut().turn();
+            }
+            if next.is_pending() && paused {
+                return Poll::Ready(Some(Incoming::Part));
+            }
+            if let Poll::Ready(Some(Ok(message))) = &next {
+                self.surplus.content(message.len());
+            }
+            let incoming = match ready!(next) {
                 Some(Ok(Message::Binary(payload))) => Incoming::Message(Encoding::Cbor, payload),
                 Some(Ok(Message::Text(text))) => Incoming::Message(Encoding::Json, text.into()),
                 Some(Ok(Message::Ping(_))) => {
@@ -214,8 +199,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             },
             Error::Utf8(_) => Ending::NotUtf8,
             // The device's TCP did not acknowledge our pings: the kernel came to the same
-            // conclusion as the ping timeout, from the same silence.
-            Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Ending::PingTimeout,
+            // conclusion as the ping timeout, from the same silence. When nobody even answers
+            // for the device's address it names that as the reason.
+            Error::Io(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::TimedOut
+                        | io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::NetworkUnreachable
+                ) =>
+            {
+                Ending::PingTimeout
+            }
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
                 Ending::Lost
             }

@@ -15,6 +15,9 @@ mod contents;
 mod disk;
 mod drain;
 mod files;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod generation;
 mod generations;
 mod inspect;

@@ -1,7 +1,8 @@
 //! Who is online, as the broker's retained `…/{device}/status` topics say it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -27,10 +28,64 @@ pub struct Presence {
 /// forgotten once its state has been published. 16,384 entries are about 3 MB.
 pub const REMEMBERED: usize = 16_384;
 
+/// The broker hears of one device at most once in this time: a device that comes and goes all the
+/// time costs one publish a second, and the last state wins.
+pub const PACE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Entry {
+    presence: Presence,
+    /// The broker has not been told.
+    dirty: bool,
+    /// When the broker was told last.
+    told: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    devices: HashMap<Arc<str>, (Presence, bool)>,
-    dirty: Vec<Arc<str>>,
+    devices: HashMap<Arc<str>, Entry>,
+    /// Dirty and due.
+    due: VecDeque<Arc<str>>,
+    /// Dirty and told a moment ago, by the time at which they become due.
+    later: BTreeSet<(Instant, Arc<str>)>,
+}
+
+impl State {
+    fn ripen(&mut self, now: Instant) {
+        while self.later.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, device)) = self.later.pop_first()
+        {
+            self.due.push_back(device);
+        }
+    }
+
+    fn tell(&mut self, device: Arc<str>, now: Instant) -> Option<(Arc<str>, Presence)> {
+        let entry = self.devices.get_mut(&device)?;
+        entry.dirty = false;
+        entry.told = Some(now);
+        let presence = entry.presence.clone();
+        Some((device, presence))
+    }
+
+    fn put(&mut self, device: &Arc<str>, presence: Presence, now: Instant) {
+        if self.devices.len() >= REMEMBERED && !self.devices.contains_key(device) {
+            self.devices
+                .retain(|_, entry| entry.dirty || entry.presence.state == "online");
+        }
+        let entry = self.devices.entry(device.clone()).or_insert(Entry {
+            presence: presence.clone(),
+            dirty: false,
+            told: None,
+        });
+        entry.presence = presence;
+        if std::mem::replace(&mut entry.dirty, true) {
+            return;
+        }
+        match entry.told.map(|told| told + PACE) {
+            Some(at) if at > now => _ = self.later.insert((at, device.clone())),
+            _ => self.due.push_back(device.clone()),
+        }
+    }
 }
 
 /// The latest state of every device, and which of them the broker has not been told.
@@ -42,48 +97,161 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Records a device's new state and wakes the uplink.
     pub fn put(&self, device: &Arc<str>, presence: Presence) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.devices.len() >= REMEMBERED && !state.devices.contains_key(device) {
-            state
-                .devices
-                .retain(|_, (presence, dirty)| *dirty || presence.state == "online");
+        self.lock().put(device, presence, Instant::now());
+        self.notify.notify_one();
+    }
+
+    /// Records the state of a device that has none yet. `false`: it has one, or too many are
+    /// remembered already.
+    pub fn put_unknown(&self, device: &str, presence: Presence) -> bool {
+        let mut state = self.lock();
+        if state.devices.len() >= REMEMBERED || state.devices.contains_key(device) {
+            return false;
         }
-        let was_dirty = state
-            .devices
-            .insert(device.clone(), (presence, true))
-            .is_some_and(|(_, dirty)| dirty);
-        if !was_dirty {
-            state.dirty.push(device.clone());
-        }
+        state.put(&device.into(), presence, Instant::now());
         drop(state);
         self.notify.notify_one();
+        true
     }
 
     /// Marks every remembered state as untold: a broker that is new has to hear all of them.
     pub fn retell(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let state = &mut *state;
-        state.dirty.clear();
-        for (device, (_, dirty)) in &mut state.devices {
-            *dirty = true;
-            state.dirty.push(device.clone());
+        state.due.clear();
+        state.later.clear();
+        for (device, entry) in &mut state.devices {
+            entry.dirty = true;
+            state.due.push_back(device.clone());
         }
         self.notify.notify_one();
     }
 
-    /// Takes one state that the broker has not been told, if there is any.
+    /// Takes one state that the broker has not been told, if there is any that is due: see
+    /// [`PACE`].
     pub fn try_next(&self) -> Option<(Arc<str>, Presence)> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let device = state.dirty.pop()?;
-        let (presence, dirty) = state.devices.get_mut(&device)?;
-        *dirty = false;
-        Some((device, presence.clone()))
+        let (mut state, now) = (self.lock(), Instant::now());
+        state.ripen(now);
+        let device = state.due.pop_front()?;
+        state.tell(device, now)
+    }
+
+    /// Takes one state that the broker has not been told, due or not.
+    pub fn try_last(&self) -> Option<(Arc<str>, Presence)> {
+        let mut state = self.lock();
+        let device = match state.due.pop_front() {
+            Some(device) => device,
+            None => state.later.pop_first()?.1,
+        };
+        state.tell(device, Instant::now())
     }
 
     /// Waits until a state may be there to take. Cancel safe; for one reader.
     pub async fn changed(&self) {
-        self.notify.notified().await;
+        let next = self.lock().later.first().map(|(at, _)| *at);
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.notify.notified() => {}
+            () = due => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn presence(state: &'static str, reason: &str) -> Presence {
+        Presence {
+            state,
+            since: 1.0,
+            reason: reason.to_owned(),
+            model: None,
+            firmware: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flapping_device_is_told_once_a_second_and_the_last_state_wins() {
+        let outbox = Outbox::default();
+        let device: Arc<str> = "a".into();
+        let start = Instant::now();
+        let mut told = Vec::new();
+        let mut flaps = 0;
+        while told.len() < 3 {
+            flaps += 1;
+            let state = if flaps % 2 == 0 { "offline" } else { "online" };
+            outbox.put(&device, presence(state, &flaps.to_string()));
+            while let Some((_, presence)) = outbox.try_next() {
+                assert_eq!(presence.reason, flaps.to_string());
+                told.push(start.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(told[2] >= 2 * PACE, "{told:?}");
+        assert!(flaps > 20);
+    }
+
+    #[tokio::test]
+    async fn a_state_that_was_held_back_wakes_its_reader_when_it_is_due() {
+        let outbox = Outbox::default();
+        let device: Arc<str> = "a".into();
+        outbox.put(&device, presence("online", "connected"));
+        assert!(outbox.try_next().is_some());
+        let told = Instant::now();
+        outbox.put(&device, presence("offline", "closed"));
+        while outbox.try_next().is_none() {
+            outbox.changed().await;
+        }
+        assert!(told.elapsed() >= PACE - Duration::from_millis(10));
+    }
+
+    #[test]
+    fn another_device_is_not_held_back_and_the_end_holds_nothing_back() {
+        let outbox = Outbox::default();
+        outbox.put(&"a".into(), presence("online", "connected"));
+        assert!(outbox.try_next().is_some());
+        outbox.put(&"a".into(), presence("offline", "closed"));
+        outbox.put(&"b".into(), presence("online", "connected"));
+        assert_eq!(&*outbox.try_next().unwrap().0, "b");
+        assert!(outbox.try_next().is_none());
+        let (device, last) = outbox.try_last().unwrap();
+        assert_eq!((&*device, &*last.reason), ("a", "closed"));
+        assert!(outbox.try_last().is_none());
+    }
+
+    #[test]
+    fn a_new_broker_hears_everything_once() {
+        let outbox = Outbox::default();
+        for device in ["a", "b", "c"] {
+            outbox.put(&device.into(), presence("online", "connected"));
+        }
+        while outbox.try_next().is_some() {}
+        outbox.put(&"a".into(), presence("offline", "closed"));
+        outbox.retell();
+        assert_eq!(std::iter::from_fn(|| outbox.try_next()).count(), 3);
+        assert!(outbox.try_last().is_none());
+    }
+
+    #[test]
+    fn what_is_known_is_not_overwritten_by_what_was() {
+        let outbox = Outbox::default();
+        outbox.put(&"a".into(), presence("online", "connected"));
+        assert!(!outbox.put_unknown("a", presence("offline", "hub restarted")));
+        assert!(outbox.put_unknown("b", presence("offline", "hub restarted")));
+        let first = outbox.try_next().unwrap();
+        assert_eq!((&*first.0, first.1.state), ("a", "online"));
     }
 }

@@ -6,13 +6,14 @@ use std::pin::pin;
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Duration, Instant, sleep_until};
+use tracing::{debug, info};
 
 use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
 use super::life::Ports;
 use super::mqtt::{Link, Signal, Wire};
 use super::publication::{Publication, Publisher};
-use super::{Event, Settings, Submission};
+use super::{Event, Settings, Submission, stale};
 use crate::clock::unix_now;
 use crate::status::board::UplinkState;
 
@@ -93,6 +94,9 @@ struct Connection<'a> {
     statuses: usize,
     /// The outbox may hold something.
     untold: bool,
+    /// While the devices' states are subscribed to: when the last of them will have come, once
+    /// the first sign of the broker has.
+    stale: Option<Option<Instant>>,
     phase: Phase,
     acked_data: bool,
 }
@@ -121,6 +125,7 @@ pub(super) async fn serve(
         status_window: usize::from(status_window(inflight)),
         statuses: 0,
         untold: true,
+        stale: None,
         phase: Phase::Serving,
         acked_data: false,
     };
@@ -169,6 +174,7 @@ impl Connection<'_> {
                     }
                     () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                     () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
+                    () = reached(self.stale.flatten()) => self.end_stale(),
                     failure = given_up(&mut self.ports.reconnect, self.epoch) => return Err(failure),
                     () = &mut halfway, if self.phase == Phase::Flushing => self.say_offline()?,
                     () = &mut deadline, if !serving => return Ok(()),
@@ -183,6 +189,12 @@ impl Connection<'_> {
         self.ports.board.uplink.set(UplinkState::Connected, None);
         self.ports.outlet.push(Event::Up { epoch: self.epoch });
         self.ports.outbox.retell();
+        // Before any publish: see `Link::subscribe`.
+        if self.ports.stale_attempts > 0 {
+            self.ports.stale_attempts -= 1;
+            self.link.subscribe(&self.publisher.status_filter())?;
+            self.stale = Some(None);
+        }
         let online = self.publisher.hub_status("online", unix_now());
         self.publish(online, Record::Hub)
     }
@@ -227,7 +239,12 @@ impl Connection<'_> {
             && self.statuses < self.status_window
             && self.ledger.span() < self.capacity
         {
-            let Some((device, presence)) = self.ports.outbox.try_next() else {
+            // On the way out there is no later.
+            let next = match self.phase {
+                Phase::Serving => self.ports.outbox.try_next(),
+                _ => self.ports.outbox.try_last(),
+            };
+            let Some((device, presence)) = next else {
                 self.untold = false;
                 break;
             };
@@ -270,6 +287,16 @@ impl Connection<'_> {
     fn apply(&mut self, signal: Signal) -> Result<(), Failure> {
         match signal {
             Signal::Connected | Signal::SaidGoodbye => {}
+            Signal::Subscribed(agreed) => {
+                if !agreed {
+                    debug!("the broker does not let the hub read its devices' states");
+                }
+                self.put_off_stale();
+            }
+            Signal::Retained { topic, payload } => {
+                self.retained(&topic, &payload);
+                self.put_off_stale();
+            }
             Signal::Sent(id) => {
                 self.ledger.sent(id)?;
                 self.ports.board.uplink.published.add(1);
@@ -294,6 +321,31 @@ impl Connection<'_> {
         Ok(())
     }
 
+    /// A state that the broker had before this connection.
+    fn retained(&mut self, topic: &str, payload: &[u8]) {
+        let Some(device) = self.publisher.device_of(topic) else {
+            return;
+        };
+        if let Some(correction) = stale::correction(payload)
+            && self.ports.outbox.put_unknown(device, correction)
+        {
+            info!(device, "was online when an earlier run of the hub ended");
+        }
+    }
+
+    fn put_off_stale(&mut self) {
+        if let Some(quiet) = &mut self.stale {
+            *quiet = Some(Instant::now() + stale::QUIET);
+        }
+    }
+
+    fn end_stale(&mut self) {
+        // Without room now the states stay subscribed to, which costs their echo and nothing else.
+        self.link.unsubscribe(&self.publisher.status_filter());
+        self.stale = None;
+        self.ports.stale_attempts = 0;
+    }
+
     /// The hub's last words. Its PUBACK is followed by DISCONNECT, and that by the broker's
     /// closing of the connection.
     fn say_offline(&mut self) -> Result<(), Failure> {
@@ -304,6 +356,14 @@ impl Connection<'_> {
         }
         let offline = self.publisher.hub_status("offline", unix_now());
         self.publish(offline, Record::Farewell)
+    }
+}
+
+/// Returns at this time, if there is one.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

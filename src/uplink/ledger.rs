@@ -7,7 +7,7 @@
 //! Packet ids go round in a circle of `capacity + 1`. [`Ledger::span`] counts from the *oldest*
 //! unacknowledged record, acknowledged ones behind it included, and is kept at `capacity` or
 //! less: so the next id can never meet one that is still out, in whatever order the broker
-//! acknowledges.
+//! acknowledges. One id of the circle may go to something else meanwhile, an UNSUBSCRIBE.
 
 use std::collections::VecDeque;
 

@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::mqtt::{self, Link, Signal, Wire};
 use super::outlet::Outlet;
 use super::publication::Publisher;
-use super::{Event, Settings, Submission};
+use super::{Event, Settings, Submission, stale};
 use crate::clock::unix_now;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
@@ -30,6 +30,8 @@ pub(super) struct Ports {
     pub(super) outbox: Arc<Outbox>,
     pub(super) board: Arc<Board>,
     pub(super) reconnect: watch::Receiver<u64>,
+    /// How often this run may still look for states that an earlier one left behind.
+    pub(super) stale_attempts: u8,
     stop: Stop,
 }
 
@@ -65,6 +67,7 @@ pub async fn run(
         outbox,
         board,
         reconnect,
+        stale_attempts: stale::ATTEMPTS,
         stop,
     };
     let mut backoff = Backoff::new(settings.pace.first_retry, settings.pace.longest_retry);

@@ -26,6 +26,7 @@ mod life;
 mod mqtt;
 mod outlet;
 mod publication;
+mod stale;
 
 pub use life::run;
 

@@ -8,25 +8,27 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
-    MqttOptions, NetworkOptions, Outgoing, QoS, StateError, TlsConfiguration, TlsError, Transport,
+    MqttOptions, NetworkOptions, Outgoing, QoS, StateError, SubscribeReasonCode, TlsConfiguration,
+    TlsError, Transport,
 };
 
 use super::failure::Failure;
 use super::publication::{MAX_PACKET, Publication};
 use super::{Settings, credentials};
 
-/// Bytes of one packet from the broker. The hub subscribes to nothing: it gets acknowledgements
-/// of a few bytes.
+/// Bytes of one packet from the broker. The hub subscribes to nothing but its devices' states,
+/// which are below 1 KiB; beside them it gets acknowledgements of a few bytes.
 const MAX_INCOMING: usize = 4 << 10;
 
 /// Seconds. Keep-alive is two bytes of whole seconds on the wire; 0 would switch it off.
 const KEEP_ALIVE: RangeInclusive<u64> = 1..=65_535;
 
 /// What happened on the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Signal {
     /// The broker has accepted CONNECT.
     Connected,
@@ -34,6 +36,15 @@ pub(super) enum Signal {
     Sent(u16),
     /// PUBACK.
     Acked(u16),
+    /// SUBACK, and whether the broker agreed.
+    Subscribed(bool),
+    /// A retained message that was there before the subscription.
+    Retained {
+        /// Where.
+        topic: String,
+        /// At most [`MAX_INCOMING`].
+        payload: Bytes,
+    },
     /// DISCONNECT was written.
     SaidGoodbye,
 }
@@ -54,6 +65,21 @@ impl Link {
         self.0
             .try_publish(topic, QoS::AtLeastOnce, retain, payload)
             .map_err(|_| Failure::passing("the queue to the MQTT library overflowed"))
+    }
+
+    /// Queues a SUBSCRIBE. The library takes its packet id from the same circle as those of
+    /// publishes: only one may fall between the oldest unacknowledged publish and the newest, see
+    /// `ledger`.
+    pub(super) fn subscribe(&self, filter: &str) -> Result<(), Failure> {
+        self.0
+            .try_subscribe(filter, QoS::AtLeastOnce)
+            .map_err(|_| Failure::passing("the queue to the MQTT library overflowed"))
+    }
+
+    /// Queues an UNSUBSCRIBE, which takes a packet id like [`Link::subscribe`]; `false`: there is
+    /// no room now.
+    pub(super) fn unsubscribe(&self, filter: &str) -> bool {
+        self.0.try_unsubscribe(filter).is_ok()
     }
 
     /// Queues a DISCONNECT.
@@ -112,8 +138,8 @@ pub(super) fn prepare(
         let config = credentials::tls(tls).map_err(Failure::standing)?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
     }
-    // Room for every publish of the window and for the DISCONNECT.
-    let (client, mut events) = AsyncClient::new(options, usize::from(capacity) + 1);
+    // Room for every publish of the window, a subscription and its end, and the DISCONNECT.
+    let (client, mut events) = AsyncClient::new(options, usize::from(capacity) + 3);
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(settings.pace.patience.as_secs().max(1));
@@ -213,8 +239,16 @@ fn signal(event: &Event) -> Result<Option<Signal>, Failure> {
         Event::Outgoing(Outgoing::AwaitAck(id)) => {
             return Err(Failure::passing(format!("packet id {id} is still in use")));
         }
+        Event::Incoming(Incoming::SubAck(ack)) => Some(Signal::Subscribed(
+            !ack.return_codes.contains(&SubscribeReasonCode::Failure),
+        )),
+        Event::Incoming(Incoming::Publish(publish)) if publish.retain => Some(Signal::Retained {
+            topic: publish.topic.clone(),
+            payload: publish.payload.clone(),
+        }),
         // A broker may be set up to send things unasked.
-        Event::Incoming(Incoming::PingResp | Incoming::Publish(_)) | Event::Outgoing(_) => None,
+        Event::Incoming(Incoming::PingResp | Incoming::UnsubAck(_) | Incoming::Publish(_))
+        | Event::Outgoing(_) => None,
         Event::Incoming(_) => {
             return Err(Failure::passing(
                 "the broker sent a packet that answers nothing",

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::config::Format;
+use crate::config::{Format, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload;
 use crate::reading::{Item, Lane};
@@ -78,6 +78,19 @@ impl Publisher {
     /// A device's state.
     pub(super) fn device_status(&self, device: &str, presence: &Presence) -> Publication {
         self.retained(self.topic(device, "status"), presence)
+    }
+
+    /// Matches the states of all devices, and not the hub's own.
+    pub(super) fn status_filter(&self) -> String {
+        self.topic("+", "status")
+    }
+
+    /// The device whose state stands at this topic.
+    pub(super) fn device_of<'a>(&self, status_topic: &'a str) -> Option<&'a str> {
+        status_topic
+            .strip_prefix(&self.root)?
+            .strip_suffix("/status")
+            .filter(|device| is_id(device))
     }
 
     /// The hub's own state. `since`: Unix seconds.
@@ -202,6 +215,22 @@ mod tests {
         let expected = json!(
             {"state": "offline", "since": 2.0, "reason": "ping timeout", "model": "T1"});
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_status_topic_names_its_device() {
+        let publisher = publisher(Format::Json);
+        assert_eq!(publisher.status_filter(), "farm/telehub/barn/+/status");
+        let of = |topic| publisher.device_of(topic);
+        assert_eq!(of("farm/telehub/barn/cow/status"), Some("cow"));
+        for other in [
+            "farm/telehub/barn/status",
+            "farm/telehub/barn/a/b/status",
+            "x",
+            "",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rumqttc::{ConnAck, Connect, ConnectReturnCode, Packet, PubAck, PubRec, Publish, mqttbytes};
+use rumqttc::{
+    ConnAck, Connect, ConnectReturnCode, Packet, PubAck, PubRec, Publish, QoS, SubAck,
+    SubscribeReasonCode, UnsubAck, mqttbytes,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;
@@ -80,6 +83,7 @@ impl Broker {
         Ok(Peer {
             stream,
             buffer: BytesMut::new(),
+            subscriptions: Vec::new(),
         })
     }
 
@@ -110,14 +114,31 @@ impl Broker {
 pub struct Peer {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
+    /// Topic filters that the client is subscribed to, by what has been read of it.
+    pub subscriptions: Vec<String>,
 }
 
 impl Peer {
-    /// The next packet; `None` once the client has closed. Pings are answered on the way.
+    /// The next packet; `None` once the client has closed. Pings and subscriptions are answered
+    /// on the way.
     pub async fn read(&mut self) -> Option<Packet> {
         loop {
             match Packet::read(&mut self.buffer, usize::MAX) {
                 Ok(Packet::PingReq) => self.write(&Packet::PingResp).await,
+                Ok(Packet::Subscribe(subscribe)) => {
+                    let agreed = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
+                    self.write(&Packet::SubAck(SubAck::new(subscribe.pkid, agreed)))
+                        .await;
+                    for filter in subscribe.filters {
+                        self.subscriptions.push(filter.path);
+                    }
+                }
+                Ok(Packet::Unsubscribe(unsubscribe)) => {
+                    self.write(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)))
+                        .await;
+                    self.subscriptions
+                        .retain(|filter| !unsubscribe.topics.contains(filter));
+                }
                 Ok(packet) => return Some(packet),
                 Err(mqttbytes::Error::InsufficientBytes(_)) => {
                     let read = soon("a packet", self.stream.read_buf(&mut self.buffer)).await;
@@ -175,6 +196,14 @@ impl Peer {
                 .unwrap();
         }
         self.raw(&bytes).await;
+    }
+
+    /// Sends a message as a broker does for a new subscription, or, without `retain`, for what
+    /// is published.
+    pub async fn deliver(&mut self, topic: &str, payload: &str, retain: bool) {
+        let mut publish = Publish::new(topic, QoS::AtMostOnce, payload);
+        publish.retain = retain;
+        self.write(&Packet::Publish(publish)).await;
     }
 
     /// Answers a publish as if it had QoS 2.

@@ -233,7 +233,7 @@ impl Port {
 
     /// The last state of the device that the broker would be told.
     pub fn presence(&self) -> (&'static str, String) {
-        let states = std::iter::from_fn(|| self.outbox.try_next());
+        let states = std::iter::from_fn(|| self.outbox.try_last());
         let (_, presence) = states.last().expect("a state to tell");
         (presence.state, presence.reason)
     }

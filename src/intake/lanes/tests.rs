@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::reading::{Batch, Encoding};
+use crate::spool::{Depth, Group, GroupId};
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;

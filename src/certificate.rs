@@ -1,7 +1,8 @@
-//! The names in a client certificate (RFC 5280): just enough DER to find them.
+//! What the hub has to read in certificates (RFC 5280) itself: a device's names and the end of the
+//! validity; just enough DER to find them.
 //!
-//! The certificate's chain, signature and validity have been verified before. Anything that this
-//! reader does not understand yields no name, and a device without its name is refused.
+//! Chain, signature and validity of a device's certificate have been verified before. Anything
+//! that this reader does not understand yields no name, and a device without its name is refused.
 
 /// `2.5.29.17`, subjectAltName.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
@@ -15,6 +16,8 @@ const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
 const UTF8_STRING: u8 = 0x0c;
 const PRINTABLE_STRING: u8 = 0x13;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
 /// `[0] EXPLICIT`, the version of a certificate.
 const VERSION: u8 = 0xa0;
 /// `[3] EXPLICIT`, its extensions.
@@ -61,18 +64,78 @@ impl<'a> Der<'a> {
     }
 }
 
+/// The end of a certificate's validity: Unix seconds. `None`: it cannot be read.
+#[must_use]
+pub fn not_after(certificate: &[u8]) -> Option<i64> {
+    let mut fields = body(certificate)?;
+    fields.next()?; // signature algorithm
+    fields.next()?; // issuer
+    let mut validity = fields.expect(SEQUENCE)?;
+    validity.next()?; // the beginning
+    match validity.next()? {
+        (UTC_TIME, text) => {
+            // RFC 5280 §4.1.2.5.1: two digits of the year, 1950 to 2049.
+            let year = digits(text.0.get(..2)?)?;
+            let century = if year >= 50 { 1900 } else { 2000 };
+            unix_seconds(century + year, text.0.get(2..)?)
+        }
+        (GENERALIZED_TIME, text) => unix_seconds(digits(text.0.get(..4)?)?, text.0.get(4..)?),
+        _ => None,
+    }
+}
+
+fn digits(text: &[u8]) -> Option<i64> {
+    text.iter().try_fold(0, |number, byte| {
+        byte.is_ascii_digit()
+            .then(|| number * 10 + i64::from(byte - b'0'))
+    })
+}
+
+/// The moment of a year and `MMDDHHMMSSZ`, the only form that certificates may have.
+fn unix_seconds(year: i64, rest: &[u8]) -> Option<i64> {
+    if rest.len() != 11 || rest[10] != b'Z' {
+        return None;
+    }
+    let part = |at: usize| digits(&rest[at..at + 2]);
+    let (month, day) = (part(0)?, part(2)?);
+    let (hour, minute, second) = (part(4)?, part(6)?, part(8)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days since 1970-01-01, with years that begin in March, so that the leap day is the last.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = year * 365 + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (month * 153 + 2) / 5
+        + day
+        - 1
+        - 719_468;
+    Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
+}
+
 /// The names that a certificate gives its holder: DNS names and URIs of the subject alternative
 /// name and, if it has no such extension, the common names of the subject (RFC 6125 §6.4.4).
-pub(super) fn names(certificate: &[u8]) -> Vec<&str> {
+#[must_use]
+pub fn names(certificate: &[u8]) -> Vec<&str> {
     read(certificate).unwrap_or_default()
 }
 
-fn read(certificate: &[u8]) -> Option<Vec<&str>> {
+/// The fields behind the serial number.
+fn body(certificate: &[u8]) -> Option<Der<'_>> {
     let mut fields = Der(certificate).expect(SEQUENCE)?.expect(SEQUENCE)?;
     let (tag, _) = fields.next()?; // version, or the serial number of a version 1 certificate
     if tag == VERSION {
         fields.next()?;
     }
+    Some(fields)
+}
+
+fn read(certificate: &[u8]) -> Option<Vec<&str>> {
+    let mut fields = body(certificate)?;
     fields.next()?; // signature algorithm
     fields.next()?; // issuer
     fields.next()?; // validity
@@ -162,16 +225,44 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_validity_is_read_in_both_its_forms() {
+        for (year, month, day, seconds) in [
+            (1999, 12, 31, 946_598_400),
+            (2024, 2, 29, 1_709_164_800),
+            (2030, 1, 1, 1_893_456_000),
+            (2049, 12, 31, 2_524_521_600),
+            (2050, 1, 1, 2_524_608_000),
+            (4000, 3, 1, 64_065_772_800),
+        ] {
+            let mut params = CertificateParams::default();
+            params.not_after = rcgen::date_time_ymd(year, month, day);
+            let key = KeyPair::generate().unwrap();
+            let der = params.self_signed(&key).unwrap().der().to_vec();
+            assert_eq!(not_after(&der), Some(seconds), "{year}");
+        }
+        assert_eq!(not_after(b""), None);
+        for text in [
+            &b""[..],
+            b"0101000000",
+            b"0101000000+",
+            b"1301000000Z",
+            b"01x1000000Z",
+        ] {
+            assert_eq!(unix_seconds(2030, text), None);
+        }
+    }
+
+    #[test]
     fn no_cut_and_no_flipped_byte_makes_the_reader_panic() {
         let der = certificate("cn", &[SanType::DnsName("barn-1".try_into().unwrap())]);
         for end in 0..der.len() {
-            names(&der[..end]);
+            _ = (names(&der[..end]), not_after(&der[..end]));
         }
         for at in 0..der.len() {
             for bit in 0..8 {
                 let mut broken = der.clone();
                 broken[at] ^= 1 << bit;
-                names(&broken);
+                _ = (names(&broken), not_after(&broken));
             }
         }
     }

@@ -1,0 +1,465 @@
+//! The two lanes: which way each batch goes, and when it is safe.
+//!
+//! Pure: events go in, actions come out, `now` is given. One batch, step by step:
+//!
+//! 1. It *arrives*. [`Streams`] says whether it is new; a known one is answered at once.
+//! 2. On the live route it waits in `queue` until the window has room, then it is published and
+//!    flies as [`What::Live`]. Its PUBACK makes it safe: the device gets its ack.
+//! 3. When the route changes to the spool (uplink down, an ack overdue, the queue full), every
+//!    batch that is not safe, flying or queued, goes to `to_commit`, in the order of arrival, and
+//!    whatever arrives follows it. One that flies on as [`What::Diverted`] may still be PUBACKed
+//!    on this connection; then it is not published again.
+//! 4. One commit is under way at a time; what gathers meanwhile goes into the next. Once synced a
+//!    batch is safe, and is the [`Backlog`]'s.
+//! 5. While the uplink is up the backlog drains beside the live lane, as [`What::Stored`]. When
+//!    all of a group is PUBACKed, the group is deleted.
+//!
+//! Two things hold at any time. What is not safe is in memory exactly once. And no batch is
+//! committed before an older one of its stream is committed or safe, so that the highest number
+//! on disk is a true `welcome.seq`.
+
+mod event;
+mod publish;
+mod route;
+mod store;
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use event::{Action, Event, Now, Settings};
+use route::{DISK_PATIENCE, HOPELESS};
+use store::LOAD_RETRY;
+
+use crate::intake::backlog::Backlog;
+use crate::intake::flight::Flight;
+use crate::intake::poison::{Key, Suspicion};
+use crate::intake::port::{Arrival, ConnId, StreamId};
+use crate::intake::streams::{Streams, Verdict};
+use crate::reading::{Item, Lane, Mark};
+use crate::spool::Loc;
+
+/// Whom a batch came from.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    conn: ConnId,
+    stream: StreamId,
+    seq: Option<u64>,
+}
+
+/// A batch (or gap) that is not safe yet.
+#[derive(Debug)]
+struct Entry {
+    /// Order of arrival.
+    n: u64,
+    since: Instant,
+    item: Arc<Item>,
+    origin: Option<Origin>,
+}
+
+/// What waits in the live queue.
+#[derive(Debug)]
+enum Queued {
+    Unsafe(Entry),
+    /// Stored already (`write_always`), published from memory all the same.
+    Stored(Loc, Arc<Item>),
+}
+
+/// What is in flight.
+#[derive(Debug)]
+enum What {
+    /// Not safe: its PUBACK makes it so.
+    Live(Entry),
+    /// Also in `to_commit` or being committed, under this number.
+    Diverted { n: u64 },
+    /// On disk.
+    Stored(Loc),
+}
+
+#[derive(Debug)]
+struct Flying {
+    what: What,
+    item: Arc<Item>,
+    lane: Lane,
+    /// Of the item that came in, which a gap may stand for.
+    readings: u64,
+}
+
+/// An entry on its way to the disk.
+#[derive(Debug)]
+struct Pending {
+    entry: Entry,
+    /// In flight as well.
+    token: Option<u64>,
+    /// PUBACKed meanwhile.
+    done: bool,
+}
+
+#[derive(Debug)]
+struct Commit {
+    ticket: u64,
+    pending: Vec<Pending>,
+    marks: Vec<Mark>,
+    since: Instant,
+    /// How many of `pending` have been looked at to be published past a disk that hangs.
+    passed: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Live,
+    Spool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Finishing,
+    Abandoning,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lanes {
+    settings: Settings,
+    /// What was taken and what is safe.
+    pub streams: Streams,
+    phase: Phase,
+    route: Route,
+    up: Option<u64>,
+    stalled_since: Option<Instant>,
+    /// The live queue ran full and the broker has not caught up.
+    spilling: bool,
+    queue: VecDeque<Queued>,
+    queue_bytes: usize,
+    flight: Flight<Flying>,
+    live_flying: usize,
+    /// Of the queue and of what flies in the live lane.
+    live_readings: u64,
+    last_ack: Option<Instant>,
+    suspicion: Suspicion,
+    to_commit: VecDeque<Pending>,
+    to_commit_bytes: usize,
+    committing: Option<Commit>,
+    ticket: u64,
+    disk_bad: bool,
+    disk_full: bool,
+    disk_retry: Option<(Instant, Duration)>,
+    load_retry: Option<Instant>,
+    backlog: Backlog,
+    arrivals: u64,
+    last_live: Option<Instant>,
+    /// Connections that were refused a batch and are still there.
+    refused: HashSet<ConnId>,
+}
+
+impl Lanes {
+    /// Empty lanes with an uplink that is down and a spool that is not open yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            streams: Streams::default(),
+            phase: Phase::Running,
+            route: Route::Spool,
+            up: None,
+            stalled_since: None,
+            spilling: false,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            flight: Flight::new(settings.window),
+            live_flying: 0,
+            live_readings: 0,
+            last_ack: None,
+            suspicion: Suspicion::default(),
+            to_commit: VecDeque::new(),
+            to_commit_bytes: 0,
+            committing: None,
+            ticket: 0,
+            disk_bad: false,
+            disk_full: false,
+            disk_retry: None,
+            load_retry: None,
+            backlog: Backlog::default(),
+            arrivals: 0,
+            last_live: None,
+            refused: HashSet::new(),
+        }
+    }
+
+    /// Handles one event and adds what is to be done to `out`.
+    pub fn apply(&mut self, now: Now, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Opened { depth } => self.backlog.opened(depth),
+            Event::Arrived(arrival) => self.arrived(now, arrival, out),
+            Event::Up { epoch } => self.connected(now, epoch),
+            Event::Down { hung_up } => self.disconnected(now, hung_up),
+            Event::Acked { epoch, token } => self.acked(now, epoch, token, out),
+            Event::Unpublishable {
+                epoch,
+                token,
+                reason,
+            } => {
+                self.unpublishable(now, epoch, token, reason, out);
+            }
+            Event::Committed { ticket, placed } => self.committed(ticket, &placed, out),
+            Event::CommitFailed { ticket, full } => self.commit_failed(now, ticket, full),
+            Event::Loaded { groups, again } => {
+                if again {
+                    self.load_retry = Some(now.mono + LOAD_RETRY);
+                }
+                let expired_before = now.unix - self.settings.max_age.as_secs_f64();
+                self.backlog.loaded(groups, again, expired_before, now.unix);
+            }
+            Event::Dropped {
+                upto,
+                batches,
+                readings,
+            } => {
+                self.backlog.dropped(upto, batches, readings);
+            }
+            Event::Tick => {}
+            Event::Finish => self.phase = Phase::Finishing,
+            Event::Abandon => self.phase = Phase::Abandoning,
+        }
+        self.check_deadlines(now, out);
+        self.choose_route();
+        self.submit(now, out);
+        self.start_commit(now, out);
+        self.start_load(now, out);
+        let groups = self.backlog.take_deletable();
+        if !groups.is_empty() {
+            out.push(Action::Delete { groups });
+        }
+    }
+
+    /// The connection is gone. What it handed over stays taken.
+    pub fn detach(&mut self, conn: ConnId) {
+        self.streams.detach(conn);
+        self.refused.remove(&conn);
+    }
+
+    /// When [`Event::Tick`] is due, if nothing else happens before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let timeout = self.settings.ack_timeout;
+        let flying = self
+            .flight
+            .oldest()
+            .map(|(since, _)| match self.stalled_since {
+                None => since + timeout,
+                Some(since) => self.last_ack.max(Some(since)).unwrap_or(since) + timeout * HOPELESS,
+            });
+        let queued = match self.queue.front() {
+            Some(Queued::Unsafe(entry)) if !self.spilling => Some(entry.since + timeout),
+            _ => None,
+        };
+        let disk = self.disk_retry.filter(|_| self.disk_bad).map(|(at, _)| at);
+        let hangs = self.committing.as_ref().filter(|_| !self.disk_bad);
+        let hangs = hangs.map(|commit| commit.since + DISK_PATIENCE);
+        [flying, queued, disk, hangs, self.load_retry]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether more batches may come in. While this is false the intake does not receive, and
+    /// devices are held back.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let committing = self
+            .committing
+            .as_ref()
+            .map_or(0, |commit| commit.pending.len());
+        self.queue_bytes + self.to_commit_bytes < self.settings.held_bytes
+            && self.to_commit.len() + committing < 4 * self.settings.live_batches
+    }
+
+    /// Whether nothing in memory is unsafe.
+    #[must_use]
+    pub fn all_safe(&self) -> bool {
+        self.live_unsafe() == 0 && self.to_commit.is_empty() && self.committing.is_none()
+    }
+
+    /// Batches in the live lane, in flight included.
+    #[must_use]
+    pub fn live_batches(&self) -> usize {
+        self.queue.len() + self.live_flying
+    }
+
+    /// Readings in these.
+    #[must_use]
+    pub fn live_readings(&self) -> u64 {
+        self.live_readings
+    }
+
+    /// Publishes in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flight.len()
+    }
+
+    /// What is stored and not done.
+    #[must_use]
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    fn live_unsafe(&self) -> usize {
+        let queued = self
+            .queue
+            .iter()
+            .filter(|q| matches!(q, Queued::Unsafe(_)))
+            .count();
+        queued + self.live_flying
+    }
+
+    fn arrived(&mut self, now: Now, arrival: Arrival, out: &mut Vec<Action>) {
+        let Arrival {
+            conn,
+            stream,
+            batch,
+        } = arrival;
+        // Once one batch of a connection is refused, none of it may be taken any more: an ack of a
+        // later one would cover it.
+        if self.refused.contains(&conn) {
+            return;
+        }
+        if self.disk_full && self.settings.refuse && self.route == Route::Spool {
+            self.refused.insert(conn);
+            out.push(Action::Refuse { conn });
+            return;
+        }
+        let origin = Origin {
+            conn,
+            stream,
+            seq: batch.seq,
+        };
+        match self.streams.arrive(stream, batch.seq) {
+            Verdict::Known(ack) => out.push(Action::Settle {
+                conn,
+                settled: 1,
+                ack,
+            }),
+            Verdict::New => {
+                self.arrivals += 1;
+                let item = Arc::new(Item::Batch(batch));
+                let entry = Entry {
+                    n: self.arrivals,
+                    since: now.mono,
+                    item,
+                    origin: Some(origin),
+                };
+                match self.route {
+                    Route::Live => {
+                        self.last_live = Some(now.mono);
+                        self.push_queue(Queued::Unsafe(entry));
+                    }
+                    Route::Spool => self.push_commit(Pending {
+                        entry,
+                        token: None,
+                        done: false,
+                    }),
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, now: Now, epoch: u64) {
+        self.up = Some(epoch);
+        self.stalled_since = None;
+        self.last_ack = None;
+        self.suspicion.up(now.mono);
+    }
+
+    fn disconnected(&mut self, now: Now, hung_up: bool) {
+        if self.up.take().is_none() {
+            return;
+        }
+        let oldest = self
+            .flight
+            .oldest()
+            .map(|(_, flying)| Key::of(&flying.item));
+        let (in_flight, window) = (self.flight.len(), self.settings.window);
+        self.suspicion
+            .ended(now.mono, hung_up, in_flight, oldest, window);
+        self.divert();
+        if let Some(commit) = &mut self.committing {
+            commit.passed = 0;
+        }
+        // Nothing flies any more. What was diverted waits for its commit, what is stored is the
+        // backlog's again, and so is what waited in the queue but is on disk.
+        for pending in self.to_commit.iter_mut().chain(
+            self.committing
+                .iter_mut()
+                .flat_map(|commit| commit.pending.iter_mut()),
+        ) {
+            pending.token = None;
+        }
+        self.flight.clear();
+        (self.live_flying, self.live_readings) = (0, 0);
+        self.queue.clear();
+        self.queue_bytes = 0;
+        self.backlog.reset();
+        self.stalled_since = None;
+        self.spilling = false;
+    }
+
+    fn settle(&mut self, origin: Option<Origin>, out: &mut Vec<Action>) {
+        let Some(Origin { conn, stream, seq }) = origin else {
+            return;
+        };
+        let moved = seq.and_then(|seq| self.streams.safe(stream, seq));
+        match moved {
+            Some((Some(now_at), ack)) if now_at != conn => {
+                out.push(Action::Settle {
+                    conn,
+                    settled: 1,
+                    ack: None,
+                });
+                out.push(Action::Settle {
+                    conn: now_at,
+                    settled: 0,
+                    ack: Some(ack),
+                });
+            }
+            moved => {
+                let ack = moved.map(|(_, ack)| ack);
+                out.push(Action::Settle {
+                    conn,
+                    settled: 1,
+                    ack,
+                });
+            }
+        }
+    }
+
+    fn push_queue(&mut self, queued: Queued) {
+        let (Queued::Unsafe(Entry { item, .. }) | Queued::Stored(_, item)) = &queued;
+        self.queue_bytes += item.weight();
+        self.live_readings += u64::from(item.readings());
+        self.queue.push_back(queued);
+    }
+
+    fn push_commit(&mut self, pending: Pending) {
+        self.to_commit_bytes += pending.entry.item.weight();
+        self.to_commit.push_back(pending);
+    }
+
+    fn pending_mut(&mut self, n: u64) -> Option<&mut Pending> {
+        if let Ok(at) = self
+            .to_commit
+            .binary_search_by_key(&n, |pending| pending.entry.n)
+        {
+            return self.to_commit.get_mut(at);
+        }
+        let pending = &mut self.committing.as_mut()?.pending;
+        let at = pending
+            .binary_search_by_key(&n, |pending| pending.entry.n)
+            .ok()?;
+        pending.get_mut(at)
+    }
+}
+
+#[cfg(test)]
+mod tests;

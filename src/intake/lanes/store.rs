@@ -1,0 +1,133 @@
+//! To the disk and back: commits, their outcome, and reading on.
+
+use std::time::Duration;
+
+use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, What};
+use crate::intake::backlog::Fate;
+use crate::spool::{GroupId, Loc};
+
+/// Bytes of items in one commit at most. The disk is given what gathered while it was busy, so
+/// this only bounds how long one commit can take on the slowest card: 1 MiB at 1 MB/s.
+const COMMIT_BYTES: usize = 1 << 20;
+
+/// First and longest pause before a failed commit is tried again.
+const DISK_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// Pause before a disk that could not be read is read again.
+pub(super) const LOAD_RETRY: Duration = Duration::from_secs(5);
+
+impl Lanes {
+    pub(super) fn committed(&mut self, ticket: u64, placed: &[Loc], out: &mut Vec<Action>) {
+        let Some(commit) = self.committing.take_if(|commit| commit.ticket == ticket) else {
+            return;
+        };
+        (self.disk_bad, self.disk_full, self.disk_retry) = (false, false, None);
+        let mut groups: Vec<GroupId> = Vec::new();
+        let direct = self.may_publish_from_memory();
+        for (pending, loc) in commit.pending.into_iter().zip(placed) {
+            let Pending { entry, token, done } = pending;
+            self.to_commit_bytes = self.to_commit_bytes.saturating_sub(entry.item.weight());
+            if groups.last() != Some(&loc.group) {
+                groups.push(loc.group);
+            }
+            let fate = match token {
+                _ if done => Fate::Done,
+                Some(_) => Fate::Busy,
+                None if direct && self.queue.len() < self.settings.live_batches => Fate::Busy,
+                None => Fate::Idle,
+            };
+            self.backlog.stored(*loc, &entry.item, fate);
+            if let Some(flying) = token.and_then(|token| self.flight.get_mut(token)) {
+                flying.what = What::Stored(*loc);
+            } else if fate == Fate::Busy {
+                self.push_queue(Queued::Stored(*loc, entry.item));
+            }
+            self.settle(entry.origin, out);
+        }
+        self.backlog.commit_ends(groups);
+    }
+
+    pub(super) fn commit_failed(&mut self, now: Now, ticket: u64, full: bool) {
+        let Some(commit) = self.committing.take_if(|commit| commit.ticket == ticket) else {
+            return;
+        };
+        self.streams.put_back(&commit.marks);
+        let pause = self
+            .disk_retry
+            .map_or(DISK_RETRY.0, |(_, pause)| (pause * 2).min(DISK_RETRY.1));
+        self.disk_retry = Some((now.mono + pause, pause));
+        (self.disk_bad, self.disk_full) = (true, full);
+        self.to_commit.extend(commit.pending);
+        self.to_commit
+            .make_contiguous()
+            .sort_by_key(|pending| pending.entry.n);
+    }
+
+    pub(super) fn start_commit(&mut self, now: Now, out: &mut Vec<Action>) {
+        let wait = self.disk_retry.is_some_and(|(at, _)| at > now.mono);
+        if self.committing.is_some() || wait {
+            return;
+        }
+        let mut bytes = 0;
+        let mut pending = Vec::new();
+        while let Some(next) = self.to_commit.pop_front() {
+            let weight = next.entry.item.weight();
+            if next.done {
+                self.to_commit_bytes = self.to_commit_bytes.saturating_sub(weight);
+                continue;
+            }
+            if bytes > 0 && bytes + weight > COMMIT_BYTES {
+                self.to_commit.push_front(next);
+                break;
+            }
+            bytes += weight;
+            pending.push(next);
+        }
+        if pending.is_empty() {
+            return;
+        }
+        self.ticket += 1;
+        let items = pending
+            .iter()
+            .map(|pending| pending.entry.item.clone())
+            .collect();
+        let marks = self.streams.take_dirty();
+        let commit = Commit {
+            ticket: self.ticket,
+            pending,
+            marks: marks.clone(),
+            since: now.mono,
+            passed: 0,
+        };
+        self.committing = Some(commit);
+        out.push(Action::Commit {
+            ticket: self.ticket,
+            items,
+            marks,
+        });
+    }
+
+    pub(super) fn start_load(&mut self, now: Now, out: &mut Vec<Action>) {
+        if self.load_retry.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        self.load_retry = None;
+        if self.up.is_some()
+            && self.phase == Phase::Running
+            && let Some(after) = self.backlog.want_load()
+        {
+            out.push(Action::Load { after });
+        }
+    }
+
+    /// Whether a batch that was just stored may be published at once (`write_always`), instead
+    /// of being read back.
+    fn may_publish_from_memory(&self) -> bool {
+        self.settings.write_always
+            && self.up.is_some()
+            && self.phase == Phase::Running
+            && self.stalled_since.is_none()
+            && !self.suspicion.is_careful()
+            && (!self.settings.in_order || (self.backlog.all_at_hand() && !self.backlog.has_next()))
+    }
+}

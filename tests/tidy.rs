@@ -1,0 +1,193 @@
+//! What ARCHITECTURE.md says of the rooms holds: imports point one way, and each outside thing
+//! has one door.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Which other rooms a room may name. What is not listed may name none.
+const MAY_NAME: &[(&str, &[&str])] = &[
+    ("reading", &[]),
+    ("clock", &[]),
+    ("stop", &[]),
+    ("protocol", &["reading"]),
+    ("config", &["protocol"]),
+    ("log", &["config"]),
+    ("status", &["clock"]),
+    ("memory", &["status", "stop"]),
+    ("spool", &["reading", "config", "clock"]),
+    (
+        "uplink",
+        &["reading", "protocol", "config", "status", "clock", "stop"],
+    ),
+    ("intake", &["reading", "spool", "uplink", "status", "clock"]),
+    (
+        "session",
+        &["protocol", "reading", "intake", "status", "clock", "config"],
+    ),
+    (
+        "listen",
+        &["session", "intake", "config", "stop", "status", "clock"],
+    ),
+    ("admin", &["status", "stop"]),
+    (
+        "hub",
+        &[
+            "admin", "clock", "config", "intake", "listen", "memory", "session", "spool", "status",
+            "stop", "uplink",
+        ],
+    ),
+];
+
+/// Crates that only these files may name, tests aside.
+const DOORS: &[(&str, &[&str])] = &[
+    ("sled", &["src/spool/disk.rs"]),
+    ("rumqttc", &["src/uplink/mqtt.rs", "src/uplink/failure.rs"]),
+    ("tokio_tungstenite", &["src/session/wire.rs"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// Code without comments.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Every room named as `crate::room` or within `crate::{…}`.
+fn named(code: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let word = |text: &str| {
+            let end = text
+                .find(|c: char| !c.is_alphanumeric() && c != '_')
+                .unwrap_or(text.len());
+            text[..end].to_owned()
+        };
+        if let Some(list) = rest.strip_prefix('{') {
+            let list = &list[..list.find("};").unwrap()];
+            let mut depth = 0;
+            let mut start = 0;
+            for (i, c) in list.char_indices().chain([(list.len(), ',')]) {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => {
+                        rooms.insert(word(list[start..i].trim()));
+                        start = i + 1;
+                    }
+                    _ => {}
+                }
+            }
+        } else {
+            rooms.insert(word(rest));
+        }
+    }
+    rooms.remove("");
+    rooms
+}
+
+#[test]
+fn imports_point_one_way() {
+    let mut wrong = Vec::new();
+    for (room, may_name) in MAY_NAME {
+        let mut files = Vec::new();
+        let dir = root().join("src").join(room);
+        if dir.is_dir() {
+            rust_files(&dir, &mut files);
+        } else {
+            files.push(dir.with_extension("rs"));
+        }
+        for file in files {
+            for name in named(&code(&file)) {
+                if name != *room && !may_name.contains(&name.as_str()) {
+                    wrong.push(format!("{} names {name}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_room_is_listed_and_drawn() {
+    let lib = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let rooms = lib.lines().filter_map(|line| line.strip_prefix("pub mod "));
+    let drawn = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for room in rooms.map(|room| room.trim_end_matches(';')) {
+        assert!(
+            MAY_NAME.iter().any(|(listed, _)| *listed == room),
+            "{room} is not listed here"
+        );
+        assert!(
+            drawn.contains(&format!("`{room}`")),
+            "{room} is not in ARCHITECTURE.md"
+        );
+    }
+}
+
+#[test]
+fn each_outside_thing_has_one_door() {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    let mut wrong = Vec::new();
+    for file in files {
+        let name = file
+            .strip_prefix(root())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let code = code(&file);
+        for (krate, doors) in DOORS {
+            if code.contains(&format!("{krate}::")) && !doors.contains(&name.as_str()) {
+                wrong.push(format!("{name} names {krate}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_simulators_share_no_code_with_the_hub() {
+    let mut files = Vec::new();
+    rust_files(&root().join("devices/src"), &mut files);
+    for file in files {
+        assert!(
+            !code(&file).contains("telehub::"),
+            "{} uses the hub's code",
+            file.display()
+        );
+    }
+    let manifest = std::fs::read_to_string(root().join("devices/Cargo.toml")).unwrap();
+    assert!(
+        !manifest.lines().any(|line| line.starts_with("telehub")),
+        "devices depends on telehub"
+    );
+}
+
+#[test]
+fn the_parser_of_this_test_sees_what_it_should() {
+    let seen =
+        named("use crate::{admin, spool::{A, B},\n stop};\nfoo(crate::clock::x()); mycrate::no");
+    let expected = ["admin", "clock", "spool", "stop"].map(str::to_owned);
+    assert_eq!(seen, BTreeSet::from(expected));
+}
