@@ -318,13 +318,14 @@ impl Backlog {
             if self.loading {
                 self.finished.push(id);
             }
+            self.heal();
         }
     }
 
     /// Counters follow what was announced; a group that turned out damaged held other numbers.
     /// Once nothing is left they are exact again.
     fn heal(&mut self) {
-        if self.groups.is_empty() && self.ready.is_empty() {
+        if self.all_at_hand() && self.groups.is_empty() && self.ready.is_empty() {
             (self.batches, self.readings, self.oldest) = (0, 0, None);
         }
     }
