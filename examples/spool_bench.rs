@@ -146,7 +146,7 @@ fn main() {
             })
             .unwrap();
         let loaded = loop {
-            if let Event::Loaded { groups } = next(&mut events) {
+            if let Event::Loaded { groups, .. } = next(&mut events) {
                 break groups;
             }
         };

@@ -118,8 +118,10 @@ impl Gap {
             (a, b) => a.or(b),
         };
         self.to = self.to.max(other.to);
-        self.batches += other.batches;
-        self.readings += other.readings;
+        // Saturating, as wherever such counts are added: they may come from a disk, and a wrong
+        // number is better than no hub.
+        self.batches = self.batches.saturating_add(other.batches);
+        self.readings = self.readings.saturating_add(other.readings);
         self.time = self.time.max(other.time);
         true
     }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use crate::bench;
 use crate::client::{Full, Options, Rng};
+use crate::rogue;
 use crate::sensors;
 use crate::sensors::machine::Machine;
 use crate::sensors::replay::{self, Pace};
@@ -37,6 +39,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Many devices at once, to load a hub and to check that every batch is acked
     Swarm(swarm::SwarmArgs),
+    /// Devices that misbehave, to see how a hub of your own takes it
+    Rogue(rogue::RogueArgs),
     /// Everything in one command: a broker, a hub, three devices, and a link to cut and restore
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
@@ -47,6 +51,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<String>,
     },
+    /// The benchmark: a hub and brokers of its own, fixed loads, and a table of what came out
+    Bench(bench::BenchArgs),
 }
 
 /// Where the hub is and how to speak to it.
@@ -231,6 +237,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Replay(args) => replay(args),
         Command::Swarm(args) => swarm::run(args),
+        Command::Rogue(args) => rogue::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(args),
         #[cfg(not(feature = "demo"))]
@@ -238,6 +245,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "this build has no broker in it; use: cargo run -p devices --features demo -- demo {}",
             rest.join(" ")
         ),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

@@ -8,11 +8,13 @@
     reason = "what a command found out goes to stdout, what happens on the way to stderr"
 )]
 
+mod bench;
 mod cli;
 mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod progress;
+mod rogue;
 mod sensors;
 mod swarm;
 mod wire;

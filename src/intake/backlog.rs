@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crate::reading::{Gap, GapReason, Item};
 use crate::spool::{Depth, Group, GroupId, Loc};
 
-/// Bytes of items read ahead of the drain. A window of publishes empties this in milliseconds,
-/// while one read from the store brings the next; more would only be memory.
-pub const READ_AHEAD: usize = 256 * 1024;
+/// Bytes of items read ahead of the drain: what a fast broker takes while the store opens its next
+/// database, some 30 ms. More would only be memory.
+pub const READ_AHEAD: usize = 1 << 20;
 
 /// What became of a stored item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

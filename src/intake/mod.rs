@@ -29,7 +29,7 @@ use crate::status::board::{Board, SpoolState};
 use crate::uplink::{self, Submission};
 
 /// Bytes of items that one read from the spool brings.
-const LOAD_BYTES: usize = 128 * 1024;
+const LOAD_BYTES: usize = 256 * 1024;
 
 /// Events taken from one channel before the others get their turn.
 const BURST: usize = 128;

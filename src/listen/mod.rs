@@ -6,6 +6,9 @@
 
 mod access;
 mod attempts;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod handshake;
 mod refusal;

@@ -60,21 +60,34 @@ pub(super) fn encode(id: u64, items: &[Arc<Item>], marks: &[Mark]) -> Encoded {
     encode_gaps(&gaps, &mut header);
     header.0.extend_from_slice(&positions.0);
 
-    let mut out = Writer(Vec::with_capacity(PREFIX + header.0.len() + body.0.len()));
-    out.0.extend_from_slice(&MAGIC);
-    out.len(header.0.len());
-    out.len(body.0.len());
-    out.u32(crc32fast::hash(&body.0));
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&out.0);
-    crc.update(&header.0);
-    out.u32(crc.finalize());
-    out.0.extend_from_slice(&header.0);
-    out.0.extend_from_slice(&body.0);
     Encoded {
-        bytes: out.0,
+        bytes: sealed(&header.0, &body.0),
         tally,
     }
+}
+
+/// Lengths and checksums before header and body.
+pub(super) fn sealed(header: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(PREFIX + header.len() + body.len()));
+    out.0.extend_from_slice(&MAGIC);
+    out.len(header.len());
+    out.len(body.len());
+    out.u32(crc32fast::hash(body));
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&out.0);
+    crc.update(header);
+    out.u32(crc.finalize());
+    out.0.extend_from_slice(header);
+    out.0.extend_from_slice(body);
+    out.0
+}
+
+/// Header and body by their lengths alone, whatever the checksums say.
+#[cfg(fuzzing)]
+pub(super) fn unsealed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut reader = Reader(bytes.get(MAGIC.len()..)?);
+    let header = reader.len().ok()?;
+    bytes.get(PREFIX..)?.split_at_checked(header)
 }
 
 fn encode_batch(line: usize, batch: &Batch, body: &mut Writer) {

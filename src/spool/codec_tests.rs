@@ -90,3 +90,26 @@ fn marks_survive_a_damaged_body() {
             .any(|mark| &*mark.device == "a" && mark.seq == 3)
     );
 }
+
+/// Found by fuzzing (`fuzz/targets/spool.rs`): adding them up overflowed.
+#[test]
+fn counts_that_cannot_be_true_do_not_stop_the_hub() {
+    let gap = Gap {
+        device: "d".into(),
+        stream: "s".into(),
+        batches: u64::MAX,
+        readings: u64::MAX,
+        ..unknown_gap(1.0)
+    };
+    let items = [Arc::new(Item::Gap(gap)), batch("d", "s", 1, 4)];
+    let encoded = encode(1, &items, &[]);
+    let mut sum = Tally::default();
+    sum.add(&encoded.tally);
+    sum.add(&encoded.tally);
+    let gaps = sum.as_gaps(GapReason::Corrupt, 1.0);
+    assert_eq!((gaps.len(), gaps[0].batches), (1, u64::MAX));
+
+    let mut damaged = encoded.bytes;
+    *damaged.last_mut().unwrap() ^= 1;
+    assert_eq!(decode(&damaged, 1.0).unwrap_err()[0].batches, u64::MAX);
+}

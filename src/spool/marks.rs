@@ -9,7 +9,7 @@ use super::wire::{Damage, Reader, Writer, seal, unseal};
 use crate::reading::Mark;
 
 /// The last character is the version.
-const MAGIC: [u8; 4] = *b"thm1";
+pub(super) const MAGIC: [u8; 4] = *b"thm1";
 
 /// Streams that are remembered. Beyond it the ones that moved longest ago are forgotten: a
 /// device that resumes such a stream hears a lower number and sends again what the broker has,

@@ -11,6 +11,9 @@ mod attach;
 mod codec;
 mod disk;
 mod files;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod generation;
 mod generations;
 mod inspect;

@@ -8,7 +8,7 @@ use super::wire::{Damage, Reader, Writer, seal, unseal};
 use crate::reading::{Batch, Gap, GapReason, Item, Mark};
 
 /// Of a generation's summary file. The last character is the version.
-const SUMMARY_MAGIC: [u8; 4] = *b"ths1";
+pub(super) const SUMMARY_MAGIC: [u8; 4] = *b"ths1";
 
 /// The batches of one stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,14 +89,14 @@ impl Tally {
             (a, b) => a.or(b),
         };
         sum.to = sum.to.max(line.to);
-        sum.batches += line.batches;
-        sum.readings += line.readings;
+        sum.batches = sum.batches.saturating_add(line.batches);
+        sum.readings = sum.readings.saturating_add(line.readings);
         index
     }
 
     /// Counts another tally in.
     pub(super) fn add(&mut self, other: &Self) {
-        self.groups += other.groups;
+        self.groups = self.groups.saturating_add(other.groups);
         self.last = self.last.max(other.last);
         self.oldest = match (self.oldest, other.oldest) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -113,12 +113,16 @@ impl Tally {
 
     /// Batches counted.
     pub(super) fn batches(&self) -> u64 {
-        self.lines.iter().map(|line| line.batches).sum()
+        self.lines
+            .iter()
+            .fold(0, |sum, line| sum.saturating_add(line.batches))
     }
 
     /// Readings counted.
     pub(super) fn readings(&self) -> u64 {
-        self.lines.iter().map(|line| line.readings).sum()
+        self.lines
+            .iter()
+            .fold(0, |sum, line| sum.saturating_add(line.readings))
     }
 
     /// The records that remain if all this is dropped: one per stream, and the gap records that
@@ -161,9 +165,9 @@ impl Tally {
             // What is there at one end of the range is not missing.
             if let Some(rest) = rest {
                 if rest.from > line.from && rest.to == line.to {
-                    to = rest.from.map(|seq| seq - 1);
+                    to = rest.from.map(|seq| seq.saturating_sub(1));
                 } else if rest.to < line.to && rest.from == line.from {
-                    from = rest.to.map(|seq| seq + 1);
+                    from = rest.to.map(|seq| seq.saturating_add(1));
                 }
             }
             gaps.push(Gap {

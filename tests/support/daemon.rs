@@ -127,6 +127,25 @@ impl Mosquitto {
 
 // ---- hub -------------------------------------------------------------------------------------
 
+/// The daemon's binary. Tests of other packages of the workspace find it beside themselves.
+pub fn program() -> PathBuf {
+    if let Some(program) = option_env!("CARGO_BIN_EXE_telehub") {
+        return program.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let program = test
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("telehub");
+    assert!(
+        program.exists(),
+        "{} is not there: run the tests with --workspace, or cargo build --bin telehub before",
+        program.display()
+    );
+    program
+}
+
 /// The daemon.
 pub struct Hub {
     process: Process,
@@ -162,7 +181,7 @@ url = "mqtt://127.0.0.1:{broker}"
 impl Hub {
     /// Starts it and waits until it accepts devices.
     pub async fn start(dir: &Path, config: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_telehub"));
+        let mut command = Command::new(program());
         Self::start_by(&mut command, dir, config, |_| {}).await
     }
 

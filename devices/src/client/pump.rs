@@ -78,9 +78,11 @@ pub async fn turn(
                 if socket.poll_ready_unpin(cx)?.is_pending() {
                     break;
                 }
+                let bytes = entry.frame.len() as u64;
                 let frame = as_message(limits.encoding, entry.frame.clone());
                 socket.start_send_unpin(frame)?;
                 unacked.sent();
+                limits.stats.sent_bytes.fetch_add(bytes, Relaxed);
                 limits.stats.sent.fetch_add(1, Relaxed);
                 *unflushed = true;
             }

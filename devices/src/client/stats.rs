@@ -23,6 +23,8 @@ pub struct Stats {
     pub made: AtomicU64,
     /// Frames with a batch sent, repeats included.
     pub sent: AtomicU64,
+    /// Bytes of these frames' payloads, without WebSocket headers.
+    pub sent_bytes: AtomicU64,
     /// Batches acked.
     pub acked: AtomicU64,
     /// Readings in these.

@@ -100,7 +100,11 @@ pub fn run(args: SwarmArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn parse_tokens(text: &str) -> anyhow::Result<HashMap<String, String>> {
+/// Reads lines of `ID TOKEN`.
+///
+/// # Errors
+/// One sentence with the line.
+pub fn parse_tokens(text: &str) -> anyhow::Result<HashMap<String, String>> {
     let mut tokens = HashMap::new();
     for (number, line) in text.lines().enumerate() {
         let mut words = line.split_whitespace();

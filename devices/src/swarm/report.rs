@@ -37,6 +37,7 @@ pub struct Report {
 struct Totals {
     made: u64,
     sent: u64,
+    sent_bytes: u64,
     acked: u64,
     readings: u64,
     rejected: u64,
@@ -52,6 +53,7 @@ impl Totals {
         Self {
             made: stats.made.load(Relaxed),
             sent: stats.sent.load(Relaxed),
+            sent_bytes: stats.sent_bytes.load(Relaxed),
             acked: stats.acked.load(Relaxed),
             readings: stats.acked_readings.load(Relaxed),
             rejected: stats.rejected.load(Relaxed),
@@ -205,6 +207,7 @@ impl Report {
             "readings_per_second": readings,
             "made": totals.made,
             "sent": totals.sent,
+            "sent_bytes": totals.sent_bytes,
             "acked": totals.acked,
             "acked_readings": totals.readings,
             "never_acked": self.never_acked,
