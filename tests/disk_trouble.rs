@@ -6,7 +6,7 @@ mod daemon;
 #[path = "support/disc.rs"]
 mod disc;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, until};
 use disc::Disc;
@@ -189,6 +189,12 @@ async fn a_disk_that_becomes_read_only_is_told_and_used_again_once_it_can_be_wri
     scene.fails("Read-only file system").await;
     scene.broker.start_again();
     scene.more_acks("live acks").await;
+    // Longer than the hub waits before it tries again.
+    let tried_again = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < tried_again {
+        assert_eq!(scene.hub.get("/healthz").0, 503, "still read-only");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     scene.disc.writable();
     // Found out without a batch to store.
     scene.well().await;

@@ -354,8 +354,9 @@ async fn takeover() {
                 *found.entry(batch.seq.unwrap()).or_default() += 1;
             }
         }
+        Ok(())
     };
-    spool::inspect(&dir.path().join("spool"), scratch.path(), &mut count).unwrap();
+    spool::inspect(&dir.path().join("spool"), scratch.path(), Some(&mut count)).unwrap();
     assert_eq!(found, (1..=LAST).map(|seq| (seq, 1)).collect());
 }
 

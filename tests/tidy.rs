@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
     ("clock", &[]),
+    ("certificate", &[]),
     ("stop", &[]),
     ("protocol", &["reading"]),
-    ("config", &["protocol"]),
+    ("config", &["protocol", "certificate", "clock"]),
     ("log", &["config"]),
     ("status", &["clock"]),
     ("memory", &["status", "stop"]),
@@ -27,7 +28,15 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "listen",
-        &["session", "intake", "config", "stop", "status", "clock"],
+        &[
+            "session",
+            "intake",
+            "config",
+            "stop",
+            "status",
+            "clock",
+            "certificate",
+        ],
     ),
     ("admin", &["status", "stop"]),
     (

@@ -177,7 +177,7 @@ impl Backlog {
     }
 
     /// The next item to publish; it counts as busy from now on.
-    pub fn next(&mut self) -> Option<(Loc, Arc<Item>)> {
+    pub fn take_next(&mut self) -> Option<(Loc, Arc<Item>)> {
         let (loc, item) = self.ready.pop_front()?;
         self.ready_bytes = self.ready_bytes.saturating_sub(item.weight());
         self.set(loc, Fate::Busy);
@@ -318,13 +318,14 @@ impl Backlog {
             if self.loading {
                 self.finished.push(id);
             }
+            self.heal();
         }
     }
 
     /// Counters follow what was announced; a group that turned out damaged held other numbers.
     /// Once nothing is left they are exact again.
     fn heal(&mut self) {
-        if self.groups.is_empty() && self.ready.is_empty() {
+        if self.all_at_hand() && self.groups.is_empty() && self.ready.is_empty() {
             (self.batches, self.readings, self.oldest) = (0, 0, None);
         }
     }

@@ -76,13 +76,10 @@ impl Shelf {
 
     /// Whether a small commit would go through now, found out without giving anything up for it.
     pub(super) fn probe(&mut self) -> bool {
-        self.attach(false).is_ok() && self.may_write().is_ok()
+        self.attach(true).is_ok() && self.may_write().is_ok()
     }
 
     fn may_write(&self) -> Result<(), Failure> {
-        if !self.path.exists() {
-            return Ok(());
-        }
         self.room_for(generations::GROUP_BYTES as u64)?;
         // Its name ends like that of whatever a crash has left behind, which is cleared up.
         let path = self.path.join("probe.tmp");

@@ -209,7 +209,8 @@ impl Connection<'_> {
     }
 
     /// No more submissions. The last states of the devices were put into the outbox before, so
-    /// it is looked at once more, whether or not its change has been noticed.
+    /// it is looked at once more, whether or not its change has been noticed, and what was held
+    /// back goes out now.
     fn begin_to_flush(&mut self) {
         self.phase = Phase::Flushing;
         self.untold = true;

@@ -124,8 +124,10 @@ impl Lanes {
 
     /// The next batch that a hanging disk holds up and that may as well be published.
     fn past_the_disk(&mut self, now: Now) -> Option<&Pending> {
-        let behind_others =
-            self.settings.in_order && (self.backlog.has_next() || !self.backlog.all_at_hand());
+        let behind_others = self.settings.in_order
+            && (self.backlog.has_next()
+                || !self.backlog.all_at_hand()
+                || matches!(self.queue.front(), Some(Queued::Stored(..))));
         if !self.disk_hangs(now.mono) || behind_others {
             return None;
         }
@@ -159,7 +161,7 @@ impl Lanes {
     }
 
     fn submit_stored(&mut self, now: Now, epoch: u64, out: &mut Vec<Action>) {
-        let Some((loc, item)) = self.backlog.next() else {
+        let Some((loc, item)) = self.backlog.take_next() else {
             return;
         };
         self.fly(now, epoch, Lane::History, item, What::Stored(loc), out);
