@@ -3,7 +3,7 @@
 //! The stop follows the data. 1: the device port closes and the sessions end (1001), which drops
 //! the last senders into the intake. 2: the intake makes safe what it holds, closes the spool,
 //! and drops its sender to the uplink. 3: the uplink tells the broker who is offline, itself
-//! last, and disconnects. A second signal or [`STOP`] ends it all regardless; what was acked is
+//! last, and disconnects. A second signal or ten seconds ends it all regardless; what was acked is
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
 use std::fmt;

@@ -4,14 +4,14 @@
 //!
 //! 1. It *arrives*. [`Streams`] says whether it is new; a known one is answered at once.
 //! 2. On the live route it waits in `queue` until the window has room, then it is published and
-//!    flies as [`What::Live`]. Its PUBACK makes it safe: the device gets its ack.
+//!    flies as `Live`. Its PUBACK makes it safe: the device gets its ack.
 //! 3. When the route changes to the spool (uplink down, an ack overdue, the queue full), every
 //!    batch that is not safe, flying or queued, goes to `to_commit`, in the order of arrival, and
-//!    whatever arrives follows it. One that flies on as [`What::Diverted`] may still be PUBACKed
+//!    whatever arrives follows it. One that flies on as `Diverted` may still be PUBACKed
 //!    on this connection; then it is not published again.
 //! 4. One commit is under way at a time; what gathers meanwhile goes into the next. Once synced a
 //!    batch is safe, and is the [`Backlog`]'s.
-//! 5. While the uplink is up the backlog drains beside the live lane, as [`What::Stored`]. When
+//! 5. While the uplink is up the backlog drains beside the live lane, as `Stored`. When
 //!    all of a group is PUBACKed, the group is deleted.
 //!
 //! Two things hold at any time. What is not safe is in memory exactly once. And no batch is
