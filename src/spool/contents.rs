@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::codec;
 use super::generation::{Generation, TOUCHED};
+use super::salvage::Salvage;
 use super::store::{Engine, Error};
 use super::tally::Tally;
 use super::wire::Damage;
@@ -112,19 +113,23 @@ impl Generation {
     /// Sums up what is not deleted; if that cannot be read, at least what was put in. `None`:
     /// nothing is known.
     pub(super) fn tally(&mut self, engine: &dyn Engine) -> Option<Tally> {
-        if !self.touched {
-            let known = self.taking.clone().or_else(|| self.summary());
-            if known.is_some() {
-                return known;
-            }
+        if !self.touched
+            && let Some(known) = self.put_in()
+        {
+            return Some(known);
         }
         let void = self.void.clone();
-        match self.scan(engine, false) {
+        let scanned = match self.scan(engine, false) {
+            // The engine needs room to open; the data is there all the same.
+            Err(Error::Full) => self.scan(&Salvage, false),
+            scanned => scanned,
+        };
+        match scanned {
             Ok(tally) => Some(tally),
             Err(error) => {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot be read through");
                 self.void = void;
-                self.taking.clone().or_else(|| self.summary())
+                self.put_in()
             }
         }
     }

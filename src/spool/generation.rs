@@ -54,6 +54,8 @@ pub(super) struct Generation {
     pub(super) disk: u64,
     /// While it takes groups: what is committed in it.
     pub(super) taking: Option<Tally>,
+    /// What was put in, when that could not be written into a summary.
+    pub(super) unsaved: Option<Tally>,
     /// Ids of commits that failed: whatever is found under them does not count.
     pub(super) void: Vec<RangeInclusive<u64>>,
     pub(super) open: Option<Open>,
@@ -77,6 +79,7 @@ impl Generation {
             bytes: 0,
             disk: 0,
             taking: None,
+            unsaved: None,
             void: Vec::new(),
             open: None,
             gone: BTreeSet::new(),
@@ -185,15 +188,22 @@ impl Generation {
         self.disk = files::disk_bytes(&self.dir);
     }
 
-    /// Takes no more groups; leaves a summary. Without one it is read through at the next start,
-    /// so a failure to write it costs only time.
+    /// Takes no more groups; leaves a summary. Where that cannot be written, on a full disk, it is
+    /// kept in memory: without it nobody could say what is dropped with this generation.
     pub(super) fn seal(&mut self) {
         if let Some(tally) = self.taking.take()
             && let Err(error) = Self::write_summary(&self.dir, &tally)
         {
             tracing::debug!(dir = %self.dir.display(), %error, "no summary written");
+            self.unsaved = Some(tally);
         }
         self.close();
+    }
+
+    /// Everything that was put in, deleted or not, as far as it is known without looking.
+    pub(super) fn put_in(&self) -> Option<Tally> {
+        let in_memory = self.taking.as_ref().or(self.unsaved.as_ref());
+        in_memory.cloned().or_else(|| self.summary())
     }
 
     /// Opens the database unless it is open.

@@ -25,7 +25,8 @@ impl Shelf {
         let now = unix_now();
         let generation = &mut self.generations[index];
         generation.open = None;
-        let known = generation.taking.take().or_else(|| generation.summary());
+        let known = generation.put_in();
+        generation.taking = None;
         let (first, dir) = (generation.first, generation.dir.clone());
         let mut groups = salvage::groups_around_losses(&dir.join("db")).unwrap_or_default();
         groups.retain(|id, _| generation.counts(*id));
