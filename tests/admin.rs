@@ -104,7 +104,7 @@ fn health_follows_the_spool_and_readiness_the_listener() {
             .board
             .spool
             .set(SpoolState::Full, Some("1 GiB".into()));
-        assert_eq!(status(&admin.get("/healthz").await), 200);
+        assert_problem(&admin.get("/healthz").await, 503);
         admin
             .board
             .spool

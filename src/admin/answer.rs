@@ -61,11 +61,12 @@ pub(super) fn answer<B>(
 /// The process is well: nothing that it accepts would be lost.
 fn healthz(board: &Board) -> Response<Full<Bytes>> {
     match board.spool.state() {
-        (SpoolState::Failed, reason) => problem(
+        // Full as well: what cannot be written is not acked.
+        (SpoolState::Failed | SpoolState::Full, reason) => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             &reason.unwrap_or_else(|| "the spool cannot be written".to_owned()),
         ),
-        (SpoolState::Ok | SpoolState::Full, _) => response(StatusCode::OK, TEXT, "ok\n"),
+        (SpoolState::Ok, _) => response(StatusCode::OK, TEXT, "ok\n"),
     }
 }
 
