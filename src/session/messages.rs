@@ -87,9 +87,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// `welcome`, whose number may be older.
     pub(super) fn tell_ack(&mut self) -> Result<(), Ending> {
         if self.wire.is_blocked() || matches!(self.stream, Stream::Attaching { .. }) {
+            self.acks.postpone();
             return Ok(());
         }
-        match self.ack.take() {
+        match self.acks.take() {
             Some(seq) => self.send(&ToDevice::Ack { seq }),
             None => Ok(()),
         }

@@ -9,6 +9,7 @@
 //! its own TCP buffers. A device that keeps to its window is never held up by it, so its pings
 //! are answered and its pongs are seen.
 
+pub mod acks;
 mod counted;
 pub mod ending;
 mod handover;
@@ -27,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::OwnedPermit;
 use tracing::info;
 
+use self::acks::Acks;
 use self::ending::Ending;
 use self::handover::{Hand, Stream, Waiting};
 use self::liveness::{Action, Liveness};
@@ -80,8 +82,7 @@ struct Session<'a, S> {
     room: Option<Waiting<Option<OwnedPermit<Arrival>>>>,
     /// Batches handed over and not settled.
     unsettled: u32,
-    /// The newest ack that the device has not been told.
-    ack: Option<u64>,
+    acks: Acks,
     rejects_in_a_row: u32,
     liveness: Liveness,
     rate: Rate,
@@ -117,7 +118,7 @@ where
         hand: None,
         room: None,
         unsettled: 0,
-        ack: None,
+        acks: Acks::new(settings.window),
         rejects_in_a_row: 0,
         liveness: Liveness::new(settings.ping_interval, settings.ping_timeout, now),
         rate: Rate::new(settings.max_rate, now),
@@ -200,15 +201,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     fn wake_at(&self) -> Instant {
         let ping = self.liveness.wake_at();
-        self.throttled.map_or(ping, |until| until.min(ping))
+        let others = [self.throttled, self.acks.due()];
+        others.into_iter().flatten().fold(ping, Instant::min)
     }
 
     fn apply(&mut self, event: Event) -> Result<(), Ending> {
         match event {
             Event::Mail(mail) => {
                 self.unsettled = self.unsettled.saturating_sub(mail.settled);
-                self.ack = self.ack.max(mail.ack);
-                self.tell_ack()?;
+                let left = self.unsettled;
+                self.acks.add(self.now, mail.settled, mail.ack, left);
+                if mail.close.is_some() || self.acks.due().is_some_and(|due| due <= self.now) {
+                    self.tell_ack()?;
+                }
                 if let Some(close) = mail.close {
                     return Err(close.into());
                 }
@@ -253,6 +258,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if self.throttled.is_some_and(|until| self.now >= until) {
             self.throttled = None;
             self.liveness.resume(self.now);
+        }
+        if self.acks.due().is_some_and(|due| due <= self.now) {
+            self.tell_ack()?;
         }
         match self.liveness.tick(self.now) {
             Some(Action::Ping(payload)) => self.wire.ping(payload),

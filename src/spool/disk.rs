@@ -38,7 +38,7 @@ const _: () = assert!(TREE_BYTES + CHUNK_BYTES + 16 * 1024 <= SEGMENT_BYTES / 4)
 const CACHE_BYTES: u64 = 256 * 1024;
 
 /// sled's own flusher: writes what removals left behind. Without it nothing is collected.
-const FLUSH_EVERY_MS: u64 = 1_000;
+const FLUSH_EVERY_MS: u64 = 10_000;
 
 /// sled's threads may hold its lock for a moment after a database was closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
