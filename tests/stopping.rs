@@ -4,6 +4,7 @@
 #[path = "support/daemon.rs"]
 mod daemon;
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,43 @@ async fn a_broker_that_never_answers_does_not_hold_up_the_stop() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_stop_that_takes_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    // Accepts CONNECT and never says another word: the hub's farewell waits for a PUBACK.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let broker = std::thread::spawn(move || {
+        let (mut stream, _) = silent.accept().unwrap();
+        let mut connect = [0; 256];
+        let _ = stream.read(&mut connect).unwrap();
+        stream.write_all(&[0x20, 2, 0, 0]).unwrap();
+        // Until the hub is gone.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let mut hub = Hub::start(dir.path(), &config(dir.path(), port, "")).await;
+    hub.until_uplink("connected").await;
+    hub.signal("TERM");
+    until("the stop to begin", || {
+        hub.log().iter().any(|line| line.contains("stopping"))
+    })
+    .await;
+    let again = Instant::now();
+    hub.signal("TERM");
+    assert_eq!(hub.ended().await.code(), Some(1), "{:#?}", hub.log());
+    assert!(
+        again.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        again.elapsed()
+    );
+    let said = hub
+        .log()
+        .iter()
+        .any(|line| line.contains("SIGTERM came while stopping"));
+    assert!(said, "{:#?}", hub.log());
+    broker.join().unwrap();
 }
 
 #[tokio::test]
