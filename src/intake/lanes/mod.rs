@@ -254,7 +254,9 @@ impl Lanes {
             Some(Queued::Unsafe(entry)) if !self.spilling => Some(entry.since + timeout),
             _ => None,
         };
-        let disk = self.disk_retry.filter(|_| self.disk_bad).map(|(at, _)| at);
+        // Of a commit under way the retry is past; what it waits for is its answer.
+        let retry = self.disk_bad && self.committing.is_none();
+        let disk = self.disk_retry.filter(|_| retry).map(|(at, _)| at);
         let hangs = self.committing.as_ref().filter(|_| !self.disk_bad);
         let hangs = hangs.map(|commit| commit.since + DISK_PATIENCE);
         [flying, queued, disk, hangs, self.load_retry]
