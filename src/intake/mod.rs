@@ -324,7 +324,7 @@ impl Intake {
             spool::Event::Writable => {
                 self.spool_well = true;
                 board.spool.set(SpoolState::Ok, None);
-                return;
+                Event::Writable
             }
             spool::Event::Reopened { marks, depth } => {
                 self.lanes.streams.restore(marks);

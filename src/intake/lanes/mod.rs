@@ -204,6 +204,8 @@ impl Lanes {
             }
             Event::Committed { ticket, placed } => self.committed(ticket, &placed, out),
             Event::CommitFailed { ticket, full } => self.commit_failed(now, ticket, full),
+            // Only this: a commit that still waits for its next attempt finds out by itself.
+            Event::Writable => self.disk_full = false,
             Event::Loaded { groups, again } => {
                 if again {
                     self.load_retry = Some(now.mono + LOAD_RETRY);

@@ -55,7 +55,10 @@ impl Lanes {
             What::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
-                    pending.entry.item = gap_instead(&pending.entry.item, reason, now, out);
+                    let gap = gap_instead(&pending.entry.item, reason, now, out);
+                    let item = std::mem::replace(&mut pending.entry.item, gap.clone());
+                    self.to_commit_bytes =
+                        (self.to_commit_bytes + gap.weight()).saturating_sub(item.weight());
                 }
             }
             What::Stored(loc) => {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::reading::{Batch, Encoding};
+use crate::reading::{Batch, Encoding, GapReason};
 use crate::spool::{Depth, Group, GroupId};
 
 const DEVICES: usize = 3;
@@ -653,4 +653,55 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
     assert_eq!(again.taken, 1, "neither 2 nor 3 was taken");
     let taken = arrive(&mut world, 9, again.stream, 2);
     assert!(matches!(taken[..], [Action::Publish { .. }]), "{taken:?}");
+}
+
+#[test]
+fn a_batch_that_cannot_be_published_on_its_way_to_the_disk_leaves_no_weight_behind() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    let (token, _) = world.unacked[0];
+    world.step(&Op::Wait(10_000));
+    assert!(
+        world.lanes.to_commit_bytes > 0,
+        "overdue, so it goes to the disk"
+    );
+    let mut out = Vec::new();
+    let event = Event::Unpublishable {
+        epoch: world.epoch,
+        token,
+        reason: GapReason::TooLarge,
+    };
+    world.lanes.apply(world.now, event, &mut out);
+    assert!(matches!(out[0], Action::Lost(_)), "{out:?}");
+    let (ticket, ..) = world.commit.take().unwrap();
+    let loc = Loc {
+        group: GroupId(1),
+        index: 0,
+    };
+    let placed = vec![loc];
+    world
+        .lanes
+        .apply(world.now, Event::Committed { ticket, placed }, &mut out);
+    assert_eq!(world.lanes.to_commit_bytes, 0);
+}
+
+#[test]
+fn a_spool_that_was_full_takes_batches_in_the_next_outage_once_it_has_room() {
+    let mut world = World::new(Settings {
+        refuse: true,
+        ..settings(false, false)
+    });
+    world.step(&Op::Send(0));
+    world.step(&Op::CommitFails(true));
+    // With the uplink there nothing is left to be stored, so no commit tells of the room.
+    world.step(&Op::Up);
+    world.step(&Op::Puback);
+    assert_eq!(world.acked[0], 1);
+    world.apply(Event::Writable);
+    world.step(&Op::Down(false));
+    world.step(&Op::Send(0));
+    world.step(&Op::Wait(2_000));
+    world.step(&Op::CommitDone);
+    assert_eq!(world.acked[0], 2);
 }
