@@ -15,7 +15,7 @@ impl Lanes {
             return;
         };
         self.last_ack = Some(now.mono);
-        self.suspicion.acked();
+        self.suspicion.acked(now.mono);
         self.landed(&flying);
         match flying.what {
             What::Live(entry) => self.settle(entry.origin, out),
