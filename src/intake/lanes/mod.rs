@@ -31,7 +31,7 @@ pub use event::{Action, Event, Now, Settings};
 use route::{DISK_PATIENCE, HOPELESS};
 use store::LOAD_RETRY;
 
-use crate::intake::backlog::Backlog;
+use crate::intake::backlog::{Backlog, Expiry};
 use crate::intake::flight::Flight;
 use crate::intake::poison::{Key, Suspicion};
 use crate::intake::port::{Arrival, ConnId, StreamId};
@@ -125,6 +125,8 @@ pub struct Lanes {
     /// What was taken and what is safe.
     pub streams: Streams,
     phase: Phase,
+    /// When the first event came.
+    began: Option<Instant>,
     route: Route,
     up: Option<u64>,
     stalled_since: Option<Instant>,
@@ -161,6 +163,7 @@ impl Lanes {
             settings,
             streams: Streams::default(),
             phase: Phase::Running,
+            began: None,
             route: Route::Spool,
             up: None,
             stalled_since: None,
@@ -189,6 +192,7 @@ impl Lanes {
 
     /// Handles one event and adds what is to be done to `out`.
     pub fn apply(&mut self, now: Now, event: Event, out: &mut Vec<Action>) {
+        let began = *self.began.get_or_insert(now.mono);
         match event {
             Event::Opened { depth } => self.backlog.opened(depth),
             Event::Arrived(arrival) => self.arrived(now, arrival, out),
@@ -210,8 +214,13 @@ impl Lanes {
                 if again {
                     self.load_retry = Some(now.mono + LOAD_RETRY);
                 }
-                let expired_before = now.unix - self.settings.max_age.as_secs_f64();
-                self.backlog.loaded(groups, again, expired_before, now.unix);
+                let max_age = self.settings.max_age;
+                let expiry = Expiry {
+                    before: now.unix - max_age.as_secs_f64(),
+                    now: now.unix,
+                    own_too: now.mono.saturating_duration_since(began) >= max_age,
+                };
+                self.backlog.loaded(groups, again, expiry);
             }
             Event::Dropped {
                 upto,

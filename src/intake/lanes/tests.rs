@@ -686,6 +686,33 @@ fn a_batch_that_cannot_be_published_on_its_way_to_the_disk_leaves_no_weight_behi
     assert_eq!(world.lanes.to_commit_bytes, 0);
 }
 
+/// A board without a clock of its own takes batches in 1970 until the network tells the time.
+#[test]
+fn a_clock_that_is_set_late_makes_nothing_expire_that_this_run_has_taken() {
+    let expired_after = |uptime| {
+        let mut world = World::new(Settings {
+            max_age: Duration::from_secs(3_600),
+            ..settings(false, false)
+        });
+        world.step(&Op::Send(0));
+        world.step(&Op::CommitDone);
+        world.now.mono += uptime;
+        world.now.unix += 1e8;
+        world.step(&Op::Up);
+        let (after, _) = world.load.take().unwrap();
+        let event = Event::Loaded {
+            groups: world.read(after),
+            again: false,
+        };
+        let mut out = Vec::new();
+        world.lanes.apply(world.now, event, &mut out);
+        out.iter()
+            .any(|action| matches!(action, Action::Publish { item, .. } if matches!(**item, Item::Gap(_))))
+    };
+    assert!(!expired_after(Duration::from_secs(60)));
+    assert!(expired_after(Duration::from_secs(3_600)));
+}
+
 #[test]
 fn a_spool_that_was_full_takes_batches_in_the_next_outage_once_it_has_room() {
     let mut world = World::new(Settings {
