@@ -8,6 +8,7 @@
 pub mod backlog;
 pub mod flight;
 pub mod lanes;
+pub mod pace;
 pub mod poison;
 pub mod port;
 mod rate;

@@ -33,6 +33,7 @@ use store::LOAD_RETRY;
 
 use crate::intake::backlog::{Backlog, Expiry};
 use crate::intake::flight::Flight;
+use crate::intake::pace::Pace;
 use crate::intake::poison::{Key, Suspicion};
 use crate::intake::port::{Arrival, ConnId, StreamId};
 use crate::intake::streams::{Streams, Verdict};
@@ -136,6 +137,9 @@ pub struct Lanes {
     queue_bytes: usize,
     flight: Flight<Flying>,
     live_flying: usize,
+    /// Bytes of what flies in the other lane.
+    history_bytes: usize,
+    pace: Pace,
     /// Of the queue and of what flies in the live lane.
     live_readings: u64,
     last_ack: Option<Instant>,
@@ -172,6 +176,8 @@ impl Lanes {
             queue_bytes: 0,
             flight: Flight::new(settings.window),
             live_flying: 0,
+            history_bytes: 0,
+            pace: Pace::default(),
             live_readings: 0,
             last_ack: None,
             suspicion: Suspicion::default(),
@@ -383,6 +389,7 @@ impl Lanes {
         self.stalled_since = None;
         self.last_ack = None;
         self.suspicion.up(now.mono);
+        self.pace.connected();
     }
 
     fn disconnected(&mut self, now: Now, hung_up: bool) {
@@ -411,6 +418,7 @@ impl Lanes {
         }
         self.flight.clear();
         (self.live_flying, self.live_readings) = (0, 0);
+        self.history_bytes = 0;
         self.queue.clear();
         self.queue_bytes = 0;
         self.backlog.reset();
