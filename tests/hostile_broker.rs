@@ -344,9 +344,10 @@ async fn late_and_reordered_pubacks_are_credited_and_nothing_is_published_twice(
             };
             entries.enter(&publish);
             held.push(publish.pkid);
-            // The window is full: nothing more comes before some are acknowledged, newest first,
-            // the first time after more than `ack_timeout`, so that they are on disk as well.
-            if held.len() == 10 {
+            // Nothing is acknowledged before some are out, and then newest first. The first time
+            // this is the full window, and after more than `ack_timeout`, so that they are on disk
+            // as well. Later a part of the window may be kept for live batches.
+            if held.len() == if late { 10 } else { 5 } {
                 if std::mem::take(&mut late) {
                     tokio::time::sleep(ACK_TIMEOUT * 2).await;
                 }
