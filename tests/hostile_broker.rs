@@ -338,27 +338,22 @@ async fn late_and_reordered_pubacks_are_credited_and_nothing_is_published_twice(
         let mut peer = broker.welcome_hub().await;
         let mut held: Vec<u16> = Vec::new();
         let mut late = true;
-        loop {
-            let next = tokio::time::timeout(Duration::from_millis(50), peer.read()).await;
-            match &next {
-                Ok(None) => return,
-                Ok(Some(Packet::Publish(publish))) => {
-                    entries.enter(publish);
-                    held.push(publish.pkid);
-                }
-                Ok(Some(_)) | Err(_) => {}
-            }
-            // Acknowledged is newest first, when the window is full or nothing more comes.
-            let due = held.len() == 10 || next.is_err();
-            if !due || held.is_empty() {
+        while let Some(packet) = peer.read().await {
+            let Packet::Publish(publish) = packet else {
                 continue;
+            };
+            entries.enter(&publish);
+            held.push(publish.pkid);
+            // Nothing is acknowledged before some are out, and then newest first. The first time
+            // this is the full window, and after more than `ack_timeout`, so that they are on disk
+            // as well. Later a part of the window may be kept for live batches.
+            if held.len() == if late { 10 } else { 5 } {
+                if std::mem::take(&mut late) {
+                    tokio::time::sleep(ACK_TIMEOUT * 2).await;
+                }
+                held.reverse();
+                peer.pubacks(held.drain(..)).await;
             }
-            if std::mem::take(&mut late) {
-                // After more than `ack_timeout`: the batches are on disk as well by now.
-                tokio::time::sleep(ACK_TIMEOUT * 2).await;
-            }
-            held.reverse();
-            peer.pubacks(held.drain(..)).await;
         }
     });
     for seq in 1..=40 {

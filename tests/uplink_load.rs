@@ -120,6 +120,27 @@ async fn a_broker_that_stops_reading_is_left_and_memory_stays_bounded() {
 }
 
 #[tokio::test]
+async fn large_payloads_fill_the_window_by_their_bytes() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    let mut peer = broker.welcome_hub().await;
+    let epoch = rig.up().await;
+    for token in 0..40 {
+        rig.submit_item(epoch, token, large(16)).await;
+    }
+    // 960,000 bytes each, and one is taken while there are less than 8 MiB.
+    let mut out = peer.publishes(9).await;
+    assert!(peer.is_silent_for(Duration::from_millis(300)).await);
+    for token in 0..40 {
+        peer.puback(out.remove(0).pkid).await;
+        assert_eq!(rig.acked().await, token);
+        if token < 40 - 9 {
+            out.push(peer.publish().await);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_intake_that_reads_no_events_stops_the_flow_but_not_the_connection() {
     let broker = Broker::start().await;
     let mut settings = settings(broker.port);

@@ -25,6 +25,18 @@ pub enum Fate {
     Done,
 }
 
+/// Which stored batches are too old. All in Unix seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Expiry {
+    /// Those that arrived before.
+    pub before: f64,
+    /// For the gap records.
+    pub now: f64,
+    /// Whether what this run has stored can be as old as that. While it cannot, and its stamps say
+    /// so all the same, they are from a clock that had not been set.
+    pub own_too: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     fate: Fate,
@@ -59,6 +71,8 @@ pub struct Backlog {
     grew: bool,
     /// Groups that were finished while a read was under way, which may still bring them.
     finished: Vec<GroupId>,
+    /// The first group that was stored in this run.
+    own_from: Option<GroupId>,
 }
 
 impl Backlog {
@@ -76,6 +90,7 @@ impl Backlog {
 
     /// An item has been stored. Items of a group come in the order of their index.
     pub fn stored(&mut self, loc: Loc, item: &Item, fate: Fate) {
+        self.own_from.get_or_insert(loc.group);
         let tracked = self.groups.entry(loc.group).or_default();
         let batch = matches!(item, Item::Batch(_));
         tracked.slots.push(Slot {
@@ -120,9 +135,9 @@ impl Backlog {
         Some(self.cursor)
     }
 
-    /// What the read brought; `again`: it was cut short, and there may be more. Batches that arrived before `expired_before` (Unix seconds) are
-    /// replaced by gap records, one for each stream of a group.
-    pub fn loaded(&mut self, groups: Vec<Group>, again: bool, expired_before: f64, now: f64) {
+    /// What the read brought; `again`: it was cut short, and there may be more. Expired batches
+    /// are replaced by gap records, one for each stream of a group.
+    pub fn loaded(&mut self, groups: Vec<Group>, again: bool, expiry: Expiry) {
         self.loading = false;
         let finished = std::mem::take(&mut self.finished);
         if std::mem::take(&mut self.stale) {
@@ -153,7 +168,12 @@ impl Backlog {
                 slot.batch = matches!(**item, Item::Batch(_));
                 slot.readings = item.readings();
             }
-            let items = expire(&group.items, expired_before, now);
+            let own = self.own_from.is_some_and(|own| group.id >= own);
+            let items = if own && !expiry.own_too {
+                group.items.iter().cloned().map(Some).collect()
+            } else {
+                expire(&group.items, expiry.before, expiry.now)
+            };
             for (index, item) in (0..).zip(items) {
                 let loc = Loc {
                     group: group.id,

@@ -65,6 +65,13 @@ impl<T> Flight<T> {
         Some(what)
     }
 
+    /// When this token was submitted.
+    #[must_use]
+    pub fn since(&self, token: u64) -> Option<Instant> {
+        let at = usize::try_from(token.checked_sub(self.base)?).ok()?;
+        self.slots.get(at)?.as_ref().map(|(since, _)| *since)
+    }
+
     /// What this token stands for.
     pub fn get_mut(&mut self, token: u64) -> Option<&mut T> {
         let at = usize::try_from(token.checked_sub(self.base)?).ok()?;

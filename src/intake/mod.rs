@@ -8,6 +8,7 @@
 pub mod backlog;
 pub mod flight;
 pub mod lanes;
+pub mod pace;
 pub mod poison;
 pub mod port;
 mod rate;
@@ -324,7 +325,7 @@ impl Intake {
             spool::Event::Writable => {
                 self.spool_well = true;
                 board.spool.set(SpoolState::Ok, None);
-                return;
+                Event::Writable
             }
             spool::Event::Reopened { marks, depth } => {
                 self.lanes.streams.restore(marks);

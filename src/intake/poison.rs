@@ -73,10 +73,13 @@ impl Suspicion {
         let Some(since) = self.up_since.take() else {
             return false;
         };
+        let quick = now.saturating_duration_since(since) < QUICK;
         if !hung_up {
+            if !quick && self.careful.is_none() {
+                self.bad_ends = 0;
+            }
             return false;
         }
-        let quick = now.saturating_duration_since(since) < QUICK;
         if let Some(left) = &mut self.careful {
             *left = window;
             if let (Some(key), 1, true) = (oldest, in_flight, quick) {
@@ -100,11 +103,14 @@ impl Suspicion {
         false
     }
 
-    /// A publish was acknowledged.
-    pub fn acked(&mut self) {
+    /// A publish was acknowledged. Care ends after a window of them, or with the first on a
+    /// connection that has lived: a hub with little to send would be careful for hours otherwise,
+    /// and all that time write to its disk.
+    pub fn acked(&mut self, now: Instant) {
         if let Some(left) = &mut self.careful {
-            *left -= 1;
-            if *left == 0 {
+            *left = left.saturating_sub(1);
+            let lives = |since| now.saturating_duration_since(since) >= QUICK;
+            if *left == 0 || self.up_since.is_some_and(lives) {
                 self.careful = None;
                 self.bad_ends = 0;
             }
@@ -165,7 +171,33 @@ mod tests {
         }
         for _ in 0..10 {
             assert!(suspicion.is_careful());
-            suspicion.acked();
+            suspicion.acked(Instant::now());
+        }
+        assert!(!suspicion.is_careful());
+    }
+
+    #[test]
+    fn care_ends_with_an_ack_on_a_connection_that_has_lived() {
+        let mut suspicion = Suspicion::default();
+        for _ in 0..BAD_ENDS {
+            cut(&mut suspicion, 10, 1, true);
+        }
+        let now = Instant::now();
+        suspicion.up(now);
+        suspicion.acked(now);
+        assert!(suspicion.is_careful());
+        suspicion.acked(now + QUICK);
+        assert!(!suspicion.is_careful());
+    }
+
+    #[test]
+    fn bad_ends_with_a_good_connection_between_them_are_not_in_a_row() {
+        let mut suspicion = Suspicion::default();
+        for _ in 0..10 {
+            cut(&mut suspicion, 10, 1, true);
+            let now = Instant::now();
+            suspicion.up(now);
+            suspicion.ended(now + QUICK, false, 10, None, 10);
         }
         assert!(!suspicion.is_careful());
     }

@@ -157,7 +157,15 @@ impl Shelf {
             rest = after;
             let index = match self.taking() {
                 Some(index) if self.generations[index].bytes < limit => index,
-                _ => {
+                taking => {
+                    // What the new one holds may become durable at any time. It must not be found
+                    // after a power cut without the groups before it: its marks cover them.
+                    if let Some(index) = taking
+                        && !placed.is_empty()
+                        && let Some(open) = &mut self.generations[index].open
+                    {
+                        open.store.sync()?;
+                    }
                     let dir = self.path.join(generations::name(self.next_id));
                     let new = Generation::create(dir, self.next_id, &*self.engine)?;
                     self.generations.push(new);

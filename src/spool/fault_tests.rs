@@ -18,6 +18,9 @@ struct Faults {
     syncs: AtomicU32,
     /// Reads that fail from now on.
     bad_reads: AtomicU32,
+    /// Appends since the last sync, and the most of them when a database was created.
+    unsynced: AtomicU32,
+    unsynced_at_create: AtomicU32,
 }
 
 impl Faults {
@@ -48,6 +51,8 @@ struct FaultyStore(Arc<Faults>, Box<dyn Store>);
 impl Engine for Faulty {
     fn create(&self, dir: &Path) -> Result<Box<dyn Store>, Error> {
         Faults::step(&self.0.creates)?;
+        let unsynced = self.0.unsynced.load(Relaxed);
+        self.0.unsynced_at_create.fetch_max(unsynced, Relaxed);
         Ok(Box::new(FaultyStore(self.0.clone(), self.1.create(dir)?)))
     }
 
@@ -59,12 +64,14 @@ impl Engine for Faulty {
 impl Store for FaultyStore {
     fn append(&mut self, id: u64, value: &[u8]) -> Result<(), Error> {
         Faults::step(&self.0.appends)?;
+        self.0.unsynced.fetch_add(1, Relaxed);
         self.1.append(id, value)
     }
 
     fn sync(&mut self) -> Result<(), Error> {
         // Written, but nobody knows whether it is durable: the worst moment to fail.
         self.1.sync()?;
+        self.0.unsynced.store(0, Relaxed);
         Faults::step(&self.0.syncs)
     }
 
@@ -125,6 +132,20 @@ fn a_failed_commit_leaves_nothing_behind_in_this_run_and_the_next_one_works() {
         assert_eq!(shelf.depth().batches, 299);
         assert_eq!(seqs(&load_all(&mut shelf)), (1..300).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_commit_that_spans_databases_makes_each_durable_before_it_begins_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), 3 << 20);
+    let faults = Faults::none();
+    let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+    let mut shelf = Shelf::new(&config, engine);
+    shelf.attach(true).unwrap();
+    shelf.write(&items(1..20, 2000), &[]).unwrap();
+    shelf.write(&items(20..300, 2000), &[]).unwrap();
+    assert!(shelf.generations.len() > 2);
+    assert_eq!(faults.unsynced_at_create.load(Relaxed), 0);
 }
 
 #[test]

@@ -21,6 +21,11 @@ use crate::status::board::UplinkState;
 /// data when thousands of states have to be told to a new broker.
 const STATUSES: u16 = 8;
 
+/// Bytes of data payloads that may be unacknowledged when one more is taken. Ordinary batches
+/// never reach it, and no link needs more in flight to be busy. Without it a window of packs that
+/// resolve to a megabyte each would take a hundred of them, some of it twice.
+const OUT_BYTES: usize = 8 << 20;
+
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -37,8 +42,8 @@ pub(super) fn capacity(inflight: u16) -> u16 {
 /// What a publish was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Record {
-    /// A submission's token.
-    Data(u64),
+    /// A submission's token, and the size of its payload.
+    Data(u64, usize),
     /// A device's state.
     Device,
     /// The hub's `online`.
@@ -90,6 +95,8 @@ struct Connection<'a> {
     inflight: usize,
     capacity: usize,
     status_window: usize,
+    /// Bytes of data payloads that are out.
+    out_bytes: usize,
     /// Device states that are out.
     statuses: usize,
     /// The outbox may hold something.
@@ -123,6 +130,7 @@ pub(super) async fn serve(
         inflight: usize::from(inflight),
         capacity: usize::from(capacity),
         status_window: usize::from(status_window(inflight)),
+        out_bytes: 0,
         statuses: 0,
         untold: true,
         stale: None,
@@ -220,6 +228,7 @@ impl Connection<'_> {
     fn feed(&mut self) -> Result<(), Failure> {
         while self.phase != Phase::Leaving
             && self.ledger.span() + self.ports.outlet.waiting() < self.inflight
+            && self.out_bytes < OUT_BYTES
         {
             let submission = match self.held.pop_front() {
                 Some(submission) => submission,
@@ -266,7 +275,11 @@ impl Connection<'_> {
             return Ok(());
         }
         match self.publisher.item(&submission.item, submission.lane) {
-            Ok(publication) => self.publish(publication, Record::Data(token)),
+            Ok(publication) => {
+                let bytes = publication.payload.len();
+                self.out_bytes += bytes;
+                self.publish(publication, Record::Data(token, bytes))
+            }
             Err(error) => {
                 self.ports.outlet.push(Event::Unpublishable {
                     epoch,
@@ -306,7 +319,8 @@ impl Connection<'_> {
                 let record = self.ledger.acked(id)?;
                 self.ports.board.uplink.acknowledged.add(1);
                 match record {
-                    Record::Data(token) => {
+                    Record::Data(token, bytes) => {
+                        self.out_bytes = self.out_bytes.saturating_sub(bytes);
                         self.acked_data = true;
                         let epoch = self.epoch;
                         self.ports.outlet.push(Event::Acked { epoch, token });

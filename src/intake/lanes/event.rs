@@ -99,6 +99,8 @@ pub enum Event {
         /// For want of room.
         full: bool,
     },
+    /// The spool, which failed, can be written again.
+    Writable,
     /// Stored groups were read.
     Loaded {
         /// After the position asked for.

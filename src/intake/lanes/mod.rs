@@ -31,8 +31,9 @@ pub use event::{Action, Event, Now, Settings};
 use route::{DISK_PATIENCE, HOPELESS};
 use store::LOAD_RETRY;
 
-use crate::intake::backlog::Backlog;
+use crate::intake::backlog::{Backlog, Expiry};
 use crate::intake::flight::Flight;
+use crate::intake::pace::Pace;
 use crate::intake::poison::{Key, Suspicion};
 use crate::intake::port::{Arrival, ConnId, StreamId};
 use crate::intake::streams::{Streams, Verdict};
@@ -125,6 +126,8 @@ pub struct Lanes {
     /// What was taken and what is safe.
     pub streams: Streams,
     phase: Phase,
+    /// When the first event came.
+    began: Option<Instant>,
     route: Route,
     up: Option<u64>,
     stalled_since: Option<Instant>,
@@ -134,6 +137,9 @@ pub struct Lanes {
     queue_bytes: usize,
     flight: Flight<Flying>,
     live_flying: usize,
+    /// Bytes of what flies in the other lane.
+    history_bytes: usize,
+    pace: Pace,
     /// Of the queue and of what flies in the live lane.
     live_readings: u64,
     last_ack: Option<Instant>,
@@ -161,6 +167,7 @@ impl Lanes {
             settings,
             streams: Streams::default(),
             phase: Phase::Running,
+            began: None,
             route: Route::Spool,
             up: None,
             stalled_since: None,
@@ -169,6 +176,8 @@ impl Lanes {
             queue_bytes: 0,
             flight: Flight::new(settings.window),
             live_flying: 0,
+            history_bytes: 0,
+            pace: Pace::default(),
             live_readings: 0,
             last_ack: None,
             suspicion: Suspicion::default(),
@@ -189,6 +198,7 @@ impl Lanes {
 
     /// Handles one event and adds what is to be done to `out`.
     pub fn apply(&mut self, now: Now, event: Event, out: &mut Vec<Action>) {
+        let began = *self.began.get_or_insert(now.mono);
         match event {
             Event::Opened { depth } => self.backlog.opened(depth),
             Event::Arrived(arrival) => self.arrived(now, arrival, out),
@@ -204,12 +214,19 @@ impl Lanes {
             }
             Event::Committed { ticket, placed } => self.committed(ticket, &placed, out),
             Event::CommitFailed { ticket, full } => self.commit_failed(now, ticket, full),
+            // Only this: a commit that still waits for its next attempt finds out by itself.
+            Event::Writable => self.disk_full = false,
             Event::Loaded { groups, again } => {
                 if again {
                     self.load_retry = Some(now.mono + LOAD_RETRY);
                 }
-                let expired_before = now.unix - self.settings.max_age.as_secs_f64();
-                self.backlog.loaded(groups, again, expired_before, now.unix);
+                let max_age = self.settings.max_age;
+                let expiry = Expiry {
+                    before: now.unix - max_age.as_secs_f64(),
+                    now: now.unix,
+                    own_too: now.mono.saturating_duration_since(began) >= max_age,
+                };
+                self.backlog.loaded(groups, again, expiry);
             }
             Event::Dropped {
                 upto,
@@ -254,7 +271,9 @@ impl Lanes {
             Some(Queued::Unsafe(entry)) if !self.spilling => Some(entry.since + timeout),
             _ => None,
         };
-        let disk = self.disk_retry.filter(|_| self.disk_bad).map(|(at, _)| at);
+        // Of a commit under way the retry is past; what it waits for is its answer.
+        let retry = self.disk_bad && self.committing.is_none();
+        let disk = self.disk_retry.filter(|_| retry).map(|(at, _)| at);
         let hangs = self.committing.as_ref().filter(|_| !self.disk_bad);
         let hangs = hangs.map(|commit| commit.since + DISK_PATIENCE);
         [flying, queued, disk, hangs, self.load_retry]
@@ -370,6 +389,7 @@ impl Lanes {
         self.stalled_since = None;
         self.last_ack = None;
         self.suspicion.up(now.mono);
+        self.pace.connected();
     }
 
     fn disconnected(&mut self, now: Now, hung_up: bool) {
@@ -398,6 +418,7 @@ impl Lanes {
         }
         self.flight.clear();
         (self.live_flying, self.live_readings) = (0, 0);
+        self.history_bytes = 0;
         self.queue.clear();
         self.queue_bytes = 0;
         self.backlog.reset();

@@ -11,11 +11,15 @@ impl Lanes {
         if self.up != Some(epoch) {
             return;
         }
+        let since = self.flight.since(token);
         let Some(flying) = self.flight.take(token) else {
             return;
         };
+        if let (Some(since), Lane::History) = (since, flying.lane) {
+            self.pace.acked(now.mono, since, flying.item.weight());
+        }
         self.last_ack = Some(now.mono);
-        self.suspicion.acked();
+        self.suspicion.acked(now.mono);
         self.landed(&flying);
         match flying.what {
             What::Live(entry) => self.settle(entry.origin, out),
@@ -55,7 +59,10 @@ impl Lanes {
             What::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
-                    pending.entry.item = gap_instead(&pending.entry.item, reason, now, out);
+                    let gap = gap_instead(&pending.entry.item, reason, now, out);
+                    let item = std::mem::replace(&mut pending.entry.item, gap.clone());
+                    self.to_commit_bytes =
+                        (self.to_commit_bytes + gap.weight()).saturating_sub(item.weight());
                 }
             }
             What::Stored(loc) => {
@@ -77,7 +84,8 @@ impl Lanes {
             let draining = self.flight.len() - self.live_flying;
             let may_drain = self.phase == Phase::Running
                 && self.backlog.has_next()
-                && (self.settings.in_order || draining < share);
+                && (self.settings.in_order || draining < share)
+                && self.pace.allows(self.history_bytes);
             let live_waits = !self.queue.is_empty();
             // What waits in the queue but is stored is older than anything in the backlog.
             let held = stored_first
@@ -182,6 +190,9 @@ impl Lanes {
         } else {
             item
         };
+        if lane == Lane::History {
+            self.history_bytes += item.weight();
+        }
         let token = self.flight.submit(
             now.mono,
             Flying {
@@ -204,6 +215,8 @@ impl Lanes {
         if flying.lane == Lane::Live {
             self.live_flying -= 1;
             self.live_readings = self.live_readings.saturating_sub(flying.readings);
+        } else {
+            self.history_bytes = self.history_bytes.saturating_sub(flying.item.weight());
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::reading::{Batch, Encoding};
+use crate::reading::{Batch, Encoding, GapReason};
 use crate::spool::{Depth, Group, GroupId};
 
 const DEVICES: usize = 3;
@@ -193,12 +193,26 @@ impl World {
     }
 
     fn apply(&mut self, event: Event) {
+        self.apply_alone(event);
+        // A tick may be due at once, but must be all there is to do then.
+        if self.is_due() {
+            self.apply_alone(Event::Tick);
+            assert!(!self.is_due(), "ticks would follow each other for ever");
+        }
+    }
+
+    fn apply_alone(&mut self, event: Event) {
         let mut out = Vec::new();
         self.lanes.apply(self.now, event, &mut out);
         for action in out {
             self.act(action);
         }
         assert!(self.lanes.in_flight() <= WINDOW);
+    }
+
+    fn is_due(&self) -> bool {
+        let deadline = self.lanes.next_deadline();
+        deadline.is_some_and(|at| at <= self.now.mono)
     }
 
     fn act(&mut self, action: Action) {
@@ -515,6 +529,19 @@ fn a_disk_that_hangs_holds_up_nothing_that_the_broker_takes_and_nothing_goes_twi
 }
 
 #[test]
+fn a_disk_that_hangs_after_it_failed_is_waited_for_without_a_tick_that_is_past() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Send(0));
+    world.step(&Op::CommitFails(false));
+    world.step(&Op::Wait(2_000));
+    assert!(world.commit.is_some(), "tried again");
+    world.step(&Op::Wait(15_000));
+    assert!(world.lanes.disk_hangs(world.now.mono));
+    assert_eq!(world.lanes.next_deadline(), None);
+    world.heal();
+}
+
+#[test]
 fn live_batches_go_out_at_once_while_a_backlog_drains() {
     let mut world = World::new(settings(false, false));
     for _ in 0..50 {
@@ -626,4 +653,82 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
     assert_eq!(again.taken, 1, "neither 2 nor 3 was taken");
     let taken = arrive(&mut world, 9, again.stream, 2);
     assert!(matches!(taken[..], [Action::Publish { .. }]), "{taken:?}");
+}
+
+#[test]
+fn a_batch_that_cannot_be_published_on_its_way_to_the_disk_leaves_no_weight_behind() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    let (token, _) = world.unacked[0];
+    world.step(&Op::Wait(10_000));
+    assert!(
+        world.lanes.to_commit_bytes > 0,
+        "overdue, so it goes to the disk"
+    );
+    let mut out = Vec::new();
+    let event = Event::Unpublishable {
+        epoch: world.epoch,
+        token,
+        reason: GapReason::TooLarge,
+    };
+    world.lanes.apply(world.now, event, &mut out);
+    assert!(matches!(out[0], Action::Lost(_)), "{out:?}");
+    let (ticket, ..) = world.commit.take().unwrap();
+    let loc = Loc {
+        group: GroupId(1),
+        index: 0,
+    };
+    let placed = vec![loc];
+    world
+        .lanes
+        .apply(world.now, Event::Committed { ticket, placed }, &mut out);
+    assert_eq!(world.lanes.to_commit_bytes, 0);
+}
+
+/// A board without a clock of its own takes batches in 1970 until the network tells the time.
+#[test]
+fn a_clock_that_is_set_late_makes_nothing_expire_that_this_run_has_taken() {
+    let expired_after = |uptime| {
+        let mut world = World::new(Settings {
+            max_age: Duration::from_secs(3_600),
+            ..settings(false, false)
+        });
+        world.step(&Op::Send(0));
+        world.step(&Op::CommitDone);
+        world.now.mono += uptime;
+        world.now.unix += 1e8;
+        world.step(&Op::Up);
+        let (after, _) = world.load.take().unwrap();
+        let event = Event::Loaded {
+            groups: world.read(after),
+            again: false,
+        };
+        let mut out = Vec::new();
+        world.lanes.apply(world.now, event, &mut out);
+        out.iter()
+            .any(|action| matches!(action, Action::Publish { item, .. } if matches!(**item, Item::Gap(_))))
+    };
+    assert!(!expired_after(Duration::from_secs(60)));
+    assert!(expired_after(Duration::from_secs(3_600)));
+}
+
+#[test]
+fn a_spool_that_was_full_takes_batches_in_the_next_outage_once_it_has_room() {
+    let mut world = World::new(Settings {
+        refuse: true,
+        ..settings(false, false)
+    });
+    world.step(&Op::Send(0));
+    world.step(&Op::CommitFails(true));
+    // With the uplink there nothing is left to be stored, so no commit tells of the room.
+    world.step(&Op::Up);
+    world.step(&Op::Puback);
+    assert_eq!(world.acked[0], 1);
+    world.apply(Event::Writable);
+    world.step(&Op::Down(false));
+    world.step(&Op::Send(0));
+    world.step(&Op::Wait(2_000));
+    world.step(&Op::CommitDone);
+    assert_eq!(world.acked[0], 2);
 }
