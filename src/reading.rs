@@ -167,6 +167,25 @@ pub enum Lane {
     History,
 }
 
+/// The name of the stream of a device that named none: `run` is this run of the hub in lower-case
+/// hex, `conn` its connection.
+#[must_use]
+pub fn unnamed_stream(run: &str, conn: u64) -> Arc<str> {
+    format!("~{run}-{conn}").into()
+}
+
+/// Whether the hub made this name up. Such a stream ends with its connection: it can never be
+/// resumed, so it needs no [`Mark`].
+#[must_use]
+pub fn is_unnamed(stream: &str) -> bool {
+    let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    stream
+        .strip_prefix('~')
+        .and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(run, conn)| hex(run) && digits(conn))
+}
+
 /// The highest safe sequence number of a stream, as it is kept across restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -176,4 +195,19 @@ pub struct Mark {
     pub stream: Arc<str>,
     /// Every batch up to and including this number is safe.
     pub seq: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_the_hub_made_up_is_known_by_its_form() {
+        assert!(is_unnamed(&unnamed_stream("19a1b2c3d4e", 17)));
+        for named in [
+            "", "~", "boot-1", "~boot-1x", "~-1", "~19a1", "~19a1-", "19a1-17",
+        ] {
+            assert!(!is_unnamed(named), "{named}");
+        }
+    }
 }

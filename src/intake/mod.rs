@@ -24,7 +24,7 @@ use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
 use self::rate::DrainRate;
 use crate::clock::unix_now;
-use crate::reading::GapReason;
+use crate::reading::{GapReason, unnamed_stream};
 use crate::spool::{self, Command};
 use crate::status::board::{Board, SpoolState};
 use crate::uplink::{self, Submission};
@@ -227,7 +227,7 @@ impl Intake {
                 reply,
             } => {
                 let run = &self.run;
-                let unnamed = || format!("~{run}-{conn}").into();
+                let unnamed = || unnamed_stream(run, conn);
                 let attached = self.lanes.streams.attach(conn, &device, stream, unnamed);
                 self.mailboxes.insert(conn, mailbox);
                 // A session that is gone meanwhile detaches by itself.

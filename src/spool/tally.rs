@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::wire::{Damage, Reader, Writer, seal, unseal};
-use crate::reading::{Batch, Gap, GapReason, Item, Mark};
+use crate::reading::{Batch, Gap, GapReason, Item, Mark, is_unnamed};
 
 /// Of a generation's summary file. The last character is the version.
 pub(super) const SUMMARY_MAGIC: [u8; 4] = *b"ths1";
@@ -201,7 +201,8 @@ impl Tally {
         gaps
     }
 
-    /// The marks that all this implies: what is stored, or recorded as a gap, is settled.
+    /// The marks that all this implies: what is stored, or recorded as a gap, is settled. Streams
+    /// that the hub named are left out: nobody can resume them.
     pub(super) fn implied_marks(&self) -> impl Iterator<Item = Mark> {
         let lines = self
             .lines
@@ -214,6 +215,7 @@ impl Tally {
             .map(|gap| (&gap.device, &gap.stream, gap.to));
         lines
             .chain(gaps)
+            .filter(|(_, stream, _)| !is_unnamed(stream))
             .filter_map(|(device, stream, to)| {
                 Some(Mark {
                     device: device.clone(),
