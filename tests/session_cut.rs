@@ -378,7 +378,7 @@ impl Drop for Disk {
 #[ignore = "runs in a namespace of its own"]
 async fn stalled_disk() {
     /// Ten times what it takes to notice a dead device.
-    const STALL: Duration = Duration::from_secs(20);
+    const STALL: Duration = Duration::from_secs(60);
     assert!(std::env::var_os(INSIDE).is_some(), "not in a namespace");
     let dir = tempfile::tempdir().unwrap();
     let (image, mount) = (dir.path().join("image"), dir.path().join("disk"));

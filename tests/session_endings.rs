@@ -59,6 +59,27 @@ async fn any_frame_keeps_a_device_alive_and_pongs_measure_the_way() {
 }
 
 #[tokio::test]
+async fn a_pong_that_comes_late_is_counted_when_other_frames_kept_the_device_alive() {
+    let mut settings = devices();
+    settings.ping_interval = Duration::from_millis(200);
+    settings.ping_timeout = Duration::from_millis(400);
+    let port = Port::start(settings).await;
+    let mut tcp = port.raw("slow").await;
+    let mut ping = [0; 10];
+    soon(tcp.read_exact(&mut ping)).await.unwrap();
+    assert_eq!(ping[..2], [0x89, 8]);
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tcp.write_all(&frame(0x8a, b"hello")).await.unwrap();
+    }
+    tcp.write_all(&frame(0x8a, &ping[2..])).await.unwrap();
+    let slow = port.board.devices.get("slow").unwrap();
+    until(|| slow.late_pongs.get() == 1).await;
+    assert_eq!(port.report("slow").state, "online");
+    assert!(port.report("slow").rtt_ms.unwrap() > 400.0);
+}
+
+#[tokio::test]
 async fn a_long_frame_on_a_slow_link_is_a_sign_of_life() {
     let mut settings = devices();
     settings.ping_interval = Duration::from_millis(100);

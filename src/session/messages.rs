@@ -25,6 +25,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.present.board.seen(unix_now());
                 if let Some(rtt) = self.liveness.pong(&payload, self.now) {
                     self.present.board.rtt(rtt);
+                    self.present
+                        .board
+                        .late_pongs
+                        .add(u64::from(rtt > self.settings.ping_timeout));
                 }
                 self.spend(1)
             }

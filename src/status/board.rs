@@ -160,6 +160,8 @@ pub struct DeviceBoard {
     pub readings: Number,
     /// Messages rejected.
     pub rejected: Number,
+    /// Pongs that came after `ping_timeout`, when something else had kept the device alive.
+    pub late_pongs: Number,
 }
 
 impl DeviceBoard {
@@ -234,6 +236,7 @@ impl DeviceTable {
                 batches: Number::default(),
                 readings: Number::default(),
                 rejected: Number::default(),
+                late_pongs: Number::default(),
             })
         });
         *lock(&entry.text) = text;
@@ -259,6 +262,12 @@ impl DeviceTable {
         text.since = unix_now();
         reason.clone_into(&mut text.reason);
         true
+    }
+
+    /// The entry of a device that is remembered.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Arc<DeviceBoard>> {
+        lock(&self.devices).get(id).cloned()
     }
 
     /// Number of devices remembered.
