@@ -88,6 +88,11 @@ impl<T> Flight<T> {
             .map(|(since, what)| (*since, what))
     }
 
+    /// All in flight, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten().map(|(_, what)| what)
+    }
+
     /// All in flight with their tokens, oldest first.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
         let base = self.base;

@@ -325,12 +325,10 @@ impl Lanes {
     }
 
     fn live_unsafe(&self) -> usize {
-        let queued = self
-            .queue
-            .iter()
-            .filter(|q| matches!(q, Queued::Unsafe(_)))
-            .count();
-        queued + self.live_flying
+        let queued = self.queue.iter();
+        let flying = self.flight.iter();
+        queued.filter(|q| matches!(q, Queued::Unsafe(_))).count()
+            + flying.filter(|f| matches!(f.what, What::Live(_))).count()
     }
 
     fn arrived(&mut self, now: Now, arrival: Arrival, out: &mut Vec<Action>) {
