@@ -165,3 +165,34 @@ async fn a_part_that_cannot_start_is_named_and_the_hub_exits_1() {
         "{stderr}"
     );
 }
+
+#[tokio::test]
+async fn a_stop_in_the_middle_of_a_drain_leaves_the_rest_and_at_most_one_group_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = Mosquitto::start(dir.path());
+    let consumer = Consumer::start(broker.port).await;
+    broker.stop();
+    let text = config(dir.path(), broker.port, "inflight = 2");
+    let hub = Hub::start(dir.path(), &text).await;
+    let sensor = Sensor::start(hub.address, "d", Duration::from_millis(1));
+    until("a backlog", || sensor.acked() > 2_000).await;
+    sensor.rest();
+    until("every ack", || sensor.unacked() == 0).await;
+    broker.start_again();
+    hub.until_uplink("connected").await;
+    until("some of it on the broker", || consumer.batches().len() > 50).await;
+    assert!(hub.stop().await.success());
+
+    let hub = Hub::start(dir.path(), &text).await;
+    hub.until_drained().await;
+    let all = usize::try_from(sensor.acked()).unwrap();
+    until("all of it", || consumer.batches().len() == all).await;
+    // A group is deleted as a whole: of the one that the stop found begun, the batches that were
+    // out already come again. One group holds 32 KiB.
+    let twice = consumer
+        .batches()
+        .values()
+        .filter(|times| **times > 1)
+        .count();
+    assert!(twice <= 300, "{twice} of {all} came twice");
+}

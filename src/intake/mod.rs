@@ -147,7 +147,9 @@ impl Intake {
         let began = Instant::now();
         let mut abandoned = false;
         let mut uplink_gone = false;
-        while !self.lanes.all_safe() {
+        // What is on disk and in flight is safe; its PUBACKs are waited for all the same, or it
+        // would be published again after the next start.
+        while !self.lanes.all_safe() || (!abandoned && self.lanes.in_flight() > 0) {
             let now = Instant::now();
             if !abandoned && now >= began + FINISH {
                 abandoned = true;
