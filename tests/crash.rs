@@ -7,7 +7,7 @@ mod daemon;
 
 use std::time::Duration;
 
-use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, until};
+use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, every_acked_batch_arrives, until};
 
 /// Not random, but not in step with anything: milliseconds between a start and a kill.
 fn moments(count: u64) -> impl Iterator<Item = Duration> {
@@ -47,24 +47,8 @@ async fn every_acked_batch_survives_kills_in_both_lanes_and_duplicates_are_recog
     })
     .await;
     hub.until_drained().await;
-    let acked: usize = sensors
-        .iter()
-        .map(|sensor| sensor.acked_batches().len())
-        .sum();
-    until("every acked batch on the broker", || {
-        consumer.batches().len() >= acked
-    })
-    .await;
-
+    let acked = every_acked_batch_arrives(&sensors, &consumer).await;
     let batches = consumer.batches();
-    for sensor in &sensors {
-        for id in sensor.acked_batches() {
-            assert!(
-                batches.contains_key(&id),
-                "{id:?} was acked and never arrived"
-            );
-        }
-    }
     for got in consumer.got().iter().filter(|got| got.batch().is_some()) {
         let json = got.json();
         assert_eq!(

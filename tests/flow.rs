@@ -6,7 +6,7 @@ mod daemon;
 
 use std::time::Duration;
 
-use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, until};
+use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, every_acked_batch_arrives, until};
 use serde_json::json;
 
 #[tokio::test]
@@ -114,23 +114,7 @@ async fn an_outage_of_the_broker_goes_to_disk_is_acked_and_comes_as_history() {
     })
     .await;
 
-    let acked: usize = sensors
-        .iter()
-        .map(|sensor| sensor.acked_batches().len())
-        .sum();
-    until("every batch on the broker", || {
-        consumer.batches().len() >= acked
-    })
-    .await;
-    let batches = consumer.batches();
-    for sensor in &sensors {
-        for id in sensor.acked_batches() {
-            assert!(
-                batches.contains_key(&id),
-                "{id:?} was acked and never arrived"
-            );
-        }
-    }
+    every_acked_batch_arrives(&sensors, &consumer).await;
     let kinds: Vec<_> = consumer
         .got()
         .iter()

@@ -4,31 +4,17 @@
 #[allow(dead_code)]
 #[path = "support/broker.rs"]
 mod broker;
+#[path = "support/log.rs"]
+mod log;
 #[allow(dead_code)]
 #[path = "support/uplink_rig.rs"]
 mod uplink_rig;
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use broker::{Broker, soon};
+use log::Log;
 use rumqttc::{ConnectReturnCode, Packet};
 use tracing::subscriber::DefaultGuard;
 use uplink_rig::{Rig, batch_of, settings};
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 impl Log {
     /// Everything that this thread's tasks log.

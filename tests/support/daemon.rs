@@ -670,6 +670,24 @@ impl Drop for Sensor {
     }
 }
 
+/// Waits until the broker has as many batches as were acked, and checks that each of these is
+/// among them.
+pub async fn every_acked_batch_arrives(sensors: &[Sensor], consumer: &Consumer) -> usize {
+    let acked: Vec<_> = sensors.iter().flat_map(Sensor::acked_batches).collect();
+    until("every acked batch on the broker", || {
+        consumer.batches().len() >= acked.len()
+    })
+    .await;
+    let batches = consumer.batches();
+    for id in &acked {
+        assert!(
+            batches.contains_key(id),
+            "{id:?} was acked and never arrived"
+        );
+    }
+    acked.len()
+}
+
 async fn converse(
     Device(socket): Device,
     kept: &Mutex<Kept>,
