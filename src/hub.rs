@@ -85,7 +85,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
 
     let (stop_listen, listen_stop) = stop::channel();
-    let listen_stop_for_memory = listen_stop.clone();
+    let memory_stop = listen_stop.clone();
     let (stop_uplink, uplink_stop) = stop::channel();
     let (stop_admin, admin_stop) = stop::channel();
     let (control, control_rx) = mpsc::channel(CONTROLS);
@@ -142,7 +142,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             (Part::Admin, Ok(()))
         });
     }
-    let (memory_stop, small) = (listen_stop_for_memory, board.clone());
+    let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
     let accepting = board.clone();
     let address = listener

@@ -72,6 +72,8 @@ struct Intake {
     actions: Vec<Action>,
     rate: DrainRate,
     spool_well: bool,
+    /// The disk left a commit unanswered, which the spool cannot say while it waits for it.
+    disk_hung: bool,
     /// The uplink's present or last connection.
     epoch: u64,
     /// Makes the names of unnamed streams unique across runs.
@@ -98,6 +100,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         actions: Vec::new(),
         rate: DrainRate::default(),
         spool_well: true,
+        disk_hung: false,
         epoch: 0,
         run: format!("{:x}", (unix_now() * 1000.0) as u64),
     };
@@ -273,8 +276,10 @@ impl Intake {
         let board = &self.wiring.board;
         let event = match event {
             spool::Event::Committed { ticket, placed } => {
+                if std::mem::take(&mut self.disk_hung) {
+                    tracing::info!("the disk answers again");
+                }
                 if !std::mem::replace(&mut self.spool_well, true) {
-                    tracing::info!("the spool can be written again");
                     board.spool.set(SpoolState::Ok, None);
                 }
                 Event::Committed { ticket, placed }
@@ -284,9 +289,8 @@ impl Intake {
                 full,
                 error,
             } => {
-                if std::mem::replace(&mut self.spool_well, false) {
-                    tracing::error!(error, "the spool cannot be written; batches are not acked");
-                }
+                // The spool has logged it.
+                self.spool_well = false;
                 let state = if full {
                     SpoolState::Full
                 } else {
@@ -431,6 +435,7 @@ impl Intake {
         let board = &self.wiring.board;
         if self.spool_well && self.lanes.disk_hangs(Instant::now()) {
             self.spool_well = false;
+            self.disk_hung = true;
             tracing::error!("the disk does not answer; batches that wait for it are not acked");
             let error = "the disk does not answer".to_owned();
             board.spool.set(SpoolState::Failed, Some(error));

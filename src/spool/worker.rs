@@ -180,7 +180,7 @@ impl Worker {
                             tracing::error!(
                                 full = failure.full,
                                 error = failure.error,
-                                "the spool cannot be written"
+                                "the spool cannot be written; batches are not acked"
                             );
                         }
                         self.tell(Event::CommitFailed {
