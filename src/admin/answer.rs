@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::host::is_meant;
+use super::page;
 use crate::status::board::{Board, SpoolState};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -35,6 +36,10 @@ pub(super) fn answer<B>(
             "this listener is called localhost, 127.0.0.1 or [::1]",
         );
     }
+    let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+    if reads && let Some(file) = page::answer(request.uri().path(), request.headers()) {
+        return file;
+    }
     let route: fn(&Board) -> Response<Full<Bytes>> = match request.uri().path() {
         "/healthz" => healthz,
         "/readyz" => readyz,
@@ -48,7 +53,7 @@ pub(super) fn answer<B>(
         }
     };
     // HEAD goes the same way; hyper leaves the body out.
-    if request.method() != Method::GET && request.method() != Method::HEAD {
+    if !reads {
         let mut refused = problem(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD");
         refused
             .headers_mut()

@@ -5,6 +5,7 @@
 
 mod answer;
 mod host;
+pub mod page;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
