@@ -7,9 +7,8 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, VARY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_NONE_MATCH, VARY,
 };
 use hyper::{Response, StatusCode};
 
@@ -70,60 +69,57 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     frame-ancestors 'none'";
 
 /// The headers of every file.
-static SECURITY: &[(HeaderName, &str)] = &[
-    (CONTENT_SECURITY_POLICY, POLICY),
-    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (X_FRAME_OPTIONS, "DENY"),
-    (REFERRER_POLICY, "no-referrer"),
-    (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        "same-origin",
-    ),
-    (
-        HeaderName::from_static("cross-origin-resource-policy"),
-        "same-origin",
-    ),
-    (
-        HeaderName::from_static("cross-origin-embedder-policy"),
-        "require-corp",
-    ),
-    (CACHE_CONTROL, "no-cache"),
+const SECURITY: [(&str, &str); 8] = [
+    ("content-security-policy", POLICY),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("cross-origin-embedder-policy", "require-corp"),
+    ("cache-control", "no-cache"),
 ];
 
 /// The file at this path, or `None`: the path is no part of the page.
-pub(super) fn answer(path: &str, request: &HeaderMap) -> Option<Response<Full<Bytes>>> {
-    let file = FILES.iter().find(|file| file.path == path)?;
-    let (body, encoding) = match file.gzip {
-        Some(gzip) if takes_gzip(request) => (gzip, Some("gzip")),
-        _ => (file.plain, None),
-    };
-    // The two encodings are two representations (RFC 9110 §8.8.3).
-    let tag = format!("\"{:08x}-{}\"", crc32fast::hash(body), body.len());
-    let known = is_known(request, &tag);
-    let mut response = Response::new(Full::new(Bytes::from_static(if known {
-        b""
-    } else {
-        body
-    })));
-    let headers = response.headers_mut();
-    for (name, value) in SECURITY {
-        headers.insert(name, HeaderValue::from_static(value));
+pub(super) fn file(path: &str) -> Option<&'static File> {
+    FILES.iter().find(|file| file.path == path)
+}
+
+impl File {
+    /// The answer to a GET or HEAD with these headers.
+    pub(super) fn answer(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
+        let (body, encoding) = match self.gzip {
+            Some(gzip) if takes_gzip(request) => (gzip, Some("gzip")),
+            _ => (self.plain, None),
+        };
+        // The two encodings are two representations (RFC 9110 §8.8.3).
+        let tag = format!("\"{:08x}-{}\"", crc32fast::hash(body), body.len());
+        let known = is_known(request, &tag);
+        let mut response = Response::new(Full::new(Bytes::from_static(if known {
+            b""
+        } else {
+            body
+        })));
+        let headers = response.headers_mut();
+        for (name, value) in SECURITY {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        if let Ok(tag) = HeaderValue::from_str(&tag) {
+            headers.insert(ETAG, tag);
+        }
+        if self.gzip.is_some() {
+            headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        }
+        if known {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.kind));
+        if let Some(encoding) = encoding {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        }
+        response
     }
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        headers.insert(ETAG, tag);
-    }
-    if file.gzip.is_some() {
-        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    }
-    if known {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        return Some(response);
-    }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
-    if let Some(encoding) = encoding {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    }
-    Some(response)
 }
 
 /// Whether `Accept-Encoding` names gzip and does not refuse it (RFC 9110 §12.5.3).
@@ -167,6 +163,10 @@ mod tests {
         pairs
             .map(|(name, value)| (name.clone(), value.parse().unwrap()))
             .collect()
+    }
+
+    fn answer(path: &str, request: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+        file(path).map(|file| file.answer(request))
     }
 
     fn tag(response: &Response<Full<Bytes>>) -> String {
@@ -279,7 +279,7 @@ mod tests {
     async fn the_strict_policy_is_on_every_file() {
         for file in FILES {
             let response = answer(file.path, &HeaderMap::new()).unwrap();
-            let policy = response.headers()[CONTENT_SECURITY_POLICY]
+            let policy = response.headers()["content-security-policy"]
                 .to_str()
                 .unwrap();
             assert!(policy.starts_with("default-src 'none'; "), "{policy}");
