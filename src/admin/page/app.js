@@ -4,7 +4,7 @@ import { deviceTable } from "./devices.js";
 import { devicePage } from "./device.js";
 import { at, clean, duration } from "./format.js";
 import { drawLinks } from "./links.js";
-import { Model } from "./model.js";
+import { Model, link } from "./model.js";
 import { paintOverview, put } from "./overview.js";
 import { connect } from "./stream.js";
 
@@ -52,9 +52,10 @@ const open = connect({
     soon();
   },
   device(report) {
-    const known = model.devices.has(report.id);
+    const before = model.devices.get(report.id)?.report.state;
     model.setDevice(report, performance.now());
-    if (!known) table.arrangeSoon();
+    if (before !== report.state) table.arrangeSoon();
+    else table.touch(report.id);
     soon();
   },
   forgotten({ id }) {
@@ -64,7 +65,6 @@ const open = connect({
   },
   change(event) {
     if (page?.id === event.device) page.change(event);
-    table.arrangeSoon();
     soon();
   },
   reading(reading) {
@@ -115,13 +115,13 @@ function soon() {
 function paint() {
   waiting = 0;
   painted = performance.now();
-  const said = paintOverview(model, painted);
+  const said = paintOverview(model, painted, lostSince !== null);
   if (page) page.paint(painted);
-  else table.paint(painted);
+  else if (table.paint(painted)) soon();
   const pill = byId("pill");
   pill.hidden = !page;
   pill.dataset.level = said.level;
-  put(pill, said.head);
+  put(pill, lostSince === null ? said.head : "No connection");
   if (model.hello) put(byId("uptime"), `up ${duration(model.now() - model.hello.started)}`);
   if (lostSince !== null) {
     put(byId("banner-text"), `Since ${at(lostSince, true)}; it is tried again and again. What you see is from then.`);
@@ -134,7 +134,7 @@ function tell(said) {
   const hub = model.hello ? clean(model.hello.hub, 64) : "telehub";
   const head = lostSince === null ? said.head : "No connection";
   put(document.querySelector("title"), page ? `${clean(page.id)} · ${hub}` : `${head} · ${hub}`);
-  const kind = `${said.level} ${model.status?.uplink.state}`;
+  const kind = `${said.level} ${model.status && link(model.status.uplink)}`;
   if (announced && announced !== kind && lostSince === null) announce(`${said.head}. ${said.detail}`);
   announced = kind;
 }

@@ -13,7 +13,7 @@ const HISTORY = 32;
 const FACTS = [
   ["Last seen", (d, now) => (now - d.last_seen < 3 ? "now" : `${ago(now - d.last_seen)} ago`)],
   ["Round trip", (d) => milliseconds(d.rtt_ms)],
-  ["Readings", (d, now, speed) => `${count(d.readings)}${d.state === "online" && speed !== null ? `, ${rate(speed)}` : ""}`],
+  ["Readings", (d, now, speed) => `${count(d.readings)}${d.state === "online" && speed > 0 ? `, ${rate(speed)}` : ""}`],
   ["Batches", (d) => count(d.batches)],
   ["Rejects", (d) => count(d.rejected)],
   ["Model", (d) => (d.model ? clean(d.model, 80) : NOTHING)],

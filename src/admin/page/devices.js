@@ -6,6 +6,12 @@ import { put } from "./overview.js";
 /** Rows shown at first, and added by the button below the table. The rest is a filter away. */
 const PAGE = 1000;
 
+/** Rows out of sight that are brought up to date in one paint. */
+const SLICE = 100;
+
+/** Rows above and below the window that count as in sight, so that scrolling meets fresh ones. */
+const MARGIN = 15;
+
 /** The order follows the numbers at most this often, in ms; rows that jump cannot be read. */
 const RESORT = 3_000;
 
@@ -29,7 +35,7 @@ function cell(row, kind, className) {
   return node;
 }
 
-/** Builds the table's behaviour. `announce(text)` tells a screen reader. */
+/** The table's behaviour. `announce(text)` tells a screen reader. */
 export function deviceTable(model, announce) {
   const table = document.getElementById("devices");
   const body = table.tBodies[0];
@@ -44,6 +50,8 @@ export function deviceTable(model, announce) {
   let most = PAGE;
   let sorted = -Infinity;
   let asked = true;
+  let turn = 0;
+  const changed = new Set();
 
   for (const head of heads) {
     head.firstElementChild.addEventListener("click", () => {
@@ -91,8 +99,9 @@ export function deviceTable(model, announce) {
     return words.every((word) => line.includes(word));
   }
 
-  function make(id) {
+  function make(id, ticks) {
     const row = document.createElement("tr");
+    row.dataset.id = id;
     const name = cell(row, "th", "c-id");
     name.scope = "row";
     const link = document.createElement("a");
@@ -115,6 +124,7 @@ export function deviceTable(model, announce) {
       shows: {},
     };
     rows.set(id, made);
+    fillRow(made, model.devices.get(id), ticks, model.now());
     return made;
   }
 
@@ -140,16 +150,37 @@ export function deviceTable(model, announce) {
     made.row.classList.toggle("rejects", report.rejected > 0);
   }
 
-  /** Brings the rows up to date, and into order when it is time for that. */
+  /**
+   * Brings rows up to date, and into order when it is time for that: at once those in sight, then
+   * some of those that changed, then some whose ages went on. Whether changed ones are left.
+   */
   function paint(ticks) {
     const now = model.now();
     // A row under somebody's finger or focus stays where it is.
     const held = body.contains(document.activeElement) || body.matches(":hover");
     if (asked || (!held && ticks - sorted >= RESORT)) arrange(ticks);
-    for (const row of body.rows) {
-      const entry = model.devices.get(row.dataset.id);
-      if (entry) fillRow(rows.get(row.dataset.id), entry, ticks, now);
+    const fresh = (id) => {
+      changed.delete(id);
+      const [made, entry] = [rows.get(id), model.devices.get(id)];
+      if (made && entry) fillRow(made, entry, ticks, now);
+    };
+    const list = body.children;
+    // All rows are about as high. Asked before anything is written, this costs no layout.
+    const { top, height } = body.getBoundingClientRect();
+    const high = height / list.length || 1;
+    const first = Math.max(0, Math.floor(-top / high) - MARGIN);
+    const last = Math.min(list.length, Math.ceil((innerHeight - top) / high) + MARGIN);
+    for (let i = first; i < last; i += 1) fresh(list[i].dataset.id);
+    let left = SLICE;
+    for (const id of changed) {
+      fresh(id);
+      if ((left -= 1) === 0) break;
     }
+    for (let i = Math.min(left, list.length); i > 0; i -= 1) {
+      turn = (turn + 1) % list.length;
+      fresh(list[turn].dataset.id);
+    }
+    return changed.size > 0;
   }
 
   function arrange(ticks) {
@@ -167,8 +198,7 @@ export function deviceTable(model, announce) {
 
     let next = body.firstElementChild;
     for (const { id } of list.slice(0, most)) {
-      const made = rows.get(id) ?? make(id);
-      made.row.dataset.id = id;
+      const made = rows.get(id) ?? make(id, ticks);
       if (made.row === next) next = next.nextElementSibling;
       else body.insertBefore(made.row, next);
     }
@@ -193,7 +223,13 @@ export function deviceTable(model, announce) {
     put(empty, counts.all === 0 ? "No device has connected yet." : "No device matches.");
   }
 
-  return { paint, arrangeSoon: () => (asked = true) };
+  return {
+    paint,
+    /** Rows came or went, or changed between online and offline. */
+    arrangeSoon: () => (asked = true),
+    /** The device's row is to be brought up to date. */
+    touch: (id) => changed.add(id),
+  };
 }
 
 /** Numbers and text each in their order; what is not there comes last when ascending is reversed too. */

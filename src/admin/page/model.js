@@ -111,12 +111,13 @@ export function verdict(status, sum, now) {
     };
   }
   const waiting = `${plural(spool.batches, "batch", "batches")} wait${spool.batches === 1 ? "s" : ""} on disk`;
-  if (uplink.state !== "connected") {
+  const state = link(uplink);
+  if (state !== "connected") {
     const since = `${duration(now - uplink.since)}, since ${at(uplink.since)}`;
     return {
       level: "warn",
-      head: uplink.state === "down" ? "The uplink is down" : "Connecting to the broker",
-      detail: `For ${since}. Nothing is lost: ${waiting}.`,
+      head: state === "down" ? "The uplink is down" : "Connecting to the broker",
+      detail: `For ${since}. ${spool.batches > 0 ? `Nothing is lost: ${waiting}.` : "New batches will wait on disk."}`,
     };
   }
   if (spool.batches > 0) {
@@ -141,6 +142,14 @@ export function verdict(status, sum, now) {
   };
 }
 
+/**
+ * The uplink as a person sees it: `connected`, `connecting` (for the first time), or `down`. The
+ * hub's tries while it is down are no news.
+ */
+export function link(uplink) {
+  return uplink.state === "connecting" && uplink.last_error ? "down" : uplink.state;
+}
+
 /** How each part of the picture is doing, in words; the words choose the looks as well. */
 export function lanes(status) {
   const up = status.uplink.state === "connected";
@@ -159,7 +168,7 @@ export function caption(status, sum, lane) {
     `The way of a reading: ${plural(status.devices.connected, "device")} of ${count(status.devices.known)} connected. ` +
     `Live lane in memory ${lane.live}, ${plural(status.live.batches, "batch", "batches")} in it. ` +
     `Spool on disk ${lane.spool}, ${plural(spool.batches, "batch", "batches")} in it. ` +
-    `Broker ${uplink.state} since ${at(uplink.since)}` +
+    `Broker ${link(uplink)} since ${at(uplink.since)}` +
     (uplink.state !== "connected" && uplink.last_error ? `, last error: ${clean(uplink.last_error)}.` : ".")
   );
 }

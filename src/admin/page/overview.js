@@ -1,7 +1,7 @@
 // The verdict and the picture of the way of a reading.
 
 import { NOTHING, ago, at, bytes, clean, count, duration, estimate, plural, rate } from "./format.js";
-import { caption, lanes, verdict } from "./model.js";
+import { caption, lanes, link, verdict } from "./model.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -14,14 +14,14 @@ function mark(node, name, value) {
   if (node.dataset[name] !== value) node.dataset[name] = value;
 }
 
-/** Paints the overview; returns the verdict. */
-export function paintOverview(model, ticks) {
+/** Paints the overview; returns the verdict. `lost`: it is what was, because nothing is heard. */
+export function paintOverview(model, ticks, lost) {
   const { status } = model;
   const now = model.now();
   const sum = model.sum(ticks);
   const said = verdict(status, sum, now);
-  mark(byId("verdict"), "level", said.level);
-  put(byId("verdict-head"), said.head);
+  mark(byId("verdict"), "level", lost ? "unknown" : said.level);
+  put(byId("verdict-head"), lost && status ? `Last known: ${said.head}` : said.head);
   put(byId("verdict-detail"), said.detail);
   if (status) paintWay(status, sum, now, model.answered.perSecond(ticks));
   return said;
@@ -32,7 +32,8 @@ const UPLINK_WORDS = { connected: "Connected", connecting: "Connecting", down: "
 function paintWay(status, sum, now, answered) {
   const { uplink, spool, live, devices } = status;
   const lane = lanes(status);
-  mark(byId("way"), "uplink", uplink.state);
+  const state = link(uplink);
+  mark(byId("way"), "uplink", state);
   mark(byId("way"), "spool", lane.spool);
   put(byId("way-caption"), caption(status, sum, lane));
 
@@ -56,7 +57,7 @@ function paintWay(status, sum, now, answered) {
   put(byId("spool-dropped"), plural(spool.dropped_batches, "batch", "batches"));
   fill(spool);
 
-  put(byId("uplink-state"), UPLINK_WORDS[uplink.state] ?? clean(uplink.state));
+  put(byId("uplink-state"), UPLINK_WORDS[state] ?? clean(state));
   put(byId("uplink-since"), `since ${at(uplink.since)}, ${duration(now - uplink.since)}`);
   put(byId("uplink-acknowledged"), plural(uplink.acknowledged, "batch", "batches"));
   const error = byId("uplink-error");

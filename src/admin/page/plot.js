@@ -123,7 +123,7 @@ function options(series, width) {
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: { x: { time: true }, y: { range: (u, low, high) => span(low, high) } },
     axes: [
-      { ...axis, grid: { show: false }, space: (u, i, low, high) => (high - low < 240 ? 64 : 48), size: 26, values: ticks },
+      { ...axis, incrs: STEPS, grid: { show: false }, space: (u, i, low, high) => (high - low < 240 ? 64 : 48), size: 26, values: ticks },
       { ...axis, grid, space: 32, size: 52, values: (u, marks) => marks.map(value) },
     ],
     series: [{}, { stroke: colour("--accent"), width: 1.6, points: { size: 4, fill: colour("--accent"), stroke: colour("--accent") } }],
@@ -138,6 +138,10 @@ function options(series, width) {
     },
   };
 }
+
+/** Steps of the time axis, in seconds; none is finer than its labels. */
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 43_200]
+  .concat([1, 2, 4, 7, 14, 28, 91, 365].map((days) => days * 86_400));
 
 const clockTime = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const clockSeconds = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
