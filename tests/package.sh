@@ -29,7 +29,7 @@ rm -f "$debs"/*.deb
 systemd/package
 for deb in "$debs"/*.deb; do
     echo "lintian: $deb"
-    lintian --no-tag-display-limit --fail-on error,warning "$deb"
+    lintian --tag-display-limit 0 --fail-on error,warning "$deb"
 done
 first=$(ls "$debs"/telehub_*_amd64.deb)
 
