@@ -24,7 +24,7 @@ use crate::listen::Server;
 use crate::session::roster::Roster;
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
-use crate::{admin, memory, spool, stop, uplink};
+use crate::{admin, clock, memory, spool, stop, uplink};
 
 /// The stop takes no longer than this.
 const STOP: Duration = Duration::from_secs(10);
@@ -142,6 +142,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             (Part::Admin, Ok(()))
         });
     }
+    tokio::spawn(clock::watch());
     let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
     let accepting = board.clone();

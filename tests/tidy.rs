@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 /// Which other rooms a room may name. What is not listed may name none.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
-    ("clock", &[]),
+    ("clock", &["reading"]),
     ("certificate", &[]),
     ("stop", &[]),
     ("protocol", &["reading"]),
     ("config", &["protocol", "certificate", "clock"]),
     ("log", &["config"]),
-    ("status", &["clock"]),
+    ("status", &["clock", "reading"]),
     ("memory", &["status", "stop"]),
     ("spool", &["reading", "config", "clock"]),
     (

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::unix_now;
+use crate::clock::{self, ClockState};
 
 /// Devices that are remembered after they went; the one longest gone is forgotten first.
 /// 16,384 entries are about 8 MB.
@@ -69,6 +69,7 @@ pub enum SpoolState {
 /// The uplink's part of the board.
 #[derive(Debug)]
 pub struct UplinkBoard {
+    /// State, since which uptime, last error.
     state: Mutex<(UplinkState, f64, Option<String>)>,
     /// Gauge: publishes without PUBACK.
     pub in_flight: Number,
@@ -83,7 +84,7 @@ impl UplinkBoard {
     pub fn set(&self, state: UplinkState, error: Option<String>) {
         let mut current = lock(&self.state);
         if current.0 != state {
-            (current.0, current.1) = (state, unix_now());
+            (current.0, current.1) = (state, clock::uptime());
         }
         if error.is_some() {
             current.2 = error;
@@ -137,6 +138,7 @@ impl SpoolBoard {
 struct DeviceText {
     conn: u64,
     online: bool,
+    /// Uptime: the wall clock may be set.
     since: f64,
     reason: String,
     remote: String,
@@ -150,6 +152,7 @@ struct DeviceText {
 pub struct DeviceBoard {
     id: Arc<str>,
     text: Mutex<DeviceText>,
+    /// Uptime.
     last_seen: AtomicU64,
     rtt_micros: AtomicU64,
     /// Highest sequence number taken in the present stream.
@@ -165,7 +168,7 @@ pub struct DeviceBoard {
 }
 
 impl DeviceBoard {
-    /// A frame came from the device. `now`: Unix seconds.
+    /// A frame came from the device. `now`: [`clock::uptime`].
     pub fn seen(&self, now: f64) {
         self.last_seen.store(now.to_bits(), Relaxed);
     }
@@ -204,7 +207,7 @@ impl DeviceTable {
     /// A device is connected by the connection `conn`. Returns its entry for the session.
     pub fn online(&self, id: &Arc<str>, conn: u64, remote: String) -> Arc<DeviceBoard> {
         self.changes.add(1);
-        let now = unix_now();
+        let now = clock::uptime();
         let mut devices = lock(&self.devices);
         if devices.len() >= KNOWN_DEVICES && !devices.contains_key(id) {
             let longest_gone = devices
@@ -259,7 +262,7 @@ impl DeviceTable {
             return false;
         }
         text.online = false;
-        text.since = unix_now();
+        text.since = clock::uptime();
         reason.clone_into(&mut text.reason);
         true
     }
@@ -306,7 +309,7 @@ impl Board {
             written_at_start: bytes_written(),
             ready: AtomicBool::new(false),
             uplink: UplinkBoard {
-                state: Mutex::new((UplinkState::Connecting, unix_now(), None)),
+                state: Mutex::new((UplinkState::Connecting, clock::uptime(), None)),
                 in_flight: Number::default(),
                 published: Number::default(),
                 acknowledged: Number::default(),
@@ -361,7 +364,7 @@ impl Board {
             uptime: self.started.elapsed().as_secs_f64(),
             uplink: UplinkReport {
                 state: uplink_state,
-                since,
+                since: clock::wall_at(since),
                 in_flight: self.uplink.in_flight.get(),
                 published: self.uplink.published.get(),
                 acknowledged: self.uplink.acknowledged.get(),
@@ -391,6 +394,9 @@ impl Board {
                 batches: self.live_batches.get(),
                 readings: self.live_readings.get(),
             },
+            clock: ClockReport {
+                state: clock::state(),
+            },
         }
     }
 
@@ -410,9 +416,9 @@ fn report(device: &DeviceBoard) -> DeviceReport {
     DeviceReport {
         id: device.id.to_string(),
         state: if text.online { "online" } else { "offline" }.to_owned(),
-        since: text.since,
+        since: clock::wall_at(text.since),
         reason: text.reason,
-        last_seen: f64::from_bits(device.last_seen.load(Relaxed)),
+        last_seen: clock::wall_at(f64::from_bits(device.last_seen.load(Relaxed))),
         remote: text.remote,
         #[expect(clippy::cast_precision_loss, reason = "microseconds of a ping fit")]
         rtt_ms: (rtt > 0).then(|| rtt as f64 / 1000.0),
@@ -450,6 +456,7 @@ pub struct StatusReport {
     pub spool: SpoolReport,
     pub devices: DevicesReport,
     pub live: LiveReport,
+    pub clock: ClockReport,
 }
 
 /// `uplink` in `/api/status`.
@@ -493,6 +500,13 @@ pub struct DevicesReport {
 pub struct LiveReport {
     pub batches: u64,
     pub readings: u64,
+}
+
+/// `clock` in `/api/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the field names are the documented contract")]
+pub struct ClockReport {
+    pub state: ClockState,
 }
 
 /// One element of `/api/devices`.
