@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 pub use super::device::DeviceBoard;
 pub use super::devices::{DeviceTable, KNOWN_DEVICES};
 use super::feed::Feed;
 pub use super::number::Number;
 pub use super::process::bytes_written;
 pub use super::report::{
-    DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
+    ClockReport, DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
 pub use super::uplink::{UplinkBoard, UplinkState};
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 
 /// The board.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub struct Board {
     pub live_batches: Number,
     /// Gauge: readings in these.
     pub live_readings: Number,
+    stirred: Notify,
 }
 
 impl Board {
@@ -54,7 +57,18 @@ impl Board {
             devices: DeviceTable::default(),
             live_batches: Number::default(),
             live_readings: Number::default(),
+            stirred: Notify::new(),
         })
+    }
+
+    /// Something worth showing may have changed. Costs next to nothing.
+    pub fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// Returns once the board was stirred since the last call. For one task: the status line's.
+    pub async fn stirred(&self) {
+        self.stirred.notified().await;
     }
 
     /// The hub's id.
@@ -134,6 +148,9 @@ impl Board {
             live: LiveReport {
                 batches: self.live_batches.get(),
                 readings: self.live_readings.get(),
+            },
+            clock: ClockReport {
+                state: clock::state(),
             },
         }
     }

@@ -122,7 +122,10 @@ function paint() {
   pill.hidden = !page;
   pill.dataset.level = said.level;
   put(pill, lostSince === null ? said.head : "No connection");
-  if (model.hello) put(byId("uptime"), `up ${duration(model.now() - model.hello.started)}`);
+  if (model.status) {
+    put(byId("uptime"), `up ${duration((painted - model.began) / 1000)}`);
+    byId("clock").hidden = model.status.clock?.state !== "unsynced";
+  }
   if (lostSince !== null) {
     put(byId("banner-text"), `Since ${at(lostSince, true)}; it is tried again and again. What you see is from then.`);
   }
