@@ -354,11 +354,10 @@ async fn a_password_that_the_broker_refuses_is_not_in_the_log() {
     );
     let text = with_log(&config(dir.path(), port, &login), "level = \"trace\"");
     let hub = Hub::start(dir.path(), &text).await;
-    until("the refusal", || {
-        let complaints = hub.complaints();
-        complaints
-            .iter()
-            .any(|line| line.contains("uplink cannot connect"))
+    until("the refusal, and the wait after it", || {
+        let log = hub.log();
+        let has = |what: &str| log.iter().any(|line| line.contains(what));
+        has("uplink cannot connect") && has("DEBUG")
     })
     .await;
     no_secret(&hub);
