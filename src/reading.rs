@@ -10,6 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+mod moment;
+
+pub use moment::{Boot, Moment};
+
 /// How a frame is encoded: CBOR (RFC 8949) in binary frames, JSON (RFC 8259) in text frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,8 +33,8 @@ pub struct Batch {
     pub stream: Arc<str>,
     /// Sequence number within the stream, at least 1. `None`: the device wants no ack.
     pub seq: Option<u64>,
-    /// The hub's clock when the frame arrived: Unix seconds.
-    pub received: f64,
+    /// When the frame arrived.
+    pub received: Moment,
     /// Number of readings (records after resolution), at least 1.
     pub readings: u32,
     /// How `frame` is encoded.

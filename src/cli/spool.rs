@@ -153,7 +153,7 @@ fn line(group: u64, item: &Item) -> Vec<u8> {
 fn unreadable(group: u64, batch: &Batch, error: &str) -> Vec<u8> {
     let map = json!({
         "group": group, "device": *batch.device, "stream": *batch.stream, "seq": batch.seq,
-        "received": batch.received, "readings": batch.readings, "error": error,
+        "received": batch.received.wall, "readings": batch.readings, "error": error,
     });
     map.to_string().into_bytes()
 }

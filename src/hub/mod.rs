@@ -30,7 +30,7 @@ use crate::service::{self, Manager};
 use crate::session::roster::Roster;
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
-use crate::{admin, log, memory, spool, stop, uplink};
+use crate::{admin, clock, log, memory, spool, stop, uplink};
 
 /// The stop takes no longer than this.
 const STOP: Duration = Duration::from_secs(10);
@@ -172,6 +172,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
             (Part::Admin, Ok(()))
         });
     }
+    tokio::spawn(clock::watch());
     let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
     tokio::spawn(log::tell_held_back());

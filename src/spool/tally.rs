@@ -28,7 +28,7 @@ pub(super) struct Tally {
     pub(super) groups: u64,
     /// Id of the last of them.
     pub(super) last: u64,
-    /// Arrival of the oldest batch.
+    /// Arrival of the oldest batch whose stamp can be trusted.
     pub(super) oldest: Option<f64>,
     /// One per stream, in the order of appearance.
     pub(super) lines: Vec<Line>,
@@ -62,8 +62,9 @@ impl Tally {
 
     /// Counts a batch in and says which line it is in.
     pub(super) fn add_batch(&mut self, batch: &Batch) -> usize {
-        if self.oldest.is_none_or(|oldest| batch.received < oldest) {
-            self.oldest = Some(batch.received);
+        let received = &batch.received;
+        if received.synced && self.oldest.is_none_or(|oldest| received.wall < oldest) {
+            self.oldest = Some(received.wall);
         }
         self.add_line(&Line {
             device: batch.device.clone(),

@@ -15,11 +15,11 @@ use super::feed::Feed;
 pub use super::number::Number;
 pub use super::process::bytes_written;
 pub use super::report::{
-    DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
+    ClockReport, DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
 pub use super::uplink::{UplinkBoard, UplinkState};
-use crate::clock::unix_now;
+use crate::clock::{self, unix_now};
 
 /// The board.
 #[derive(Debug)]
@@ -147,6 +147,9 @@ impl Board {
             live: LiveReport {
                 batches: self.live_batches.get(),
                 readings: self.live_readings.get(),
+            },
+            clock: ClockReport {
+                state: clock::state(),
             },
         }
     }
