@@ -7,6 +7,7 @@ mod daemon;
 #[path = "support/disc.rs"]
 mod disc;
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -308,6 +309,26 @@ fn what_cannot_be_the_device_port_is_a_configuration_error() {
     let (code, said) = run(datagrams.into(), 1);
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("no TCP socket") && said.lines().count() == 1);
+}
+
+#[test]
+fn the_unit_is_rated_at_most_1_2_by_systemd() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/telehub.service");
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", "--threshold=12"])
+        .arg(unit)
+        .output();
+    let Ok(output) = output else {
+        // Past the test harness, which swallows what passing tests print.
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nNOT TESTED: the rating of the unit needs systemd-analyze (Debian package systemd)\n"
+        );
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("Overall exposure level"), "{output:?}");
+    assert!(output.status.success(), "{said}");
 }
 
 #[tokio::test]
