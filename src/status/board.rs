@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 pub use super::device::DeviceBoard;
 pub use super::devices::{DeviceTable, KNOWN_DEVICES};
 use super::feed::Feed;
@@ -38,6 +40,7 @@ pub struct Board {
     pub live_batches: Number,
     /// Gauge: readings in these.
     pub live_readings: Number,
+    stirred: Notify,
 }
 
 impl Board {
@@ -55,7 +58,18 @@ impl Board {
             devices: DeviceTable::default(),
             live_batches: Number::default(),
             live_readings: Number::default(),
+            stirred: Notify::new(),
         })
+    }
+
+    /// Something worth showing may have changed. Costs next to nothing.
+    pub fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// Returns once the board was stirred since the last call. For one task: the status line's.
+    pub async fn stirred(&self) {
+        self.stirred.notified().await;
     }
 
     /// The hub's id.

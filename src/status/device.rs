@@ -18,7 +18,7 @@ use crate::reading::Batch;
 pub(super) struct DeviceText {
     pub(super) conn: u64,
     pub(super) online: bool,
-    /// Uptime, because the wall clock may be set.
+    /// Uptime: the wall clock may be set.
     pub(super) since: f64,
     reason: &'static str,
     remote: String,
@@ -171,11 +171,7 @@ impl DeviceBoard {
     /// Its connects and ends, newest last.
     #[must_use]
     pub fn history(&self) -> Vec<Past> {
-        let mut history = lock(&self.text).history.report();
-        for past in &mut history {
-            past.time = clock::wall_at(past.time);
-        }
-        history
+        lock(&self.text).history.report()
     }
 
     /// Whether anything differs from what the readers of events were told.

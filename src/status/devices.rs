@@ -80,7 +80,6 @@ impl DeviceTable {
         true
     }
 
-    /// `at`: uptime.
     fn tell_change(&self, at: f64, device: &Arc<str>, online: bool, reason: &'static str) {
         self.shared.feed.put(&News::Change {
             time: clock::wall_at(at),

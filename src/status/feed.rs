@@ -288,14 +288,14 @@ impl Drop for Reader {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::reading::Encoding;
+    use crate::reading::{Encoding, Moment};
 
     fn batch(device: &str, readings: u32) -> Batch {
         Batch {
             device: device.into(),
             stream: "s".into(),
             seq: None,
-            received: crate::reading::Moment::at(5.0),
+            received: Moment::at(5.0),
             readings,
             encoding: Encoding::Json,
             frame: Bytes::from_static(b"[]"),

@@ -192,6 +192,7 @@ impl Connection<'_> {
                     () = reached(self.stale.flatten()) => self.end_stale(),
                     () = set(&mut self.ports.clock) => self.tell_times(),
                     failure = given_up(&mut self.ports.reconnect, self.epoch) => return Err(failure),
+                    () = self.ports.pulse.asked() => self.ports.pulse.answer().await,
                     () = &mut halfway, if self.phase == Phase::Flushing => self.say_offline()?,
                     () = &mut deadline, if !serving => return Ok(()),
                 }
@@ -202,7 +203,7 @@ impl Connection<'_> {
 
     /// The first things on a new connection.
     fn greet(&mut self) -> Result<(), Failure> {
-        self.ports.board.uplink.set(UplinkState::Connected, None);
+        self.ports.show(UplinkState::Connected, None);
         self.ports.outlet.push(Event::Up { epoch: self.epoch });
         self.ports.outbox.retell();
         // Before any publish: see `Link::subscribe`.
