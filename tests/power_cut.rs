@@ -70,6 +70,21 @@ const OUTAGE: Life = Life {
 /// Generations of 512 KiB.
 const SMALL: &str = "max_size = \"8MiB\"";
 
+const ROLL_OVER: Life = Life {
+    name: "roll-over",
+    spool: SMALL,
+    bytes: 3_000,
+    ..OUTAGE
+};
+
+const STOPPING: Life = Life {
+    name: "stopping",
+    bytes: 1_000,
+    broker: true,
+    end: End::Stopping,
+    ..OUTAGE
+};
+
 #[derive(Default, Debug)]
 struct Outcome {
     cuts: u64,
@@ -118,10 +133,16 @@ impl Stored {
             .env("TMPDIR", dir)
             .output()
             .unwrap();
-        let mut stored = Self {
-            complaint: String::from_utf8(export.stderr).unwrap(),
-            ..Self::default()
-        };
+        let mut stored = Self::default();
+        if !export.status.success() {
+            let verify = Command::new(program())
+                .args(["spool", "verify", "--config"])
+                .arg(dir.join("telehub.toml"))
+                .env("TMPDIR", dir)
+                .output()
+                .unwrap();
+            stored.complaint = String::from_utf8([export.stderr, verify.stdout].concat()).unwrap();
+        }
         for line in String::from_utf8(export.stdout).unwrap().lines() {
             let line: Value = serde_json::from_str(line).unwrap();
             if line["pack"].is_null() {
@@ -389,13 +410,7 @@ async fn what_was_acked_is_in_the_spool_after_every_power_cut() {
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_databases_roll_over() {
-    let life = Life {
-        name: "roll-over",
-        spool: SMALL,
-        bytes: 3_000,
-        ..OUTAGE
-    };
-    survives(20, life).await;
+    survives(20, ROLL_OVER).await;
 }
 
 #[tokio::test]
@@ -435,14 +450,7 @@ async fn what_was_acked_survives_cuts_while_the_spool_is_opened() {
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_during_the_stop() {
-    let life = Life {
-        name: "stopping",
-        bytes: 1_000,
-        broker: true,
-        end: End::Stopping,
-        ..OUTAGE
-    };
-    survives(5, life).await;
+    survives(5, STOPPING).await;
 }
 
 #[tokio::test]
@@ -466,19 +474,21 @@ async fn what_was_acked_survives_cuts_with_every_batch_on_disk_first() {
     survives(10, life).await;
 }
 
-/// The same rig with something left out: it must see the loss.
+/// The same rig with syncs left out.
+async fn without(left_out: &'static str, life: Life, cuts: u64) -> Option<Outcome> {
+    let mut rig = Rig::new(life).await?;
+    let library = preload::shim(rig.dir.path(), "unsynced")?;
+    rig.preload = Some((library, left_out));
+    println!("{}, without the syncs of: {left_out}", life.name);
+    Some(rig.run(cuts).await)
+}
+
+/// The rig must see the loss.
 async fn control(left_out: &'static str) {
     const AT_MOST: u64 = 10;
-    let Some(mut rig) = Rig::new(OUTAGE).await else {
+    let Some(outcome) = without(left_out, OUTAGE, AT_MOST).await else {
         return;
     };
-    let Some(library) = preload::shim(rig.dir.path(), "unsynced") else {
-        return;
-    };
-    rig.preload = Some((library, left_out));
-    rig.life.name = "control";
-    let outcome = rig.run(AT_MOST).await;
-    println!("control without {left_out}: {} lost", outcome.lost.len());
     assert!(
         !outcome.lost.is_empty(),
         "without {left_out} nothing was lost in {AT_MOST} cuts: the rig proves nothing"
@@ -493,4 +503,17 @@ async fn without_the_syncs_of_ours_power_cuts_lose_data() {
 #[tokio::test]
 async fn without_the_sync_of_each_commit_power_cuts_lose_data() {
     control("data").await;
+}
+
+/// What each kind of sync is for on this file system; nothing is asserted. Some are not missed on
+/// ext4, because a sync of the data writes out what else the journal holds.
+#[tokio::test]
+#[ignore = "shows, and asserts nothing; takes two minutes"]
+async fn what_is_lost_without_each_kind_of_sync() {
+    let lives = [ROLL_OVER, STOPPING];
+    for left_out in ["range", "dir", "file", "file dir", "data"] {
+        for life in lives {
+            without(left_out, life, 20).await;
+        }
+    }
 }

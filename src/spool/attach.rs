@@ -50,6 +50,10 @@ impl Shelf {
     /// The directory cannot be used now. Damage is no error.
     pub(super) fn attach(&mut self, create: bool) -> Result<(), Failure> {
         if self.lock.is_some() {
+            if create && !self.formatted {
+                // A crash came between making the directory and this.
+                self.write_format()?;
+            }
             return Ok(());
         }
         let attached = self.try_attach(create);
@@ -92,7 +96,8 @@ impl Shelf {
                         "the spool was written by a newer telehub: set aside, beginning a new one"
                     );
                 } else {
-                    if create && !self.path.join("format").exists() {
+                    self.formatted = self.path.join("format").exists();
+                    if create && !self.formatted {
                         self.write_format()?;
                     }
                     return Ok(true);
@@ -123,11 +128,13 @@ impl Shelf {
         );
     }
 
-    fn write_format(&self) -> io::Result<()> {
+    fn write_format(&mut self) -> io::Result<()> {
         files::replace(
             &self.path.join("format"),
             format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes(),
-        )
+        )?;
+        self.formatted = true;
+        Ok(())
     }
 
     fn read_directory(&mut self) -> Result<(), Failure> {

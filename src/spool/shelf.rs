@@ -34,6 +34,8 @@ pub(super) struct Shelf {
     pub(super) engine: Box<dyn Engine>,
     /// `Some`: the directory is there, ours, and has been read.
     pub(super) lock: Option<Lock>,
+    /// The directory says of which version it is.
+    pub(super) formatted: bool,
     pub(super) generations: Vec<Generation>,
     pub(super) marks: Marks,
     pub(super) next_id: u64,
@@ -75,6 +77,7 @@ impl Shelf {
             limits,
             engine,
             lock: None,
+            formatted: false,
             generations: Vec::new(),
             marks: Marks::default(),
             next_id: first_id(),

@@ -117,6 +117,15 @@ impl Mosquitto {
         }
     }
 
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// SIGKILL: it forgets what it has not delivered.
+    pub fn kill(&mut self) {
+        drop(self.process.take().expect("runs"));
+    }
+
     /// SIGTERM: it saves what it holds.
     pub fn stop(&mut self) {
         let mut process = self.process.take().expect("runs");
@@ -128,7 +137,11 @@ impl Mosquitto {
 // ---- hub -------------------------------------------------------------------------------------
 
 /// The daemon's binary. Tests of other packages of the workspace find it beside themselves.
+/// `TELEHUB_PROGRAM` names another build of it, for instance the one that is shipped.
 pub fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os("TELEHUB_PROGRAM") {
+        return program.into();
+    }
     if let Some(program) = option_env!("CARGO_BIN_EXE_telehub") {
         return program.into();
     }
