@@ -8,7 +8,7 @@ const SAMPLE: Duration = Duration::from_secs(1);
 /// Weight of the newest sample: the average follows a change within about ten seconds.
 const NEWEST: f64 = 0.2;
 
-/// A smoothed rate of batches that leave the spool. Pure.
+/// A smoothed rate of batches that leave the spool on one connection of the uplink. Pure.
 #[derive(Debug, Default)]
 pub(super) struct DrainRate {
     last: Option<(Instant, u64)>,

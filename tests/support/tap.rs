@@ -6,10 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What a paced way may catch up after a timer that was late.
+const SLACK: Duration = Duration::from_millis(100);
 
 pub type Id = (String, u64);
 
@@ -40,7 +46,16 @@ impl Seen {
 pub struct Tap {
     pub port: u16,
     seen: Arc<Mutex<Seen>>,
+    ways: watch::Sender<Way>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What the tap does with connections.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// As fast as it goes, or so many packets a second upwards.
+    Open(Option<u32>),
+    Cut,
 }
 
 impl Tap {
@@ -49,14 +64,31 @@ impl Tap {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Seen::default()));
+        let (ways, way) = watch::channel(Way::Open(None));
         let into = seen.clone();
         let task = tokio::spawn(async move {
             loop {
                 let (hub, _) = listener.accept().await.unwrap();
-                tokio::spawn(connection(hub, broker, into.clone()));
+                let (into, way) = (into.clone(), way.clone());
+                tokio::spawn(connection(hub, broker, into, way));
             }
         });
-        Self { port, seen, task }
+        Self {
+            port,
+            seen,
+            ways,
+            task,
+        }
+    }
+
+    /// Passes on no more packets a second than this, from the next connection on.
+    pub fn pace(&self, packets: u32) {
+        self.ways.send_replace(Way::Open(Some(packets)));
+    }
+
+    /// Ends what is connected, and everything that connects from now on.
+    pub fn cut(&self) {
+        self.ways.send_replace(Way::Cut);
     }
 
     pub fn look<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
@@ -78,32 +110,59 @@ struct Flight {
     published: BTreeSet<Id>,
 }
 
-async fn connection(mut hub: TcpStream, broker: u16, seen: Arc<Mutex<Seen>>) {
-    let Ok(mut broker) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], broker))).await
-    else {
+async fn connection(
+    hub: TcpStream,
+    broker: u16,
+    seen: Arc<Mutex<Seen>>,
+    mut way: watch::Receiver<Way>,
+) {
+    let Way::Open(pace) = *way.borrow_and_update() else {
+        return;
+    };
+    let Ok(broker) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], broker))).await else {
         return;
     };
     seen.lock().unwrap().connections += 1;
     let _ = (hub.set_nodelay(true), broker.set_nodelay(true));
-    let (mut up, mut down) = (Packets::default(), Packets::default());
-    let mut flight = Flight::default();
-    let (mut from_hub, mut from_broker) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
-    loop {
-        tokio::select! {
-            read = hub.read(&mut from_hub) => {
-                let Ok(n @ 1..) = read else { return };
-                up.push(&from_hub[..n], |kind, body| published(kind, body, &mut flight, &seen));
-                if broker.write_all(&from_hub[..n]).await.is_err() {
-                    return;
-                }
-            }
-            read = broker.read(&mut from_broker) => {
-                let Ok(n @ 1..) = read else { return };
-                down.push(&from_broker[..n], |kind, body| acknowledged(kind, body, &mut flight, &seen));
-                if hub.write_all(&from_broker[..n]).await.is_err() {
-                    return;
-                }
-            }
+    let (from_hub, to_hub) = hub.into_split();
+    let (from_broker, to_broker) = broker.into_split();
+    let flight = Mutex::new(Flight::default());
+    let up = pass(from_hub, to_broker, pace, |kind, body| {
+        published(kind, body, &mut flight.lock().unwrap(), &seen);
+    });
+    let down = pass(from_broker, to_hub, None, |kind, body| {
+        acknowledged(kind, body, &mut flight.lock().unwrap(), &seen);
+    });
+    let cut = way.wait_for(|way| *way == Way::Cut);
+    tokio::select! {
+        () = up => {}
+        () = down => {}
+        _ = cut => {}
+    }
+}
+
+/// Until one side is gone. What has been read is passed on before more is.
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    pace: Option<u32>,
+    mut each: impl FnMut(u8, &[u8]),
+) {
+    let mut packets = Packets::default();
+    let mut chunk = vec![0; if pace.is_some() { 2 * 1024 } else { 64 * 1024 }];
+    let mut due = Instant::now();
+    while let Ok(n @ 1..) = from.read(&mut chunk).await {
+        let mut whole = 0;
+        packets.push(&chunk[..n], |kind, body| {
+            whole += 1;
+            each(kind, body);
+        });
+        if let Some(pace) = pace {
+            due = due.max(Instant::now() - SLACK) + Duration::from_secs(1) / pace * whole;
+            tokio::time::sleep_until(due.into()).await;
+        }
+        if to.write_all(&chunk[..n]).await.is_err() {
+            return;
         }
     }
 }
