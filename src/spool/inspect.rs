@@ -290,15 +290,22 @@ impl Look<'_, '_> {
     }
 }
 
+/// Copies a directory as far as the device gives it. Something else in its place is an empty one:
+/// nothing is in it.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
+    if !from.is_dir() {
+        return Ok(());
+    }
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        let target = to.join(entry.file_name());
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
+            copy_tree(&source, &target)?;
+        } else if fs::copy(&source, &target).is_err() {
+            // Either the device does not read, which costs the blocks that it does not give, or
+            // there is no room for copies, which fails again here.
+            fs::write(&target, files::read_around(&source)?)?;
         }
     }
     Ok(())

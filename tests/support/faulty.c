@@ -1,6 +1,6 @@
 /* A device that fails for a while. FAULTS names a file: while it is there, every line of it
- * ("write 5", "sync 28", "range 5": kind and errno; "range" is sync_file_range) makes such calls
- * fail on files below FAULTS_BELOW.
+ * ("write 5", "sync 28", "range 5", "read 5": kind and errno; "range" is sync_file_range) makes
+ * such calls fail on files below FAULTS_BELOW.
  * The results of syncs of database files are noted in FAULTS_LOG ("failed PATH", "synced PATH"). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -32,7 +33,8 @@ static int fault(int fd, const char *kind) {
     int file = open(faults, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return 0;
-    ssize_t len = read(file, text, sizeof text - 1);
+    REAL(read);
+    ssize_t len = real(file, text, sizeof text - 1);
     close(file);
     text[len < 0 ? 0 : len] = 0;
     char *found = strstr(text, kind);
@@ -102,4 +104,28 @@ int sync_file_range(int fd, off_t offset, off_t count, unsigned flags) {
     REAL(sync_file_range);
     FAIL(fd, "range");
     return real(fd, offset, count, flags);
+}
+
+ssize_t read(int fd, void *bytes, size_t len) {
+    REAL(read);
+    FAIL(fd, "read");
+    return real(fd, bytes, len);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t len, off64_t at) {
+    REAL(pread64);
+    FAIL(fd, "read");
+    return real(fd, bytes, len, at);
+}
+
+ssize_t copy_file_range(int fd, off64_t *at, int to, off64_t *to_at, size_t len, unsigned flags) {
+    REAL(copy_file_range);
+    FAIL(fd, "read");
+    return real(fd, at, to, to_at, len, flags);
+}
+
+ssize_t sendfile64(int to, int fd, off64_t *at, size_t len) {
+    REAL(sendfile64);
+    FAIL(fd, "read");
+    return real(to, fd, at, len);
 }
