@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use daemon::{Consumer, Device, Hub, Mosquitto, config, program, until};
+use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
 use serde_json::Value;
 
 const DEVICES: [&str; 2] = ["a", "b"];
@@ -173,7 +173,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn telehub(dir: &Path, command: &str) -> Output {
-    Command::new(program())
+    daemon::command()
         .args(["spool", command, "--config"])
         .arg(dir.join("telehub.toml"))
         .env("TMPDIR", dir)
@@ -350,7 +350,7 @@ async fn an_export_gives_what_a_dying_device_still_reads_and_records_of_the_rest
     let faults = dir.path().join("faults");
     fs::write(&faults, "read 5").unwrap();
     let deaf = |command: &str| {
-        Command::new(program())
+        daemon::command()
             .args(["spool", command, "--config"])
             .arg(here.join("telehub.toml"))
             .env("TMPDIR", dir.path())

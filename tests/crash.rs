@@ -116,7 +116,7 @@ async fn every_acked_batch_reaches_a_broker_that_is_killed_as_well_and_comes_onc
         hub_kills += 1;
         if dice.one_in(10) {
             // Killed again while it starts.
-            let mut child = std::process::Command::new(daemon::program())
+            let mut child = daemon::command()
                 .args(["run", "--config"])
                 .arg(dir.path().join("telehub.toml"))
                 .stderr(std::process::Stdio::null())

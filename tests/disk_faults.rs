@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use daemon::program;
 use scene::Scene;
 
 const EIO: i32 = 5;
@@ -59,7 +58,7 @@ async fn scene() -> Option<(Scene, Faults)> {
         switch: path.join("faults"),
         log: path.join("syncs"),
     };
-    let mut command = Command::new(program());
+    let mut command = daemon::command();
     command
         .env("LD_PRELOAD", library)
         .env("FAULTS", &faults.switch)

@@ -23,7 +23,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use daemon::{Consumer, Hub, Mosquitto, Sensor, config, program, until};
+use daemon::{Consumer, Hub, Mosquitto, Sensor, config, until};
 use dice::Dice;
 use disc::Disc;
 use serde_json::Value;
@@ -205,7 +205,7 @@ struct Stored {
 
 impl Stored {
     fn read(dir: &Path) -> Self {
-        let export = Command::new(program())
+        let export = daemon::command()
             .args(["spool", "export", "--config"])
             .arg(dir.join("telehub.toml"))
             .env("TMPDIR", dir)
@@ -213,7 +213,7 @@ impl Stored {
             .unwrap();
         let mut stored = Self::default();
         if !export.status.success() {
-            let verify = Command::new(program())
+            let verify = daemon::command()
                 .args(["spool", "verify", "--config"])
                 .arg(dir.join("telehub.toml"))
                 .env("TMPDIR", dir)
@@ -313,7 +313,7 @@ impl Rig {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = daemon::command();
         command.envs(self.env.iter().cloned());
         command
     }

@@ -24,6 +24,7 @@ use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
 use self::rate::DrainRate;
 use crate::clock::unix_now;
+use crate::pulse::Pulse;
 use crate::reading::{GapReason, unnamed_stream};
 use crate::spool::{self, Command};
 use crate::status::board::{Board, SpoolState};
@@ -63,6 +64,8 @@ pub struct Wiring {
     pub reconnect: watch::Sender<u64>,
     /// What is shown.
     pub board: Arc<Board>,
+    /// Answers the watchdog.
+    pub pulse: Pulse,
 }
 
 struct Intake {
@@ -139,6 +142,7 @@ impl Intake {
                     self.spool_says(event);
                 }
                 () = sleep_until(tick) => self.apply(Event::Tick),
+                () = self.wiring.pulse.asked() => self.wiring.pulse.answer().await,
             }
             self.show();
         }
@@ -454,6 +458,7 @@ impl Intake {
         board.spool.drain_millirate.set(millirate);
         board.live_batches.set(self.lanes.live_batches() as u64);
         board.live_readings.set(self.lanes.live_readings());
+        board.stir();
     }
 }
 

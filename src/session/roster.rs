@@ -116,6 +116,7 @@ impl Roster {
         }
         state.sessions += 1;
         self.board.devices.connected.set(state.sessions);
+        self.board.stir();
         drop(state);
         Present {
             roster: self.clone(),
@@ -201,6 +202,7 @@ impl Drop for Present {
         let mut state = roster.lock();
         state.sessions -= 1;
         roster.board.devices.connected.set(state.sessions);
+        roster.board.stir();
         if self.ending.is_eviction() {
             roster.board.devices.evicted.add(1);
         }

@@ -184,6 +184,7 @@ impl Connection<'_> {
                     () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                     () = reached(self.stale.flatten()) => self.end_stale(),
                     failure = given_up(&mut self.ports.reconnect, self.epoch) => return Err(failure),
+                    () = self.ports.pulse.asked() => self.ports.pulse.answer().await,
                     () = &mut halfway, if self.phase == Phase::Flushing => self.say_offline()?,
                     () = &mut deadline, if !serving => return Ok(()),
                 }
@@ -194,7 +195,7 @@ impl Connection<'_> {
 
     /// The first things on a new connection.
     fn greet(&mut self) -> Result<(), Failure> {
-        self.ports.board.uplink.set(UplinkState::Connected, None);
+        self.ports.show(UplinkState::Connected, None);
         self.ports.outlet.push(Event::Up { epoch: self.epoch });
         self.ports.outbox.retell();
         // Before any publish: see `Link::subscribe`.

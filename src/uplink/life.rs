@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -15,6 +16,7 @@ use super::outlet::Outlet;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission, stale};
 use crate::clock::unix_now;
+use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
 use crate::stop::Stop;
@@ -30,6 +32,7 @@ pub(super) struct Ports {
     pub(super) outbox: Arc<Outbox>,
     pub(super) board: Arc<Board>,
     pub(super) reconnect: watch::Receiver<u64>,
+    pub(super) pulse: Pulse,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
     stop: Stop,
@@ -53,6 +56,7 @@ pub async fn run(
     reconnect: watch::Receiver<u64>,
     stop: Stop,
 ) {
+    let pulse = settings.pulse.clone();
     let settings = Arc::new(settings);
     let broker = &settings.broker;
     let publisher = Arc::new(Publisher::new(
@@ -67,6 +71,7 @@ pub async fn run(
         outbox,
         board,
         reconnect,
+        pulse,
         stale_attempts: stale::ATTEMPTS,
         stop,
     };
@@ -74,7 +79,7 @@ pub async fn run(
     let mut reasons = Vec::new();
     let mut epoch = 0;
     loop {
-        ports.board.uplink.set(UplinkState::Connecting, None);
+        ports.show(UplinkState::Connecting, None);
         let Some(attempt) = ports.idle(connect(&settings, &publisher)).await else {
             break;
         };
@@ -104,10 +109,7 @@ pub async fn run(
             }
         };
         let (error, hung_up) = (failure.sentence, failure.hung_up);
-        ports
-            .board
-            .uplink
-            .set(UplinkState::Down, Some(error.clone()));
+        ports.show(UplinkState::Down, Some(error.clone()));
         ports.outlet.push(Event::Down {
             epoch,
             error,
@@ -119,17 +121,27 @@ pub async fn run(
             break;
         }
     }
-    ports.board.uplink.set(UplinkState::Down, None);
+    ports.show(UplinkState::Down, None);
 }
 
 impl Ports {
+    /// Records the uplink's state.
+    pub(super) fn show(&self, state: UplinkState, error: Option<String>) {
+        self.board.uplink.set(state, error);
+        self.board.stir();
+    }
+
     /// Does `work` while there is no connection. `None`: the uplink is to end, and nothing is
     /// submitted any more.
     async fn idle<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            result = work => return Some(result),
-            () = self.stop.requested() => {}
-            () = discard(&mut self.submissions, &mut self.outlet) => return None,
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Some(result),
+                () = self.stop.requested() => break,
+                () = discard(&mut self.submissions, &mut self.outlet) => return None,
+                () = self.pulse.asked() => self.pulse.answer().await,
+            }
         }
         // No further connect; the intake may still be at work on the way to its own end.
         discard(&mut self.submissions, &mut self.outlet).await;

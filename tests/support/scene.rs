@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::daemon::{Consumer, Hub, Mosquitto, Sensor, config, program, until};
+use crate::daemon::{Consumer, Hub, Mosquitto, Sensor, config, until};
 use crate::disc::Disc;
 
 /// Long enough for a device to hear an ack that must not come.
@@ -27,7 +27,7 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let disc = Disc::new(dir.path(), 64)?;
         let path = disc.path.clone();
-        let mut command = Command::new(program());
+        let mut command = crate::daemon::command();
         Some(Self::on(dir, Some(disc), &path, &mut command, extra).await)
     }
 
