@@ -233,7 +233,7 @@ impl Shelf {
                     .map_err(|_| Error::Full),
                 other => other,
             };
-        let mut in_doubt = false;
+        let (mut in_doubt, mut half_made) = (false, false);
         let known = match (&summary, generation.touched) {
             (Some(_), false) => summary,
             _ => match scanned(&mut generation) {
@@ -256,6 +256,11 @@ impl Shelf {
                     }
                     generation.last = generation.last.max(tally.last);
                     Some(tally)
+                }
+                Err(Error::Broken(why)) if generation.was_never_whole() => {
+                    tracing::debug!(why, "removing a database that a crash left half made");
+                    half_made = true;
+                    None
                 }
                 Err(Error::Broken(why)) => {
                     damage = Some(why);
@@ -287,7 +292,7 @@ impl Shelf {
                 }
             }
         }
-        if damage.is_none() && readable && self.generations[index].groups == 0 {
+        if half_made || damage.is_none() && readable && self.generations[index].groups == 0 {
             self.discard(index);
         }
         Ok(())

@@ -217,6 +217,7 @@ impl Look<'_, '_> {
         // Of the last generation that was not closed, an end that is cut short is no damage.
         match shelf.generations[0].scan(&engine, summary.is_none()) {
             Ok(_) => {}
+            Err(Error::Broken(_)) if shelf.generations[0].was_never_whole() => return Ok(()),
             Err(Error::Broken(why)) => {
                 self.fault(format!("{name}: {why}"));
                 let repaired = shelf
