@@ -137,14 +137,15 @@ pub enum Item {
 }
 
 impl Item {
+    /// Fixed parts, headers and bookkeeping of one item, in bytes.
+    pub const OVERHEAD: usize = 128;
+
     /// About how many bytes this item holds in memory and on disk.
     #[must_use]
     pub fn weight(&self) -> usize {
-        /// Fixed parts, headers and bookkeeping of one item.
-        const OVERHEAD: usize = 128;
         match self {
-            Self::Batch(batch) => batch.frame.len() + OVERHEAD,
-            Self::Gap(_) => OVERHEAD,
+            Self::Batch(batch) => batch.frame.len() + Self::OVERHEAD,
+            Self::Gap(_) => Self::OVERHEAD,
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Line {
     pub(super) to: Option<u64>,
     pub(super) batches: u64,
     pub(super) readings: u64,
+    /// What they weigh ([`Item::weight`]). A group's header does not have it: its body tells.
+    pub(super) bytes: u64,
 }
 
 /// The content of a group or a generation, summed up.
@@ -72,6 +74,7 @@ impl Tally {
             to: batch.seq,
             batches: 1,
             readings: batch.readings.into(),
+            bytes: weight_of(batch),
         })
     }
 
@@ -91,6 +94,7 @@ impl Tally {
         sum.to = sum.to.max(line.to);
         sum.batches = sum.batches.saturating_add(line.batches);
         sum.readings = sum.readings.saturating_add(line.readings);
+        sum.bytes = sum.bytes.saturating_add(line.bytes);
         index
     }
 
@@ -258,6 +262,7 @@ impl Tally {
                 to: reader.option()?,
                 batches: reader.u64()?,
                 readings: reader.u64()?,
+                bytes: 0,
             };
             let key = (line.device.clone(), line.stream.clone());
             tally.lookup.insert(key, tally.lines.len());
@@ -272,6 +277,9 @@ impl Tally {
     pub(super) fn to_file(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         self.encode(&mut writer);
+        for line in &self.lines {
+            writer.u64(line.bytes);
+        }
         seal(SUMMARY_MAGIC, &writer.0)
     }
 
@@ -280,8 +288,28 @@ impl Tally {
     /// # Errors
     /// [`Damage`] when it is not exactly what was written.
     pub(super) fn from_file(bytes: &[u8]) -> Result<Self, Damage> {
-        Self::decode(&mut Reader(unseal(SUMMARY_MAGIC, bytes)?))
+        let mut reader = Reader(unseal(SUMMARY_MAGIC, bytes)?);
+        let mut tally = Self::decode(&mut reader)?;
+        // Summaries of the first hubs end here.
+        let known = !reader.0.is_empty();
+        for line in &mut tally.lines {
+            line.bytes = if known { reader.u64()? } else { guessed(line) };
+        }
+        Ok(tally)
     }
+}
+
+/// What a batch weighs: [`Item::weight`] without the item.
+pub(super) fn weight_of(batch: &Batch) -> u64 {
+    (batch.frame.len() + Item::OVERHEAD) as u64
+}
+
+/// About what batches weigh of which only the numbers are known.
+fn guessed(line: &Line) -> u64 {
+    /// A reading in CBOR with a name of its own.
+    const READING: u64 = 20;
+    let fixed = line.batches.saturating_mul(Item::OVERHEAD as u64);
+    fixed.saturating_add(line.readings.saturating_mul(READING))
 }
 
 /// Adds a gap to a list, into one of the same device, stream and reason if there is one.
