@@ -14,7 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("protocol", &["reading"]),
     ("config", &["protocol", "certificate", "clock"]),
     ("log", &["config"]),
-    ("status", &["clock"]),
+    ("status", &["reading", "clock"]),
     ("memory", &["status", "stop"]),
     ("spool", &["reading", "config", "clock"]),
     (
@@ -38,7 +38,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "certificate",
         ],
     ),
-    ("admin", &["status", "stop"]),
+    ("admin", &["status", "reading", "protocol", "stop"]),
     (
         "hub",
         &[

@@ -240,11 +240,19 @@ impl Shelf {
                     .map_err(|_| Error::Full),
                 other => other,
             };
+        let mut in_doubt = false;
         let known = match (&summary, generation.touched) {
             (Some(_), false) => summary,
             _ => match scanned(&mut generation) {
                 Ok(tally) => {
                     if summary.is_none()
+                        && let Err(why) = self.make_sure(&mut generation)
+                    {
+                        in_doubt = true;
+                        damage = Some(why);
+                    }
+                    if summary.is_none()
+                        && !in_doubt
                         && let Err(error) = Generation::write_summary(&generation.dir, &tally)
                     {
                         tracing::debug!(%error, "no summary written");
@@ -268,20 +276,45 @@ impl Shelf {
                 }
             },
         };
-        for mark in known.iter().flat_map(Tally::implied_marks) {
-            self.marks.raise(mark);
-        }
         self.next_id = self.next_id.max(generation.last + 1);
         let readable = generation.open.is_some();
         generation.close();
         self.generations.push(generation);
         let index = self.generations.len() - 1;
-        if let Some(why) = damage {
-            if let Err(error) = self.replace(index, &why) {
-                tracing::warn!(%error, "a damaged part of the spool stays where it is for now");
+        let replaced = damage.as_ref().map(|why| self.replace(index, why));
+        if let Some(Err(error)) = &replaced {
+            tracing::warn!(%error, "a damaged part of the spool stays where it is for now");
+        }
+        match replaced {
+            // Nobody is told of it before it is known to last.
+            Some(Err(error)) if in_doubt => return Err(error.into()),
+            _ => {
+                for mark in known.iter().flat_map(Tally::implied_marks) {
+                    self.marks.raise(mark);
+                }
             }
-        } else if readable && self.generations[index].groups == 0 {
+        }
+        if damage.is_none() && readable && self.generations[index].groups == 0 {
             self.discard(index);
+        }
+        Ok(())
+    }
+
+    /// Whoever wrote these groups was killed, perhaps before the sync that makes them last. It is
+    /// made up for before anybody is told of them: a device forgets what it hears is safe.
+    ///
+    /// # Errors
+    /// It failed, now or at an earlier attempt, which may have dropped what it could not write:
+    /// another one that succeeds would prove nothing. Everything has to be written anew.
+    fn make_sure(&mut self, generation: &mut Generation) -> Result<(), String> {
+        if let Some(open) = &mut generation.open
+            && let Err(error) = open.store.sync()
+        {
+            self.in_doubt.insert(generation.first);
+            tracing::warn!(dir = %generation.dir.display(), %error, "a part of the spool cannot be synced");
+        }
+        if self.in_doubt.contains(&generation.first) {
+            return Err("nobody knows whether all of it is on the disk".into());
         }
         Ok(())
     }

@@ -62,6 +62,7 @@ impl Shelf {
             self.marks.raise(mark);
         }
         let copy = self.build(&dir, &groups)?;
+        self.in_doubt.remove(&first);
         report(why, saved, &gaps, &copy);
         let void = std::mem::take(&mut self.generations[index].void);
         let (mut replacement, _) = Generation::found(first, id, dir);

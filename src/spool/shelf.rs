@@ -13,7 +13,7 @@
 //! Ids grow for ever; they begin at the clock's microseconds and are remembered in `marks`. A
 //! generation takes groups only in the run that created it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +47,8 @@ pub(super) struct Shelf {
     /// The generation (by its first group) that the device last failed to read from, and how
     /// often in a row.
     pub(super) refused: Option<(u64, u32)>,
+    /// Generations (by their first group) of which a sync has failed while they were found.
+    pub(super) in_doubt: BTreeSet<u64>,
     /// The last read stopped because the disk could not be read.
     pub(super) unreadable: bool,
     /// The directory could not be used so far.
@@ -83,6 +85,7 @@ impl Shelf {
             other_bytes: 0,
             commands: 0,
             refused: None,
+            in_doubt: BTreeSet::new(),
             unreadable: false,
             announced: false,
             unusable: false,

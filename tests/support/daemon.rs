@@ -439,6 +439,11 @@ impl Consumer {
         self.got.lock().unwrap().clone()
     }
 
+    /// What came since the last call; [`Consumer::got`] and the others know no more of it.
+    pub fn take(&self) -> Vec<Received> {
+        std::mem::take(&mut self.got.lock().unwrap())
+    }
+
     /// How often each batch came.
     pub fn batches(&self) -> BTreeMap<(String, String, u64), usize> {
         let mut batches = BTreeMap::new();
@@ -588,6 +593,12 @@ pub fn data(seq: u64) -> Value {
     json!({"data": {"seq": seq, "pack": [{"n": "x", "v": seq}]}})
 }
 
+/// One with a second reading of so many bytes.
+fn heavy_data(seq: u64, bytes: usize) -> Value {
+    let pack = json!([{"n": "x", "v": seq}, {"n": "y", "vs": "#".repeat(bytes)}]);
+    json!({"data": {"seq": seq, "pack": pack}})
+}
+
 #[derive(Debug, Default)]
 struct Kept {
     next: u64,
@@ -608,6 +619,11 @@ pub struct Sensor {
 impl Sensor {
     /// Sends a batch every `every`, at most 16 unacked, until told to rest.
     pub fn start(hub: SocketAddr, id: &str, every: Duration) -> Self {
+        Self::heavy(hub, id, every, 0)
+    }
+
+    /// The same with so many bytes more in each batch.
+    pub fn heavy(hub: SocketAddr, id: &str, every: Duration, bytes: usize) -> Self {
         let kept = Arc::new(Mutex::new(Kept {
             next: 1,
             ..Kept::default()
@@ -619,7 +635,7 @@ impl Sensor {
             loop {
                 let address = *h.lock().unwrap();
                 if let Some(device) = Device::try_connect(address, &i).await {
-                    let _ = converse(device, &k, &s, every).await;
+                    let _ = converse(device, &k, &s, every, bytes).await;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -632,6 +648,10 @@ impl Sensor {
             task,
         }
     }
+
+    /// Where no hub is: its port may belong to another one soon.
+    pub const NOWHERE: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
     /// The hub has been started anew elsewhere.
     pub fn moved(&self, hub: SocketAddr) {
@@ -693,7 +713,12 @@ async fn converse(
     kept: &Mutex<Kept>,
     sending: &AtomicBool,
     every: Duration,
+    bytes: usize,
 ) -> Option<()> {
+    let data = |seq| match bytes {
+        0 => data(seq),
+        _ => heavy_data(seq, bytes),
+    };
     let (mut sink, mut stream) = socket.split();
     let text = |value: Value| Message::text(value.to_string());
     sink.send(text(json!({"hello": {"stream": "s"}})))
