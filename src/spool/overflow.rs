@@ -113,7 +113,11 @@ impl Shelf {
         if cut.kept == 0 || !self.has_workroom(cut.kept + cut.rest)? {
             return self.drop_whole(cut.at);
         }
-        self.thin(&cut)
+        match self.thin(&cut) {
+            // By a quota, say. What is dropped as a whole needs no room but for its records.
+            Err(failure) if failure.full => self.drop_whole(cut.at),
+            thinned => thinned,
+        }
     }
 
     /// Whether so much may be written before anything is removed.

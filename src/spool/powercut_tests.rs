@@ -12,6 +12,7 @@ use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Event;
 use super::disk::Disk;
 use super::shelf::Shelf;
 use super::testing::batch;
@@ -139,8 +140,15 @@ fn full_writer() {
     let mut shelf = shelf(Path::new(&dir), true);
     shelf.attach(true).unwrap();
     let mut out = std::io::stdout();
+    let mut thinned = 0;
     for commit in 1.. {
         shelf.commit(&crowd(commit), &[]).unwrap();
+        let news = std::mem::take(&mut shelf.news);
+        let rewrites = news.iter();
+        thinned += rewrites
+            .filter(|event| matches!(event, Event::Thinned { .. }))
+            .count();
+        writeln!(out, "deleted {thinned}").unwrap();
         writeln!(out, "safe {commit}").unwrap();
         out.flush().unwrap();
     }
@@ -154,11 +162,13 @@ fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
         println!("NOT TESTED: no loop device with ext4 here");
         return;
     };
-    let (mut commits, mut reported) = (0, 0);
+    let (mut commits, mut reported, mut rewrites) = (0, 0, 0);
     for round in 0..cuts() {
-        let millis = 1_500 + round * 37 % 700;
-        let (safe, _) = life_of("full_writer", &disc.mount, millis, true);
+        // Full after some fifty commits; then at any moment.
+        let (commit, millis) = (60 + round * 13 % 60, round * 37 % 50);
+        let (safe, thinned) = life_of("full_writer", &disc.mount, (commit, millis), true);
         commits += safe;
+        rewrites += thinned;
         disc.cut_power();
         let mut shelf = shelf(&disc.mount, true);
         shelf.attach(true).unwrap();
@@ -199,18 +209,19 @@ fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
         std::fs::remove_dir_all(disc.mount.join("spool")).unwrap();
     }
     println!(
-        "{} power cuts, {commits} commits, {reported} batches reported as dropped, 0 lost",
+        "{} power cuts, {commits} commits, {rewrites} rewrites, {reported} batches reported as dropped, 0 lost",
         cuts()
     );
-    assert!(reported > 0, "the spool was never full");
+    assert!(reported > 0 && rewrites > 0, "the spool was never full");
 }
 
 /// One life: returns what was safe and what was deleted.
 fn life(dir: &Path, millis: u64, own_sync: bool) -> (u64, u64) {
-    life_of("writer", dir, millis, own_sync)
+    life_of("writer", dir, (0, millis), own_sync)
 }
 
-fn life_of(writer: &str, dir: &Path, millis: u64, own_sync: bool) -> (u64, u64) {
+/// It ends so many milliseconds after so much is safe.
+fn life_of(writer: &str, dir: &Path, (least, millis): (u64, u64), own_sync: bool) -> (u64, u64) {
     let mut process = Process::new(std::env::current_exe().unwrap());
     process
         .args([
@@ -226,18 +237,29 @@ fn life_of(writer: &str, dir: &Path, millis: u64, own_sync: bool) -> (u64, u64) 
         process.env(UNSYNCED, "1");
     }
     let mut child = process.spawn().unwrap();
+    let (begun, waiting) = std::sync::mpsc::channel::<()>();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let reader = std::thread::spawn(move || {
         let (mut safe, mut deleted) = (0, 0);
+        let mut begun = Some(begun);
         for line in lines.map_while(Result::ok) {
             // The test harness talks on the same line.
             if let Some((_, number)) = line.rsplit_once("safe ") {
                 safe = number.parse().unwrap_or(safe);
+                if safe >= least {
+                    drop(begun.take());
+                }
             } else if let Some((_, number)) = line.rsplit_once("deleted ") {
                 deleted = number.parse().unwrap_or(deleted);
             }
         }
         (safe, deleted)
+    });
+    // Until the sender is gone.
+    let _ = waiting.recv_timeout(if least > 0 {
+        Duration::from_secs(60)
+    } else {
+        Duration::ZERO
     });
     std::thread::sleep(Duration::from_millis(millis));
     child.kill().unwrap();

@@ -147,7 +147,7 @@ impl Tally {
             // Lines differ in device or stream, so only the older records can take it in.
             if !gaps[..self.gaps.len()]
                 .iter_mut()
-                .any(|known| known.merge(&gap))
+                .any(|known| known.adjoins(&gap) && known.merge(&gap))
             {
                 gaps.push(gap);
             }
@@ -186,18 +186,26 @@ impl Tally {
             });
         }
         for gap in &self.gaps {
-            let same = |other: &&Gap| {
+            let part = |other: &&Gap| {
                 (&other.device, &other.stream, other.reason)
                     == (&gap.device, &gap.stream, gap.reason)
+                    && other.from >= gap.from
+                    && other.to <= gap.to
             };
-            let rest = found.gaps.iter().find(same);
-            let batches = rest.map_or(0, |rest| rest.batches);
+            let mut rest: Option<Gap> = None;
+            for found in found.gaps.iter().filter(part) {
+                match &mut rest {
+                    Some(rest) => _ = rest.merge(found),
+                    None => rest = Some(found.clone()),
+                }
+            }
+            let (batches, readings) = rest
+                .as_ref()
+                .map_or((0, 0), |rest| (rest.batches, rest.readings));
             if rest.is_none() || batches < gap.batches {
                 gaps.push(Gap {
                     batches: gap.batches - batches,
-                    readings: gap
-                        .readings
-                        .saturating_sub(rest.map_or(0, |rest| rest.readings)),
+                    readings: gap.readings.saturating_sub(readings),
                     ..gap.clone()
                 });
             }
@@ -312,9 +320,11 @@ fn guessed(line: &Line) -> u64 {
     fixed.saturating_add(line.readings.saturating_mul(READING))
 }
 
-/// Adds a gap to a list, into one of the same device, stream and reason if there is one.
+/// Adds a gap to a list, into one of the same device, stream and reason if there is one right
+/// beside it. Across a hole it would name what is not missing, or is in another record.
 pub(super) fn merge_into(gaps: &mut Vec<Gap>, gap: &Gap) {
-    if !gaps.iter_mut().any(|known| known.merge(gap)) {
+    let mut known = gaps.iter_mut();
+    if !known.any(|known| known.adjoins(gap) && known.merge(gap)) {
         gaps.push(gap.clone());
     }
 }

@@ -10,6 +10,7 @@
 //! there, and go out after all. Nothing is ever dropped without its record.
 
 use std::collections::HashSet;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,10 +124,17 @@ impl Shelf {
             let oldest = &self.generations[run.start];
             (oldest.first, oldest.dir.clone())
         };
-        files::rename(&dir, &dead(&dir))?;
-        if let Err(error) = files::rename(new, &dir) {
-            files::rename(&dead(&dir), &dir)?;
+        let aside = files::rename(&dir, &dead(&dir));
+        if let Err(error) = aside.and_then(|()| fs::rename(new, &dir)) {
+            if !dir.exists() {
+                fs::rename(dead(&dir), &dir)?;
+            }
             return Err(error.into());
+        }
+        // From here on it has happened. Without this sync a power cut may undo it, which loses
+        // nothing.
+        if let Err(error) = files::sync_dir(&self.path) {
+            tracing::warn!(%error, "cannot sync the spool's directory");
         }
         let last = self.generations[run.end - 1].last;
         let (mut generation, _) = Generation::found(first, last, dir);
@@ -148,7 +156,9 @@ impl Shelf {
             }
         }
         // Only then does the file system count its blocks as free.
-        files::sync_dir(&self.path)?;
+        if let Err(error) = files::sync_dir(&self.path) {
+            tracing::warn!(%error, "cannot sync the spool's directory");
+        }
         Ok(())
     }
 }

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
+use super::disk::Disk;
+use super::fault_tests::{Faults, Faulty};
 use super::shelf::Shelf;
 use super::testing::batch;
 use super::tests::{config, gaps, load_all, shelf_of};
-use super::{Event, Group, GroupId};
+use super::{Event, Group, GroupId, Loc};
 use crate::config::Spool;
 use crate::reading::{GapReason, Item};
 
@@ -35,6 +38,10 @@ impl Told {
     fn commit(&mut self, shelf: &mut Shelf, items: &[Arc<Item>]) {
         let placed = shelf.commit(items, &[]).unwrap();
         self.hear(shelf);
+        self.stored(items, placed);
+    }
+
+    fn stored(&mut self, items: &[Arc<Item>], placed: Vec<Loc>) {
         for (item, loc) in items.iter().zip(placed) {
             let group = self.groups.entry(loc.group).or_default();
             assert_eq!(group.len(), loc.index as usize);
@@ -201,6 +208,54 @@ fn what_others_ask_to_delete_of_a_thinned_generation_takes_nothing_else_with_it(
     assert!(stale.len() as u64 >= shelf.generations[0].groups);
     shelf.delete(&stale);
     assert_eq!(batches(&load_all(&mut shelf))["quiet"].len() as u64, number);
+}
+
+/// Whatever fails while room is made, and whenever: what is not stored is reported, and batches
+/// are where the spool says.
+#[test]
+fn a_disk_that_fails_while_room_is_made_loses_nothing_without_a_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+    let mut shelf = Shelf::new(&config(&dir.path().join("spool"), SIZE), engine);
+    let mut told = Told::default();
+    let counters = [&faults.creates, &faults.appends, &faults.syncs];
+    let (mut failed, mut rounds) = (0, 0);
+    while rounds < 360 {
+        let counter = counters[rounds as usize % counters.len()];
+        counter.store(u32::try_from(rounds % 7).unwrap(), Relaxed);
+        let items = round(rounds);
+        let first = shelf.commit(&items, &[]);
+        counter.store(u32::MAX, Relaxed);
+        told.hear(&mut shelf);
+        match first {
+            Ok(placed) => told.stored(&items, placed),
+            Err(failure) => {
+                assert!(failure.full, "{failure:?}");
+                failed += 1;
+                told.commit(&mut shelf, &items);
+            }
+        }
+        rounds += 1;
+    }
+    assert!(failed > 20 && told.thinned > 0, "{failed} {}", told.thinned);
+    let groups = load_all(&mut shelf);
+    for group in &groups {
+        if let Some(items) = told.groups.get(&group.id) {
+            assert_eq!(&group.items, items);
+        }
+    }
+    let mut known = batches(&groups);
+    assert!(known.values().all(|numbers| numbers.is_sorted()));
+    for gap in gaps(&groups) {
+        let numbers = known.entry(gap.device.to_string()).or_default();
+        numbers.extend(gap.from.unwrap()..=gap.to.unwrap());
+    }
+    for (device, numbers) in known {
+        let numbers: BTreeSet<u64> = numbers.into_iter().collect();
+        let each = if device == "chatty" { 20 } else { 1 };
+        assert_eq!(numbers, (1..=rounds * each).collect(), "{device}");
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
