@@ -93,6 +93,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         log: _,
     } = config;
     let board = Board::new(&hub.id);
+    board.spool.max_size.set(spool.max_size);
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {

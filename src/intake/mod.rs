@@ -251,6 +251,10 @@ impl Intake {
     }
 
     fn uplink_says(&mut self, event: uplink::Event) {
+        if matches!(event, uplink::Event::Up { .. } | uplink::Event::Down { .. }) {
+            // Nothing drains in between, and the next connection has a pace of its own.
+            self.rate = DrainRate::default();
+        }
         let event = match event {
             uplink::Event::Up { epoch } => {
                 self.epoch = epoch;

@@ -1,7 +1,7 @@
 //! What the session does with each message, and what it answers.
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::Session;
 use super::ending::Ending;
@@ -103,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
         self.present.board.rejected.add(1);
         self.rejects_in_a_row += 1;
-        debug!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
+        info!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
         self.send(&ToDevice::Reject(reject))?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
             return Err(Ending::TooManyRejects);

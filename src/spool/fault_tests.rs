@@ -185,6 +185,21 @@ fn what_a_killed_process_has_written_is_synced_before_it_is_spoken_of() {
     assert_eq!(asked, 0, "what has a summary is known to last");
 }
 
+#[test]
+fn a_directory_that_a_crash_left_without_its_format_gets_one_with_the_first_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    std::fs::create_dir(&config.path).unwrap();
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    shelf.attach(false).unwrap();
+    assert!(
+        !config.path.join("format").exists(),
+        "a start writes nothing"
+    );
+    shelf.commit(&items(1..20, 2000), &[]).unwrap();
+    assert!(config.path.join("format").exists());
+}
+
 /// How many parts of the spool were set aside.
 fn copies(spool: &Path) -> usize {
     let entries = std::fs::read_dir(spool).unwrap();

@@ -34,6 +34,8 @@ pub(super) struct Shelf {
     pub(super) engine: Box<dyn Engine>,
     /// `Some`: the directory is there, ours, and has been read.
     pub(super) lock: Option<Lock>,
+    /// The directory says that it is of the present format.
+    pub(super) formatted: bool,
     pub(super) generations: Vec<Generation>,
     pub(super) marks: Marks,
     pub(super) next_id: u64,
@@ -50,8 +52,6 @@ pub(super) struct Shelf {
     pub(super) in_doubt: BTreeSet<u64>,
     /// The last read stopped because the disk could not be read.
     pub(super) unreadable: bool,
-    /// The directory is of an older version, which has to be said before it is written to.
-    pub(super) old_format: bool,
     /// The directory could not be used so far.
     pub(super) unusable: bool,
     /// Marks and depth have been told: what is found later is news.
@@ -77,6 +77,7 @@ impl Shelf {
             limits,
             engine,
             lock: None,
+            formatted: false,
             generations: Vec::new(),
             marks: Marks::default(),
             next_id: first_id(),
@@ -87,7 +88,6 @@ impl Shelf {
             in_doubt: BTreeSet::new(),
             unreadable: false,
             announced: false,
-            old_format: false,
             unusable: false,
             news: Vec::new(),
         }

@@ -135,6 +135,7 @@ impl Board {
                 batches: self.spool.batches.get(),
                 readings: self.spool.readings.get(),
                 disk_bytes: self.spool.disk_bytes.get(),
+                max_size: self.spool.max_size.get(),
                 oldest: self.spool.oldest(),
                 written_bytes: bytes_written().saturating_sub(self.written_at_start),
                 dropped_batches: self.spool.dropped_batches.get(),

@@ -40,6 +40,9 @@ pub struct SpoolReport {
     pub batches: u64,
     pub readings: u64,
     pub disk_bytes: u64,
+    /// The setting `spool.max_size`.
+    #[serde(default)]
+    pub max_size: u64,
     pub oldest: Option<f64>,
     pub written_bytes: u64,
     pub dropped_batches: u64,
