@@ -478,7 +478,7 @@ fn a_spool_of_the_version_before_goes_on_and_says_so_before_it_is_written_to() {
 
     // A disk that could not take it then is asked again before anything is stored.
     fs::write(path.join("format"), "telehub spool 1\n").unwrap();
-    shelf.old_format = true;
+    shelf.formatted = false;
     shelf.commit(&items(5..7, 10), &[]).unwrap();
     assert_eq!(format(), "telehub spool 2\n");
     assert_eq!(entries(dir.path()), ["spool"]);
