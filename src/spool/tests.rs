@@ -512,6 +512,30 @@ fn a_spool_of_a_newer_version_is_set_aside_and_kept() {
 }
 
 #[test]
+fn a_spool_of_the_version_before_goes_on_and_says_so_before_it_is_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    let config = config(&path, BIG);
+    let mut before = shelf_of(&config);
+    before.commit(&items(1..5, 10), &[]).unwrap();
+    before.stop(Vec::new());
+    fs::write(path.join("format"), "telehub spool 1\n").unwrap();
+
+    let mut shelf = shelf_of(&config);
+    shelf.attach(false).unwrap();
+    let format = || fs::read_to_string(path.join("format")).unwrap();
+    assert_eq!(format(), "telehub spool 2\n");
+    assert_eq!(seqs(&load_all(&mut shelf)), [1, 2, 3, 4]);
+
+    // A disk that could not take it then is asked again before anything is stored.
+    fs::write(path.join("format"), "telehub spool 1\n").unwrap();
+    shelf.formatted = false;
+    shelf.commit(&items(5..7, 10), &[]).unwrap();
+    assert_eq!(format(), "telehub spool 2\n");
+    assert_eq!(entries(dir.path()), ["spool"]);
+}
+
+#[test]
 fn ids_never_go_back_even_when_the_clock_does() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
