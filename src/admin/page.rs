@@ -38,12 +38,20 @@ macro_rules! file {
             gzip: None,
         }
     };
+    ($path:literal, $kind:expr, $name:literal, gzip) => {
+        File {
+            path: $path,
+            kind: $kind,
+            plain: include_bytes!(concat!("page/", $name)),
+            gzip: Some(include_bytes!(concat!("page/", $name, ".gz"))),
+        }
+    };
 }
 
 /// Every file that the page needs; together less than 100 KB on the wire.
 pub const FILES: &[File] = &[
     file!("/", HTML, "index.html"),
-    file!("/style.css", STYLE, "style.css"),
+    file!("/style.css", STYLE, "style.css", gzip),
     file!("/icon.svg", "image/svg+xml", "icon.svg"),
     file!("/app.js", SCRIPT, "app.js"),
     file!("/format.js", SCRIPT, "format.js"),
@@ -55,12 +63,7 @@ pub const FILES: &[File] = &[
     file!("/device.js", SCRIPT, "device.js"),
     file!("/plot.js", SCRIPT, "plot.js"),
     file!("/uplot.css", STYLE, "vendor/uPlot.min.css"),
-    File {
-        path: "/uplot.js",
-        kind: SCRIPT,
-        plain: include_bytes!("page/vendor/uPlot.iife.min.js"),
-        gzip: Some(include_bytes!("page/vendor/uPlot.iife.min.js.gz")),
-    },
+    file!("/uplot.js", SCRIPT, "vendor/uPlot.iife.min.js", gzip),
 ];
 
 /// Only our own files and our own API; no markup can bring in anything, and nobody frames us.
@@ -264,7 +267,11 @@ mod tests {
                 .output()
                 .unwrap();
             assert!(unpacked.status.success(), "{}", file.path);
-            assert!(unpacked.stdout == file.plain, "{}", file.path);
+            assert!(
+                unpacked.stdout == file.plain,
+                "{} has changed: in src/admin/page, gzip -9 -n -k -f that file",
+                file.path
+            );
         }
     }
 
