@@ -76,6 +76,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         log: _,
     } = config;
     let board = Board::new(&hub.id);
+    board.spool.max_bytes.set(spool.max_size);
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = bind("devices.listen", devices.listen).await?;
@@ -131,14 +132,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         life.await;
         (Part::Uplink, Ok(()))
     });
-    if let Some(listener) = admin_listener {
+    if let (Some(listener), Some(admin)) = (admin_listener, &admin) {
+        let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
         let address = listener
             .local_addr()
             .context("the admin listener has no address")?;
         tracing::info!(%address, "admin listening");
         let board = board.clone();
         parts.spawn(async move {
-            admin::run(listener, board, admin_stop).await;
+            admin::run(listener, board, settings, admin_stop).await;
             (Part::Admin, Ok(()))
         });
     }

@@ -72,6 +72,16 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     ))
 }
 
+/// `true` or `false`.
+pub(super) fn truth(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| {
+        format!(
+            "is {} and must be true or false, without quotes",
+            kind(value)
+        )
+    })
+}
+
 /// An address and a port.
 pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     let text = expect_text(value, "\"127.0.0.1:8787\"")?;

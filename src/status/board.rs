@@ -86,6 +86,12 @@ impl Board {
         self.ready.load(Relaxed)
     }
 
+    /// Bytes that the hub has caused to be written to disk since its start.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        bytes_written().saturating_sub(self.written_at_start)
+    }
+
     /// A number that grows with everything that takes memory for a while: batches that pass, and
     /// connections that come and go.
     #[must_use]
@@ -121,7 +127,7 @@ impl Board {
                 readings: self.spool.readings.get(),
                 disk_bytes: self.spool.disk_bytes.get(),
                 oldest: self.spool.oldest(),
-                written_bytes: bytes_written().saturating_sub(self.written_at_start),
+                written_bytes: self.written(),
                 dropped_batches: self.spool.dropped_batches.get(),
                 drain_eta: self.spool.drain_eta(),
             },

@@ -2,9 +2,11 @@
 //! listener, the broker's `status` topics and the log read.
 
 pub mod board;
+pub mod counts;
 pub mod device;
 pub mod devices;
 pub mod feed;
+pub mod histogram;
 pub mod history;
 pub mod kept;
 pub mod number;

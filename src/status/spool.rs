@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use super::histogram::Histogram;
 use super::number::{Number, lock};
 
 /// State of the spool.
@@ -28,6 +29,14 @@ pub struct SpoolBoard {
     pub readings: Number,
     /// Gauge: bytes that the spool's files take.
     pub disk_bytes: Number,
+    /// What they may take, as configured.
+    pub max_bytes: Number,
+    /// Bytes of batches that were committed.
+    pub committed_bytes: Number,
+    /// From a commit's way to the disk to the end of its sync.
+    pub commit_latency: Histogram,
+    /// Commits that came to nothing.
+    pub commit_failures: Number,
     /// Batches that became gap records.
     pub dropped_batches: Number,
     /// Gauge: batches a second that leave the spool, times 1,000, averaged over some seconds.
@@ -41,6 +50,10 @@ impl SpoolBoard {
             batches: Number::default(),
             readings: Number::default(),
             disk_bytes: Number::default(),
+            max_bytes: Number::default(),
+            committed_bytes: Number::default(),
+            commit_latency: Histogram::default(),
+            commit_failures: Number::default(),
             dropped_batches: Number::default(),
             drain_millirate: Number::default(),
         }

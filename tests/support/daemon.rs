@@ -117,6 +117,10 @@ impl Mosquitto {
         }
     }
 
+    pub fn signal(&self, name: &str) {
+        self.process.as_ref().expect("runs").signal(name);
+    }
+
     /// SIGTERM: it saves what it holds.
     pub fn stop(&mut self) {
         let mut process = self.process.take().expect("runs");
