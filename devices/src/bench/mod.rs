@@ -13,6 +13,7 @@ mod outage;
 mod plain;
 mod process;
 mod table;
+mod watched;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,6 +67,8 @@ enum Part {
     Memory,
     /// Memory and time to start with 500 MB in the spool
     Start,
+    /// What it costs when somebody looks; only when it is asked for, because it takes five minutes
+    Watched,
 }
 
 /// What every measurement needs.
@@ -203,6 +206,9 @@ async fn measure(setup: &Setup, only: &[Part]) -> anyhow::Result<Table> {
     }
     if wanted(Part::Start) {
         memory::full_spool(setup, &mut table).await?;
+    }
+    if only.contains(&Part::Watched) {
+        watched::measure(setup, &mut table).await?;
     }
     Ok(table)
 }
