@@ -9,7 +9,7 @@ use super::device::DeviceBoard;
 use super::feed::{Feed, News};
 use super::histogram::Histogram;
 use super::number::{Number, lock};
-use crate::clock::unix_now;
+use crate::clock;
 
 /// Devices that are remembered after they went; the one longest gone is forgotten first.
 /// 16,384 entries are about 8 MB.
@@ -91,7 +91,7 @@ impl DeviceTable {
     pub fn online(&self, id: &Arc<str>, conn: u64, remote: String) -> Arc<DeviceBoard> {
         self.changes.add(1);
         self.begun.add(1);
-        let now = unix_now();
+        let now = clock::uptime();
         let mut devices = lock(&self.devices);
         let forgotten = if devices.len() >= KNOWN_DEVICES && !devices.contains_key(id) {
             let longest_gone = devices
@@ -123,7 +123,7 @@ impl DeviceTable {
     /// returns whether it was the present one.
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
         self.changes.add(1);
-        let now = unix_now();
+        let now = clock::uptime();
         let Some(device) = self.get(id).filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
@@ -141,9 +141,9 @@ impl DeviceTable {
         }
     }
 
-    fn tell_change(&self, time: f64, device: &Arc<str>, online: bool, reason: &'static str) {
+    fn tell_change(&self, at: f64, device: &Arc<str>, online: bool, reason: &'static str) {
         self.shared.feed.put(&News::Change {
-            time,
+            time: clock::wall_at(at),
             device: device.clone(),
             online,
             reason,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::counts::{Counts, GAPS};
 use super::histogram::Histogram;
 use super::number::{Number, lock};
-use crate::clock::unix_now;
+use crate::clock;
 
 /// State of the connection to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,7 @@ pub enum UplinkState {
 /// The uplink's part of the board.
 #[derive(Debug)]
 pub struct UplinkBoard {
+    /// State, since which uptime, last error.
     state: Mutex<(UplinkState, f64, Option<String>)>,
     /// Gauge: publishes without PUBACK.
     pub in_flight: Number,
@@ -46,7 +47,7 @@ pub struct UplinkBoard {
 impl UplinkBoard {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new((UplinkState::Connecting, unix_now(), None)),
+            state: Mutex::new((UplinkState::Connecting, clock::uptime(), None)),
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
@@ -62,7 +63,7 @@ impl UplinkBoard {
     pub fn set(&self, state: UplinkState, error: Option<String>) {
         let mut current = lock(&self.state);
         if current.0 != state {
-            (current.0, current.1) = (state, unix_now());
+            (current.0, current.1) = (state, clock::uptime());
         }
         if error.is_some() {
             current.2 = error;
@@ -84,6 +85,7 @@ impl UplinkBoard {
     /// The present state, since when (Unix seconds), and the last error.
     #[must_use]
     pub fn whole(&self) -> (UplinkState, f64, Option<String>) {
-        lock(&self.state).clone()
+        let (state, since, error) = lock(&self.state).clone();
+        (state, clock::wall_at(since), error)
     }
 }

@@ -3,14 +3,14 @@
 use super::Notes;
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
-use crate::config::values::{address, path, truth};
+use crate::config::values::{address, file, truth};
 use crate::config::{Admin, Devices};
 
 const S: &str = "admin";
 
 pub(super) fn admin(doc: &mut Document<'_>, devices: &Devices, notes: &mut Notes) -> Option<Admin> {
     let listen = doc.get(S, "listen", address);
-    let token_file = doc.get(S, "token_file", path);
+    let token_file = doc.get(S, "token_file", file);
     let device_metrics = doc.get(S, "device_metrics", truth);
     for key in ["token_file", "device_metrics"] {
         if doc.has(S, key) && !doc.has(S, "listen") {
@@ -19,10 +19,10 @@ pub(super) fn admin(doc: &mut Document<'_>, devices: &Devices, notes: &mut Notes
             break;
         }
     }
-    if let Some(file) = &token_file {
+    if let Some(token) = &token_file {
         notes
             .files
-            .push(NamedFile::new(doc, S, "token_file", file, Use::Token));
+            .push(NamedFile::new(doc, S, "token_file", token, Use::Token));
     }
     let admin = Admin {
         listen: listen?,
