@@ -58,14 +58,22 @@ pub enum GapReason {
     TooLarge,
 }
 
-impl fmt::Display for GapReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl GapReason {
+    /// As it stands in a gap record.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Overflow => "overflow",
             Self::Expired => "expired",
             Self::Corrupt => "corrupt",
             Self::TooLarge => "too-large",
-        })
+        }
+    }
+}
+
+impl fmt::Display for GapReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

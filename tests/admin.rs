@@ -6,8 +6,8 @@ mod admin_rig;
 
 use std::sync::Arc;
 
-use admin_rig::{body, status, test};
-use telehub::admin::MAX_CONNECTIONS;
+use admin_rig::{Admin, body, status, test, test_with};
+use telehub::admin::{MAX_CONNECTIONS, Settings};
 use telehub::status::board::{DeviceReport, SpoolState, StatusReport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -185,5 +185,65 @@ fn a_connection_on_which_nothing_comes_is_ended() {
         for socket in [&mut silent, &mut halfway, &mut idle] {
             socket.read_to_end(&mut Vec::new()).await.unwrap();
         }
+    });
+}
+
+fn guarded() -> Settings {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "0123456789abcdef\n").unwrap();
+    Settings::new(Some(&file), false).unwrap()
+}
+
+async fn get_with(admin: &Admin, path: &str, headers: &str) -> String {
+    admin
+        .send(&format!(
+            "GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n"
+        ))
+        .await
+}
+
+#[test]
+fn with_a_token_only_health_is_for_everybody() {
+    test_with(guarded(), async |admin| {
+        admin.board.set_ready(true);
+        for open in ["/healthz", "/readyz"] {
+            assert_eq!(status(&admin.get(open).await), 200, "{open}");
+        }
+        let shown = "Host: localhost\r\nAuthorization: Bearer 0123456789abcdef\r\n";
+        // "x:0123456789abcdef"
+        let basic = "Host: localhost\r\nAuthorization: Basic eDowMTIzNDU2Nzg5YWJjZGVm\r\n";
+        let wrong = "Host: localhost\r\nAuthorization: Bearer 0123456789abcdee\r\n";
+        admin.board.devices.online(&"cow".into(), 1, String::new());
+        for path in [
+            "/metrics",
+            "/api/status",
+            "/api/devices",
+            "/api/devices/cow",
+        ] {
+            for refused in [admin.get(path).await, get_with(&admin, path, wrong).await] {
+                assert_problem(&refused, 401);
+                assert!(
+                    refused.contains("www-authenticate: Basic realm=\"telehub\"\r\n"),
+                    "{refused}"
+                );
+            }
+            assert_eq!(status(&get_with(&admin, path, shown).await), 200, "{path}");
+            assert_eq!(status(&get_with(&admin, path, basic).await), 200, "{path}");
+        }
+        assert_problem(&admin.get("/api/events").await, 401);
+        assert_eq!(admin.board.feed().readers(), 0);
+        // What there is and what there is not is not told either.
+        assert_problem(&admin.get("/none").await, 401);
+    });
+}
+
+#[test]
+fn with_a_token_the_listener_answers_by_every_name() {
+    test_with(guarded(), async |admin| {
+        let named = "Host: barn.example\r\nAuthorization: Bearer 0123456789abcdef\r\n";
+        assert_eq!(status(&get_with(&admin, "/api/status", named).await), 200);
+        let without = get_with(&admin, "/api/status", "Host: barn.example\r\n").await;
+        assert_problem(&without, 401);
     });
 }

@@ -181,6 +181,17 @@ fn status_ends_with_0_when_all_is_well_and_else_with_1_and_the_reason() {
 }
 
 #[test]
+fn status_prints_no_colour_where_there_is_no_terminal() {
+    let well = telehub(&["status", "--admin", &hub("connected")]);
+    assert!(!stdout(&well).contains('\x1b'), "{well:?}");
+    let help = stdout(&telehub(&["status", "--help"]));
+    assert!(
+        help.contains("Exit status") && help.contains("NO_COLOR"),
+        "{help}"
+    );
+}
+
+#[test]
 fn status_without_a_hub_says_where_it_asked() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", free.local_addr().unwrap());

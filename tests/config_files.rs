@@ -43,6 +43,7 @@ fn directory() -> tempfile::TempDir {
         ("garbage.pem", "-----BEGIN CERTIFICATE-----\n!\n"),
         ("empty", "\n\n"),
         ("password", "geheim\n"),
+        ("token", "0123456789abcdef\n"),
     ] {
         fs::write(directory.path().join(name), content).unwrap();
     }
@@ -54,7 +55,8 @@ fn files_that_are_what_they_are_said_to_be_are_taken() {
     let directory = directory();
     let text = "[devices.tls]\ncert = \"DIR/cert.pem\"\nkey = \"DIR/key.pem\"\nclient_ca = \"DIR/cert.pem\"\n\
         [uplink]\nurl = \"mqtts://b\"\nca = \"DIR/cert.pem\"\ncert = \"DIR/cert.pem\"\nkey = \"DIR/key.pem\"\n\
-        username = \"u\"\npassword_file = \"DIR/password\"\n";
+        username = \"u\"\npassword_file = \"DIR/password\"\n\
+        [admin]\nlisten = \"0.0.0.0:8788\"\ntoken_file = \"DIR/token\"\n";
     assert_eq!(problems(directory.path(), text), Vec::<String>::new());
 }
 
@@ -102,6 +104,11 @@ fn a_file_that_is_not_there_or_of_another_kind_is_told_with_line_and_key() {
             "DIR/telehub.toml:3: uplink.password_file: ",
             "no password in its first line",
         ),
+        (
+            "[admin]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"DIR/password\"",
+            "DIR/telehub.toml:3: admin.token_file: ",
+            "make one with \"openssl rand -hex 32\"",
+        ),
     ] {
         let found = problems(directory.path(), lines);
         assert_eq!(found.len(), 1, "{lines}\n{found:#?}");
@@ -116,14 +123,17 @@ fn a_file_that_is_not_there_or_of_another_kind_is_told_with_line_and_key() {
 #[test]
 fn what_a_file_contains_is_never_shown() {
     let directory = directory();
-    let text = "[uplink]\nusername = \"u\"\npassword_file = \"DIR/password\"\n";
+    let text = "[admin]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"DIR/token\"\n\
+        [uplink]\nusername = \"u\"\npassword_file = \"DIR/password\"\n";
     assert_eq!(problems(directory.path(), text), Vec::<String>::new());
     let shown = config::load(&directory.path().join("telehub.toml"))
         .unwrap()
         .config
         .to_string();
     assert!(
-        shown.contains("/password\"") && !shown.contains("geheim"),
+        shown.contains("/password\"")
+            && !shown.contains("geheim")
+            && !shown.contains("0123456789abcdef"),
         "{shown}"
     );
 }

@@ -100,7 +100,9 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
     assert_eq!(
         config.admin,
         Some(Admin {
-            listen: "127.0.0.1:8788".parse().unwrap()
+            listen: "127.0.0.1:8788".parse().unwrap(),
+            token_file: Some("/etc/telehub/admin-token".into()),
+            device_metrics: true,
         })
     );
 }
@@ -123,6 +125,8 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
             .starts_with("telehub.toml:4: devices.tls.client_ca: has no effect")
     );
     assert_eq!(warnings("[admin]\nlisten = \"0.0.0.0:8788\"\n").len(), 1);
+    let guarded = "[admin]\nlisten = \"0.0.0.0:8788\"\ntoken_file = \"/t\"\n";
+    assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
 }
 
@@ -197,7 +201,11 @@ prop_compose! {
         config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
         config.uplink.inflight = inflight;
         config.uplink.keep_alive = Duration::from_secs(keep_alive);
-        config.admin = admin.map(|port| Admin { listen: ([127, 0, 0, 1], port).into() });
+        config.admin = admin.map(|port| Admin {
+            listen: ([127, 0, 0, 1], port).into(),
+            token_file: (port % 2 == 0).then(|| "/etc/telehub/token".into()),
+            device_metrics: port % 3 == 0,
+        });
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];
         config.log.format = [LogFormat::Text, LogFormat::Json][choice % 2];
         config

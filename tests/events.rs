@@ -184,6 +184,11 @@ fn a_client_that_does_not_read_is_dropped_and_nobody_waits_for_it() {
             tokio::task::yield_now().await;
         }
         assert_eq!(admin.board.feed().dropped(), 1);
+        let metrics = admin.get("/metrics").await;
+        assert!(
+            metrics.contains("\ntelehub_event_readers_dropped_total 1\n"),
+            "{metrics}"
+        );
         cow.took(&batch("cow", 1, 1), Instant::now());
         assert_eq!(status(&admin.get("/healthz").await), 200);
         drop(deaf);

@@ -46,7 +46,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "certificate",
         ],
     ),
-    ("admin", &["status", "reading", "protocol", "stop"]),
+    ("admin", &["status", "reading", "protocol", "clock", "stop"]),
     (
         "hub",
         &[

@@ -1,19 +1,21 @@
 //! What each path answers. Errors are `application/problem+json` (RFC 9457).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
+use super::Desk;
 use super::events::Events;
 use super::host::is_meant;
 use super::line::Line;
+use super::metrics;
 use super::page;
 use super::readings::readings;
 use crate::status::board::{Board, SpoolState};
@@ -31,30 +33,33 @@ const LAST_READINGS: usize = 1_000;
 pub(super) type Answer = Response<Either<Full<Bytes>, Events>>;
 
 /// The answer to one request, from what the board holds now. The request's body is not read.
-pub(super) fn answer<B>(
-    board: &Arc<Board>,
-    bound: Option<SocketAddr>,
-    line: &Line,
-    request: &Request<B>,
-) -> Answer {
+pub(super) fn answer<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Answer {
+    let board = &desk.board;
     // The target's own host stands before the header (RFC 9112 §3.2.2).
     let header = request
         .headers()
         .get(HOST)
         .map(|host| host.to_str().unwrap_or_default());
     let host = request.uri().host().or(header);
-    if !is_meant(host, bound) {
+    let path = request.uri().path();
+    let token = desk.settings.token.as_ref();
+    // With a token any name will do: a page of another name has no token to send.
+    if token.is_none() && !is_meant(host, desk.bound) {
         return problem(
             StatusCode::MISDIRECTED_REQUEST,
             "this listener is called localhost, 127.0.0.1 or [::1]",
         );
     }
-    let path = request.uri().path();
+    let open = ["/healthz", "/readyz"].contains(&path);
+    if !open && token.is_some_and(|token| !token.is_shown_by(request.headers())) {
+        return unauthorized();
+    }
     let device = path.strip_prefix("/api/devices/");
     let file = page::file(path);
     let known = [
         "/healthz",
         "/readyz",
+        "/metrics",
         "/api/status",
         "/api/devices",
         "/api/events",
@@ -62,7 +67,7 @@ pub(super) fn answer<B>(
     if device.is_none() && file.is_none() && !known.contains(&path) {
         return problem(
             StatusCode::NOT_FOUND,
-            "there are /, /healthz, /readyz, /api/status, /api/devices, /api/devices/{id} and \
+            "there are /, /healthz, /readyz, /metrics, /api/status, /api/devices, /api/devices/{id} and \
              /api/events",
         );
     }
@@ -81,6 +86,10 @@ pub(super) fn answer<B>(
         (_, Some(id)) => device_page(board, id),
         ("/healthz", _) => healthz(board),
         ("/readyz", _) => readyz(board),
+        ("/metrics", _) => {
+            let text = metrics::metrics(board, desk.settings.device_metrics);
+            response(StatusCode::OK, metrics::text::CONTENT_TYPE, text)
+        }
         ("/api/status", _) => json(JSON, StatusCode::OK, &board.status()),
         ("/api/devices", _) => json(JSON, StatusCode::OK, &board.device_reports()),
         _ => events(board, line, request.uri().query()),
@@ -146,7 +155,19 @@ fn events(board: &Arc<Board>, line: &Line, query: Option<&str>) -> Answer {
     response
 }
 
-pub(super) fn problem(status: StatusCode, detail: &str) -> Answer {
+fn unauthorized() -> Answer {
+    let mut refused = problem(
+        StatusCode::UNAUTHORIZED,
+        "show the token of [admin] token_file: Authorization: Bearer TOKEN, or as the password of \
+         any user",
+    );
+    // Basic, because that is what browsers ask for by themselves.
+    let how = HeaderValue::from_static("Basic realm=\"telehub\"");
+    refused.headers_mut().insert(WWW_AUTHENTICATE, how);
+    refused
+}
+
+fn problem(status: StatusCode, detail: &str) -> Answer {
     let title = status.canonical_reason().unwrap_or_default();
     let code = status.as_u16();
     let body = serde_json::json!({"type": "about:blank", "title": title, "status": code, "detail": detail});

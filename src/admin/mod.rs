@@ -7,15 +7,19 @@ mod answer;
 mod events;
 mod host;
 mod line;
+mod metrics;
 pub mod page;
 mod readings;
+mod token;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::line::Line;
+use self::token::Token;
 use crate::status::board::Board;
 use crate::stop::Stop;
 
@@ -57,9 +62,47 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
     Retry-After: 1\r\nConnection: close\r\n\r\n";
 
+/// What can be set.
+#[derive(Debug, Default)]
+pub struct Settings {
+    token: Option<Token>,
+    device_metrics: bool,
+}
+
+impl Settings {
+    /// `token_file`: what requests need is its first line. `device_metrics`: `/metrics` has
+    /// metrics of each device.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn new(token_file: Option<&Path>, device_metrics: bool) -> anyhow::Result<Self> {
+        let token = token_file
+            .map(|file| {
+                Token::read(file).with_context(|| format!("cannot read {}", file.display()))
+            })
+            .transpose()?;
+        Ok(Self {
+            token,
+            device_metrics,
+        })
+    }
+}
+
+/// What the answers need to know.
+#[derive(Debug)]
+struct Desk {
+    board: Arc<Board>,
+    settings: Settings,
+    bound: Option<SocketAddr>,
+}
+
 /// Serves `board` on `listener` until the stop is asked for, and a second longer at most.
-pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
-    let bound = listener.local_addr().ok();
+pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, mut stop: Stop) {
+    let desk = Arc::new(Desk {
+        board: board.clone(),
+        settings,
+        bound: listener.local_addr().ok(),
+    });
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut telling = pin!(events::tell(&board));
@@ -85,9 +128,9 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
             let _ = socket.try_write(FULL);
             continue;
         };
-        let (board, stop) = (board.clone(), stop.clone());
+        let (desk, stop) = (desk.clone(), stop.clone());
         connections.spawn(async move {
-            serve(socket, bound, board, stop).await;
+            serve(socket, &desk, stop).await;
             drop(slot);
         });
     }
@@ -99,13 +142,13 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
     .await;
 }
 
-async fn serve(socket: TcpStream, bound: Option<SocketAddr>, board: Arc<Board>, mut stop: Stop) {
+async fn serve(socket: TcpStream, desk: &Desk, mut stop: Stop) {
     // Small answers; the options' absence costs only time.
     let _ = socket.set_nodelay(true);
     let _ = sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED);
     let line = Line::default();
     let service = service_fn(|request| {
-        let response = answer::answer(&board, bound, &line, &request);
+        let response = answer::answer(desk, &line, &request);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()

@@ -49,7 +49,7 @@ pub(super) struct RegistryFile {
     registry: PathBuf,
 }
 
-fn parse_id(id: &str) -> Result<String, &'static str> {
+pub(super) fn parse_id(id: &str) -> Result<String, &'static str> {
     if telehub::config::is_id(id) {
         Ok(id.to_owned())
     } else {
@@ -115,7 +115,7 @@ fn hash(token: &str) -> String {
 }
 
 /// Unix seconds as `2025-11-20T00:53:20Z`.
-fn utc(seconds: u64) -> String {
+pub(super) fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Civil date of a day count, in years that begin in March, so that the leap day is the last.
     let day = days + 719_468;

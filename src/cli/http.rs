@@ -1,10 +1,12 @@
-//! One GET to the admin listener: HTTP/1.1 on a blocking socket, a connection for each request.
+//! The admin listener, asked over a blocking socket, with a connection for each request.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use clap::Args;
 
 /// The hub answers from memory; who waits longer waits for something else.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -12,13 +14,104 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// 16,384 devices of 400 bytes each, twice; keeps a wrong address from filling the memory.
 const LIMIT: u64 = 16 << 20;
 
-/// The body of the answer to `GET {base}{path}`.
-pub(super) fn get(base: &str, path: &str) -> anyhow::Result<Vec<u8>> {
-    let host = host(base)?;
-    let answer = exchange(&host, path).with_context(|| {
-        format!("no answer from {base}; is the hub running, with [admin] listen set?")
-    })?;
-    parse(&answer).with_context(|| format!("{base}{path} is not answered by a hub"))
+/// Bytes of an answer's header; a hub's has some hundred.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// A hub that sends nothing for so long is gone: it says something every 15 s.
+const SILENCE: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Args)]
+pub(super) struct Address {
+    /// Where the hub's admin listener is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8788")]
+    admin: String,
+    /// The file whose first line is the token that the listener asks for
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// A hub that can be asked.
+#[derive(Debug, Clone)]
+pub(super) struct Hub {
+    pub(super) base: String,
+    host: String,
+    token: Option<String>,
+}
+
+/// The hub has answered, and will not answer otherwise when it is asked again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refused(String);
+
+impl Address {
+    /// # Errors
+    ///
+    /// The address is none, or the file cannot be read.
+    pub(super) fn hub(&self) -> anyhow::Result<Hub> {
+        let token = self.token_file.as_ref().map(|file| {
+            let content = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            let line = content.lines().next().unwrap_or_default().trim();
+            ensure!(
+                !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic()),
+                "{} has no token in its first line",
+                file.display()
+            );
+            Ok(line.to_owned())
+        });
+        Ok(Hub {
+            base: self.admin.clone(),
+            host: host(&self.admin)?,
+            token: token.transpose()?,
+        })
+    }
+}
+
+impl Hub {
+    /// The body of the answer to `GET {base}{path}`.
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let answer =
+            exchange(&self.host, &self.request(path, "1.1")).with_context(|| self.no_answer())?;
+        parse(&answer).with_context(|| format!("{}{path} is not answered by a hub", self.base))
+    }
+
+    /// The body of an answer without end, line by line.
+    pub(super) fn lines(&self, path: &str) -> anyhow::Result<BufReader<TcpStream>> {
+        let open = || -> std::io::Result<_> {
+            let mut socket = connect(&self.host)?;
+            socket.set_write_timeout(Some(TIMEOUT))?;
+            socket.set_read_timeout(Some(TIMEOUT))?;
+            // HTTP/1.0 has no chunks, so the events come as they are.
+            socket.write_all(self.request(path, "1.0").as_bytes())?;
+            let mut answer = BufReader::new(socket);
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                if head.len() > MAX_HEAD || answer.read_until(b'\n', &mut head)? == 0 {
+                    return Err(std::io::Error::other("the answer is cut short"));
+                }
+            }
+            answer.get_ref().set_read_timeout(Some(SILENCE))?;
+            Ok((head, answer))
+        };
+        let (head, answer) = open().with_context(|| self.no_answer())?;
+        parse(&head).with_context(|| format!("{}{path} is not answered by a hub", self.base))?;
+        Ok(answer)
+    }
+
+    fn request(&self, path: &str, version: &str) -> String {
+        let token = self.token.as_ref().map_or_else(String::new, |token| {
+            format!("Authorization: Bearer {token}\r\n")
+        });
+        let host = &self.host;
+        format!("GET {path} HTTP/{version}\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n")
+    }
+
+    fn no_answer(&self) -> String {
+        format!(
+            "no answer from {}; is the hub running, with [admin] listen set?",
+            self.base
+        )
+    }
 }
 
 /// `HOST:PORT` of `http://HOST[:PORT][/]`.
@@ -39,11 +132,10 @@ fn host(base: &str) -> anyhow::Result<String> {
     })
 }
 
-fn exchange(host: &str, path: &str) -> std::io::Result<Vec<u8>> {
+fn exchange(host: &str, request: &str) -> std::io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
     let mut socket = connect(host)?;
     socket.set_write_timeout(Some(TIMEOUT))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut chunk = [0; 8192];
@@ -86,7 +178,14 @@ fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
         .next()
         .and_then(|line| line.split(' ').nth(1))
         .unwrap_or_default();
-    ensure!(status == "200", "the status is {status:?}, not 200");
+    match status {
+        "200" => {}
+        "401" => bail!(Refused(
+            "it asks for a token; name its file with --token-file".to_owned()
+        )),
+        "503" => bail!("it cannot answer now (503)"),
+        _ => bail!(Refused(format!("the status is {status:?}, not 200"))),
+    }
     let length = lines.filter_map(|line| line.split_once(':'));
     let length = length
         .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))

@@ -7,6 +7,9 @@ mod page;
 mod registry;
 mod spool;
 mod status;
+mod tail;
+mod terminal;
+mod watch;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -38,6 +41,8 @@ enum Command {
     Check(ConfigFile),
     /// Ask a running hub how it is: uplink, spool, devices
     Status(status::Arguments),
+    /// Print readings as they come in at a running hub, one a line
+    Tail(tail::Arguments),
     /// The devices that may connect, and their tokens
     Device {
         #[command(subcommand)]
@@ -76,6 +81,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Run(file) => run(&file.config),
         Command::Check(file) => check(&file.config),
         Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
+        Command::Tail(arguments) => tail::tail(&arguments).map_err(Failure::from),
         Command::Device { command } => device::execute(&command).map_err(Failure::from),
         Command::Spool { command } => spool::execute(&command),
     };

@@ -5,11 +5,19 @@ use std::fmt::Write;
 use telehub::clock::ClockState;
 use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
 
-/// Devices that are listed; more would push the top off the screen.
-const LISTED: usize = 16;
+use super::terminal::{Mood, Paint};
 
-/// The whole page. `now`: Unix seconds.
-pub(super) fn page(report: &StatusReport, devices: &[DeviceReport], now: f64) -> String {
+/// Devices that are listed when there is no terminal to say how many fit.
+pub(super) const LISTED: usize = 16;
+
+/// The whole page, with at most `listed` devices. `now`: Unix seconds.
+pub(super) fn page(
+    report: &StatusReport,
+    devices: &[DeviceReport],
+    now: f64,
+    paint: Paint,
+    listed: usize,
+) -> String {
     let mut page = String::new();
     let StatusReport {
         uplink,
@@ -18,17 +26,18 @@ pub(super) fn page(report: &StatusReport, devices: &[DeviceReport], now: f64) ->
         ..
     } = report;
     let uplink_state = match uplink.state {
-        UplinkState::Connected => "connected",
-        UplinkState::Connecting => "connecting",
-        UplinkState::Down => "down",
+        UplinkState::Connected => paint.text(Mood::Good, "connected"),
+        UplinkState::Connecting => paint.text(Mood::Poor, "connecting"),
+        UplinkState::Down => paint.text(Mood::Bad, "down"),
     };
     let spool_state = match spool.state {
-        SpoolState::Ok => "ok",
-        SpoolState::Full => "full",
-        SpoolState::Failed => "failed",
+        SpoolState::Ok => paint.text(Mood::Good, "ok"),
+        SpoolState::Full => paint.text(Mood::Bad, "full"),
+        SpoolState::Failed => paint.text(Mood::Bad, "failed"),
     };
     let mut line = |name: &str, text: String| {
-        let _ = writeln!(page, "{name:<8} {text}");
+        let name = paint.text(Mood::Faint, format!("{name:<8}"));
+        let _ = writeln!(page, "{name} {text}");
     };
     let up = span(report.uptime);
     line(
@@ -62,15 +71,21 @@ pub(super) fn page(report: &StatusReport, devices: &[DeviceReport], now: f64) ->
         "live",
         format!("{} batches, {} readings", live.batches, live.readings),
     );
+    let dropped = format!("{} batches dropped", spool.dropped_batches);
+    let lost = if spool.dropped_batches > 0 {
+        Mood::Bad
+    } else {
+        Mood::Plain
+    };
     line(
         "spool",
         format!(
-            "{spool_state}, {} batches, {} readings, {} on disk, {} written, {} batches dropped",
+            "{spool_state}, {} batches, {} readings, {} on disk, {} written, {}",
             spool.batches,
             spool.readings,
             bytes(spool.disk_bytes),
             bytes(spool.written_bytes),
-            spool.dropped_batches
+            paint.text(lost, dropped)
         ),
     );
     if let Some(oldest) = spool.oldest {
@@ -86,65 +101,68 @@ pub(super) fn page(report: &StatusReport, devices: &[DeviceReport], now: f64) ->
             report.devices.connected, report.devices.known, report.devices.evicted
         ),
     );
-    table(&mut page, devices, now);
+    table(&mut page, devices, now, paint, listed);
     page
 }
 
-fn table(page: &mut String, devices: &[DeviceReport], now: f64) {
+const HEADING: [&str; 9] = [
+    "device", "state", "for", "seen", "ping", "batches", "readings", "rejected", "reason",
+];
+
+fn table(page: &mut String, devices: &[DeviceReport], now: f64, paint: Paint, listed: usize) {
     if devices.is_empty() {
         return;
     }
     // Those who are gone first: they are what one looks for.
-    let mut listed: Vec<_> = devices.iter().collect();
-    listed.sort_by(|a, b| (&a.state, &a.id).cmp(&(&b.state, &b.id)));
-    let rest = listed.len().saturating_sub(LISTED);
-    listed.truncate(LISTED);
-    let heading = [
-        "device", "state", "for", "seen", "ping", "batches", "readings", "rejected", "reason",
-    ];
-    let mut rows = vec![heading.map(str::to_owned)];
-    rows.extend(listed.into_iter().map(|device| {
-        [
-            plain(&device.id),
-            plain(&device.state),
-            span(now - device.since),
-            format!("{} ago", span(now - device.last_seen)),
-            device
-                .rtt_ms
-                .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")),
-            device.batches.to_string(),
-            device.readings.to_string(),
-            device.rejected.to_string(),
-            plain(&device.reason),
-        ]
+    let mut shown: Vec<_> = devices.iter().collect();
+    shown.sort_by(|a, b| (&a.state, &a.id).cmp(&(&b.state, &b.id)));
+    let rest = shown.len().saturating_sub(listed);
+    shown.truncate(listed);
+    let mut rows = vec![(HEADING.map(str::to_owned), Mood::Faint)];
+    rows.extend(shown.into_iter().map(|device| {
+        let mood = if device.state == "online" {
+            Mood::Plain
+        } else {
+            Mood::Poor
+        };
+        (cells(device, now), mood)
     }));
-    let widths: Vec<usize> = (0..heading.len())
-        .map(|column| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
+    let widths: [usize; HEADING.len()] = std::array::from_fn(|column| {
+        let width = |(row, _): &([String; HEADING.len()], Mood)| row[column].chars().count();
+        rows.iter().map(width).max().unwrap_or(0)
+    });
     page.push('\n');
-    for row in &rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(column, (cell, &width))| {
-                // Names to the left, numbers to the right.
-                if matches!(column, 0 | 1 | 8) {
-                    format!("{cell:<width$}")
-                } else {
-                    format!("{cell:>width$}")
-                }
-            });
-        let _ = writeln!(page, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    for (row, mood) in &rows {
+        let cells = row.iter().zip(widths).enumerate();
+        let padded = cells.map(|(column, (cell, width))| {
+            // Names to the left, numbers to the right.
+            if matches!(column, 0 | 1 | 8) {
+                format!("{cell:<width$}")
+            } else {
+                format!("{cell:>width$}")
+            }
+        });
+        let line = padded.collect::<Vec<_>>().join("  ");
+        let _ = writeln!(page, "{}", paint.text(*mood, line.trim_end()));
     }
     if rest > 0 {
         let _ = writeln!(page, "and {rest} more; --json lists all");
     }
+}
+
+fn cells(device: &DeviceReport, now: f64) -> [String; HEADING.len()] {
+    let ping = device.rtt_ms.map(|ms| format!("{ms:.1} ms"));
+    [
+        plain(&device.id),
+        plain(&device.state),
+        span(now - device.since),
+        format!("{} ago", span(now - device.last_seen)),
+        ping.unwrap_or_else(|| "-".to_owned()),
+        device.batches.to_string(),
+        device.readings.to_string(),
+        device.rejected.to_string(),
+        plain(&device.reason),
+    ]
 }
 
 /// Text of another's making, without the control characters that could steer a terminal.
@@ -201,7 +219,13 @@ mod tests {
         board.devices.offline("b", 2, "ping\u{1b}timeout");
         let mut status = board.status();
         status.clock.state = ClockState::Unsynced;
-        let page = page(&status, &board.device_reports(), unix_now());
+        let page = page(
+            &status,
+            &board.device_reports(),
+            unix_now(),
+            Paint::never(),
+            LISTED,
+        );
         let lines: Vec<_> = page.lines().collect();
         assert!(lines[0].starts_with("hub      barn, version "), "{page}");
         assert!(lines[1].starts_with("clock    not synchronised"), "{page}");
@@ -222,6 +246,49 @@ mod tests {
             "{page}"
         );
         assert!(lines[heading + 1].ends_with("ping?timeout"), "{page}");
+    }
+
+    #[test]
+    fn colour_changes_nothing_but_colour() {
+        let board = Board::new("barn");
+        board.devices.online(&"a".into(), 1, String::new());
+        board.devices.online(&"b".into(), 2, String::new());
+        board.devices.offline("b", 2, "closed");
+        let (status, devices) = (board.status(), board.device_reports());
+        let painted = |paint| page(&status, &devices, unix_now(), paint, LISTED);
+        let (with, without) = (painted(Paint::always()), painted(Paint::never()));
+        assert!(
+            !without.contains('\x1b') && with.contains("\x1b[31;1m"),
+            "{with:?}"
+        );
+        let mut bare = String::new();
+        for (at, part) in with.split("\x1b[").enumerate() {
+            bare += if at == 0 {
+                part
+            } else {
+                part.split_once('m').unwrap().1
+            };
+        }
+        assert_eq!(bare, without);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let board = Board::new("barn");
+        for conn in 0..30 {
+            board
+                .devices
+                .online(&format!("device-{conn}").into(), conn, String::new());
+        }
+        let page = page(
+            &board.status(),
+            &board.device_reports(),
+            unix_now(),
+            Paint::never(),
+            5,
+        );
+        assert!(page.ends_with("and 25 more; --json lists all\n"), "{page}");
+        assert_eq!(page.matches("device-").count(), 5);
     }
 
     #[test]

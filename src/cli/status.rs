@@ -7,17 +7,31 @@ use clap::Args;
 use telehub::clock::unix_now;
 use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
 
-use super::http;
-use super::page::{page, plain};
+use super::http::{Address, Hub};
+use super::page::{LISTED, page, plain};
+use super::terminal::{Paint, rows};
+use super::watch::{Look, watch};
+
+/// Rows of the page that are not devices, with one for the shell's prompt.
+const OTHER_ROWS: usize = 12;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status, for scripts:
+  0  all is well: the uplink is connected and the spool can be written
+  1  it is not, or the hub does not answer; the reason is on stderr
+  2  wrong arguments
+
+Colour is used on a terminal only, and not when NO_COLOR is set.")]
 pub(super) struct Arguments {
-    /// Where the hub's admin listener is
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8788")]
-    admin: String,
+    #[command(flatten)]
+    address: Address,
     /// Print what the hub answers, as one JSON map: {"status": …, "devices": […]}
     #[arg(long)]
     json: bool,
+    /// Ask again every two seconds, until ctrl-c; the exit status is that of the last answer
+    #[arg(long)]
+    watch: bool,
 }
 
 /// Prints the state of the hub.
@@ -27,17 +41,34 @@ pub(super) struct Arguments {
 /// The hub does not answer, or is not well: its uplink is not connected, or its spool full or
 /// failed.
 pub(super) fn status(arguments: &Arguments) -> anyhow::Result<()> {
-    let status = http::get(&arguments.admin, "/api/status")?;
-    let devices = http::get(&arguments.admin, "/api/devices")?;
+    let hub = arguments.address.hub()?;
+    let (json, paint) = (arguments.json, Paint::of_stdout());
+    if arguments.watch {
+        return watch(move || {
+            let listed = rows().map_or(LISTED, |rows| rows.saturating_sub(OTHER_ROWS));
+            look(&hub, json, paint, listed)
+        });
+    }
+    let look = look(&hub, json, paint, LISTED)?;
+    let mut out = io::stdout().lock();
+    out.write_all(look.page.as_bytes())?;
+    out.flush()?;
+    look.verdict
+}
+
+/// Asks once. `listed`: how many devices fit.
+fn look(hub: &Hub, json: bool, paint: Paint, listed: usize) -> anyhow::Result<Look> {
+    let status = hub.get("/api/status")?;
+    let devices = hub.get("/api/devices")?;
     let foreign = || {
         format!(
             "{} answers in a form that is not known here; is it of another version?",
-            arguments.admin
+            hub.base
         )
     };
     let report: StatusReport = serde_json::from_slice(&status).with_context(foreign)?;
     let list: Vec<DeviceReport> = serde_json::from_slice(&devices).with_context(foreign)?;
-    let page = if arguments.json {
+    let page = if json {
         // Fields that a newer hub adds are passed on.
         let status: serde_json::Value = serde_json::from_slice(&status)?;
         let devices: serde_json::Value = serde_json::from_slice(&devices)?;
@@ -46,12 +77,12 @@ pub(super) fn status(arguments: &Arguments) -> anyhow::Result<()> {
             serde_json::json!({"status": status, "devices": devices})
         )
     } else {
-        page(&report, &list, unix_now())
+        page(&report, &list, unix_now(), paint, listed)
     };
-    let mut out = io::stdout().lock();
-    out.write_all(page.as_bytes())?;
-    out.flush()?;
-    verdict(&report)
+    Ok(Look {
+        page,
+        verdict: verdict(&report),
+    })
 }
 
 fn verdict(report: &StatusReport) -> anyhow::Result<()> {

@@ -25,6 +25,8 @@ pub(super) enum Use {
     Authorities,
     /// A password in the first line.
     Password,
+    /// A token in the first line.
+    Token,
 }
 
 /// A file that a key names.
@@ -77,6 +79,7 @@ impl NamedFile {
             Use::KeyOf(cert) => key_of(path, cert),
             Use::Authorities => authorities(path),
             Use::Password => password(path),
+            Use::Token => token(path),
         };
         checked.map_err(|text| Problem {
             text: text + &self.credential_hint(),
@@ -202,6 +205,23 @@ fn password(path: &Path) -> Result<(), String> {
     }
     Err(format!(
         "{} has no password in its first line; write it there",
+        path.display()
+    ))
+}
+
+/// Short ones can be guessed, and others than these characters get lost on the way through a
+/// header.
+fn token(path: &Path) -> Result<(), String> {
+    const LENGTH: usize = 16;
+    let content = read(path)?;
+    let line = content.split(|byte| *byte == b'\n').next();
+    let token = line.unwrap_or_default().trim_ascii();
+    if token.len() >= LENGTH && token.iter().all(u8::is_ascii_graphic) {
+        return Ok(());
+    }
+    Err(format!(
+        "{} has no token in its first line: {LENGTH} or more ASCII characters without a space; \
+         make one with \"openssl rand -hex 32\"",
         path.display()
     ))
 }

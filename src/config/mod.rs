@@ -184,6 +184,10 @@ pub struct UplinkTls {
 pub struct Admin {
     /// Where the admin listener is.
     pub listen: SocketAddr,
+    /// File whose first line is the token that requests need; `None`: they need none.
+    pub token_file: Option<PathBuf>,
+    /// Whether `/metrics` has metrics of each device.
+    pub device_metrics: bool,
 }
 
 /// `log.level`, from the quietest to the loudest.

@@ -35,6 +35,8 @@ impl fmt::Display for Config {
         if let Some(admin) = &self.admin {
             writeln!(f, "\n[admin]")?;
             text(f, "listen", &admin.listen.to_string())?;
+            path(f, "token_file", admin.token_file.as_deref())?;
+            writeln!(f, "device_metrics = {}", admin.device_metrics)?;
         }
         writeln!(f, "\n[log]")?;
         text(f, "level", word(LEVEL, self.log.level))?;

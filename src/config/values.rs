@@ -72,6 +72,16 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     ))
 }
 
+/// `true` or `false`.
+pub(super) fn truth(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| {
+        format!(
+            "is {} and must be true or false, without quotes",
+            kind(value)
+        )
+    })
+}
+
 /// The path of a file that may be a secret: whole, or the name of a credential, which systemd puts
 /// into a directory of its own (systemd.exec(5), `LoadCredential=`). Without that directory the
 /// name stays as it is; looking at the file says why that is of no use.

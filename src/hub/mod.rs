@@ -163,14 +163,15 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         life.await;
         (Part::Uplink, Ok(()))
     });
-    if let Some(listener) = admin_listener {
+    if let (Some(listener), Some(admin)) = (admin_listener, &admin) {
+        let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
         let address = listener
             .local_addr()
             .context("the admin listener has no address")?;
         tracing::info!(%address, "admin listening");
         let board = board.clone();
         parts.spawn(async move {
-            admin::run(listener, board, admin_stop).await;
+            admin::run(listener, board, settings, admin_stop).await;
             (Part::Admin, Ok(()))
         });
     }

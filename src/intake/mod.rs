@@ -81,6 +81,8 @@ struct Intake {
     spool_well: bool,
     /// The disk left a commit unanswered, which the spool cannot say while it waits for it.
     disk_hung: bool,
+    /// The commit under way: since when, and how many bytes.
+    commit: Option<(Instant, usize)>,
     /// The uplink's present or last connection.
     epoch: u64,
     /// Makes the names of unnamed streams unique across runs.
@@ -108,6 +110,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         rate: DrainRate::default(),
         spool_well: true,
         disk_hung: false,
+        commit: None,
         epoch: 0,
         run: format!("{:x}", random()),
     };
@@ -288,6 +291,10 @@ impl Intake {
         let board = &self.wiring.board;
         let event = match event {
             spool::Event::Committed { ticket, placed } => {
+                if let Some((since, bytes)) = self.commit.take() {
+                    board.spool.commit_latency.observe(since.elapsed(), 1);
+                    board.spool.committed_bytes.add(bytes as u64);
+                }
                 if std::mem::take(&mut self.disk_hung) {
                     tracing::info!("the disk answers again");
                 }
@@ -301,6 +308,7 @@ impl Intake {
                 full,
                 error,
             } => {
+                board.spool.commit_failures.add(1);
                 // The spool has logged it.
                 self.spool_well = false;
                 let state = if full {
@@ -412,6 +420,8 @@ impl Intake {
                 items,
                 marks,
             } => {
+                let bytes = items.iter().map(|item| item.weight()).sum();
+                self.commit = Some((Instant::now(), bytes));
                 self.tell_spool(Command::Commit {
                     ticket,
                     items,

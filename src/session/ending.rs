@@ -99,3 +99,40 @@ impl From<Close> for Ending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::message::RejectCode;
+    use crate::status::counts::{CODES, ENDINGS, EVICTIONS};
+
+    #[test]
+    fn every_ending_and_every_code_has_its_counter() {
+        let endings = [
+            Ending::Closed,
+            Ending::PingTimeout,
+            Ending::Replaced,
+            Ending::Refused,
+            Ending::Revoked,
+            Ending::RateExceeded,
+            Ending::Stopping,
+            Ending::ProtocolError,
+            Ending::NotUtf8,
+            Ending::TooLarge { limit: 1 },
+            Ending::TooManyRejects,
+            Ending::Lost,
+        ];
+        for ending in endings {
+            let reason = ending.reason();
+            assert!(ENDINGS.contains(&reason), "{reason}");
+            assert_eq!(
+                EVICTIONS.contains(&reason),
+                ending.is_eviction(),
+                "{reason}"
+            );
+        }
+        for code in CODES {
+            assert!(RejectCode::from_text(code).is_some(), "{code}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::error::TrySendError;
@@ -41,6 +42,8 @@ pub(super) struct Hand {
     candidate: Candidate,
     /// Whether it is new to the hub, once the sequence has said so.
     new: Option<bool>,
+    /// When it came.
+    since: Instant,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
@@ -94,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         self.hand = Some(Hand {
             candidate,
             new: None,
+            since: self.now,
         });
         self.hand_over()
     }
@@ -147,8 +151,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let Stream::Attached { attached, .. } = &self.stream else {
             return None;
         };
-        let Hand { candidate, new } = self.hand.take()?;
+        let Hand {
+            candidate,
+            new,
+            since,
+        } = self.hand.take()?;
         self.unsettled += 1;
+        if let Some(seq) = candidate.seq {
+            self.unacked.push(seq, since);
+        }
         let batch = Batch {
             device: self.present.device.clone(),
             stream: attached.name.clone(),

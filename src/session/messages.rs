@@ -95,13 +95,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             return Ok(());
         }
         match self.acks.take() {
-            Some(seq) => self.send(&ToDevice::Ack { seq }),
+            Some(seq) => {
+                self.unacked.upto(seq, |batches, since| {
+                    let after = self.now.saturating_duration_since(since);
+                    self.present.board.acked(batches, after);
+                });
+                self.send(&ToDevice::Ack { seq })
+            }
             None => Ok(()),
         }
     }
 
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
-        self.present.board.rejected.add(1);
+        self.present.board.reject(reject.code.as_str());
         self.rejects_in_a_row += 1;
         info!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
         self.send(&ToDevice::Reject(reject))?;

@@ -19,6 +19,7 @@ mod messages;
 pub mod rate;
 pub mod roster;
 pub mod sequence;
+mod unacked;
 pub mod wire;
 
 use std::future::poll_fn;
@@ -34,6 +35,7 @@ use self::handover::{Hand, Stream, Waiting};
 use self::liveness::{Action, Liveness};
 use self::rate::Rate;
 use self::roster::Present;
+use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
 use crate::intake::port::{Arrival, Attached, Control, IntakePort, Mail};
 use crate::reading::Encoding;
@@ -83,6 +85,7 @@ struct Session<'a, S> {
     /// Batches handed over and not settled.
     unsettled: u32,
     acks: Acks,
+    unacked: Unacked,
     rejects_in_a_row: u32,
     liveness: Liveness,
     rate: Rate,
@@ -119,6 +122,7 @@ where
         room: None,
         unsettled: 0,
         acks: Acks::new(settings.window),
+        unacked: Unacked::default(),
         rejects_in_a_row: 0,
         liveness: Liveness::new(settings.ping_interval, settings.ping_timeout, now),
         rate: Rate::new(settings.max_rate, now),

@@ -204,10 +204,9 @@ impl Drop for Present {
         state.sessions -= 1;
         roster.board.devices.connected.set(state.sessions);
         roster.board.stir();
-        if self.ending.is_eviction() {
-            roster.board.devices.evicted.add(1);
-        }
         let reason = self.ending.reason();
+        let devices = &roster.board.devices;
+        devices.count_end(reason, self.ending.is_eviction());
         let is_present = |entry: &Entry| entry.conn == self.conn;
         if state.present.get(&self.device).is_some_and(is_present)
             && let Some(entry) = state.present.remove(&self.device)

@@ -105,6 +105,12 @@ impl Board {
         self.ready.load(Relaxed)
     }
 
+    /// Bytes that the hub has caused to be written to disk since its start.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        bytes_written().saturating_sub(self.written_at_start)
+    }
+
     /// A number that grows with everything that takes memory for a while: batches that pass, and
     /// connections that come and go.
     #[must_use]

@@ -158,8 +158,22 @@ impl DeviceBoard {
         if let Some(seq) = batch.seq {
             self.seq.set(seq);
         }
+        self.shared.batches.add(1);
+        self.shared.readings.add(u64::from(batch.readings));
         lock(&self.kept).put(batch);
         self.shared.feed.offer(batch, now);
+    }
+
+    /// A message was rejected with this code.
+    pub fn reject(&self, code: &str) {
+        self.rejected.add(1);
+        self.shared.rejected.add(code, 1);
+    }
+
+    /// The device was told that `batches` are safe, so long after they came.
+    pub fn acked(&self, batches: u64, after: Duration) {
+        self.shared.acked.add(batches);
+        self.shared.ack_latency.observe(after, batches);
     }
 
     /// The last batch that was taken.

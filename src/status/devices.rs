@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
+use super::counts::{CODES, Counts, ENDINGS, EVICTIONS};
 use super::device::DeviceBoard;
 use super::feed::{Feed, News};
+use super::histogram::Histogram;
 use super::number::{Number, lock};
 use crate::clock;
 
@@ -13,33 +15,82 @@ use crate::clock;
 /// 16,384 entries are about 8 MB.
 pub const KNOWN_DEVICES: usize = 16_384;
 
-/// What the devices' parts of the board have in common.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
+/// What the devices' parts of the board have in common: sums over all devices, those that are no
+/// longer remembered too.
+#[derive(Debug)]
+pub struct Shared {
     pub(super) feed: Arc<Feed>,
     /// Bytes of last batches.
     pub(super) kept_bytes: Arc<AtomicUsize>,
+    /// Batches taken.
+    pub batches: Number,
+    /// Readings in these.
+    pub readings: Number,
+    /// Messages rejected, by code.
+    pub rejected: Counts<{ CODES.len() }>,
+    /// Batches whose device was told that they are safe.
+    pub acked: Number,
+    /// From the arrival of a batch to its ack.
+    pub ack_latency: Histogram,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            feed: Arc::default(),
+            kept_bytes: Arc::default(),
+            batches: Number::default(),
+            readings: Number::default(),
+            rejected: Counts::new(CODES),
+            acked: Number::default(),
+            ack_latency: Histogram::default(),
+        }
+    }
 }
 
 /// All devices.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DeviceTable {
     devices: Mutex<HashMap<Arc<str>, Arc<DeviceBoard>>>,
-    pub(super) shared: Arc<Shared>,
+    /// Sums over all of them.
+    pub shared: Arc<Shared>,
     /// How often the readers of events were told what changed.
     rounds: Number,
     /// Gauge: open device connections.
     pub connected: Number,
     /// Connections that were opened or closed, in all.
     pub changes: Number,
+    /// Connections that began.
+    pub begun: Number,
+    /// Connections that ended, by reason.
+    pub ended: Counts<{ ENDINGS.len() }>,
     /// Connections that the hub ended because the device did not answer or misbehaved.
     pub evicted: Number,
+    /// The same, by reason.
+    pub evictions: Counts<{ EVICTIONS.len() }>,
+}
+
+impl Default for DeviceTable {
+    fn default() -> Self {
+        Self {
+            devices: Mutex::default(),
+            shared: Arc::default(),
+            rounds: Number::default(),
+            connected: Number::default(),
+            changes: Number::default(),
+            begun: Number::default(),
+            ended: Counts::new(ENDINGS),
+            evicted: Number::default(),
+            evictions: Counts::new(EVICTIONS),
+        }
+    }
 }
 
 impl DeviceTable {
     /// A device is connected by the connection `conn`. Returns its entry for the session.
     pub fn online(&self, id: &Arc<str>, conn: u64, remote: String) -> Arc<DeviceBoard> {
         self.changes.add(1);
+        self.begun.add(1);
         let now = clock::uptime();
         let mut devices = lock(&self.devices);
         let forgotten = if devices.len() >= KNOWN_DEVICES && !devices.contains_key(id) {
@@ -78,6 +129,16 @@ impl DeviceTable {
         };
         self.tell_change(now, &device.id, false, reason);
         true
+    }
+
+    /// A connection has ended, whether or not it was its device's present one. `evicted`: because
+    /// of what the device did or did not do.
+    pub fn count_end(&self, reason: &str, evicted: bool) {
+        self.ended.add(reason, 1);
+        if evicted {
+            self.evicted.add(1);
+            self.evictions.add(reason, 1);
+        }
     }
 
     fn tell_change(&self, at: f64, device: &Arc<str>, online: bool, reason: &'static str) {

@@ -2,10 +2,12 @@
 //! listener, the broker's `status` topics and the log read.
 
 pub mod board;
+pub mod counts;
 pub mod device;
 pub mod devices;
 pub mod feed;
 pub mod flash;
+pub mod histogram;
 pub mod history;
 pub mod kept;
 pub mod number;

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use super::histogram::Histogram;
 use super::number::{Number, lock};
 
 /// State of the spool.
@@ -30,6 +31,12 @@ pub struct SpoolBoard {
     pub disk_bytes: Number,
     /// Setting: the most that `disk_bytes` may be; 0 before it is known.
     pub max_size: Number,
+    /// Bytes of batches that were committed.
+    pub committed_bytes: Number,
+    /// From a commit's way to the disk to the end of its sync.
+    pub commit_latency: Histogram,
+    /// Commits that came to nothing.
+    pub commit_failures: Number,
     /// Batches that became gap records.
     pub dropped_batches: Number,
     /// Gauge: batches a second that leave the spool, times 1,000, averaged over some seconds.
@@ -44,6 +51,9 @@ impl SpoolBoard {
             readings: Number::default(),
             disk_bytes: Number::default(),
             max_size: Number::default(),
+            committed_bytes: Number::default(),
+            commit_latency: Histogram::default(),
+            commit_failures: Number::default(),
             dropped_batches: Number::default(),
             drain_millirate: Number::default(),
         }

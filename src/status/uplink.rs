@@ -4,6 +4,8 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use super::counts::{Counts, GAPS};
+use super::histogram::Histogram;
 use super::number::{Number, lock};
 use crate::clock;
 
@@ -30,6 +32,16 @@ pub struct UplinkBoard {
     pub published: Number,
     /// PUBACKs that matched one.
     pub acknowledged: Number,
+    /// Connections that the broker agreed to.
+    pub connects: Number,
+    /// Tries that came to nothing.
+    pub connect_failures: Number,
+    /// From a batch's way to the network to its PUBACK.
+    pub puback_latency: Histogram,
+    /// Gap records that were published and acknowledged, by reason.
+    pub gaps: Counts<{ GAPS.len() }>,
+    /// Batches that these tell of.
+    pub gap_batches: Counts<{ GAPS.len() }>,
 }
 
 impl UplinkBoard {
@@ -39,6 +51,11 @@ impl UplinkBoard {
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
+            connects: Number::default(),
+            connect_failures: Number::default(),
+            puback_latency: Histogram::default(),
+            gaps: Counts::new(GAPS),
+            gap_batches: Counts::new(GAPS),
         }
     }
 
@@ -54,6 +71,12 @@ impl UplinkBoard {
         if error.is_some() {
             current.2 = error;
         }
+    }
+
+    /// Connections beyond the first.
+    #[must_use]
+    pub fn reconnects(&self) -> u64 {
+        self.connects.get().saturating_sub(1)
     }
 
     /// The present state.

@@ -15,7 +15,7 @@ use super::mqtt::{Link, Signal, Wire};
 use super::publication::{Publication, Publisher};
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
-use crate::reading::Moment;
+use crate::reading::{GapReason, Item, Moment};
 use crate::status::board::UplinkState;
 
 /// Device states that may be unacknowledged at a time. More would hurry nobody and crowd out
@@ -40,11 +40,22 @@ pub(super) fn capacity(inflight: u16) -> u16 {
     inflight.saturating_add(status_window(inflight))
 }
 
+/// A submission that is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Data {
+    token: u64,
+    /// Of its payload.
+    bytes: usize,
+    since: Instant,
+    /// It is a gap record: why, and of how many batches.
+    gap: Option<(GapReason, u64)>,
+}
+
 /// What a publish was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Record {
-    /// A submission's token, and the size of its payload.
-    Data(u64, usize),
+    /// A submission.
+    Data(Data),
     /// A device's state.
     Device,
     /// The hub's `online`.
@@ -303,7 +314,16 @@ impl Connection<'_> {
             Ok(publication) => {
                 let bytes = publication.payload.len();
                 self.out_bytes += bytes;
-                self.publish(publication, Record::Data(token, bytes))
+                let data = Data {
+                    token,
+                    bytes,
+                    since: Instant::now(),
+                    gap: match &*submission.item {
+                        Item::Batch(_) => None,
+                        Item::Gap(gap) => Some((gap.reason, gap.batches)),
+                    },
+                };
+                self.publish(publication, Record::Data(data))
             }
             Err(error) => {
                 self.ports.outlet.push(Event::Unpublishable {
@@ -344,9 +364,11 @@ impl Connection<'_> {
                 let record = self.ledger.acked(id)?;
                 self.ports.board.uplink.acknowledged.add(1);
                 match record {
-                    Record::Data(token, bytes) => {
-                        self.out_bytes = self.out_bytes.saturating_sub(bytes);
+                    Record::Data(data) => {
+                        let token = data.token;
+                        self.out_bytes = self.out_bytes.saturating_sub(data.bytes);
                         self.acked_data = true;
+                        self.count(&data);
                         let epoch = self.epoch;
                         self.ports.outlet.push(Event::Acked { epoch, token });
                     }
@@ -359,6 +381,17 @@ impl Connection<'_> {
         let in_flight = self.ledger.len() as u64;
         self.ports.board.uplink.in_flight.set(in_flight);
         Ok(())
+    }
+
+    /// The broker has acknowledged it.
+    fn count(&self, data: &Data) {
+        let board = &self.ports.board.uplink;
+        board.puback_latency.observe(data.since.elapsed(), 1);
+        if let Some((reason, batches)) = data.gap {
+            let reason = reason.as_str();
+            board.gaps.add(reason, 1);
+            board.gap_batches.add(reason, batches);
+        }
     }
 
     /// A state that the broker had before this connection.

@@ -88,11 +88,13 @@ pub async fn run(
         };
         let failure = match attempt {
             Err(failure) => {
+                ports.board.uplink.connect_failures.add(1);
                 log_failure(&failure, &mut reasons);
                 failure
             }
             Ok((link, wire)) => {
                 epoch += 1;
+                ports.board.uplink.connects.add(1);
                 reasons.clear();
                 let broker = wire.broker().to_owned();
                 info!(%broker, epoch, "uplink connected");

@@ -25,6 +25,10 @@ pub struct Admin {
 }
 
 pub fn test<F: Future<Output = ()>>(body: impl FnOnce(Admin) -> F) {
+    test_with(admin::Settings::default(), body);
+}
+
+pub fn test_with<F: Future<Output = ()>>(settings: admin::Settings, body: impl FnOnce(Admin) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -34,7 +38,7 @@ pub fn test<F: Future<Output = ()>>(body: impl FnOnce(Admin) -> F) {
         let address = listener.local_addr().unwrap();
         let board = Board::new("barn");
         let (stopper, stop) = stop::channel();
-        let task = tokio::spawn(admin::run(listener, board.clone(), stop));
+        let task = tokio::spawn(admin::run(listener, board.clone(), settings, stop));
         timeout(
             PATIENCE,
             body(Admin {

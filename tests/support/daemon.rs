@@ -128,6 +128,10 @@ impl Mosquitto {
         self.process.is_some()
     }
 
+    pub fn signal(&self, name: &str) {
+        self.process.as_ref().expect("runs").signal(name);
+    }
+
     /// SIGKILL: it forgets what it has not delivered.
     pub fn kill(&mut self) {
         drop(self.process.take().expect("runs"));

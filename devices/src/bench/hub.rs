@@ -100,6 +100,12 @@ impl Hub {
         })
     }
 
+    /// Where its admin listener is.
+    #[must_use]
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// `GET /api/status`
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod outage;
 mod plain;
 mod process;
 mod table;
+mod watched;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -70,6 +71,8 @@ enum Part {
     /// What the hub takes on a small board: memory idle and with 100 and 1,000 devices, CPU per
     /// reading, and how long a start takes with 1 GB in the spool; only when it is named
     Footprint,
+    /// What it costs when somebody looks; only when it is asked for, because it takes five minutes
+    Watched,
 }
 
 /// What every measurement needs.
@@ -210,6 +213,9 @@ async fn measure(setup: &Setup, only: &[Part]) -> anyhow::Result<Table> {
     }
     if only.contains(&Part::Footprint) {
         footprint::measure(setup, &mut table).await?;
+    }
+    if only.contains(&Part::Watched) {
+        watched::measure(setup, &mut table).await?;
     }
     Ok(table)
 }

@@ -79,6 +79,24 @@ impl Process {
         Ok(TICK * ticks)
     }
 
+    /// How often its threads have gone to sleep by themselves so far, which is how often they have
+    /// been woken up.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn switches(&self) -> anyhow::Result<u64> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid))
+            .with_context(|| format!("{} has ended before its time", self.name))?;
+        let mut sum = 0;
+        for thread in threads {
+            let status = std::fs::read_to_string(thread?.path().join("status"));
+            // A thread that has ended meanwhile.
+            let status = status.unwrap_or_default();
+            sum += field(&status, "voluntary_ctxt_switches").unwrap_or_default();
+        }
+        Ok(sum)
+    }
+
     /// Bytes that it made the kernel write to a disk so far (`write_bytes`).
     ///
     /// # Errors

@@ -15,6 +15,8 @@ pub enum Figure {
     Cost(f64),
     /// A quotient.
     Ratio(f64),
+    /// A quotient near 1, in percent.
+    Percent(f64),
     /// How long something took.
     Time(Duration),
     /// Memory or disk, bytes.
@@ -26,7 +28,10 @@ pub enum Figure {
 impl Figure {
     fn value(self) -> f64 {
         match self {
-            Self::Rate(value, _) | Self::Cost(value) | Self::Ratio(value) => value,
+            Self::Rate(value, _)
+            | Self::Cost(value)
+            | Self::Ratio(value)
+            | Self::Percent(value) => value,
             Self::Time(time) => time.as_secs_f64(),
             Self::Bytes(count) | Self::Count(count, _) => count as f64,
         }
@@ -37,6 +42,7 @@ impl Figure {
             Self::Rate(_, what) => format!("{what}/s"),
             Self::Cost(_) => "µs".into(),
             Self::Ratio(_) => String::new(),
+            Self::Percent(_) => "%".into(),
             Self::Time(_) => "s".into(),
             Self::Bytes(_) => "bytes".into(),
             Self::Count(_, what) => what.into(),
@@ -48,6 +54,7 @@ impl Figure {
             Self::Rate(value, what) => format!("{} {what}/s", thousands(value)),
             Self::Cost(value) => format!("{value:.2} µs"),
             Self::Ratio(value) => format!("{value:.2}"),
+            Self::Percent(value) => format!("{value:.1} %"),
             Self::Time(time) => short(time),
             Self::Bytes(count) if count < 100_000 => format!("{} bytes", thousands(count as f64)),
             Self::Bytes(count) => format!("{:.1} MB", count as f64 / 1e6),

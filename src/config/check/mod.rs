@@ -1,6 +1,7 @@
 //! From the document to the configuration: the keys, their defaults and ranges, and what must
 //! hold between them.
 
+mod admin;
 mod devices;
 mod uplink;
 
@@ -11,9 +12,9 @@ use std::time::Duration;
 use super::document::Document;
 use super::files::{NamedFile, Use};
 use super::problem::Problem;
-use super::values::{address, duration, file, id, id_from, path, size, word};
+use super::values::{duration, file, id, id_from, path, size, word};
 use super::words::{LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
-use super::{Admin, Config, Devices, Hub, Log, LogFormat, LogLevel, Overflow, Spool, SpoolWrite};
+use super::{Config, Hub, Log, LogFormat, LogLevel, Overflow, Spool, SpoolWrite};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -50,12 +51,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let devices = devices::devices(doc, &mut notes);
     let spool = spool(doc);
     let uplink = uplink::uplink(doc, &hub, &mut notes);
-    let admin = doc
-        .get("admin", "listen", address)
-        .map(|listen| Admin { listen });
-    if let Some(admin) = &admin {
-        check_admin(doc, &devices, admin, &mut notes);
-    }
+    let admin = admin::admin(doc, &devices, &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))
@@ -140,25 +136,5 @@ fn spool(doc: &mut Document<'_>) -> Spool {
         overflow: doc
             .get(S, "overflow", word(OVERFLOW))
             .unwrap_or(Overflow::DropOldest),
-    }
-}
-
-fn check_admin(doc: &mut Document<'_>, devices: &Devices, admin: &Admin, notes: &mut Notes) {
-    if admin.listen == devices.listen && admin.listen.port() != 0 {
-        let text = format!(
-            "{} is the address of [devices] listen already; write another port, such as \
-             \"127.0.0.1:8788\"",
-            admin.listen
-        );
-        doc.problem("admin", "listen", text);
-    }
-    if !admin.listen.ip().is_loopback() {
-        let text = format!(
-            "{} shows the names and addresses of all devices to everybody who reaches it; \
-             write \"127.0.0.1:{}\" unless a firewall stands before it",
-            admin.listen,
-            admin.listen.port()
-        );
-        notes.warnings.push(doc.remark("admin", "listen", text));
     }
 }

@@ -1,0 +1,247 @@
+//! The metrics of the hub as a whole.
+
+use super::text::Text;
+use crate::clock::unix_now;
+use crate::status::board::{Board, SpoolState, UplinkState};
+use crate::status::process;
+
+pub(super) fn itself(text: &mut Text, board: &Board) {
+    text.gauge("telehub_build_info", "Version of the hub; always 1.")
+        .labelled("version", env!("CARGO_PKG_VERSION"), 1);
+    text.gauge("telehub_ready", "Whether devices are accepted: 1 or 0.")
+        .value(u8::from(board.is_ready()));
+    text.gauge(
+        "telehub_live_batches",
+        "Batches in memory that are not safe yet, in flight included.",
+    )
+    .value(board.live_batches.get());
+    text.gauge(
+        "telehub_live_readings",
+        "Readings in memory that are not safe yet.",
+    )
+    .value(board.live_readings.get());
+    let feed = board.feed();
+    text.gauge("telehub_event_readers", "Readers of /api/events.")
+        .value(feed.readers());
+    text.counter(
+        "telehub_event_readers_dropped_total",
+        "Readers of /api/events that were cut off because they did not keep up.",
+    )
+    .value(feed.dropped());
+}
+
+pub(super) fn devices(text: &mut Text, board: &Board) {
+    let devices = &board.devices;
+    let all = &devices.shared;
+    text.gauge("telehub_devices_connected", "Open device connections.")
+        .value(devices.connected.get());
+    text.gauge(
+        "telehub_devices_known",
+        "Devices that have connected since the hub started.",
+    )
+    .value(devices.known());
+    text.counter(
+        "telehub_device_connects_total",
+        "Device connections that began.",
+    )
+    .value(devices.begun.get());
+    let mut family = text.counter(
+        "telehub_device_disconnects_total",
+        "Device connections that ended, by reason.",
+    );
+    for (reason, ended) in devices.ended.iter() {
+        family.labelled("reason", reason, ended);
+    }
+    let mut family = text.counter(
+        "telehub_device_evictions_total",
+        "Device connections that the hub ended because the device did not answer or misbehaved, by reason.",
+    );
+    for (reason, evicted) in devices.evictions.iter() {
+        family.labelled("reason", reason, evicted);
+    }
+    text.counter(
+        "telehub_received_batches_total",
+        "Batches taken from devices.",
+    )
+    .value(all.batches.get());
+    text.counter(
+        "telehub_received_readings_total",
+        "Readings taken from devices.",
+    )
+    .value(all.readings.get());
+    let mut family = text.counter(
+        "telehub_rejected_messages_total",
+        "Messages of devices that were rejected, by code.",
+    );
+    for (code, rejected) in all.rejected.iter() {
+        family.labelled("code", code, rejected);
+    }
+    text.counter(
+        "telehub_acked_batches_total",
+        "Batches whose device was told that they are safe.",
+    )
+    .value(all.acked.get());
+    text.histogram(
+        "telehub_ack_latency_seconds",
+        "From the arrival of a batch to its ack.",
+        &all.ack_latency,
+    );
+}
+
+pub(super) fn uplink(text: &mut Text, board: &Board) {
+    let uplink = &board.uplink;
+    let mut family = text.gauge(
+        "telehub_uplink_state",
+        "1 for the state of the uplink, 0 for the others.",
+    );
+    let present = uplink.state();
+    for (name, state) in [
+        ("connected", UplinkState::Connected),
+        ("connecting", UplinkState::Connecting),
+        ("down", UplinkState::Down),
+    ] {
+        family.labelled("state", name, u8::from(state == present));
+    }
+    text.counter(
+        "telehub_uplink_connects_total",
+        "Connections that the broker agreed to.",
+    )
+    .value(uplink.connects.get());
+    text.counter(
+        "telehub_uplink_reconnects_total",
+        "Connections to the broker beyond the first.",
+    )
+    .value(uplink.reconnects());
+    text.counter(
+        "telehub_uplink_connect_failures_total",
+        "Tries to connect to the broker that came to nothing.",
+    )
+    .value(uplink.connect_failures.get());
+    text.gauge("telehub_uplink_in_flight", "Publishes without PUBACK.")
+        .value(uplink.in_flight.get());
+    text.counter(
+        "telehub_uplink_published_total",
+        "Publishes handed to the network: batches, gap records and states.",
+    )
+    .value(uplink.published.get());
+    text.counter(
+        "telehub_uplink_acknowledged_total",
+        "PUBACKs for publishes of every kind.",
+    )
+    .value(uplink.acknowledged.get());
+    text.histogram(
+        "telehub_uplink_puback_latency_seconds",
+        "From the publish of a batch or gap record to its PUBACK.",
+        &uplink.puback_latency,
+    );
+    let mut family = text.counter(
+        "telehub_gaps_total",
+        "Gap records that the broker has acknowledged, by reason.",
+    );
+    for (reason, gaps) in uplink.gaps.iter() {
+        family.labelled("reason", reason, gaps);
+    }
+    let mut family = text.counter(
+        "telehub_gap_batches_total",
+        "Batches that acknowledged gap records tell of, by reason.",
+    );
+    for (reason, batches) in uplink.gap_batches.iter() {
+        family.labelled("reason", reason, batches);
+    }
+}
+
+pub(super) fn spool(text: &mut Text, board: &Board) {
+    let spool = &board.spool;
+    let mut family = text.gauge(
+        "telehub_spool_state",
+        "1 for the state of the spool, 0 for the others.",
+    );
+    let (present, _) = spool.state();
+    for (name, state) in [
+        ("failed", SpoolState::Failed),
+        ("full", SpoolState::Full),
+        ("ok", SpoolState::Ok),
+    ] {
+        family.labelled("state", name, u8::from(state == present));
+    }
+    text.gauge("telehub_spool_batches", "Batches on disk without PUBACK.")
+        .value(spool.batches.get());
+    text.gauge("telehub_spool_readings", "Readings on disk without PUBACK.")
+        .value(spool.readings.get());
+    text.gauge(
+        "telehub_spool_oldest_age_seconds",
+        "Since the arrival of the oldest batch on disk; 0 when there is none.",
+    )
+    .value(
+        spool
+            .oldest()
+            .map_or(0.0, |oldest| (unix_now() - oldest).max(0.0)),
+    );
+    text.gauge(
+        "telehub_spool_disk_bytes",
+        "What the spool's files take on disk.",
+    )
+    .value(spool.disk_bytes.get());
+    text.gauge(
+        "telehub_spool_max_bytes",
+        "What the spool's files may take on disk: spool.max_size.",
+    )
+    .value(spool.max_size.get());
+    text.counter(
+        "telehub_spool_dropped_batches_total",
+        "Batches that were given up, as soon as they were; gap records follow.",
+    )
+    .value(spool.dropped_batches.get());
+    text.counter("telehub_spool_commits_total", "Commits to disk.")
+        .value(
+            spool
+                .commit_latency
+                .cumulated()
+                .last()
+                .copied()
+                .unwrap_or(0),
+        );
+    text.counter(
+        "telehub_spool_commit_failures_total",
+        "Commits that came to nothing.",
+    )
+    .value(spool.commit_failures.get());
+    text.counter(
+        "telehub_spool_committed_bytes_total",
+        "Bytes of batches that were committed to disk.",
+    )
+    .value(spool.committed_bytes.get());
+    text.histogram(
+        "telehub_spool_commit_latency_seconds",
+        "From the order to commit to the end of its sync.",
+        &spool.commit_latency,
+    );
+    text.counter(
+        "telehub_flash_written_bytes_total",
+        "Bytes that the hub has caused to be written to disk, by the kernel's account.",
+    )
+    .value(board.written());
+}
+
+pub(super) fn process(text: &mut Text, board: &Board) {
+    let (virtual_bytes, resident) = process::memory();
+    let (open, most) = process::descriptors();
+    text.counter(
+        "process_cpu_seconds_total",
+        "Processor time, user and system.",
+    )
+    .value(process::cpu_seconds());
+    text.gauge("process_resident_memory_bytes", "Resident memory.")
+        .value(resident);
+    text.gauge("process_virtual_memory_bytes", "Virtual memory.")
+        .value(virtual_bytes);
+    text.gauge(
+        "process_start_time_seconds",
+        "Start of the hub, Unix seconds.",
+    )
+    .value(board.started());
+    text.gauge("process_open_fds", "Open file descriptors.")
+        .value(open);
+    text.gauge("process_max_fds", "Most file descriptors that may be open.")
+        .value(most);
+}
