@@ -166,6 +166,14 @@ impl Shelf {
         firsts.dedup();
         self.read_marks();
         for (at, first) in firsts.iter().copied().enumerate() {
+            if self.is_within_the_one_before(first) {
+                // Its groups are in that one: a power cut came before it was removed.
+                let dead = self.path.join(generations::name(first));
+                if let Err(error) = files::remove(&dead) {
+                    tracing::warn!(dir = %dead.display(), %error, "cannot remove a replaced part of the spool");
+                }
+                continue;
+            }
             let following = firsts.get(at + 1).copied();
             let last = following
                 .unwrap_or(self.next_id)
@@ -174,6 +182,12 @@ impl Shelf {
             self.read_generation(first, last, following.is_none())?;
         }
         Ok(())
+    }
+
+    fn is_within_the_one_before(&self, first: u64) -> bool {
+        self.generations
+            .last()
+            .is_some_and(|before| first <= before.last)
     }
 
     /// What a crash left half done: a replacement takes its place, the rest goes.

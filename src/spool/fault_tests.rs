@@ -12,10 +12,10 @@ use super::tests::{BIG, config, gaps, items, load_all, seqs};
 
 /// Calls that succeed before one fails; counts down. `u32::MAX`: all succeed.
 #[derive(Default)]
-struct Faults {
-    creates: AtomicU32,
-    appends: AtomicU32,
-    syncs: AtomicU32,
+pub(super) struct Faults {
+    pub(super) creates: AtomicU32,
+    pub(super) appends: AtomicU32,
+    pub(super) syncs: AtomicU32,
     /// Reads that fail from now on.
     bad_reads: AtomicU32,
     /// Appends since the last sync, and the most of them when a database was created.
@@ -26,7 +26,7 @@ struct Faults {
 }
 
 impl Faults {
-    fn none() -> Arc<Self> {
+    pub(super) fn none() -> Arc<Self> {
         let faults = Self::default();
         for counter in [&faults.creates, &faults.appends, &faults.syncs] {
             counter.store(u32::MAX, Relaxed);
@@ -46,7 +46,7 @@ impl Faults {
     }
 }
 
-struct Faulty(Arc<Faults>, Disk);
+pub(super) struct Faulty(pub(super) Arc<Faults>, pub(super) Disk);
 
 struct FaultyStore(Arc<Faults>, Box<dyn Store>);
 

@@ -17,6 +17,7 @@ use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use super::fairness::Part;
 use super::files;
 use super::salvage;
 use super::store::{Engine, Error, Store};
@@ -67,6 +68,10 @@ pub(super) struct Generation {
     /// When it was last used, in commands.
     pub(super) used: u64,
     pub(super) touched: bool,
+    /// Groups may have gone from it that others still ask to have deleted.
+    pub(super) thinned: bool,
+    /// How much of it is whose, and how many groups there were then: once that was asked for.
+    pub(super) shares: Option<(u64, Part)>,
 }
 
 impl Generation {
@@ -88,6 +93,8 @@ impl Generation {
             gone: BTreeSet::new(),
             used: 0,
             touched: dir.join(TOUCHED).exists(),
+            thinned: false,
+            shares: None,
             dir,
         }
     }

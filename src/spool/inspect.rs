@@ -147,6 +147,15 @@ impl Look<'_, '_> {
             }
         }
         directory.sort_unstable();
+        // One whose groups are in the one before it was about to be removed.
+        let mut covered = None;
+        directory.retain(|(first, dir)| {
+            let replaced = covered.is_some_and(|last| *first <= last);
+            if !replaced && let (known, Some(_)) = Generation::found(*first, *first, dir.clone()) {
+                covered = Some(known.last);
+            }
+            !replaced
+        });
         self.found.generations = directory.len() as u64;
         self.found.set_aside.sort();
         self.found.foreign.sort();

@@ -13,9 +13,10 @@
 //! Ids grow for ever; they begin at the clock's microseconds and are remembered in `marks`. A
 //! generation takes groups only in the run that created it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::files::{self, Lock};
 use super::generation::Generation;
@@ -56,6 +57,8 @@ pub(super) struct Shelf {
     pub(super) unusable: bool,
     /// Marks and depth have been told: what is found later is news.
     pub(super) announced: bool,
+    /// Devices that shares are kept of.
+    pub(super) names: HashSet<Arc<str>>,
     /// What happened beside the answer to a command.
     pub(super) news: Vec<Event>,
 }
@@ -89,6 +92,7 @@ impl Shelf {
             unreadable: false,
             announced: false,
             unusable: false,
+            names: HashSet::new(),
             news: Vec::new(),
         }
     }
