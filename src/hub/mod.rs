@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use self::reload::Reload;
 use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
+use crate::intake::gather::HOLD_BACK;
 use crate::intake::lanes::Settings;
 use crate::intake::port::{Close, IntakePort};
 use crate::intake::{self, Wiring};
@@ -303,6 +304,7 @@ fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
         live_batches: Settings::LIVE_BATCHES,
         live_bytes: Settings::LIVE_BYTES,
         held_bytes: Settings::HELD_BYTES,
+        hold_back: HOLD_BACK,
     }
 }
 

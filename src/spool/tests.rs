@@ -1,7 +1,7 @@
 //! The spool as a whole, over real databases in temporary directories.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -244,6 +244,57 @@ fn generations_are_sealed_drained_and_removed_one_by_one() {
         seqs(&load_all(&mut shelf)),
         seqs(&groups[ids.len() * 3 / 4..])
     );
+}
+
+/// Ten outages, each drained: nothing of an outage stays but what is reserved, and what the next
+/// one is remembered by.
+#[test]
+fn ten_outages_leave_no_more_on_disk_than_one() {
+    /// The reserve for gap records, and the small files.
+    const BOUND: u64 = 512 * 1024 + 64 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let (commands, mut events, _thread) = run(&config(&dir.path().join("spool"), 64 << 20));
+    let mut sizes = Vec::new();
+    for outage in 0..10 {
+        let mut stored = BTreeSet::new();
+        for part in 0..6 {
+            let begin = (outage * 6 + part) * 500;
+            commands
+                .send(Command::Commit {
+                    ticket: part,
+                    items: items(begin + 1..begin + 501, 2000),
+                    marks: Vec::new(),
+                })
+                .unwrap();
+            loop {
+                match next(&mut events) {
+                    Event::Committed { placed, .. } => {
+                        stored.extend(placed.iter().map(|loc| loc.group));
+                        break;
+                    }
+                    Event::Opened { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let full = files::disk_bytes(&dir.path().join("spool"));
+        assert!(full > 5 << 20, "{full}");
+        let groups = stored.into_iter().collect();
+        commands.send(Command::Delete { groups }).unwrap();
+        // After the idle time nothing is open any more.
+        loop {
+            let Event::Usage(usage) = events.blocking_recv().unwrap() else {
+                panic!()
+            };
+            if usage.disk_bytes <= BOUND {
+                let measured = files::disk_bytes(&dir.path().join("spool"));
+                assert!(measured <= BOUND, "{measured}");
+                sizes.push(measured);
+                break;
+            }
+        }
+    }
+    assert!(sizes[9] <= sizes[0], "{sizes:?}");
 }
 
 fn run(config: &Spool) -> (CommandSender, Receiver<Event>, JoinHandle<()>) {

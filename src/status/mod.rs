@@ -5,6 +5,7 @@ pub mod board;
 pub mod device;
 pub mod devices;
 pub mod feed;
+pub mod flash;
 pub mod history;
 pub mod kept;
 pub mod number;

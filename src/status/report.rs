@@ -45,6 +45,9 @@ pub struct SpoolReport {
     pub max_size: u64,
     pub oldest: Option<f64>,
     pub written_bytes: u64,
+    /// Bytes a day: [`FlashPerDay`](super::flash::FlashPerDay).
+    #[serde(default)]
+    pub flash_per_day: u64,
     pub dropped_batches: u64,
     pub drain_eta: Option<f64>,
 }

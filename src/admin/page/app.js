@@ -14,12 +14,17 @@ const PAINT = 250;
 /** So long after a reconnect, in ms, a device that was not named again is taken for forgotten. */
 const SWEEP = 5_000;
 
+/** A verdict that holds so long, in ms, is announced; a device that flaps is not. */
+const SETTLE = 3_000;
+
 const byId = (id) => document.getElementById(id);
 const model = new Model();
 const table = deviceTable(model, announce);
 let page = null; // The device page, while it is shown.
 let lostSince = null; // Unix seconds by this computer's clock.
-let announced = "";
+let announced = ""; // The kind of verdict that the screen reader has heard, and the coming one.
+let next = "";
+let telling = 0;
 
 function announce(text) {
   put(byId("announcer"), text);
@@ -122,7 +127,10 @@ function paint() {
   pill.hidden = !page;
   pill.dataset.level = said.level;
   put(pill, lostSince === null ? said.head : "No connection");
-  if (model.hello) put(byId("uptime"), `up ${duration(model.now() - model.hello.started)}`);
+  if (model.status) {
+    put(byId("uptime"), `up ${duration((painted - model.began) / 1000)}`);
+    byId("clock").hidden = model.status.clock?.state !== "unsynced";
+  }
   if (lostSince !== null) {
     put(byId("banner-text"), `Since ${at(lostSince, true)}; it is tried again and again. What you see is from then.`);
   }
@@ -134,9 +142,15 @@ function tell(said) {
   const hub = model.hello ? clean(model.hello.hub, 64) : "telehub";
   const head = lostSince === null ? said.head : "No connection";
   put(document.querySelector("title"), page ? `${clean(page.id)} · ${hub}` : `${head} · ${hub}`);
-  const kind = `${said.level} ${model.status && link(model.status.uplink)}`;
-  if (announced && announced !== kind && lostSince === null) announce(`${said.head}. ${said.detail}`);
-  announced = kind;
+  const kind = lostSince === null ? `${said.level} ${model.status && link(model.status.uplink)}` : "lost";
+  if (kind === next) return;
+  next = kind;
+  clearTimeout(telling);
+  telling = setTimeout(() => {
+    // The first one is read with the page, the loss of the connection is told where it is noticed.
+    if (announced && announced !== kind && kind !== "lost") announce(`${said.head}. ${said.detail}`);
+    announced = kind;
+  }, SETTLE);
 }
 
 setInterval(soon, 1000);

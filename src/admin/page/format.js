@@ -66,14 +66,17 @@ export function ago(seconds) {
 
 const time = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const exact = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const year = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
-/** 14:05, or 3 Nov, 14:05 when that is not today. `unix` in seconds. */
+/** 14:05; 3 Nov, 14:05 when that is not today; with the year when it is another one. */
 export function at(unix, seconds = false) {
   const date = new Date(unix * 1000);
   if (!Number.isFinite(unix) || Number.isNaN(date.getTime())) return NOTHING;
   const clock = (seconds ? exact : time).format(date);
-  return date.toDateString() === new Date().toDateString() ? clock : `${day.format(date)}, ${clock}`;
+  const today = new Date();
+  if (date.toDateString() === today.toDateString()) return clock;
+  return `${(date.getFullYear() === today.getFullYear() ? day : year).format(date)}, ${clock}`;
 }
 
 /** 12.4/s, 3/min, 2/h */

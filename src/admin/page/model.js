@@ -49,6 +49,8 @@ export class Model {
   clear(hello) {
     this.hello = hello;
     this.status = null;
+    /** When the hub started, by the page's own clock, in ms. */
+    this.began = 0;
     this.devices = new Map();
     this.answered = new Rate();
   }
@@ -60,6 +62,7 @@ export class Model {
 
   setStatus(status, now) {
     this.status = status;
+    this.began = now - status.uptime * 1000;
     this.answered.add(status.uplink.acknowledged, now);
   }
 

@@ -8,7 +8,7 @@ const POINTS = 1000;
 
 const HEIGHT = 150;
 
-/** A new card for the series of this name and unit. */
+/** The card of one name and unit. */
 export class Series {
   constructor(name, unitName, clean) {
     this.times = [];
@@ -118,7 +118,7 @@ function options(series, width) {
   return {
     width,
     height: HEIGHT,
-    padding: [8, 8, 0, 0],
+    padding: [8, 26, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: { x: { time: true }, y: { range: (u, low, high) => span(low, high) } },
