@@ -90,7 +90,7 @@ per_million() { # NAME COMMAND…
 }
 telehub() { echo "$target_dir/$1/release/telehub"; }
 plugin="$work/count.so,into=$work/count"
-printf '\n| instructions                   | 10^9 per million readings | 10^6 to start, connect %d devices, %d readings, stop |\n|---|---|---|\n' \
+printf "\n| instructions                   | thousand millions per million readings | millions to start, connect %d devices, take %d readings, stop |\n|---|---|---|\n" \
     "$DEVICES" $((DEVICES * FEW * READINGS))
 per_million x86_64-unknown-linux-gnu valgrind --tool=callgrind \
     "--callgrind-out-file=$work/callgrind.out" --log-file="$work/valgrind.log" \

@@ -35,7 +35,7 @@ async fn send(device: &mut Device, numbers: std::ops::RangeInclusive<u64>) {
             device.acked(seq).await;
         }
     }
-    if last % 16 != 0 {
+    if !last.is_multiple_of(16) {
         device.acked(last).await;
     }
 }

@@ -64,9 +64,12 @@ is() { [ "$1" = "$2" ] || fail "$3: $1 instead of $2"; }
 net="telehub-package-$$"
 as_root ip netns add "$net"
 as_root ip -n "$net" link set lo up
-there() { as_root ip netns exec "$net" "$@"; }
+root_prefix=()
+[ "$(id -u)" -eq 0 ] || root_prefix=(sudo)
 start_hub() {
-    there chroot --userspec=telehub:telehub "$root" telehub run 2> "$root/log" &
+    # "ip netns exec" and chroot become the hub, and sudo passes signals on.
+    "${root_prefix[@]}" ip netns exec "$net" chroot --userspec=telehub:telehub "$root" \
+        telehub run 2> "$root/log" &
     hub=$!
     for _ in $(seq 200); do
         if grep -q ' listening' "$root/log"; then return; fi
@@ -77,7 +80,6 @@ start_hub() {
     fail "the hub does not start with the configuration as it is installed"
 }
 stop_hub() {
-    # "ip netns exec" and chroot become the hub; sudo would pass the signal on.
     as_root kill "$hub"
     wait "$hub" || fail "the hub did not stop in order: $(tail -3 "$root/log")"
     hub=
@@ -103,7 +105,7 @@ echo "barn-0 $token" > "$root/tokens"
 for try in 1 2 3 4 5 failed; do
     sleep 2
     [ "$try" != failed ] || fail "the device is not taken: $(cat "$root/swarm")"
-    if there "$devices" swarm --quiet --hub ws://127.0.0.1:8787 --prefix barn --devices 1 \
+    if as_root ip netns exec "$net" "$devices" swarm --quiet --hub ws://127.0.0.1:8787 --prefix barn --devices 1 \
         --tokens "$root/tokens" --batches 50 --rate 100 > "$root/swarm" 2>&1; then break; fi
 done
 stop_hub
