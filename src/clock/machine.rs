@@ -59,7 +59,7 @@ fn both() -> (f64, f64) {
 /// this process knows of.
 pub(super) fn sample(first: bool) -> Sample {
     let (wall, uptime) = both();
-    let flag = kernel::says_synchronised();
+    let flag = kernel::says_synchronised().or_else(timesyncd_says);
     Sample {
         wall,
         uptime,
@@ -68,6 +68,13 @@ pub(super) fn sample(first: bool) -> Sample {
             && wall >= RELEASED
             && (battery_agrees(wall) || (first && is_virtual())),
     }
+}
+
+/// Where the kernel may not be asked (systemd's `ProtectClock`), the daemon that tells it may have
+/// left a sign, systemd-timesyncd.service(8). `/run` is empty after each start.
+fn timesyncd_says() -> Option<bool> {
+    let there = |path| fs::File::open(path).is_ok();
+    there("/run/systemd/timesync").then(|| there("/run/systemd/timesync/synchronized"))
 }
 
 /// Whether the kernel took the time from a battery clock at the start (`hctosys`), and that clock
@@ -108,8 +115,7 @@ pub(super) fn boot() -> Boot {
 mod kernel {
     #![allow(unsafe_code)]
 
-    /// Whether the kernel calls the clock synchronised; `None`: it may not be asked, for example
-    /// under systemd's `ProtectClock`.
+    /// Whether the kernel calls the clock synchronised; `None`: it may not be asked.
     pub(super) fn says_synchronised() -> Option<bool> {
         // SAFETY: `timex` is integers all through, for which zero is a value.
         let mut answer: libc::timex = unsafe { std::mem::zeroed() };

@@ -38,8 +38,8 @@ pub async fn watch() {
     let first = look();
     if machine::sample(false).flag.is_none() {
         tracing::info!(
-            "the kernel may not be asked whether the clock is right (adjtimex is refused); only \
-             its jumps are noticed"
+            "nobody can be asked whether the clock is right: adjtimex is refused, and \
+             systemd-timesyncd does not run; only jumps are noticed"
         );
     }
     if first == Trust::Unsynced {

@@ -357,7 +357,7 @@ fn expire(items: &[Arc<Item>], expiry: &Expiry) -> Vec<Option<Arc<Item>>> {
     for (at, item) in items.iter().enumerate() {
         match &**item {
             Item::Batch(batch) if batch.received.age(&expiry.now).is_some_and(too_old) => {
-                let gap = Gap::of(batch, GapReason::Expired, expiry.now.wall);
+                let gap = Gap::of(batch, GapReason::Expired, expiry.now);
                 if !gaps.iter_mut().any(|(_, known)| known.merge(&gap)) {
                     gaps.push((at, gap));
                 }

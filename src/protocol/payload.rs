@@ -9,7 +9,7 @@ use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
 use super::pack::Pack;
 use super::pack::resolve::{Resolved, ResolvedValue};
-use crate::reading::{Batch, Gap};
+use crate::reading::{Batch, Doubt, Gap};
 
 /// `uplink.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +49,6 @@ const ENVELOPE: usize = 512;
 /// No payload is longer, in any format.
 pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;
 
-/// Value of the key `clock` where a time is of a clock that nobody has vouched for.
-pub const UNSYNCED: &str = "unsynced";
-
 /// How many times longer a payload is than its frame, roughly: base names are written out, and
 /// JSON takes more than CBOR. Only a first guess for the buffer.
 const GROWTH: usize = 3;
@@ -87,7 +84,7 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
         stream: &batch.stream,
         seq: batch.seq,
         received: batch.received.wall,
-        clock: (!batch.received.synced).then_some(UNSYNCED),
+        clock: batch.received.doubt(),
         pack: &pack,
     };
     let room = batch.frame.len() * GROWTH + ENVELOPE;
@@ -134,7 +131,7 @@ struct Whole<'a> {
     seq: Option<u64>,
     received: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    clock: Option<&'static str>,
+    clock: Option<Doubt>,
     pack: &'a Records<'a>,
 }
 
@@ -283,7 +280,7 @@ mod tests {
                 from: Some(u64::MAX),
                 batches: u64::MAX,
                 readings: u64::MAX,
-                ..Gap::of(&batch, GapReason::TooLarge, batch.received.wall)
+                ..Gap::of(&batch, GapReason::TooLarge, batch.received)
             };
             for format in FORMATS {
                 assert!(encode_batch(&batch, format).unwrap().len() <= ENVELOPE);

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One start of the machine: the kernel's `random/boot_id`, random(4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Boot([u8; 16]);
@@ -55,6 +57,14 @@ impl fmt::Debug for Boot {
     }
 }
 
+/// What is said of a time that may be wrong: the value of the key `clock` beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Doubt {
+    /// Nobody vouched for the clock.
+    Unsynced,
+}
+
 /// A moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moment {
@@ -80,6 +90,12 @@ impl Moment {
         }
     }
 
+    /// What has to be said of `wall`; `None`: nothing.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Doubt> {
+        (!self.synced).then_some(Doubt::Unsynced)
+    }
+
     /// Seconds from this moment to `now`. Within one boot the wall clock has no say in it; across
     /// boots it is all there is, and both stamps have to be right. `None`: nobody knows.
     #[must_use]
@@ -89,6 +105,12 @@ impl Moment {
         } else {
             (self.synced && now.synced).then(|| now.wall - self.wall)
         }
+    }
+}
+
+impl From<f64> for Moment {
+    fn from(wall: f64) -> Self {
+        Self::at(wall)
     }
 }
 

@@ -263,7 +263,8 @@ fn decode_batch(
 }
 
 /// The gap that stands for data of which nothing is known.
-pub(super) fn unknown_gap(time: f64) -> Gap {
+pub(super) fn unknown_gap(at: impl Into<Moment>) -> Gap {
+    let at = at.into();
     Gap {
         device: Gap::UNKNOWN.into(),
         stream: Gap::UNKNOWN.into(),
@@ -272,7 +273,8 @@ pub(super) fn unknown_gap(time: f64) -> Gap {
         batches: 0,
         readings: 0,
         reason: GapReason::Corrupt,
-        time,
+        time: at.wall,
+        clock: at.doubt(),
     }
 }
 
@@ -281,7 +283,8 @@ pub(super) fn unknown_gap(time: f64) -> Gap {
 ///
 /// # Errors
 /// The gaps.
-pub(super) fn decode(bytes: &[u8], now: f64) -> Result<Vec<Arc<Item>>, Vec<Gap>> {
+pub(super) fn decode(bytes: &[u8], now: impl Into<Moment>) -> Result<Vec<Arc<Item>>, Vec<Gap>> {
+    let now = now.into();
     let header = header(bytes).map_err(|_| vec![unknown_gap(now)])?;
     header
         .items()

@@ -122,6 +122,7 @@ fn item(bytes: &[u8]) -> Item {
             readings: number(6).into(),
             reason: GapReason::Expired,
             time: number(7).into(),
+            clock: None,
         });
     }
     Item::Batch(Batch {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Moment};
+use crate::reading::{Batch, Boot, Doubt, Encoding, Gap, GapReason, Item, Moment};
 
 pub(super) fn batch(device: &str, stream: &str, seq: u64, size: usize) -> Arc<Item> {
     let fill = (seq % 251).to_le_bytes()[0];
@@ -85,6 +85,7 @@ pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
                 readings,
                 reason,
                 time: 77.5,
+                clock: (batches % 2 == 0).then_some(Doubt::Unsynced),
             })
         });
     prop_oneof![4 => batch, 1 => gap].prop_map(Arc::new)

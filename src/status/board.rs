@@ -19,13 +19,14 @@ pub use super::report::{
 };
 pub use super::spool::{SpoolBoard, SpoolState};
 pub use super::uplink::{UplinkBoard, UplinkState};
-use crate::clock::{self, unix_now};
+use crate::clock;
 
 /// The board.
 #[derive(Debug)]
 pub struct Board {
     hub: String,
     started: Instant,
+    /// Uptime.
     started_at: f64,
     written_at_start: u64,
     ready: AtomicBool,
@@ -49,7 +50,7 @@ impl Board {
         Arc::new(Self {
             hub: hub.to_owned(),
             started: Instant::now(),
-            started_at: unix_now(),
+            started_at: clock::uptime(),
             written_at_start: bytes_written(),
             ready: AtomicBool::new(false),
             uplink: UplinkBoard::new(),
@@ -80,7 +81,7 @@ impl Board {
     /// When the hub started: Unix seconds.
     #[must_use]
     pub fn started(&self) -> f64 {
-        self.started_at
+        clock::wall_at(self.started_at)
     }
 
     /// The readers of events.

@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::clock;
 use crate::config::{Format, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
-use crate::protocol::payload::{self, UNSYNCED};
-use crate::reading::{Batch, Item, Lane, Moment};
+use crate::protocol::payload;
+use crate::reading::{Batch, Doubt, Item, Lane, Moment};
 use crate::status::presence::Presence;
 
 /// Bytes of one MQTT packet. Twice what a pack may resolve to in its longest encoding
@@ -30,7 +30,7 @@ struct HubStatus<'a> {
     state: &'a str,
     since: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    clock: Option<&'static str>,
+    clock: Option<Doubt>,
     version: &'a str,
 }
 
@@ -40,7 +40,7 @@ struct DeviceStatus<'a> {
     state: &'a str,
     since: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    clock: Option<&'static str>,
+    clock: Option<Doubt>,
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'a str>,
@@ -49,9 +49,9 @@ struct DeviceStatus<'a> {
 }
 
 /// The moment as it is known now, and the word for it if that is not well.
-fn known(then: Moment) -> (f64, Option<&'static str>) {
+fn known(then: Moment) -> (f64, Option<Doubt>) {
     let then = clock::corrected(then);
-    (then.wall, (!then.synced).then_some(UNSYNCED))
+    (then.wall, then.doubt())
 }
 
 /// Makes publications for one hub.
