@@ -131,6 +131,23 @@ echo "stopped by SIGSTOP, running again after $((($(date +%s%N) - begun) / 10000
 inside systemctl stop telehub || fail "stop"
 [ "$(inside systemctl show -p Result --value telehub)" = success ] || fail "the stop failed"
 
+echo "==> the control: what must be refused"
+cat > "$root/srv/out/control" <<'CONTROL'
+#!/bin/sh
+refused() { if "$@" 2>/dev/null; then echo "not refused: $*"; exit 1; fi; echo "refused: $*"; }
+refused touch /etc/telehub/x
+refused touch /usr/x
+refused touch /srv/out/x
+refused mount -t tmpfs tmpfs /tmp
+refused unshare --user true
+refused mknod /tmp/x c 1 3
+grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status
+grep -q '^Seccomp:.*2$' /proc/self/status && touch /var/lib/telehub/x && [ "$(id -un)" = telehub ]
+CONTROL
+chmod 755 "$root/srv/out/control"
+inside systemctl start hardened@control || { cat "$root/srv/out/control.log"; exit 1; }
+cat "$root/srv/out/control.log"
+
 echo "==> the tests"
 failed=()
 for test in "${tests[@]}"; do

@@ -79,9 +79,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 }
                 self.take(candidate)
             }
-            Inbound::Result(result) => {
+            Inbound::Result(_) => {
                 self.rejects_in_a_row = 0;
-                debug!(device = %self.present.device, command = result.id, "result of no known command");
+                debug!(device = %self.present.device, "result of no known command");
                 Ok(())
             }
         }
