@@ -79,9 +79,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 }
                 self.take(candidate)
             }
-            Inbound::Result(_) => {
+            Inbound::Result(result) => {
                 self.rejects_in_a_row = 0;
-                debug!(device = %self.present.device, "result of no known command");
+                debug!(device = %self.present.device, ok = result.ok, "result of no known command");
                 Ok(())
             }
         }
