@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 work=$PWD
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(bad_input crash flow listen_reload log service session_cut session_presence spool_late
+    tests=(bad_input crash flow listen_reload log service session_presence spool_late
         stopping)
 fi
 [ "$(id -u)" -eq 0 ] || { echo "NOT TESTED: tests/hardened.sh needs root" >&2; exit 1; }
