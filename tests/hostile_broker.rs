@@ -142,7 +142,7 @@ impl Rig {
             device: "cow".into(),
             stream: self.attached.name.clone(),
             seq: Some(seq),
-            received: telehub::clock::unix_now(),
+            received: telehub::reading::Moment::at(telehub::clock::unix_now()),
             readings: 1,
             encoding: Encoding::Json,
             frame: Bytes::from(frame),

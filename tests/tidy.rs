@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Which other rooms a room may name. What is not listed may name none.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
-    ("clock", &[]),
+    ("clock", &["reading"]),
     ("certificate", &[]),
     ("stop", &[]),
     ("pulse", &[]),

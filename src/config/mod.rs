@@ -186,8 +186,8 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// `log.level`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `log.level`, from the quietest to the loudest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Data was lost, or someone must act.
     Error,

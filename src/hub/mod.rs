@@ -30,7 +30,7 @@ use crate::service::{self, Manager};
 use crate::session::roster::Roster;
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
-use crate::{admin, log, memory, spool, stop, uplink};
+use crate::{admin, clock, log, memory, spool, stop, uplink};
 
 /// The stop takes no longer than this.
 const STOP: Duration = Duration::from_secs(10);
@@ -93,6 +93,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         log: _,
     } = config;
     let board = Board::new(&hub.id);
+    board.spool.max_size.set(spool.max_size);
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {
@@ -172,6 +173,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
             (Part::Admin, Ok(()))
         });
     }
+    tokio::spawn(clock::watch());
     let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
     tokio::spawn(log::tell_held_back());

@@ -37,7 +37,8 @@ impl Reload {
                 return;
             }
         };
-        log::set_level(config.log.level);
+        // What there is to say about it is said at the louder of the two levels.
+        log::set_level(config.log.level.max(log::level()));
         let changed = config::changes(&self.started, &config);
         let restart: Vec<_> = changed.iter().filter(|key| *key != "log.level").collect();
         if restart.is_empty() {
@@ -49,5 +50,6 @@ impl Reload {
                 "the configuration has changes that need a restart"
             );
         }
+        log::set_level(config.log.level);
     }
 }

@@ -15,6 +15,7 @@ mod rate;
 pub mod streams;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
 use self::rate::DrainRate;
-use crate::clock::unix_now;
+use crate::clock;
 use crate::pulse::Pulse;
 use crate::reading::{GapReason, unnamed_stream};
 use crate::spool::{self, Command};
@@ -105,7 +106,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         spool_well: true,
         disk_hung: false,
         epoch: 0,
-        run: format!("{:x}", (unix_now() * 1000.0) as u64),
+        run: format!("{:x}", random()),
     };
     intake.apply(Event::Opened { depth });
     intake.show();
@@ -353,7 +354,7 @@ impl Intake {
     fn apply(&mut self, event: Event) {
         let now = Now {
             mono: Instant::now(),
-            unix: unix_now(),
+            moment: clock::now_for_ages(),
         };
         let mut actions = std::mem::take(&mut self.actions);
         self.lanes.apply(now, event, &mut actions);
@@ -451,7 +452,8 @@ impl Intake {
         let backlog = self.lanes.backlog();
         board.spool.batches.set(backlog.batches());
         board.spool.readings.set(backlog.readings());
-        board.spool.set_oldest(backlog.oldest());
+        let oldest = backlog.oldest().map(clock::corrected);
+        board.spool.set_oldest(oldest.map(|oldest| oldest.wall));
         let millirate = self
             .rate
             .sample(Instant::now(), backlog.batches(), backlog.drained());
@@ -460,6 +462,12 @@ impl Intake {
         board.live_readings.set(self.lanes.live_readings());
         board.stir();
     }
+}
+
+/// The keys of a hasher are random. The time would not do: a board without a clock of its own
+/// starts at the same one again and again.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 async fn sleep_until(at: Instant) {

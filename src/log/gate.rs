@@ -46,16 +46,24 @@ pub fn set_level(level: LogLevel) {
     tracing::callsite::rebuild_interest_cache();
 }
 
-fn level() -> LevelFilter {
-    const LEVELS: [(LogLevel, LevelFilter); 4] = [
-        (LogLevel::Error, LevelFilter::ERROR),
-        (LogLevel::Warn, LevelFilter::WARN),
-        (LogLevel::Info, LevelFilter::INFO),
-        (LogLevel::Debug, LevelFilter::DEBUG),
-    ];
+/// The present level.
+#[must_use]
+pub fn level() -> LogLevel {
+    use LogLevel::{Debug, Error, Info, Trace, Warn};
     let set = LEVEL.load(Relaxed);
-    let found = LEVELS.iter().find(|(level, _)| *level as u8 == set);
-    found.map_or(LevelFilter::TRACE, |(_, filter)| *filter)
+    let known = [Error, Warn, Info, Debug];
+    let found = known.into_iter().find(|level| *level as u8 == set);
+    found.unwrap_or(Trace)
+}
+
+fn filter() -> LevelFilter {
+    match level() {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
@@ -77,11 +85,11 @@ impl<S: Subscriber> Layer<S> for Gate {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        is_ours(metadata) && *metadata.level() <= level()
+        is_ours(metadata) && *metadata.level() <= filter()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(level())
+        Some(filter())
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {

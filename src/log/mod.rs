@@ -12,7 +12,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 
 use self::gate::Gate;
-pub use self::gate::{set_level, tell_held_back, tell_held_back_now};
+pub use self::gate::{level, set_level, tell_held_back, tell_held_back_now};
 use self::journal::{Entry, Journal};
 use crate::config::{Log, LogFormat};
 

@@ -16,8 +16,8 @@ use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
 
-/// Version of everything below the spool's directory.
-const FORMAT: u32 = 1;
+/// Version of everything below the spool's directory. 2: batches have uptime and boot.
+const FORMAT: u32 = 2;
 
 const FORMAT_TEXT: &str = "telehub spool ";
 
@@ -96,9 +96,18 @@ impl Shelf {
                         "the spool was written by a newer telehub: set aside, beginning a new one"
                     );
                 } else {
-                    self.formatted = self.path.join("format").exists();
-                    if create && !self.formatted {
-                        self.write_format()?;
+                    // Before anything of this version is written, so that an older telehub sets
+                    // the spool aside instead of taking it for damaged.
+                    let known = format(&self.path);
+                    let old = known.is_some_and(|version| version < FORMAT);
+                    self.formatted = known == Some(FORMAT);
+                    if (old || create && !self.formatted)
+                        && let Err(error) = self.write_format()
+                    {
+                        if create {
+                            return Err(error.into());
+                        }
+                        tracing::debug!(%error, "the spool keeps its old format for now");
                     }
                     return Ok(true);
                 }

@@ -13,7 +13,7 @@ use super::generations::{self, Room, Space};
 use super::shelf::Shelf;
 use super::store::Error;
 use super::{Event, GroupId};
-use crate::clock::unix_now;
+use crate::clock;
 use crate::reading::{GapReason, Item};
 
 /// The file that holds the reserved space.
@@ -88,7 +88,7 @@ impl Shelf {
         // If it still takes groups, the records go into a new one.
         self.generations[0].seal();
         let oldest = &mut self.generations[0];
-        let now = unix_now();
+        let now = clock::now();
         let tally = oldest.tally(&*self.engine);
         let mut gaps = tally
             .as_ref()

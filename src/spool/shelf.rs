@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <spool.path>/
-//!   format               "telehub spool 1"
+//!   format               "telehub spool 2"
 //!   marks                high-water marks of all streams and the next group id
 //!   ballast              space for gap records when there is none left (overflow.rs)
 //!   gen-<first id>/      generations, oldest first (generation.rs)
@@ -34,7 +34,7 @@ pub(super) struct Shelf {
     pub(super) engine: Box<dyn Engine>,
     /// `Some`: the directory is there, ours, and has been read.
     pub(super) lock: Option<Lock>,
-    /// The directory says of which version it is.
+    /// The directory says that it is of our version.
     pub(super) formatted: bool,
     pub(super) generations: Vec<Generation>,
     pub(super) marks: Marks,

@@ -15,17 +15,18 @@ use super::feed::Feed;
 pub use super::number::Number;
 pub use super::process::bytes_written;
 pub use super::report::{
-    DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
+    ClockReport, DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
 pub use super::uplink::{UplinkBoard, UplinkState};
-use crate::clock::unix_now;
+use crate::clock;
 
 /// The board.
 #[derive(Debug)]
 pub struct Board {
     hub: String,
     started: Instant,
+    /// Uptime.
     started_at: f64,
     written_at_start: u64,
     ready: AtomicBool,
@@ -49,7 +50,7 @@ impl Board {
         Arc::new(Self {
             hub: hub.to_owned(),
             started: Instant::now(),
-            started_at: unix_now(),
+            started_at: clock::uptime(),
             written_at_start: bytes_written(),
             ready: AtomicBool::new(false),
             uplink: UplinkBoard::new(),
@@ -80,7 +81,7 @@ impl Board {
     /// When the hub started: Unix seconds.
     #[must_use]
     pub fn started(&self) -> f64 {
-        self.started_at
+        clock::wall_at(self.started_at)
     }
 
     /// The readers of events.
@@ -134,6 +135,7 @@ impl Board {
                 batches: self.spool.batches.get(),
                 readings: self.spool.readings.get(),
                 disk_bytes: self.spool.disk_bytes.get(),
+                max_size: self.spool.max_size.get(),
                 oldest: self.spool.oldest(),
                 written_bytes: bytes_written().saturating_sub(self.written_at_start),
                 dropped_batches: self.spool.dropped_batches.get(),
@@ -147,6 +149,9 @@ impl Board {
             live: LiveReport {
                 batches: self.live_batches.get(),
                 readings: self.live_readings.get(),
+            },
+            clock: ClockReport {
+                state: clock::state(),
             },
         }
     }

@@ -15,7 +15,7 @@ use super::mqtt::{self, Link, Signal, Wire};
 use super::outlet::Outlet;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission, stale};
-use crate::clock::unix_now;
+use crate::clock;
 use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
@@ -33,6 +33,8 @@ pub(super) struct Ports {
     pub(super) board: Arc<Board>,
     pub(super) reconnect: watch::Receiver<u64>,
     pub(super) pulse: Pulse,
+    /// The clock was set, or is known to be right.
+    pub(super) clock: watch::Receiver<u64>,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
     stop: Stop,
@@ -72,6 +74,7 @@ pub async fn run(
         board,
         reconnect,
         pulse,
+        clock: clock::changes(),
         stale_attempts: stale::ATTEMPTS,
         stop,
     };
@@ -169,7 +172,7 @@ async fn connect(
 ) -> Result<(Link, Wire), Failure> {
     let capacity = connection::capacity(settings.broker.inflight);
     // The moment of the end is not known now; it is not before this one.
-    let will = publisher.hub_status("offline", unix_now());
+    let will = publisher.hub_status("offline", clock::now());
     let settings = settings.clone();
     let (link, mut wire) =
         tokio::task::spawn_blocking(move || mqtt::prepare(&settings, will, capacity))

@@ -604,6 +604,11 @@ impl Device {
             .expect("an answer of the hub")
     }
 
+    /// Takes one message, whatever it is; `false`: the connection is gone.
+    pub async fn try_receive(&mut self) -> bool {
+        matches!(self.0.next().await, Some(Ok(_)))
+    }
+
     /// Reads until everything up to this number is acked.
     pub async fn acked(&mut self, seq: u64) {
         loop {
