@@ -12,7 +12,6 @@ mod scene;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::Command;
 
 use scene::Scene;
 
