@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: what was not synced is gone.
@@ -24,6 +25,9 @@ fn run(program: &str, args: &[&str]) -> bool {
 /// Mounted while this lives.
 pub struct Disc {
     image: PathBuf,
+    /// The loop device, a new one for each mount. Whoever copies the mount into a namespace of its
+    /// own keeps what was cut off alive there; on the same device it would be mounted again.
+    device: Mutex<String>,
     pub path: PathBuf,
 }
 
@@ -32,6 +36,7 @@ impl Disc {
     pub fn new(dir: &Path, megabytes: u64) -> Option<Self> {
         let disc = Self {
             image: dir.join("image"),
+            device: Mutex::default(),
             path: dir.join("disc"),
         };
         let file = std::fs::File::create(&disc.image).unwrap();
@@ -59,10 +64,22 @@ impl Disc {
     }
 
     fn mount(&self) -> bool {
-        run(
-            "mount",
-            &["-o", "loop", self.image.to_str().unwrap(), self.name()],
-        )
+        let attached = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&self.image)
+            .stdin(Stdio::null())
+            .output();
+        let Ok(attached) = attached else {
+            return false;
+        };
+        let device = String::from_utf8(attached.stdout).unwrap();
+        *self.device.lock().unwrap() = device.trim().to_owned();
+        attached.status.success() && run("mount", &[device.trim(), self.name()])
+    }
+
+    fn detach(&self) {
+        let device = std::mem::take(&mut *self.device.lock().unwrap());
+        run("losetup", &["-d", &device]);
     }
 
     fn unmount(&self) {
@@ -71,6 +88,7 @@ impl Disc {
             assert!(begun.elapsed() < Duration::from_secs(20), "cannot unmount");
             std::thread::sleep(Duration::from_millis(2));
         }
+        self.detach();
     }
 
     /// Whoever writes must have been ended before, or its later writes count as lost.
@@ -120,5 +138,6 @@ impl Drop for Disc {
     fn drop(&mut self) {
         run("fsfreeze", &["-u", self.name()]);
         run("umount", &["-l", self.name()]);
+        self.detach();
     }
 }
