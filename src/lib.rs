@@ -26,6 +26,8 @@ pub mod memory;
 pub mod protocol;
 pub mod reading;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod spool;
 pub mod status;
 pub mod stop;

@@ -147,13 +147,13 @@ impl Intake {
     /// After the last batch: make everything safe, then close the spool.
     async fn finish(mut self) -> anyhow::Result<()> {
         self.apply(Event::Finish);
-        let began = Instant::now();
+        let began = now();
         let mut abandoned = false;
         let mut uplink_gone = false;
         // What is on disk and in flight is safe; its PUBACKs are waited for all the same, or it
         // would be published again after the next start.
         while !self.lanes.all_safe() || (!abandoned && self.lanes.in_flight() > 0) {
-            let now = Instant::now();
+            let now = self::now();
             if !abandoned && now >= began + FINISH {
                 abandoned = true;
                 self.apply(Event::Abandon);
@@ -215,7 +215,7 @@ impl Intake {
         const IDLE: Duration = Duration::from_secs(60);
         let draining = self.rate.next_sample();
         let deadline = self.lanes.next_deadline();
-        let idle = Instant::now() + IDLE;
+        let idle = now() + IDLE;
         [draining, deadline]
             .into_iter()
             .flatten()
@@ -344,7 +344,7 @@ impl Intake {
 
     fn apply(&mut self, event: Event) {
         let now = Now {
-            mono: Instant::now(),
+            mono: now(),
             unix: unix_now(),
         };
         let mut actions = std::mem::take(&mut self.actions);
@@ -433,7 +433,7 @@ impl Intake {
 
     fn show(&mut self) {
         let board = &self.wiring.board;
-        if self.spool_well && self.lanes.disk_hangs(Instant::now()) {
+        if self.spool_well && self.lanes.disk_hangs(now()) {
             self.spool_well = false;
             self.disk_hung = true;
             tracing::error!("the disk does not answer; batches that wait for it are not acked");
@@ -446,11 +446,16 @@ impl Intake {
         board.spool.set_oldest(backlog.oldest());
         let millirate = self
             .rate
-            .sample(Instant::now(), backlog.batches(), backlog.drained());
+            .sample(now(), backlog.batches(), backlog.drained());
         board.spool.drain_millirate.set(millirate);
         board.live_batches.set(self.lanes.live_batches() as u64);
         board.live_readings.set(self.lanes.live_readings());
     }
+}
+
+/// The runtime's clock, which a test can hold.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 async fn sleep_until(at: Instant) {

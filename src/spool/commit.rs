@@ -1,11 +1,10 @@
 //! Commits: where new groups go, and what is left when one fails.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 
 use super::codec;
 use super::files;
+use super::fs;
 use super::generation::Generation;
 use super::generations::{self, GENERATION_COST};
 use super::shelf::Shelf;
@@ -83,9 +82,7 @@ impl Shelf {
         self.room_for(generations::GROUP_BYTES as u64)?;
         // Its name ends like that of whatever a crash has left behind, which is cleared up.
         let path = self.path.join("probe.tmp");
-        let mut file = File::create(&path)?;
-        file.write_all(&[0; 4096])?;
-        file.sync_all()?;
+        fs::write_synced(&path, &[0; 4096])?;
         files::remove(&path)?;
         Ok(())
     }

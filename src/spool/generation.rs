@@ -11,12 +11,11 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::files;
+use super::fs;
 use super::store::{Engine, Error, Store};
 use super::tally::Tally;
 use super::wire::{seal, unseal};
@@ -84,7 +83,7 @@ impl Generation {
             open: None,
             gone: BTreeSet::new(),
             used: 0,
-            touched: dir.join(TOUCHED).exists(),
+            touched: fs::exists(&dir.join(TOUCHED)),
             dir,
         }
     }
@@ -134,13 +133,13 @@ impl Generation {
 
     /// The summary file, if it is there and sound.
     pub(super) fn summary(&self) -> Option<Tally> {
-        let bytes = fs::read(self.dir.join(SUMMARY)).ok()?;
+        let bytes = fs::read(&self.dir.join(SUMMARY)).ok()?;
         Tally::from_file(&bytes).ok()
     }
 
     /// Whether there is a summary file, sound or not.
     pub(super) fn has_summary(&self) -> bool {
-        self.dir.join(SUMMARY).exists()
+        fs::exists(&self.dir.join(SUMMARY))
     }
 
     /// Writes the summary file of the generation in `dir`, durably.
@@ -149,7 +148,7 @@ impl Generation {
     }
 
     fn reached(&self) -> Option<u64> {
-        let bytes = fs::read(self.dir.join(REACHED)).ok()?;
+        let bytes = fs::read(&self.dir.join(REACHED)).ok()?;
         let content = unseal(REACHED_MAGIC, &bytes).ok()?;
         Some(u64::from_le_bytes(content.try_into().ok()?))
     }
@@ -163,14 +162,7 @@ impl Generation {
             self.oldest = sum.oldest;
             self.expected = sum.groups;
             let sealed = seal(REACHED_MAGIC, &sum.last.to_le_bytes());
-            // Written in place: truncating first would make ext4 write it out at once.
-            let written = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(self.dir.join(REACHED))
-                .and_then(|mut file| file.write_all(&sealed));
-            if let Err(error) = written {
+            if let Err(error) = fs::write_in_place(&self.dir.join(REACHED), &sealed) {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot note the last group");
             }
         }

@@ -15,6 +15,7 @@ mod contents;
 mod disk;
 mod drain;
 mod files;
+mod fs;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -37,6 +38,8 @@ mod damage_tests;
 mod fault_tests;
 #[cfg(test)]
 mod powercut_tests;
+#[cfg(test)]
+pub(crate) mod simulated;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -1,14 +1,12 @@
 //! Making room: the oldest generation becomes gap records, and those are safe before it goes.
 
-use std::fs::File;
 use std::sync::Arc;
-
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::attach::CORRUPT;
 use super::codec;
 use super::commit::Failure;
 use super::files;
+use super::fs;
 use super::generations::{self, Room, Space};
 use super::shelf::Shelf;
 use super::store::Error;
@@ -128,12 +126,10 @@ impl Shelf {
     /// old data can make way. Best effort; costs no writing, only blocks.
     pub(super) fn take_ballast(&mut self) {
         let path = self.path.join(BALLAST);
-        if self.limits.max_size < BALLAST_FROM || path.exists() {
+        if self.limits.max_size < BALLAST_FROM || fs::exists(&path) {
             return;
         }
-        let taken = File::create(&path)
-            .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, BALLAST_BYTES)?));
-        if let Err(error) = taken {
+        if let Err(error) = fs::reserve(&path, BALLAST_BYTES) {
             tracing::debug!(%error, "no space set aside for gap records");
             let _ = files::remove(&path);
         }

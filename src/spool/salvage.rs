@@ -5,12 +5,12 @@
 //! checksums: so the file is searched for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::codec;
 use super::files;
+use super::fs;
 use super::store::{Engine, Error, Ids, Store};
 
 /// Searches `file` for groups. Those whose body is damaged are among them: their header says what
@@ -122,7 +122,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        fs::write(&path, file).unwrap();
+        std::fs::write(&path, file).unwrap();
         assert_eq!(groups(&path).unwrap(), expected);
     }
 }

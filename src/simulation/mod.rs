@@ -1,0 +1,2 @@
+//! A deterministic simulation.
+pub(crate) mod chance;
