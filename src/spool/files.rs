@@ -27,14 +27,19 @@ pub(super) fn parent(path: &Path) -> &Path {
 
 /// Creates the directory with those above it and makes their entries durable.
 pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
-    let is_dir = || fs::is_dir(dir).unwrap_or(false);
-    if is_dir() {
-        return Ok(());
+    match fs::is_dir(dir) {
+        Ok(true) => return Ok(()),
+        // A disk that does not answer says nothing of what is there.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(false) | Err(_) => {}
     }
     let above = parent(dir);
+    if above == dir {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     create_dir(above)?;
     match fs::create_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::is_dir(dir)? => Ok(()),
         Err(error) => Err(error),
         Ok(()) => sync_dir(above),
     }

@@ -267,7 +267,10 @@ impl Wire for Here {
     fn next(&mut self) -> impl Future<Output = Result<Signal, Failure>> + Send {
         poll_fn(|cx| {
             let mut state = self.net.lock();
-            assert_eq!(state.serial, self.serial, "the wire of an earlier connection");
+            assert_eq!(
+                state.serial, self.serial,
+                "the wire of an earlier connection"
+            );
             state.waker = Some(cx.waker().clone());
             let Some(connection) = &mut state.connection else {
                 return Poll::Pending;

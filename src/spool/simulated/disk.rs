@@ -13,7 +13,7 @@ use std::path::{Component, Path};
 
 use rustix::io::Errno;
 
-use crate::simulation::chance::Chance;
+use super::chance::Chance;
 use crate::spool::fs::Stat;
 
 const BLOCK: u64 = 4096;
@@ -67,10 +67,10 @@ pub(crate) enum Mood {
 /// Faults of the program under test that the simulation has to find.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Omit {
-    /// A commit is not synced.
-    pub(crate) data_sync: bool,
     /// Entries of directories are not synced.
     pub(crate) dir_sync: bool,
+    /// A file that replaces another is not synced.
+    pub(crate) replace_sync: bool,
 }
 
 #[derive(Debug)]
@@ -356,6 +356,9 @@ impl Disk {
     pub(crate) fn sync(&mut self, path: &Path) -> io::Result<()> {
         let outcome = self.before_write();
         let id = self.find(path)?;
+        if self.omit.replace_sync && path.extension().is_some_and(|tail| tail == "tmp") {
+            return Ok(());
+        }
         if self.frozen {
             return outcome;
         }

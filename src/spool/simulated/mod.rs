@@ -1,6 +1,7 @@
 //! The spool on a simulated disk, for the simulation: the thread's work without the thread, files
 //! in memory, and an engine that keeps to the contract of `store` and to nothing more.
 
+pub(crate) mod chance;
 pub(crate) mod disk;
 mod engine;
 
