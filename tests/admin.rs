@@ -1,83 +1,16 @@
 //! The admin listener as a client on a raw socket sees it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::future::Future;
-use std::net::SocketAddr;
+#[path = "support/admin_rig.rs"]
+mod admin_rig;
+
 use std::sync::Arc;
-use std::time::Duration;
 
-use telehub::admin::{self, MAX_CONNECTIONS};
-use telehub::status::board::{Board, DeviceReport, SpoolState, StatusReport};
-use telehub::stop::{self, Stopper};
+use admin_rig::{body, status, test};
+use telehub::admin::MAX_CONNECTIONS;
+use telehub::status::board::{DeviceReport, SpoolState, StatusReport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
-
-/// Far longer than anything here takes, far shorter than a person waits for a test.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Admin {
-    address: SocketAddr,
-    board: Arc<Board>,
-    stopper: Stopper,
-    task: JoinHandle<()>,
-}
-
-fn test<F: Future<Output = ()>>(body: impl FnOnce(Admin) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let board = Board::new("barn");
-        let (stopper, stop) = stop::channel();
-        let task = tokio::spawn(admin::run(listener, board.clone(), stop));
-        timeout(
-            PATIENCE,
-            body(Admin {
-                address,
-                board,
-                stopper,
-                task,
-            }),
-        )
-        .await
-        .unwrap();
-    });
-}
-
-impl Admin {
-    async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
-    }
-
-    /// Sends these bytes on a connection of their own; returns all that comes back.
-    async fn send(&self, request: &str) -> String {
-        let mut socket = self.connect().await;
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    async fn get(&self, path: &str) -> String {
-        self.send(&format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        ))
-        .await
-    }
-}
-
-fn status(answer: &str) -> u16 {
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
-}
-
-fn body(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").unwrap().1
-}
+use tokio::net::TcpStream;
 
 fn assert_problem(answer: &str, code: u16) {
     assert_eq!(status(answer), code, "{answer}");

@@ -4,21 +4,27 @@
 //! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until its time is over.
 
 mod answer;
+mod events;
 mod host;
+mod line;
+mod readings;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use self::line::Line;
 use crate::status::board::Board;
 use crate::stop::Stop;
 
@@ -29,8 +35,13 @@ pub const MAX_CONNECTIONS: usize = 64;
 /// From accept, or from the last answer, to the end of the next request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one connection is served. Clients that keep it open connect again.
+/// How long one connection is served. Clients that keep it open connect again. Events have no
+/// such end.
 const LIFETIME: Duration = Duration::from_secs(120);
+
+/// How long the other end may leave what it is sent unacknowledged, milliseconds: a phone that
+/// went out of reach does not keep the place of a reader of events.
+const UNACKNOWLEDGED: u32 = 30_000;
 
 /// How long an answer that is on its way may take once the connection is to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -50,10 +61,12 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
     let bound = listener.local_addr().ok();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut telling = pin!(events::tell(&board));
     loop {
         let accepted = tokio::select! {
             () = stop.requested() => break,
             Some(_) = connections.join_next() => continue,
+            () = &mut telling => continue,
             accepted = listener.accept() => accepted,
         };
         let socket = match accepted {
@@ -78,6 +91,7 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
         });
     }
     drop(listener);
+    board.feed().close();
     let _ = timeout(GRACE, async {
         while connections.join_next().await.is_some() {}
     })
@@ -85,10 +99,12 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, mut stop: Stop) {
 }
 
 async fn serve(socket: TcpStream, bound: Option<SocketAddr>, board: Arc<Board>, mut stop: Stop) {
-    // Small answers; the option's absence costs only time.
+    // Small answers; the options' absence costs only time.
     let _ = socket.set_nodelay(true);
+    let _ = sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED);
+    let line = Line::default();
     let service = service_fn(|request| {
-        let response = answer::answer(&board, bound, &request);
+        let response = answer::answer(&board, bound, &line, &request);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -97,11 +113,19 @@ async fn serve(socket: TcpStream, bound: Option<SocketAddr>, board: Arc<Board>, 
         .max_buf_size(MAX_HEADER)
         .serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
+    let mut lifetime = pin!(sleep(LIFETIME));
     // A peer's protocol error ends the peer's connection, which is all there is to do about it.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stop.requested() => {}
-        () = sleep(LIFETIME) => {}
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = line.cut.notified() => return,
+            () = stop.requested() => break,
+            () = &mut lifetime => {}
+        }
+        if !line.has_events() {
+            break;
+        }
+        lifetime.as_mut().reset(Instant::now() + LIFETIME);
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(GRACE, connection).await;

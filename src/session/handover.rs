@@ -149,26 +149,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         };
         let Hand { candidate, new } = self.hand.take()?;
         self.unsettled += 1;
+        let batch = Batch {
+            device: self.present.device.clone(),
+            stream: attached.name.clone(),
+            seq: candidate.seq,
+            received: candidate.received,
+            readings: candidate.readings,
+            encoding: candidate.encoding,
+            frame: candidate.frame,
+        };
         if new == Some(true) {
-            let board = &self.present.board;
-            board.batches.add(1);
-            board.readings.add(u64::from(candidate.readings));
-            if let Some(seq) = candidate.seq {
-                board.seq.set(seq);
-            }
+            self.present.board.took(&batch, self.now);
         }
         Some(Arrival {
             conn: self.present.conn,
             stream: attached.stream,
-            batch: Batch {
-                device: self.present.device.clone(),
-                stream: attached.name.clone(),
-                seq: candidate.seq,
-                received: candidate.received,
-                readings: candidate.readings,
-                encoding: candidate.encoding,
-                frame: candidate.frame,
-            },
+            batch,
         })
     }
 }

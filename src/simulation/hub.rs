@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::plan::Plan;
 use crate::intake::port::{Arrival, Control};
 use crate::intake::{self, Wiring};
+use crate::pulse::Pulse;
 use crate::spool::simulated::{Manner, Spool};
 use crate::spool::{self};
 use crate::status::board::Board;
@@ -90,6 +91,7 @@ impl Hub {
             uplink_events,
             reconnect,
             board: board.clone(),
+            pulse: Pulse::default(),
         };
         let is_open = opened.clone();
         let intake = intake::run(wiring, move || is_open.store(true, Relaxed));

@@ -41,8 +41,6 @@ pub(crate) enum Mutation {
     NoDataSync,
     /// Directories are not synced.
     NoDirSync,
-    /// A file that replaces another is not synced first.
-    NoReplaceSync,
     /// A batch is acked when it is queued.
     AckOnQueue,
     /// A publish counts as PUBACKed when it is sent.

@@ -50,13 +50,12 @@ pub(super) struct Stream {
     newest: [u64; 2],
 }
 
-/// What a gap record says, for comparing.
+/// What a gap record says, for comparing; not its time, which may be corrected later.
 type Words = (
     Arc<str>,
     Arc<str>,
     Option<u64>,
     Option<u64>,
-    u64,
     u64,
     u64,
     GapReason,
@@ -70,7 +69,6 @@ fn words(gap: &Gap) -> Words {
         gap.to,
         gap.batches,
         gap.readings,
-        gap.time.to_bits(),
         gap.reason,
     )
 }

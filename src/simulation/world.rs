@@ -18,7 +18,7 @@ use super::plan::{Fault, Plan, SPOOL};
 use super::trace::{Note, Trace, Uid};
 use super::truth::{Broken, Truth};
 use super::{Mutation, Outcome, Stats};
-use crate::clock;
+use crate::clock::{self, Sample};
 use crate::intake::port::{Arrival, Close, Control};
 use crate::reading::{Batch, Encoding};
 use crate::spool::simulated::chance::Chance;
@@ -63,6 +63,8 @@ pub(super) enum Ev {
     Process(u64, u64),
     Puback(u64, u64),
     Suback(u64, u64),
+    /// NTP has answered.
+    ClockRight,
 }
 
 pub(super) struct World {
@@ -81,6 +83,11 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) stats: Stats,
     pub(super) clock_offset: f64,
+    /// Whether the kernel calls it right.
+    pub(super) clock_right: bool,
+    /// When the machine started, and how often it has.
+    booted: u64,
+    boots: u64,
     pub(super) mood_until: u64,
     pub(super) full_until: u64,
     /// The next command to the disk takes so much longer.
@@ -113,7 +120,6 @@ impl World {
         disk.capacity = plan.capacity;
         disk.strict = plan.strict_entries;
         disk.omit.dir_sync = mutation == Some(Mutation::NoDirSync);
-        disk.omit.replace_sync = mutation == Some(Mutation::NoReplaceSync);
         install(Some(disk));
         let service = plan.service;
         let mut world = Self {
@@ -131,6 +137,9 @@ impl World {
             trace: Trace::default(),
             stats: Stats::default(),
             clock_offset: 0.0,
+            clock_right: true,
+            booted: 0,
+            boots: 0,
             mood_until: 0,
             full_until: 0,
             stall: 0,
@@ -149,6 +158,7 @@ impl World {
             plan,
         };
         world.set_clock();
+        clock::simulated::begin(0);
         for n in 0..world.plan.intervals.len() {
             let device = Device {
                 name: format!("d{n}").into(),
@@ -200,8 +210,12 @@ impl World {
     }
 
     fn set_clock(&self) {
-        let now = BEGIN + self.now() as f64 / 1000.0 + self.clock_offset;
-        clock::simulated::set(Some(now));
+        clock::simulated::set(Some(Sample {
+            wall: BEGIN + self.now() as f64 / 1000.0 + self.clock_offset,
+            uptime: 10.0 + (self.now() - self.booted) as f64 / 1000.0,
+            flag: Some(self.clock_right),
+            vouched: false,
+        }));
     }
 
     /// Lives through all of it.
@@ -414,6 +428,10 @@ impl World {
             Ev::Write(run, serial) => self.writes(run, serial),
             Ev::Process(run, serial) => self.processes(run, serial)?,
             Ev::Puback(run, serial) => self.puback_comes(run, serial),
+            Ev::ClockRight => {
+                self.clock_offset = 0.0;
+                self.clock_right = true;
+            }
             Ev::Suback(run, serial) => {
                 if self.link() == Some((run, serial))
                     && let Some(hub) = &self.hub
@@ -431,6 +449,7 @@ impl World {
         }
         self.runs += 1;
         self.note(Note::Starts(self.runs));
+        clock::simulated::begin(self.boots);
         let manner = Manner {
             checked: self.plan.checked_log,
             lazy: self.mutation == Some(Mutation::NoDataSync),
@@ -535,6 +554,17 @@ impl World {
                 disk.thaw();
             }
         });
+        if power {
+            // No battery: the clock stands where it stood at some time before.
+            self.boots += 1;
+            self.booted = self.now();
+            if self.chance.permille(300) {
+                self.clock_offset = -(self.chance.range(1, 1_000_000) as f64);
+                self.clock_right = false;
+                self.about(20_000, Ev::ClockRight);
+            }
+            self.set_clock();
+        }
         take_synced();
         self.gone();
         self.about(2_000, Ev::Start);
@@ -693,7 +723,7 @@ impl World {
 
     fn arrives(&mut self, n: usize, id: u64) -> Result<(), Broken> {
         let now = self.now();
-        let received = BEGIN + now as f64 / 1000.0 + self.clock_offset;
+        let received = clock::now();
         let (name, stream_name) = {
             let device = &self.devices[n];
             (device.name.clone(), device.stream_name.clone())

@@ -16,8 +16,11 @@ use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
 
-/// Version of everything below the spool's directory.
-const FORMAT: u32 = 1;
+/// Version of everything below the spool's directory. 2: batches have uptime and boot.
+const FORMAT: u32 = 2;
+
+/// More ids than a generation can use up: 4 MiB of groups, of some 80 bytes at least.
+const IDS_OF_ONE: u64 = 1 << 20;
 
 const FORMAT_TEXT: &str = "telehub spool ";
 
@@ -50,6 +53,9 @@ impl Shelf {
     /// The directory cannot be used now. Damage is no error.
     pub(super) fn attach(&mut self, create: bool) -> Result<(), Failure> {
         if self.lock.is_some() {
+            if create && self.old_format {
+                self.write_format()?;
+            }
             return Ok(());
         }
         let attached = self.try_attach(create);
@@ -92,8 +98,18 @@ impl Shelf {
                         "the spool was written by a newer telehub: set aside, beginning a new one"
                     );
                 } else {
-                    if create && !fs::exists(&self.path.join("format")) {
-                        self.write_format()?;
+                    // Before anything of this version is written, so that an older telehub sets
+                    // the spool aside instead of taking it for damaged.
+                    let known = format(&self.path);
+                    self.old_format = known.is_some_and(|version| version < FORMAT);
+                    let missing = create && !fs::exists(&self.path.join("format"));
+                    if (missing || self.old_format)
+                        && let Err(error) = self.write_format()
+                    {
+                        if create {
+                            return Err(error.into());
+                        }
+                        tracing::debug!(%error, "the spool keeps its old format for now");
                     }
                     return Ok(true);
                 }
@@ -123,11 +139,13 @@ impl Shelf {
         );
     }
 
-    fn write_format(&self) -> io::Result<()> {
+    fn write_format(&mut self) -> io::Result<()> {
         files::replace(
             &self.path.join("format"),
             format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes(),
-        )
+        )?;
+        self.old_format = false;
+        Ok(())
     }
 
     fn read_directory(&mut self) -> Result<(), Failure> {
@@ -150,10 +168,12 @@ impl Shelf {
         self.read_marks();
         for (at, first) in firsts.iter().copied().enumerate() {
             let following = firsts.get(at + 1).copied();
-            let last = following
-                .unwrap_or(self.next_id)
-                .saturating_sub(1)
-                .max(first);
+            // How far the newest goes is not known before it is read, and the clock, from which
+            // ids begin, may stand before all of them.
+            let last = following.map_or_else(
+                || self.next_id.max(first.saturating_add(IDS_OF_ONE)),
+                |next| next.saturating_sub(1).max(first),
+            );
             self.read_generation(first, last, following.is_none())?;
         }
         Ok(())
@@ -225,11 +245,19 @@ impl Shelf {
                     .map_err(|_| Error::Full),
                 other => other,
             };
+        let mut in_doubt = false;
         let known = match (&summary, generation.touched) {
             (Some(_), false) => summary,
             _ => match scanned(&mut generation) {
                 Ok(tally) => {
                     if summary.is_none()
+                        && let Err(why) = self.make_sure(&mut generation)
+                    {
+                        in_doubt = true;
+                        damage = Some(why);
+                    }
+                    if summary.is_none()
+                        && !in_doubt
                         && let Err(error) = Generation::write_summary(&generation.dir, &tally)
                     {
                         tracing::debug!(%error, "no summary written");
@@ -253,20 +281,45 @@ impl Shelf {
                 }
             },
         };
-        for mark in known.iter().flat_map(Tally::implied_marks) {
-            self.marks.raise(mark);
-        }
         self.next_id = self.next_id.max(generation.last + 1);
         let readable = generation.open.is_some();
         generation.close();
         self.generations.push(generation);
         let index = self.generations.len() - 1;
-        if let Some(why) = damage {
-            if let Err(error) = self.replace(index, &why) {
-                tracing::warn!(%error, "a damaged part of the spool stays where it is for now");
+        let replaced = damage.as_ref().map(|why| self.replace(index, why));
+        if let Some(Err(error)) = &replaced {
+            tracing::warn!(%error, "a damaged part of the spool stays where it is for now");
+        }
+        match replaced {
+            // Nobody is told of it before it is known to last.
+            Some(Err(error)) if in_doubt => return Err(error.into()),
+            _ => {
+                for mark in known.iter().flat_map(Tally::implied_marks) {
+                    self.marks.raise(mark);
+                }
             }
-        } else if readable && self.generations[index].groups == 0 {
+        }
+        if damage.is_none() && readable && self.generations[index].groups == 0 {
             self.discard(index);
+        }
+        Ok(())
+    }
+
+    /// Whoever wrote these groups was killed, perhaps before the sync that makes them last. It is
+    /// made up for before anybody is told of them: a device forgets what it hears is safe.
+    ///
+    /// # Errors
+    /// It failed, now or at an earlier attempt, which may have dropped what it could not write:
+    /// another one that succeeds would prove nothing. Everything has to be written anew.
+    fn make_sure(&mut self, generation: &mut Generation) -> Result<(), String> {
+        if let Some(open) = &mut generation.open
+            && let Err(error) = open.store.sync()
+        {
+            self.in_doubt.insert(generation.first);
+            tracing::warn!(dir = %generation.dir.display(), %error, "a part of the spool cannot be synced");
+        }
+        if self.in_doubt.contains(&generation.first) {
+            return Err("nobody knows whether all of it is on the disk".into());
         }
         Ok(())
     }

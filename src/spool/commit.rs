@@ -75,7 +75,14 @@ impl Shelf {
 
     /// Whether a small commit would go through now, found out without giving anything up for it.
     pub(super) fn probe(&mut self) -> bool {
-        self.attach(true).is_ok() && self.may_write().is_ok()
+        if self.attach(true).is_err() {
+            return false;
+        }
+        // Under `refuse` nobody else would: no commit comes while the spool counts as full.
+        if self.room_for(generations::GROUP_BYTES as u64).is_err() {
+            self.give_back();
+        }
+        self.may_write().is_ok()
     }
 
     fn may_write(&self) -> Result<(), Failure> {

@@ -163,9 +163,6 @@ impl Engine for Disk {
         // does not read now must not cost what a later attempt would find.
         files::read_through(&dir.join("db"))?;
         let store = self.open_store(dir)?;
-        if self.own_sync {
-            store.file.sync_data()?;
-        }
         Ok(Box::new(store))
     }
 }

@@ -20,6 +20,8 @@ struct Faults {
     bad_reads: AtomicU32,
     /// Appends since the last sync, and the most of them when a database was created.
     unsynced: AtomicU32,
+    /// Syncs that were asked for.
+    asked: AtomicU32,
     unsynced_at_create: AtomicU32,
 }
 
@@ -69,6 +71,7 @@ impl Store for FaultyStore {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
+        self.0.asked.fetch_add(1, Relaxed);
         // Written, but nobody knows whether it is durable: the worst moment to fail.
         self.1.sync()?;
         self.0.unsynced.store(0, Relaxed);
@@ -148,6 +151,49 @@ fn a_commit_that_spans_databases_makes_each_durable_before_it_begins_the_next() 
     assert_eq!(faults.unsynced_at_create.load(Relaxed), 0);
 }
 
+/// A process that was killed may have written groups without the sync that makes them last. The
+/// next one tells devices that they are safe.
+#[test]
+fn what_a_killed_process_has_written_is_synced_before_it_is_spoken_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    let mut killed = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    killed.attach(true).unwrap();
+    killed.write(&items(1..20, 2000), &[]).unwrap();
+    killed.generations[0].open = None;
+    drop(killed);
+
+    let faults = Faults::none();
+    let engine = || Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+    faults.syncs.store(0, Relaxed);
+    let mut shelf = Shelf::new(&config, engine());
+    assert!(shelf.attach(false).is_err(), "believed without a sync");
+    assert!(shelf.marks.all().is_empty());
+    // A sync that failed once proves nothing when it succeeds: all of it is written anew.
+    faults.syncs.store(u32::MAX, Relaxed);
+    shelf.attach(false).unwrap();
+    assert!(copies(&config.path) > 0);
+    assert_eq!(shelf.marks.all()[0].seq, 19);
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
+    shelf.stop(Vec::new());
+
+    faults.asked.store(0, Relaxed);
+    let mut shelf = Shelf::new(&config, engine());
+    shelf.attach(false).unwrap();
+    assert_eq!(shelf.depth().batches, 19);
+    let asked = faults.asked.load(Relaxed);
+    assert_eq!(asked, 0, "what has a summary is known to last");
+}
+
+/// How many parts of the spool were set aside.
+fn copies(spool: &Path) -> usize {
+    let entries = std::fs::read_dir(spool).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names
+        .filter(|name| name.to_string_lossy().contains(".corrupt-"))
+        .count()
+}
+
 #[test]
 fn a_full_disk_while_room_is_made_drops_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -223,10 +269,5 @@ fn what_a_device_refuses_for_good_is_saved_without_the_engine_and_does_not_hold_
     let groups = load_all(&mut shelf);
     assert_eq!(seqs(&groups), (1..100).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
-    let copies = std::fs::read_dir(dir.path().join("spool")).unwrap();
-    let copies = copies.filter(|entry| {
-        let name = entry.as_ref().unwrap().file_name();
-        name.to_string_lossy().contains(".corrupt-")
-    });
-    assert_eq!(copies.count(), 1);
+    assert_eq!(copies(&dir.path().join("spool")), 1);
 }

@@ -26,8 +26,6 @@ pub(crate) struct Stat {
     pub(crate) is_dir: bool,
     /// Bytes on the device (allocated blocks, not the length).
     pub(crate) bytes: u64,
-    /// When it was last changed or renamed: Unix seconds.
-    pub(crate) changed: u64,
 }
 
 impl From<fs::Metadata> for Stat {
@@ -37,7 +35,6 @@ impl From<fs::Metadata> for Stat {
         Self {
             is_dir: meta.is_dir(),
             bytes: meta.blocks() * BLOCK,
-            changed: u64::try_from(meta.ctime()).unwrap_or(0),
         }
     }
 }

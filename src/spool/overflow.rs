@@ -11,7 +11,7 @@ use super::generations::{self, Room, Space};
 use super::shelf::Shelf;
 use super::store::Error;
 use super::{Event, GroupId};
-use crate::clock::unix_now;
+use crate::clock;
 use crate::reading::{GapReason, Item};
 
 /// The file that holds the reserved space.
@@ -45,7 +45,7 @@ impl Shelf {
             match generations::room(self.limits, space) {
                 Room::Enough => return Ok(()),
                 // Copies of damaged data go before any sound data does.
-                _ if self.drop_copies() => {}
+                _ if self.drop_copies() || self.give_back() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
                 Room::DropOldest => self.drop_oldest()?,
             }
@@ -70,6 +70,18 @@ impl Shelf {
         }
     }
 
+    /// Gives back what is drained, which otherwise waits for the spool to be idle. Returns whether
+    /// there was anything.
+    pub(super) fn give_back(&mut self) -> bool {
+        let before = self.generations.len();
+        for index in (0..before).rev() {
+            if self.generations[index].groups == 0 {
+                self.discard(index);
+            }
+        }
+        self.generations.len() < before
+    }
+
     /// Removes what was set aside earlier. Returns whether there was anything.
     fn drop_copies(&mut self) -> bool {
         let before = self.other_bytes;
@@ -86,7 +98,7 @@ impl Shelf {
         // If it still takes groups, the records go into a new one.
         self.generations[0].seal();
         let oldest = &mut self.generations[0];
-        let now = unix_now();
+        let now = clock::now();
         let tally = oldest.tally(&*self.engine);
         let mut gaps = tally
             .as_ref()

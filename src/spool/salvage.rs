@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::codec;
 use super::files;
@@ -57,7 +57,8 @@ fn groups_in(bytes: &[u8]) -> BTreeMap<u64, Vec<u8>> {
 /// drain just then.
 pub(super) struct Salvage;
 
-struct Found(BTreeMap<u64, Vec<u8>>);
+/// The groups, and the file that they are in.
+struct Found(BTreeMap<u64, Vec<u8>>, PathBuf);
 
 impl Engine for Salvage {
     fn create(&self, _dir: &Path) -> Result<Box<dyn Store>, Error> {
@@ -69,7 +70,7 @@ impl Engine for Salvage {
         // What looks damaged may be whole for the engine.
         groups
             .retain(|_, bytes| codec::header(bytes).is_ok_and(|header| header.damage().is_none()));
-        Ok(Box::new(Found(groups)))
+        Ok(Box::new(Found(groups, dir.join("db"))))
     }
 }
 
@@ -79,7 +80,7 @@ impl Store for Found {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        Ok(())
+        Ok(fs::sync(&self.1)?)
     }
 
     fn ids(&mut self) -> Result<Ids, Error> {
@@ -99,9 +100,7 @@ impl Store for Found {
 }
 
 fn find(bytes: &[u8]) -> Option<usize> {
-    bytes
-        .windows(codec::MAGIC.len())
-        .position(|window| window == codec::MAGIC)
+    bytes.windows(codec::MAGIC.len()).position(codec::begins)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <spool.path>/
-//!   format               "telehub spool 1"
+//!   format               "telehub spool 2"
 //!   marks                high-water marks of all streams and the next group id
 //!   ballast              space for gap records when there is none left (overflow.rs)
 //!   gen-<first id>/      generations, oldest first (generation.rs)
@@ -13,6 +13,7 @@
 //! Ids grow for ever; they begin at the clock's microseconds and are remembered in `marks`. A
 //! generation takes groups only in the run that created it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::files::{self, Lock};
@@ -45,8 +46,12 @@ pub(super) struct Shelf {
     /// The generation (by its first group) that the device last failed to read from, and how
     /// often in a row.
     pub(super) refused: Option<(u64, u32)>,
+    /// Generations (by their first group) of which a sync has failed while they were found.
+    pub(super) in_doubt: BTreeSet<u64>,
     /// The last read stopped because the disk could not be read.
     pub(super) unreadable: bool,
+    /// The directory is of an older version, which has to be said before it is written to.
+    pub(super) old_format: bool,
     /// The directory could not be used so far.
     pub(super) unusable: bool,
     /// Marks and depth have been told: what is found later is news.
@@ -79,8 +84,10 @@ impl Shelf {
             other_bytes: 0,
             commands: 0,
             refused: None,
+            in_doubt: BTreeSet::new(),
             unreadable: false,
             announced: false,
+            old_format: false,
             unusable: false,
             news: Vec::new(),
         }

@@ -98,8 +98,6 @@ pub(super) trait Engine: Send {
     /// this returns.
     fn create(&self, dir: &Path) -> Result<Box<dyn Store>, Error>;
 
-    /// The database that is in `dir`, durable as it is found: an earlier process may have been
-    /// killed between its writing and its sync, and what counts as stored from now on must not
-    /// hang on the page cache.
+    /// The database that is in `dir`.
     fn open(&self, dir: &Path) -> Result<Box<dyn Store>, Error>;
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc as events;
 
 use super::shelf::Shelf;
 use super::{Command, Event};
+use crate::pulse::Work;
 
 /// Events that may wait for the intake. It takes them all the time and has few commands out, so
 /// this is never reached for long; when it is, the thread waits.
@@ -26,7 +27,7 @@ const PROBE: Duration = Duration::from_secs(5);
 /// The way to the spool. Sending never blocks: the queue has no bound of its own, because the
 /// intake has at most one `Commit`, one `Load` and a few `Delete`s outstanding.
 #[derive(Debug, Clone)]
-pub struct CommandSender(mpsc::Sender<Command>);
+pub struct CommandSender(mpsc::Sender<Command>, Work);
 
 impl CommandSender {
     /// Hands a command over.
@@ -35,6 +36,12 @@ impl CommandSender {
     /// The spool's thread has ended; the command comes back.
     pub fn send(&self, command: Command) -> Result<(), Command> {
         self.0.send(command).map_err(|error| error.0)
+    }
+
+    /// What the spool's thread is busy with.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.1.clone()
     }
 }
 
@@ -45,15 +52,22 @@ pub(super) fn start(
 ) -> io::Result<(CommandSender, events::Receiver<Event>, JoinHandle<()>)> {
     let (commands_in, commands) = mpsc::channel();
     let (events, events_out) = events::channel(EVENTS);
+    let work = Work::default();
     let worker = Worker::new(shelf, idle);
+    let busy = work.clone();
     let thread = std::thread::Builder::new()
         .name("spool".into())
-        .spawn(move || run(worker, &commands, &events))?;
-    Ok((CommandSender(commands_in), events_out, thread))
+        .spawn(move || run(worker, &busy, &commands, &events))?;
+    Ok((CommandSender(commands_in, work), events_out, thread))
 }
 
 /// The thread: waits for commands, and sends what they lead to.
-fn run(mut worker: Worker, commands: &mpsc::Receiver<Command>, events: &events::Sender<Event>) {
+fn run(
+    mut worker: Worker,
+    work: &Work,
+    commands: &mpsc::Receiver<Command>,
+    events: &events::Sender<Event>,
+) {
     worker.begin();
     loop {
         for event in worker.take_events() {
@@ -68,8 +82,8 @@ fn run(mut worker: Worker, commands: &mpsc::Receiver<Command>, events: &events::
             None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match received {
-            Ok(command) => worker.serve(command),
-            Err(RecvTimeoutError::Timeout) => worker.waited(),
+            Ok(command) => work.busy(|| worker.serve(command)),
+            Err(RecvTimeoutError::Timeout) => work.busy(|| worker.waited()),
             Err(RecvTimeoutError::Disconnected) => {
                 worker.serve(Command::Stop { marks: Vec::new() })
             }
@@ -81,7 +95,7 @@ fn run(mut worker: Worker, commands: &mpsc::Receiver<Command>, events: &events::
 #[cfg(test)]
 pub(super) fn commands() -> (CommandSender, mpsc::Receiver<Command>) {
     let (commands_in, commands) = mpsc::channel();
-    (CommandSender(commands_in), commands)
+    (CommandSender(commands_in, Work::default()), commands)
 }
 
 /// [`IDLE`], for [`start`].

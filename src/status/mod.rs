@@ -2,4 +2,15 @@
 //! listener, the broker's `status` topics and the log read.
 
 pub mod board;
+pub mod device;
+pub mod devices;
+pub mod feed;
+pub mod history;
+pub mod kept;
+pub mod number;
 pub mod presence;
+pub mod process;
+pub mod report;
+pub mod sampling;
+pub mod spool;
+pub mod uplink;

@@ -1,6 +1,7 @@
 //! The uplink's life: connect, serve, wait, connect again, until the submissions end.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -13,7 +14,8 @@ use super::failure::Failure;
 use super::outlet::Outlet;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission, stale};
-use crate::clock::unix_now;
+use crate::clock;
+use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
 use crate::stop::Stop;
@@ -29,6 +31,9 @@ pub(super) struct Ports {
     pub(super) outbox: Arc<Outbox>,
     pub(super) board: Arc<Board>,
     pub(super) reconnect: watch::Receiver<u64>,
+    pub(super) pulse: Pulse,
+    /// The clock was set, or is known to be right.
+    pub(super) clock: watch::Receiver<u64>,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
     stop: Stop,
@@ -49,6 +54,7 @@ pub(super) async fn run<D: Dial>(
     reconnect: watch::Receiver<u64>,
     stop: Stop,
 ) {
+    let pulse = settings.pulse.clone();
     let settings = Arc::new(settings);
     let broker = &settings.broker;
     let publisher = Arc::new(Publisher::new(
@@ -63,6 +69,8 @@ pub(super) async fn run<D: Dial>(
         outbox,
         board,
         reconnect,
+        pulse,
+        clock: clock::changes(),
         stale_attempts: stale::ATTEMPTS,
         stop,
     };
@@ -70,7 +78,7 @@ pub(super) async fn run<D: Dial>(
     let mut reasons = Vec::new();
     let mut epoch = 0;
     loop {
-        ports.board.uplink.set(UplinkState::Connecting, None);
+        ports.show(UplinkState::Connecting, None);
         let Some(attempt) = ports.idle(connect(&library, &settings, &publisher)).await else {
             break;
         };
@@ -100,10 +108,7 @@ pub(super) async fn run<D: Dial>(
             }
         };
         let (error, hung_up) = (failure.sentence, failure.hung_up);
-        ports
-            .board
-            .uplink
-            .set(UplinkState::Down, Some(error.clone()));
+        ports.show(UplinkState::Down, Some(error.clone()));
         ports.outlet.push(Event::Down {
             epoch,
             error,
@@ -115,17 +120,27 @@ pub(super) async fn run<D: Dial>(
             break;
         }
     }
-    ports.board.uplink.set(UplinkState::Down, None);
+    ports.show(UplinkState::Down, None);
 }
 
 impl Ports {
+    /// Records the uplink's state.
+    pub(super) fn show(&self, state: UplinkState, error: Option<String>) {
+        self.board.uplink.set(state, error);
+        self.board.stir();
+    }
+
     /// Does `work` while there is no connection. `None`: the uplink is to end, and nothing is
     /// submitted any more.
     async fn idle<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            result = work => return Some(result),
-            () = self.stop.requested() => {}
-            () = discard(&mut self.submissions, &mut self.outlet) => return None,
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Some(result),
+                () = self.stop.requested() => break,
+                () = discard(&mut self.submissions, &mut self.outlet) => return None,
+                () = self.pulse.asked() => self.pulse.answer().await,
+            }
         }
         // No further connect; the intake may still be at work on the way to its own end.
         discard(&mut self.submissions, &mut self.outlet).await;
@@ -154,7 +169,7 @@ async fn connect<D: Dial>(
 ) -> Result<(D::Link, D::Wire), Failure> {
     let capacity = connection::capacity(settings.broker.inflight);
     // The moment of the end is not known now; it is not before this one.
-    let will = publisher.hub_status("offline", unix_now());
+    let will = publisher.hub_status("offline", clock::now());
     let (link, mut wire) = library.dial(settings, will, capacity).await?;
     while wire.next().await? != Signal::Connected {}
     Ok((link, wire))

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::config;
+use crate::pulse::Pulse;
 use crate::reading::{Item, Lane};
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
@@ -78,6 +79,8 @@ pub struct Settings {
     pub version: String,
     /// How long things take.
     pub pace: Pace,
+    /// Answers the watchdog.
+    pub pulse: Pulse,
 }
 
 impl Settings {
@@ -89,6 +92,7 @@ impl Settings {
             hub: hub.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pace: Pace::default(),
+            pulse: Pulse::default(),
         }
     }
 }

@@ -127,6 +127,22 @@ impl Mosquitto {
 
 // ---- hub -------------------------------------------------------------------------------------
 
+/// The command that starts the daemon's binary. With `TELEHUB_BIN` it is that one, and with
+/// `TELEHUB_RUNNER` (a program and its arguments) it is started by another program: the way in
+/// which a binary for another processor is tested, see `tests/arm.sh`. The runner must be the
+/// process that the signals are meant for.
+pub fn command() -> Command {
+    let program = std::env::var_os("TELEHUB_BIN").map_or_else(program, PathBuf::from);
+    let runner = std::env::var("TELEHUB_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
+}
+
 /// The daemon's binary. Tests of other packages of the workspace find it beside themselves.
 pub fn program() -> PathBuf {
     if let Some(program) = option_env!("CARGO_BIN_EXE_telehub") {
@@ -181,8 +197,7 @@ url = "mqtt://127.0.0.1:{broker}"
 impl Hub {
     /// Starts it and waits until it accepts devices.
     pub async fn start(dir: &Path, config: &str) -> Self {
-        let mut command = Command::new(program());
-        Self::start_by(&mut command, dir, config, |_| {}).await
+        Self::start_by(&mut command(), dir, config, |_| {}).await
     }
 
     /// Starts it by a command that takes the daemon's arguments; `begun` is called when the
@@ -439,6 +454,11 @@ impl Consumer {
         self.got.lock().unwrap().clone()
     }
 
+    /// What came since the last call; [`Consumer::got`] and the others know no more of it.
+    pub fn take(&self) -> Vec<Received> {
+        std::mem::take(&mut self.got.lock().unwrap())
+    }
+
     /// How often each batch came.
     pub fn batches(&self) -> BTreeMap<(String, String, u64), usize> {
         let mut batches = BTreeMap::new();
@@ -568,6 +588,11 @@ impl Device {
             .expect("an answer of the hub")
     }
 
+    /// Takes one message, whatever it is; `false`: the connection is gone.
+    pub async fn try_receive(&mut self) -> bool {
+        matches!(self.0.next().await, Some(Ok(_)))
+    }
+
     /// Reads until everything up to this number is acked.
     pub async fn acked(&mut self, seq: u64) {
         loop {
@@ -586,6 +611,12 @@ impl Device {
 /// A data message whose reading's value is its number.
 pub fn data(seq: u64) -> Value {
     json!({"data": {"seq": seq, "pack": [{"n": "x", "v": seq}]}})
+}
+
+/// One with a second reading of so many bytes.
+fn heavy_data(seq: u64, bytes: usize) -> Value {
+    let pack = json!([{"n": "x", "v": seq}, {"n": "y", "vs": "#".repeat(bytes)}]);
+    json!({"data": {"seq": seq, "pack": pack}})
 }
 
 #[derive(Debug, Default)]
@@ -608,6 +639,11 @@ pub struct Sensor {
 impl Sensor {
     /// Sends a batch every `every`, at most 16 unacked, until told to rest.
     pub fn start(hub: SocketAddr, id: &str, every: Duration) -> Self {
+        Self::heavy(hub, id, every, 0)
+    }
+
+    /// The same with so many bytes more in each batch.
+    pub fn heavy(hub: SocketAddr, id: &str, every: Duration, bytes: usize) -> Self {
         let kept = Arc::new(Mutex::new(Kept {
             next: 1,
             ..Kept::default()
@@ -619,7 +655,7 @@ impl Sensor {
             loop {
                 let address = *h.lock().unwrap();
                 if let Some(device) = Device::try_connect(address, &i).await {
-                    let _ = converse(device, &k, &s, every).await;
+                    let _ = converse(device, &k, &s, every, bytes).await;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -632,6 +668,10 @@ impl Sensor {
             task,
         }
     }
+
+    /// Where no hub is: its port may belong to another one soon.
+    pub const NOWHERE: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
     /// The hub has been started anew elsewhere.
     pub fn moved(&self, hub: SocketAddr) {
@@ -693,7 +733,12 @@ async fn converse(
     kept: &Mutex<Kept>,
     sending: &AtomicBool,
     every: Duration,
+    bytes: usize,
 ) -> Option<()> {
+    let data = |seq| match bytes {
+        0 => data(seq),
+        _ => heavy_data(seq, bytes),
+    };
     let (mut sink, mut stream) = socket.split();
     let text = |value: Value| Message::text(value.to_string());
     sink.send(text(json!({"hello": {"stream": "s"}})))

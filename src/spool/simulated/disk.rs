@@ -69,14 +69,11 @@ pub(crate) enum Mood {
 pub(crate) struct Omit {
     /// Entries of directories are not synced.
     pub(crate) dir_sync: bool,
-    /// A file that replaces another is not synced.
-    pub(crate) replace_sync: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Disk {
     nodes: Vec<Node>,
-    times: Vec<u64>,
     changes: Vec<(NodeId, Change)>,
     chance: Chance,
     pub(crate) mood: Mood,
@@ -100,7 +97,6 @@ impl Disk {
     pub(crate) fn new(chance: Chance) -> Self {
         Self {
             nodes: vec![Node::Dir(Dir::default())],
-            times: vec![0],
             changes: Vec::new(),
             chance,
             mood: Mood::Well,
@@ -201,7 +197,6 @@ impl Disk {
             self.fails(Errno::NOSPC)?;
         }
         self.nodes.push(node);
-        self.times.push(self.operations);
         self.dir(parent)?.cache.insert(name.to_owned(), id);
         self.note(parent, Change::Link(name.to_owned(), id));
         Ok(id)
@@ -239,7 +234,6 @@ impl Disk {
         Ok(Stat {
             is_dir: matches!(self.nodes[id], Node::Dir(_)),
             bytes: self.bytes(id),
-            changed: self.times[id],
         })
     }
 
@@ -276,7 +270,6 @@ impl Disk {
         let dir = self.dir(parent)?;
         dir.cache.remove(old);
         dir.cache.insert(new.to_owned(), id);
-        self.times[id] = self.operations;
         self.note(parent, Change::Rename(old.to_owned(), new.to_owned(), id));
         Ok(())
     }
@@ -356,9 +349,6 @@ impl Disk {
     pub(crate) fn sync(&mut self, path: &Path) -> io::Result<()> {
         let outcome = self.before_write();
         let id = self.find(path)?;
-        if self.omit.replace_sync && path.extension().is_some_and(|tail| tail == "tmp") {
-            return Ok(());
-        }
         if self.frozen {
             return outcome;
         }

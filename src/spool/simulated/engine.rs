@@ -46,14 +46,10 @@ impl Engine for Log {
         if fs::free_bytes(dir)? < OPEN_NEEDS {
             return Err(Error::Full);
         }
-        if !self.lazy {
-            fs::sync(&dir.join(DB))?;
-        }
         let mut store = Opened::new(dir, *self);
         store.parse(&bytes)?;
-        if !self.lazy {
-            super::synced(store.values.iter().map(|(id, value)| (*id, &value[..])));
-        }
+        // An earlier process may not have come to its sync.
+        store.unsynced = store.values.keys().copied().collect();
         if let Ok(removed) = fs::read(&dir.join(REMOVED)) {
             let ids = removed.chunks_exact(8);
             store.removed = ids

@@ -1,0 +1,83 @@
+//! The spool's part of the board.
+
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use super::number::{Number, lock};
+
+/// State of the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpoolState {
+    /// Can be written.
+    Ok,
+    /// No room for more.
+    Full,
+    /// Cannot be written.
+    Failed,
+}
+
+/// The spool's part of the board.
+#[derive(Debug)]
+pub struct SpoolBoard {
+    state: Mutex<(SpoolState, Option<String>, Option<f64>)>,
+    /// Gauge: batches on disk that are not PUBACKed.
+    pub batches: Number,
+    /// Gauge: readings in these.
+    pub readings: Number,
+    /// Gauge: bytes that the spool's files take.
+    pub disk_bytes: Number,
+    /// Batches that became gap records.
+    pub dropped_batches: Number,
+    /// Gauge: batches a second that leave the spool, times 1,000, averaged over some seconds.
+    pub drain_millirate: Number,
+}
+
+impl SpoolBoard {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::new((SpoolState::Ok, None, None)),
+            batches: Number::default(),
+            readings: Number::default(),
+            disk_bytes: Number::default(),
+            dropped_batches: Number::default(),
+            drain_millirate: Number::default(),
+        }
+    }
+
+    /// Records the state and, unless it is `Ok`, one sentence why.
+    pub fn set(&self, state: SpoolState, error: Option<String>) {
+        let mut current = lock(&self.state);
+        (current.0, current.1) = (state, error);
+    }
+
+    /// The present state and the reason for it.
+    #[must_use]
+    pub fn state(&self) -> (SpoolState, Option<String>) {
+        let current = lock(&self.state);
+        (current.0, current.1.clone())
+    }
+
+    /// Arrival of the oldest batch, Unix seconds.
+    pub fn set_oldest(&self, oldest: Option<f64>) {
+        lock(&self.state).2 = oldest;
+    }
+
+    /// Arrival of the oldest batch, Unix seconds; `None`: there is none.
+    #[must_use]
+    pub fn oldest(&self) -> Option<f64> {
+        lock(&self.state).2
+    }
+
+    /// Seconds until the spool is empty at the present rate; `None` while nothing drains.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn drain_eta(&self) -> Option<f64> {
+        match (self.batches.get(), self.drain_millirate.get()) {
+            (0, _) => Some(0.0),
+            (_, 0) => None,
+            (batches, rate) => Some(batches as f64 * 1000.0 / rate as f64),
+        }
+    }
+}
