@@ -1,9 +1,9 @@
 //! The groups in a generation: summed up, deleted, annulled.
 
-use std::fs::File;
 use std::ops::RangeInclusive;
 
 use super::codec;
+use super::fs;
 use super::generation::{Generation, TOUCHED};
 use super::salvage::Salvage;
 use super::store::{Engine, Error};
@@ -75,7 +75,7 @@ impl Generation {
         if !self.touched {
             self.touched = true;
             // Not synced: after a power cut the removal itself may be gone, too.
-            if let Err(error) = File::create(self.dir.join(TOUCHED)) {
+            if let Err(error) = fs::create(&self.dir.join(TOUCHED)) {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a generation");
             }
         }

@@ -16,6 +16,7 @@ mod disk;
 mod drain;
 mod fairness;
 mod files;
+mod fs;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -39,6 +40,8 @@ mod damage_tests;
 mod fault_tests;
 #[cfg(test)]
 mod powercut_tests;
+#[cfg(test)]
+pub(crate) mod simulated;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -1,16 +1,14 @@
 //! Making room: old data becomes gap records, and those are safe before it goes.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::sync::Arc;
-
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::attach::CORRUPT;
 use super::codec;
 use super::commit::Failure;
 use super::fairness::{self, Part};
 use super::files;
+use super::fs;
 use super::generations::{self, GENERATION_COST, Room, Space};
 use super::shelf::Shelf;
 use super::store::Error;
@@ -52,7 +50,7 @@ impl Shelf {
             match generations::room(self.limits, space) {
                 Room::Enough => return Ok(()),
                 // Copies of damaged data go before any sound data does.
-                _ if self.drop_copies() => {}
+                _ if self.drop_copies() || self.give_back() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
                 Room::Drop => self.give_up_some(end)?,
             }
@@ -89,6 +87,18 @@ impl Shelf {
             Overflow::DropOldest => generations::workroom(self.limits.max_size),
             Overflow::Refuse => 0,
         }
+    }
+
+    /// Gives back what is drained, which otherwise waits for the spool to be idle. Returns whether
+    /// there was anything.
+    pub(super) fn give_back(&mut self) -> bool {
+        let before = self.generations.len();
+        for index in (0..before).rev() {
+            if self.generations[index].groups == 0 {
+                self.discard(index);
+            }
+        }
+        self.generations.len() < before
     }
 
     /// Removes what was set aside earlier. Returns whether there was anything.
@@ -204,12 +214,10 @@ impl Shelf {
     /// old data can make way. Best effort; costs no writing, only blocks.
     pub(super) fn take_ballast(&mut self) {
         let path = self.path.join(BALLAST);
-        if self.limits.max_size < BALLAST_FROM || path.exists() {
+        if self.limits.max_size < BALLAST_FROM || fs::exists(&path) {
             return;
         }
-        let taken = File::create(&path)
-            .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, BALLAST_BYTES)?));
-        if let Err(error) = taken {
+        if let Err(error) = fs::reserve(&path, BALLAST_BYTES) {
             tracing::debug!(%error, "no space set aside for gap records");
             let _ = files::remove(&path);
         }

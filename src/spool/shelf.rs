@@ -14,11 +14,11 @@
 //! generation takes groups only in the run that created it.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::files::{self, Lock};
+use super::fs;
 use super::generation::Generation;
 use super::generations::{self, Limits};
 use super::marks::Marks;
@@ -207,18 +207,13 @@ impl Shelf {
 
     /// Looks at the sizes of everything but the generations.
     pub(super) fn measure_others(&mut self) {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(entries) = fs::read_dir(&self.path) else {
+        let Ok(names) = fs::names(&self.path) else {
             return;
         };
-        self.other_bytes = entries
-            .flatten()
-            .filter(|entry| generations::parse_name(&entry.file_name().to_string_lossy()).is_none())
-            .map(|entry| match entry.metadata() {
-                Ok(meta) if meta.is_dir() => files::disk_bytes(&entry.path()),
-                Ok(meta) => meta.blocks() * 512,
-                Err(_) => 0,
-            })
+        self.other_bytes = names
+            .iter()
+            .filter(|name| generations::parse_name(&name.to_string_lossy()).is_none())
+            .map(|name| files::entry_bytes(&self.path.join(name)))
             .sum();
     }
 }

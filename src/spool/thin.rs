@@ -10,7 +10,6 @@
 //! there, and go out after all. Nothing is ever dropped without its record.
 
 use std::collections::HashSet;
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use super::codec;
 use super::commit::Failure;
 use super::fairness::Cut;
 use super::files;
+use super::fs;
 use super::generation::Generation;
 use super::shelf::Shelf;
 use super::store::{Error, Store};
@@ -60,7 +60,7 @@ impl Shelf {
             Ok(done) => done,
             Err(error) => {
                 // Not when it has become the only copy.
-                if dir.exists() {
+                if fs::exists(&dir) {
                     let _ = files::remove(&new);
                 }
                 return Err(error.into());
@@ -92,7 +92,7 @@ impl Shelf {
             self.open(index)?;
             last = self.generations[index].last;
         }
-        if new.exists() {
+        if fs::exists(new) {
             files::remove(new)?;
         }
         let mut store = self.engine.create(new)?;
@@ -126,8 +126,8 @@ impl Shelf {
         };
         let aside = files::rename(&dir, &dead(&dir));
         if let Err(error) = aside.and_then(|()| fs::rename(new, &dir)) {
-            if !dir.exists() {
-                fs::rename(dead(&dir), &dir)?;
+            if !fs::exists(&dir) {
+                fs::rename(&dead(&dir), &dir)?;
             }
             return Err(error.into());
         }
