@@ -91,7 +91,7 @@ fn main() {
                 device: format!("device-{}", seq % 200).into(),
                 stream: "boot-1".into(),
                 seq: Some(seq),
-                received: 1e9,
+                received: telehub::reading::Moment::at(1e9),
                 readings: 10,
                 encoding: Encoding::Cbor,
                 frame: frame.into(),

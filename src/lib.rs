@@ -11,8 +11,9 @@
 //! 9. [`spool`]: group commit, drain, overflow, on sled
 //! 10. [`uplink`]: publish, ledger, reconnect, on rumqttc
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
+//! 12. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`memory`] and [`stop`] serve all of them.
+//! [`certificate`], [`clock`], [`log`], [`memory`], [`pulse`] and [`stop`] serve all of them.
 
 pub mod admin;
 pub mod certificate;
@@ -24,7 +25,9 @@ pub mod listen;
 pub mod log;
 pub mod memory;
 pub mod protocol;
+pub mod pulse;
 pub mod reading;
+pub mod service;
 pub mod session;
 pub mod spool;
 pub mod status;

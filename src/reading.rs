@@ -10,6 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+mod moment;
+
+pub use moment::{Boot, Doubt, Moment};
+
 /// How a frame is encoded: CBOR (RFC 8949) in binary frames, JSON (RFC 8259) in text frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,8 +33,8 @@ pub struct Batch {
     pub stream: Arc<str>,
     /// Sequence number within the stream, at least 1. `None`: the device wants no ack.
     pub seq: Option<u64>,
-    /// The hub's clock when the frame arrived: Unix seconds.
-    pub received: f64,
+    /// When the frame arrived.
+    pub received: Moment,
     /// Number of readings (records after resolution), at least 1.
     pub readings: u32,
     /// How `frame` is encoded.
@@ -84,6 +88,9 @@ pub struct Gap {
     pub reason: GapReason,
     /// When the hub dropped it: Unix seconds.
     pub time: f64,
+    /// What is to be said of `time`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Doubt>,
 }
 
 impl Gap {
@@ -93,7 +100,8 @@ impl Gap {
 
     /// The gap that dropping this one batch leaves.
     #[must_use]
-    pub fn of(batch: &Batch, reason: GapReason, time: f64) -> Self {
+    pub fn of(batch: &Batch, reason: GapReason, at: impl Into<Moment>) -> Self {
+        let at = at.into();
         Self {
             device: batch.device.clone(),
             stream: batch.stream.clone(),
@@ -102,7 +110,8 @@ impl Gap {
             batches: 1,
             readings: u64::from(batch.readings),
             reason,
-            time,
+            time: at.wall,
+            clock: at.doubt(),
         }
     }
 
@@ -135,6 +144,7 @@ impl Gap {
         self.batches = self.batches.saturating_add(other.batches);
         self.readings = self.readings.saturating_add(other.readings);
         self.time = self.time.max(other.time);
+        self.clock = self.clock.or(other.clock);
         true
     }
 }

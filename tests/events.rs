@@ -79,7 +79,7 @@ fn batch(device: &str, seq: u64, readings: usize) -> Batch {
         device: device.into(),
         stream: "s".into(),
         seq: Some(seq),
-        received: 1_700_000_000.0,
+        received: telehub::reading::Moment::at(1_700_000_000.0),
         readings: u32::try_from(readings).unwrap(),
         encoding: Encoding::Json,
         frame: Bytes::from(json!({"data": {"seq": seq, "pack": pack}}).to_string()),

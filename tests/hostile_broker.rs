@@ -19,6 +19,7 @@ use telehub::config::{self, DrainOrder, Format, Overflow, SpoolWrite};
 use telehub::intake::lanes::Settings;
 use telehub::intake::port::{Arrival, Attached, Control, IntakePort, Mailbox};
 use telehub::intake::{self, Wiring};
+use telehub::pulse::Pulse;
 use telehub::reading::{Batch, Encoding};
 use telehub::status::board::Board;
 use telehub::status::presence::Outbox;
@@ -111,6 +112,7 @@ impl Rig {
             uplink_events,
             reconnect,
             board,
+            pulse: Pulse::default(),
         };
         tokio::spawn(intake::run(wiring, || {}));
         let mailbox = Arc::new(Mailbox::default());
@@ -141,7 +143,7 @@ impl Rig {
             device: "cow".into(),
             stream: self.attached.name.clone(),
             seq: Some(seq),
-            received: telehub::clock::unix_now(),
+            received: telehub::reading::Moment::at(telehub::clock::unix_now()),
             readings: 1,
             encoding: Encoding::Json,
             frame: Bytes::from(frame),

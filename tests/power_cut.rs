@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use daemon::{Consumer, Hub, Mosquitto, Sensor, config, program, until};
+use daemon::{Consumer, Hub, Mosquitto, Sensor, config, until};
 use dice::Dice;
 use disc::Disc;
 use serde_json::Value;
@@ -112,7 +112,7 @@ struct Stored {
 
 impl Stored {
     fn read(dir: &Path) -> Self {
-        let export = Command::new(program())
+        let export = daemon::command()
             .args(["spool", "export", "--config"])
             .arg(dir.join("telehub.toml"))
             .env("TMPDIR", dir)
@@ -203,7 +203,7 @@ impl Rig {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = daemon::command();
         if let Some((library, left_out)) = &self.preload {
             command
                 .env("LD_PRELOAD", library)

@@ -86,7 +86,7 @@ fn batch(encoding: Encoding, frame: &[u8], received: f64) -> Batch {
         device: "cow-7".into(),
         stream: "boot-1".into(),
         seq: data.seq,
-        received,
+        received: telehub::reading::Moment::at(received),
         readings: data.pack.check(received).unwrap().readings,
         encoding,
         frame: frame.to_vec().into(),

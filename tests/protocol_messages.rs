@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use telehub::protocol::message::{FromDevice, Reject, RejectCode, ToDevice, Welcome};
 use telehub::protocol::payload::{Format, encode_batch};
 use telehub::protocol::{decode, decode_to_device, encode};
-use telehub::reading::{Batch, Encoding};
+use telehub::reading::{Batch, Encoding, Moment};
 
 const RECEIVED: f64 = 1_700_000_000.5;
 
@@ -25,7 +25,7 @@ fn resolved(frame: &str) -> Result<Value, Reject> {
             device: "d".into(),
             stream: "s".into(),
             seq: data.seq,
-            received: RECEIVED,
+            received: Moment::at(RECEIVED),
             readings: summary.readings,
             encoding: Encoding::Json,
             frame: Bytes::copy_from_slice(frame.as_bytes()),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use telehub::protocol::message::{FromDevice, Reject, RejectCode, ToDevice, Welcome};
 use telehub::protocol::payload::{Format, encode_batch};
 use telehub::protocol::{decode, decode_to_device, encode};
-use telehub::reading::{Batch, Encoding};
+use telehub::reading::{Batch, Encoding, Moment};
 
 const RECEIVED: f64 = 1_700_000_000.25;
 
@@ -300,7 +300,7 @@ fn look_at(encoding: Encoding, frame: &[u8]) -> Result<(), TestCaseError> {
         device: "d".into(),
         stream: "s".into(),
         seq,
-        received: RECEIVED,
+        received: Moment::at(RECEIVED),
         readings: 1,
         encoding,
         frame: frame.to_vec().into(),
@@ -344,7 +344,7 @@ proptest! {
                 device: "d".into(),
                 stream: "s".into(),
                 seq,
-                received: RECEIVED,
+                received: Moment::at(RECEIVED),
                 readings: u32::try_from(records.len()).unwrap(),
                 encoding,
                 frame: frame.into(),

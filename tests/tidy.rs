@@ -8,20 +8,27 @@ use std::path::{Path, PathBuf};
 /// Which other rooms a room may name. What is not listed may name none.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
-    ("clock", &[]),
+    ("clock", &["reading"]),
     ("certificate", &[]),
     ("stop", &[]),
+    ("pulse", &[]),
+    ("service", &["pulse", "status", "stop"]),
     ("protocol", &["reading"]),
     ("config", &["protocol", "certificate", "clock"]),
     ("log", &["config"]),
     ("status", &["reading", "clock"]),
     ("memory", &["status", "stop"]),
-    ("spool", &["reading", "config", "clock"]),
+    ("spool", &["pulse", "reading", "config", "clock"]),
     (
         "uplink",
-        &["reading", "protocol", "config", "status", "clock", "stop"],
+        &[
+            "pulse", "reading", "protocol", "config", "status", "clock", "stop",
+        ],
     ),
-    ("intake", &["reading", "spool", "uplink", "status", "clock"]),
+    (
+        "intake",
+        &["pulse", "reading", "spool", "uplink", "status", "clock"],
+    ),
     (
         "session",
         &["protocol", "reading", "intake", "status", "clock", "config"],
@@ -29,6 +36,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "listen",
         &[
+            "pulse",
             "session",
             "intake",
             "config",
@@ -42,8 +50,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "hub",
         &[
-            "admin", "clock", "config", "intake", "listen", "memory", "session", "spool", "status",
-            "stop", "uplink",
+            "log", "pulse", "service", "admin", "clock", "config", "intake", "listen", "memory",
+            "session", "spool", "status", "stop", "uplink",
         ],
     ),
 ];
@@ -53,6 +61,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("sled", &["src/spool/disk.rs"]),
     ("rumqttc", &["src/uplink/mqtt.rs", "src/uplink/failure.rs"]),
     ("tokio_tungstenite", &["src/session/wire.rs"]),
+    (
+        "sd_notify",
+        &["src/service/manager.rs", "src/service/socket.rs"],
+    ),
 ];
 
 fn root() -> &'static Path {

@@ -28,7 +28,7 @@ fuzz_target!(|frame: &[u8]| {
         device: "d".into(),
         stream: "s".into(),
         seq: taken.as_ref().and_then(|(seq, _)| *seq),
-        received: RECEIVED,
+        received: telehub::reading::Moment::at(RECEIVED),
         readings: taken.as_ref().map_or(0, |(_, pack)| pack.readings),
         encoding,
         frame: Bytes::copy_from_slice(frame),

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::events::Events;
 use super::host::is_meant;
 use super::line::Line;
+use super::page;
 use super::readings::readings;
 use crate::status::board::{Board, SpoolState};
 use crate::status::report::DevicePage;
@@ -50,6 +51,7 @@ pub(super) fn answer<B>(
     }
     let path = request.uri().path();
     let device = path.strip_prefix("/api/devices/");
+    let file = page::file(path);
     let known = [
         "/healthz",
         "/readyz",
@@ -57,10 +59,10 @@ pub(super) fn answer<B>(
         "/api/devices",
         "/api/events",
     ];
-    if device.is_none() && !known.contains(&path) {
+    if device.is_none() && file.is_none() && !known.contains(&path) {
         return problem(
             StatusCode::NOT_FOUND,
-            "there are /healthz, /readyz, /api/status, /api/devices, /api/devices/{id} and \
+            "there are /, /healthz, /readyz, /api/status, /api/devices, /api/devices/{id} and \
              /api/events",
         );
     }
@@ -71,6 +73,9 @@ pub(super) fn answer<B>(
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
+    }
+    if let Some(file) = file {
+        return file.answer(request.headers()).map(Either::Left);
     }
     match (path, device) {
         (_, Some(id)) => device_page(board, id),

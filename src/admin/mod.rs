@@ -7,6 +7,7 @@ mod answer;
 mod events;
 mod host;
 mod line;
+pub mod page;
 mod readings;
 
 use std::convert::Infallible;

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use telehub::config::{self, Checked, DEFAULT_FILE, Problem};
+use telehub::hub::Start;
+use telehub::service::socket;
 
 /// `EX_CONFIG` of sysexits.h; the systemd unit does not restart on it.
 const EXIT_CONFIG: u8 = 78;
@@ -115,7 +117,19 @@ fn check(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What systemd hands over is configuration too.
+fn unit_error(error: &socket::Unfit) -> config::Errors {
+    config::Errors(vec![Problem {
+        file: "telehub.socket".to_owned(),
+        line: None,
+        key: None,
+        text: error.to_string(),
+    }])
+}
+
 fn run(path: &Path) -> Result<(), Failure> {
+    // Before anything is opened.
+    let socket = socket::take().map_err(|error| Failure::Config(unit_error(&error)))?;
     let Checked { config, warnings } = load(path)?;
     telehub::log::start(&config.log);
     for Problem {
@@ -133,7 +147,11 @@ fn run(path: &Path) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(telehub::hub::run(config));
+    let start = Start {
+        file: path.to_owned(),
+        socket,
+    };
+    let outcome = runtime.block_on(telehub::hub::run(config, start));
     // A name look-up that hangs must not hold up the end.
     runtime.shutdown_background();
     Ok(outcome?)

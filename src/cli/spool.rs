@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use telehub::clock::unix_now;
+use telehub::clock::{self, unix_now};
 use telehub::config::Format;
 use telehub::protocol::payload;
-use telehub::reading::{Batch, Item};
+use telehub::reading::{Batch, Item, Moment};
 use telehub::spool::{self, Each, Inspection};
 
 use super::page::{bytes, plain, span};
@@ -131,13 +131,16 @@ impl Drop for Scratch {
 /// An item as a line of JSON: what the broker would get, with the group that it is stored in.
 fn line(group: u64, item: &Item) -> Vec<u8> {
     let (head, payload) = match item {
-        Item::Batch(batch) => match payload::encode_batch(batch, Format::Json) {
-            Ok(payload) => (
-                format!("{{\"group\":{group},\"readings\":{},", batch.readings),
-                payload,
-            ),
-            Err(error) => return unreadable(group, batch, &error.to_string()),
-        },
+        Item::Batch(batch) => {
+            let batch = Batch {
+                received: clock::corrected(batch.received),
+                ..batch.clone()
+            };
+            match payload::encode_batch(&batch, Format::Json) {
+                Ok(payload) => (head(group, &batch), payload),
+                Err(error) => return unreadable(group, &batch, &error.to_string()),
+            }
+        }
         Item::Gap(gap) => (
             format!("{{\"group\":{group},"),
             payload::encode_gap(gap, Format::Json),
@@ -149,11 +152,27 @@ fn line(group: u64, item: &Item) -> Vec<u8> {
     line
 }
 
+/// What the broker is not told. With boot and uptime a person who knows when that boot began can
+/// work out times that the hub could not.
+fn head(group: u64, batch: &Batch) -> String {
+    let mut head = format!("{{\"group\":{group},\"readings\":{},", batch.readings);
+    let Moment {
+        boot,
+        uptime,
+        synced,
+        ..
+    } = batch.received;
+    if !synced {
+        head += &format!("\"boot\":\"{boot}\",\"uptime\":{uptime:.3},");
+    }
+    head
+}
+
 /// A batch whose checksum holds and whose frame is not one that this version understands.
 fn unreadable(group: u64, batch: &Batch, error: &str) -> Vec<u8> {
     let map = json!({
         "group": group, "device": *batch.device, "stream": *batch.stream, "seq": batch.seq,
-        "received": batch.received, "readings": batch.readings, "error": error,
+        "received": batch.received.wall, "readings": batch.readings, "error": error,
     });
     map.to_string().into_bytes()
 }

@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 
 use super::document::Document;
 use super::problem::Problem;
+use super::values::credentials;
 use crate::certificate::not_after;
 use crate::clock::unix_now;
 
@@ -58,6 +59,19 @@ impl NamedFile {
     /// What is wrong with it and what to do.
     pub(super) fn check(&self) -> Result<(), Problem> {
         let path = &self.path;
+        if path.is_relative() {
+            let name = path.display();
+            let text = format!(
+                "{name} is the name of a credential, and this process has none from systemd; \
+                 write a whole path, or start it by a unit with LoadCredential={name}; to check \
+                 it as the service sees it: systemd-run --pipe --wait -p \
+                 LoadCredential={name} telehub check"
+            );
+            return Err(Problem {
+                text,
+                ..self.place.clone()
+            });
+        }
         let checked = match &self.need {
             Use::Chain => chain(path),
             Use::KeyOf(cert) => key_of(path, cert),
@@ -65,9 +79,23 @@ impl NamedFile {
             Use::Password => password(path),
         };
         checked.map_err(|text| Problem {
-            text,
+            text: text + &self.credential_hint(),
             ..self.place.clone()
         })
+    }
+}
+
+impl NamedFile {
+    /// Where a credential comes from.
+    fn credential_hint(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        if credentials().is_some_and(|dir| self.path.parent() == Some(&dir)) {
+            return format!(
+                "; it is a credential: systemd takes it from /etc/credstore/{name}, or from \
+                 where LoadCredential={name}:PATH in the unit says"
+            );
+        }
+        String::new()
     }
 }
 

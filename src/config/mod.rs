@@ -1,5 +1,6 @@
 //! The configuration as the hub uses it: every value checked, every default filled in.
 
+mod changes;
 mod check;
 mod document;
 mod files;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::protocol::payload::Format;
+pub use changes::changes;
 pub use load::{Checked, DEFAULT_FILE, keys, load, parse};
 pub use problem::{Errors, Problem};
 pub use values::is_id;
@@ -184,8 +186,8 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// `log.level`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `log.level`, from the quietest to the loudest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Data was lost, or someone must act.
     Error,

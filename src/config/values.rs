@@ -72,6 +72,24 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     ))
 }
 
+/// The path of a file that may be a secret: whole, or the name of a credential, which systemd puts
+/// into a directory of its own (systemd.exec(5), `LoadCredential=`). Without that directory the
+/// name stays as it is; looking at the file says why that is of no use.
+pub(super) fn file(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let name = text(value)?;
+    if name.contains('/') || name == "." || name == ".." {
+        return path(value).map_err(|error| {
+            format!("{error}, or the name of a credential of systemd, without any /")
+        });
+    }
+    Ok(credentials().map_or_else(|| PathBuf::from(&name), |directory| directory.join(&name)))
+}
+
+/// Where systemd puts the credentials of this process.
+pub(super) fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
 /// An address and a port.
 pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     let text = expect_text(value, "\"127.0.0.1:8787\"")?;

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::moved::Moved;
-use crate::reading::{Gap, GapReason, Item};
+use crate::reading::{Gap, GapReason, Item, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
 
 /// Bytes of items read ahead of the drain: what a fast broker takes while the store opens its next
@@ -27,16 +27,13 @@ pub enum Fate {
     Done,
 }
 
-/// Which stored batches are too old. All in Unix seconds.
+/// Which stored batches are too old: those of a known age, see [`Moment::age`].
 #[derive(Debug, Clone, Copy)]
 pub struct Expiry {
-    /// Those that arrived before.
-    pub before: f64,
-    /// For the gap records.
-    pub now: f64,
-    /// Whether what this run has stored can be as old as that. While it cannot, and its stamps say
-    /// so all the same, they are from a clock that had not been set.
-    pub own_too: bool,
+    /// Now.
+    pub now: Moment,
+    /// Seconds.
+    pub max_age: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,15 +79,13 @@ pub struct Backlog {
     stale: bool,
     batches: u64,
     readings: u64,
-    oldest: Option<f64>,
+    oldest: Option<Moment>,
     drained: u64,
     deletable: Vec<GroupId>,
     /// Something was stored while a read was under way, which may not have seen it.
     grew: bool,
     /// Groups that were finished while a read was under way, which may still bring them.
     finished: Vec<GroupId>,
-    /// The first group that was stored in this run.
-    own_from: Option<GroupId>,
 }
 
 impl Backlog {
@@ -98,17 +93,14 @@ impl Backlog {
     pub fn opened(&mut self, depth: Depth) {
         self.batches += depth.batches;
         self.readings += depth.readings;
-        self.oldest = match (self.oldest, depth.oldest) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        // What was there before this run is older than what this run has stored.
+        self.oldest = depth.oldest.map(Moment::at).or(self.oldest);
         self.more |= depth.groups > 0;
         self.grew |= depth.groups > 0;
     }
 
     /// An item has been stored. Items of a group come in the order of their index.
     pub fn stored(&mut self, loc: Loc, item: &Item, fate: Fate) {
-        self.own_from.get_or_insert(loc.group);
         let tracked = self.groups.entry(loc.group).or_default();
         let batch = matches!(item, Item::Batch(_));
         tracked.slots.push(Slot {
@@ -186,12 +178,7 @@ impl Backlog {
                 slot.batch = matches!(**item, Item::Batch(_));
                 slot.readings = item.readings();
             }
-            let own = self.own_from.is_some_and(|own| group.id >= own);
-            let items = if own && !expiry.own_too {
-                group.items.iter().cloned().map(Some).collect()
-            } else {
-                expire(&group.items, expiry.before, expiry.now)
-            };
+            let items = expire(&group.items, &expiry);
             for (index, item) in (0..).zip(items) {
                 let loc = Loc {
                     group: group.id,
@@ -365,9 +352,9 @@ impl Backlog {
         self.readings
     }
 
-    /// Arrival of about the oldest of them, Unix seconds.
+    /// Arrival of about the oldest of them, as far as it is known.
     #[must_use]
-    pub fn oldest(&self) -> Option<f64> {
+    pub fn oldest(&self) -> Option<Moment> {
         self.oldest.filter(|_| self.batches > 0)
     }
 
@@ -419,13 +406,14 @@ impl Backlog {
 
 /// Replaces expired batches: the first of each stream by the gap of all of them, the others by
 /// nothing.
-fn expire(items: &[Arc<Item>], before: f64, now: f64) -> Vec<Option<Arc<Item>>> {
+fn expire(items: &[Arc<Item>], expiry: &Expiry) -> Vec<Option<Arc<Item>>> {
+    let too_old = |age: f64| age > expiry.max_age;
     let mut gaps: Vec<(usize, Gap)> = Vec::new();
     let mut kept: Vec<_> = Vec::with_capacity(items.len());
     for (at, item) in items.iter().enumerate() {
         match &**item {
-            Item::Batch(batch) if batch.received < before => {
-                let gap = Gap::of(batch, GapReason::Expired, now);
+            Item::Batch(batch) if batch.received.age(&expiry.now).is_some_and(too_old) => {
+                let gap = Gap::of(batch, GapReason::Expired, expiry.now);
                 if !gaps.iter_mut().any(|(_, known)| known.merge(&gap)) {
                     gaps.push((at, gap));
                 }

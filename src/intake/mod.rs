@@ -17,6 +17,7 @@ mod rate;
 pub mod streams;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,8 @@ use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::moved::Moved;
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
 use self::rate::DrainRate;
-use crate::clock::unix_now;
+use crate::clock;
+use crate::pulse::Pulse;
 use crate::reading::{GapReason, unnamed_stream};
 use crate::spool::{self, Command};
 use crate::status::board::{Board, SpoolState};
@@ -66,6 +68,8 @@ pub struct Wiring {
     pub reconnect: watch::Sender<u64>,
     /// What is shown.
     pub board: Arc<Board>,
+    /// Answers the watchdog.
+    pub pulse: Pulse,
 }
 
 struct Intake {
@@ -105,7 +109,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         spool_well: true,
         disk_hung: false,
         epoch: 0,
-        run: format!("{:x}", (unix_now() * 1000.0) as u64),
+        run: format!("{:x}", random()),
     };
     intake.apply(Event::Opened { depth });
     intake.show();
@@ -142,6 +146,7 @@ impl Intake {
                     self.spool_says(event);
                 }
                 () = sleep_until(tick) => self.apply(Event::Tick),
+                () = self.wiring.pulse.asked() => self.wiring.pulse.answer().await,
             }
             self.show();
         }
@@ -368,7 +373,7 @@ impl Intake {
     fn apply(&mut self, event: Event) {
         let now = Now {
             mono: Instant::now(),
-            unix: unix_now(),
+            moment: clock::now_for_ages(),
         };
         let mut actions = std::mem::take(&mut self.actions);
         self.lanes.apply(now, event, &mut actions);
@@ -466,14 +471,22 @@ impl Intake {
         let backlog = self.lanes.backlog();
         board.spool.batches.set(backlog.batches());
         board.spool.readings.set(backlog.readings());
-        board.spool.set_oldest(backlog.oldest());
+        let oldest = backlog.oldest().map(clock::corrected);
+        board.spool.set_oldest(oldest.map(|oldest| oldest.wall));
         let millirate = self
             .rate
             .sample(Instant::now(), backlog.batches(), backlog.drained());
         board.spool.drain_millirate.set(millirate);
         board.live_batches.set(self.lanes.live_batches() as u64);
         board.live_readings.set(self.lanes.live_readings());
+        board.stir();
     }
+}
+
+/// The keys of a hasher are random. The time would not do: a board without a clock of its own
+/// starts at the same one again and again.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 async fn sleep_until(at: Instant) {

@@ -34,7 +34,7 @@ impl Key {
         let mut hasher = DefaultHasher::new();
         match item {
             Item::Batch(b) => {
-                (0, &b.device, &b.stream, b.seq, b.received.to_bits()).hash(&mut hasher)
+                (0, &b.device, &b.stream, b.seq, b.received.wall.to_bits()).hash(&mut hasher)
             }
             Item::Gap(g) => (1, &g.device, &g.stream, g.from, g.time.to_bits()).hash(&mut hasher),
         }

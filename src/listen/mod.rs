@@ -39,6 +39,7 @@ use self::tls::Tls;
 pub use self::tls::TlsError;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
+use crate::pulse::Pulse;
 use crate::session::roster::Roster;
 use crate::session::wire::Wire;
 use crate::session::{self, Settings};
@@ -93,6 +94,7 @@ pub struct Server {
     sockets: usize,
     dead_after: Duration,
     reload: Arc<Notify>,
+    pulse: Pulse,
 }
 
 impl Server {
@@ -120,6 +122,7 @@ impl Server {
             sockets: devices.max_connections.saturating_add(EXTRA_SOCKETS),
             dead_after: devices.ping_interval + devices.ping_timeout,
             reload: Arc::default(),
+            pulse: Pulse::default(),
             shared: Arc::new(Shared {
                 access: Arc::new(access),
                 gate: Gate::new(),
@@ -137,6 +140,12 @@ impl Server {
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader(self.reload.clone())
+    }
+
+    /// The same, and it answers the watchdog.
+    #[must_use]
+    pub fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// Serves one connection up to the end of its opening handshake and hands out its WebSocket,
@@ -169,6 +178,7 @@ impl Server {
             sockets,
             dead_after,
             reload,
+            mut pulse,
         } = self;
         let files = Files {
             access: shared.access.clone(),
@@ -196,6 +206,10 @@ impl Server {
                         let files = files.clone();
                         looking = Some(tokio::task::spawn_blocking(move || files.follow()));
                     }
+                    continue;
+                }
+                () = pulse.asked() => {
+                    pulse.answer().await;
                     continue;
                 }
                 accepted = acceptor.next() => accepted,

@@ -9,7 +9,7 @@ use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
 use super::pack::Pack;
 use super::pack::resolve::{Resolved, ResolvedValue};
-use crate::reading::{Batch, Gap};
+use crate::reading::{Batch, Doubt, Gap};
 
 /// `uplink.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,8 @@ pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;
 const GROWTH: usize = 3;
 
 /// The payload of `…/data` and `…/history`: decodes the frame again, resolves its pack with the
-/// moment of arrival, and writes it.
+/// moment of arrival, and writes it. A moment that is not [`synced`](crate::reading::Moment) is
+/// said so in the two formats that have a place for it.
 ///
 /// # Errors
 /// When the frame is not what was taken.
@@ -75,14 +76,15 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
     let pack = Records {
         pack: &data.pack,
         readings,
-        received: batch.received,
+        received: batch.received.wall,
         labels,
     };
     let whole = Whole {
         device: &batch.device,
         stream: &batch.stream,
         seq: batch.seq,
-        received: batch.received,
+        received: batch.received.wall,
+        clock: batch.received.doubt(),
         pack: &pack,
     };
     let room = batch.frame.len() * GROWTH + ENVELOPE;
@@ -128,6 +130,8 @@ struct Whole<'a> {
     stream: &'a str,
     seq: Option<u64>,
     received: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<Doubt>,
     pack: &'a Records<'a>,
 }
 
@@ -248,7 +252,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::reading::{Encoding, GapReason};
+    use crate::reading::{Encoding, GapReason, Moment};
 
     const FORMATS: [Format; 4] = [
         Format::Json,
@@ -264,7 +268,10 @@ mod tests {
                 device: "d".repeat(64).into(),
                 stream: stream.as_str().into(),
                 seq: Some(u64::MAX),
-                received: 1_700_000_000.123_456_7,
+                received: Moment {
+                    synced: false,
+                    ..Moment::at(1_700_000_000.123_456_7)
+                },
                 readings: 1,
                 encoding: Encoding::Json,
                 frame: br#"[{"n":"a","v":1}]"#.as_slice().into(),
@@ -288,7 +295,7 @@ mod tests {
             device: "d".into(),
             stream: "s".into(),
             seq: None,
-            received: 0.0,
+            received: Moment::at(0.0),
             readings: 1,
             encoding: Encoding::Json,
             frame: frame.as_bytes().into(),

@@ -4,13 +4,13 @@ use bytes::Bytes;
 
 use crate::protocol;
 use crate::protocol::message::{CommandResult, FromDevice, Hello, Reject};
-use crate::reading::Encoding;
+use crate::reading::{Encoding, Moment};
 
 /// A batch that decodes and resolves, and has not been handed over.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) seq: Option<u64>,
-    pub(super) received: f64,
+    pub(super) received: Moment,
     pub(super) readings: u32,
     pub(super) encoding: Encoding,
     pub(super) frame: Bytes,
@@ -24,8 +24,8 @@ pub(super) enum Inbound {
     Result(CommandResult),
 }
 
-/// Reads a frame. `received`: Unix seconds of its arrival.
-pub(super) fn read(encoding: Encoding, frame: &[u8], received: f64) -> Result<Inbound, Reject> {
+/// Reads a frame. `received`: when it arrived.
+pub(super) fn read(encoding: Encoding, frame: &[u8], received: Moment) -> Result<Inbound, Reject> {
     let data = match protocol::decode(encoding, frame)? {
         FromDevice::Hello(hello) => return Ok(Inbound::Hello(hello)),
         FromDevice::Result(result) => return Ok(Inbound::Result(result)),
@@ -33,7 +33,7 @@ pub(super) fn read(encoding: Encoding, frame: &[u8], received: f64) -> Result<In
     };
     let summary = data
         .pack
-        .check(received)
+        .check(received.wall)
         .map_err(|error| error.into_reject(data.seq))?;
     Ok(Inbound::Data(Candidate {
         seq: data.seq,

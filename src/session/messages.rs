@@ -1,14 +1,14 @@
 //! What the session does with each message, and what it answers.
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::Session;
 use super::ending::Ending;
 use super::handover::Stream;
 use super::inbound::{self, Inbound};
 use super::wire::Incoming;
-use crate::clock::unix_now;
+use crate::clock;
 use crate::protocol;
 use crate::protocol::message::{Reject, RejectCode, ToDevice};
 
@@ -22,7 +22,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Incoming::End(ending) => Err(ending),
             Incoming::Part => self.spend(0),
             Incoming::Pong(payload) => {
-                self.present.board.seen(unix_now());
+                self.present.board.seen(clock::uptime());
                 if let Some(rtt) = self.liveness.pong(&payload, self.now) {
                     self.present.board.rtt(rtt);
                     self.present
@@ -33,12 +33,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.spend(1)
             }
             Incoming::Ping => {
-                self.present.board.seen(unix_now());
+                self.present.board.seen(clock::uptime());
                 self.spend(1)
             }
             Incoming::Message(encoding, frame) => {
-                let received = unix_now();
-                self.present.board.seen(received);
+                let received = clock::now();
+                self.present.board.seen(received.uptime);
                 self.spend(1)?;
                 self.encoding = encoding;
                 match inbound::read(encoding, &frame, received) {
@@ -103,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
         self.present.board.rejected.add(1);
         self.rejects_in_a_row += 1;
-        debug!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
+        info!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
         self.send(&ToDevice::Reject(reject))?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
             return Err(Ending::TooManyRejects);

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ending::Ending;
-use crate::clock::unix_now;
+use crate::clock;
 use crate::intake::port::{Close, ConnId, Mailbox};
+use crate::reading::Moment;
 use crate::status::board::{Board, DeviceBoard};
 use crate::status::presence::{Outbox, Presence};
 
@@ -17,13 +18,13 @@ use crate::status::presence::{Outbox, Presence};
 struct Entry {
     conn: ConnId,
     mailbox: Arc<Mailbox>,
-    since: f64,
+    since: Moment,
     model: Option<String>,
     firmware: Option<String>,
 }
 
 impl Entry {
-    fn presence(&self, state: &'static str, since: f64, reason: &str) -> Presence {
+    fn presence(&self, state: &'static str, since: Moment, reason: &str) -> Presence {
         Presence {
             state,
             since,
@@ -101,7 +102,7 @@ impl Roster {
         let entry = Entry {
             conn,
             mailbox: mailbox.clone(),
-            since: unix_now(),
+            since: clock::now(),
             model: None,
             firmware: None,
         };
@@ -116,6 +117,7 @@ impl Roster {
         }
         state.sessions += 1;
         self.board.devices.connected.set(state.sessions);
+        self.board.stir();
         drop(state);
         Present {
             roster: self.clone(),
@@ -201,6 +203,7 @@ impl Drop for Present {
         let mut state = roster.lock();
         state.sessions -= 1;
         roster.board.devices.connected.set(state.sessions);
+        roster.board.stir();
         if self.ending.is_eviction() {
             roster.board.devices.evicted.add(1);
         }
@@ -213,7 +216,7 @@ impl Drop for Present {
                 .board
                 .devices
                 .offline(&self.device, self.conn, reason);
-            let presence = entry.presence("offline", unix_now(), reason);
+            let presence = entry.presence("offline", clock::now(), reason);
             roster.outbox.put(&self.device, presence);
         }
     }

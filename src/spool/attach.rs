@@ -16,8 +16,8 @@ use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
 
-/// Version of everything below the spool's directory.
-const FORMAT: u32 = 1;
+/// Version of everything below the spool's directory. 2: batches have uptime and boot.
+const FORMAT: u32 = 2;
 
 const FORMAT_TEXT: &str = "telehub spool ";
 
@@ -50,6 +50,9 @@ impl Shelf {
     /// The directory cannot be used now. Damage is no error.
     pub(super) fn attach(&mut self, create: bool) -> Result<(), Failure> {
         if self.lock.is_some() {
+            if create && self.old_format {
+                self.write_format()?;
+            }
             return Ok(());
         }
         let attached = self.try_attach(create);
@@ -92,8 +95,18 @@ impl Shelf {
                         "the spool was written by a newer telehub: set aside, beginning a new one"
                     );
                 } else {
-                    if create && !self.path.join("format").exists() {
-                        self.write_format()?;
+                    // Before anything of this version is written, so that an older telehub sets
+                    // the spool aside instead of taking it for damaged.
+                    let known = format(&self.path);
+                    self.old_format = known.is_some_and(|version| version < FORMAT);
+                    let missing = create && !self.path.join("format").exists();
+                    if (missing || self.old_format)
+                        && let Err(error) = self.write_format()
+                    {
+                        if create {
+                            return Err(error.into());
+                        }
+                        tracing::debug!(%error, "the spool keeps its old format for now");
                     }
                     return Ok(true);
                 }
@@ -123,11 +136,13 @@ impl Shelf {
         );
     }
 
-    fn write_format(&self) -> io::Result<()> {
+    fn write_format(&mut self) -> io::Result<()> {
         files::replace(
             &self.path.join("format"),
             format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes(),
-        )
+        )?;
+        self.old_format = false;
+        Ok(())
     }
 
     fn read_directory(&mut self) -> Result<(), Failure> {

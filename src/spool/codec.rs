@@ -1,10 +1,15 @@
 //! A group of items as bytes.
 //!
 //! ```text
-//! magic "thg1" · header length u32 · body length u32 · body CRC32 · CRC32 of the above and the header
+//! magic "thg2" · header length u32 · body length u32 · body CRC32 · CRC32 of the above and the header
 //! header: a tally of the content, and every gap record whole with its position
 //! body:   the batches
+//! batch:  line u32 · flags u8 · seq u64 · wall f64 · uptime f64 · [boot id 16] · readings u32
+//!         · length u32 · frame
 //! ```
+//!
+//! The boot id stands where it differs from that of the batch before, which is once in a group.
+//! Version 1 (`thg1`) has neither uptime nor boot id, and its stamps are taken for right.
 //!
 //! Integers are little-endian. The header has its own checksum so that a group whose body is
 //! damaged still says exactly what is missing.
@@ -16,19 +21,21 @@ use bytes::Bytes;
 
 use super::tally::{Tally, decode_gaps, encode_gaps};
 use super::wire::{Damage, Reader, Writer};
-use crate::reading::{Batch, Encoding, Gap, GapReason, Item, Mark};
+use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Mark, Moment};
 
 /// The last character is the version.
-pub(super) const MAGIC: [u8; 4] = *b"thg1";
+pub(super) const MAGIC: [u8; 4] = *b"thg2";
+
+/// Of the version before.
+const MAGIC_1: [u8; 4] = *b"thg1";
 
 /// Magic, two lengths, two checksums.
 const PREFIX: usize = 20;
 
-/// Of a batch, between its line and its frame: flags, number, arrival, readings.
-const BEFORE_FRAME: usize = 1 + 8 + 8 + 4;
-
 const HAS_SEQ: u8 = 1;
 const IS_JSON: u8 = 2;
+const SYNCED: u8 = 4;
+const NEW_BOOT: u8 = 8;
 
 /// An encoded group.
 #[derive(Debug)]
@@ -45,11 +52,12 @@ pub(super) fn encode(id: u64, items: &[Arc<Item>], marks: &[Mark]) -> Encoded {
     let mut body = Writer::default();
     let mut gaps = Vec::new();
     let mut positions = Writer::default();
+    let mut boot = Boot::UNKNOWN;
     for (index, item) in items.iter().enumerate() {
         match &**item {
             Item::Batch(batch) => {
                 let line = tally.add_batch(batch);
-                encode_batch(line, batch, &mut body);
+                encode_batch(line, batch, &mut boot, &mut body);
             }
             Item::Gap(gap) => {
                 tally.add_item(item);
@@ -93,15 +101,29 @@ pub(super) fn unsealed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     bytes.get(PREFIX..)?.split_at_checked(header)
 }
 
-fn encode_batch(line: usize, batch: &Batch, body: &mut Writer) {
+/// Whether bytes begin as a group does, of any version that can be read.
+pub(super) fn begins(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC) || bytes.starts_with(&MAGIC_1)
+}
+
+/// `boot`: of the batch before, and then of this one.
+fn encode_batch(line: usize, batch: &Batch, boot: &mut Boot, body: &mut Writer) {
     body.len(line);
-    let json = match batch.encoding {
-        Encoding::Cbor => 0,
-        Encoding::Json => IS_JSON,
-    };
-    body.u8(json | if batch.seq.is_some() { HAS_SEQ } else { 0 });
+    let received = &batch.received;
+    let flags = [
+        (HAS_SEQ, batch.seq.is_some()),
+        (IS_JSON, batch.encoding == Encoding::Json),
+        (SYNCED, received.synced),
+        (NEW_BOOT, received.boot != *boot),
+    ];
+    let set = flags.iter().filter(|(_, set)| *set);
+    body.u8(set.fold(0, |flags, (flag, _)| flags | flag));
     body.u64(batch.seq.unwrap_or(0));
-    body.f64(batch.received);
+    body.f64(received.wall);
+    body.f64(received.uptime);
+    if std::mem::replace(boot, received.boot) != received.boot {
+        body.0.extend_from_slice(&received.boot.bytes());
+    }
     body.u32(batch.readings);
     body.bytes(&batch.frame);
 }
@@ -112,6 +134,8 @@ pub(super) struct Header<'a> {
     /// What is in the group.
     pub(super) tally: Tally,
     gaps: Vec<(usize, Gap)>,
+    /// Whether its batches have uptime and boot.
+    boots: bool,
     body: Result<&'a [u8], Damage>,
 }
 
@@ -129,7 +153,8 @@ pub(super) fn announced_len(bytes: &[u8]) -> Option<usize> {
 pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
     let mut reader = Reader(bytes);
     let prefix = bytes.get(..PREFIX - 4).ok_or(Damage::Short)?;
-    if reader.u32()? != u32::from_le_bytes(MAGIC) {
+    let magic = reader.u32()?.to_le_bytes();
+    if !begins(&magic) {
         return Err(Damage::Wrong);
     }
     let (header_len, body_len) = (reader.len()?, reader.len()?);
@@ -153,7 +178,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
     let mut reader = Reader(header);
     let mut tally = Tally::decode(&mut reader)?;
     if let Ok(body) = body {
-        weigh(&mut tally, Reader(body));
+        weigh(&mut tally, magic == MAGIC, body);
     }
     let mut gaps = Vec::new();
     for gap in decode_gaps(&mut reader)? {
@@ -162,7 +187,12 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
     for (position, _) in &mut gaps {
         *position = reader.len()?;
     }
-    Ok(Header { tally, gaps, body })
+    Ok(Header {
+        tally,
+        gaps,
+        boots: magic == MAGIC,
+        body,
+    })
 }
 
 impl Header<'_> {
@@ -179,6 +209,7 @@ impl Header<'_> {
         let mut reader = Reader(self.body?);
         let mut gaps: HashMap<usize, &Gap> = self.gaps.iter().map(|(at, gap)| (*at, gap)).collect();
         let mut items = Vec::new();
+        let mut boot = self.boots.then_some(Boot::UNKNOWN);
         loop {
             if let Some(gap) = gaps.remove(&items.len()) {
                 items.push(Arc::new(Item::Gap(gap.clone())));
@@ -189,49 +220,97 @@ impl Header<'_> {
                     Err(Damage::Wrong)
                 };
             } else {
-                let batch = decode_batch(&self.tally, &mut reader)?;
+                let batch = decode_batch(&self.tally, &mut boot, &mut reader)?;
                 items.push(Arc::new(Item::Batch(batch)));
             }
         }
     }
 }
 
-fn decode_batch(tally: &Tally, reader: &mut Reader<'_>) -> Result<Batch, Damage> {
-    let line = tally.lines.get(reader.len()?).ok_or(Damage::Wrong)?;
-    let flags = reader.u8()?;
-    let seq = reader.u64()?;
+/// `boot`: of the batch before, and then of this one; `None`: the group has none.
+/// A batch as it lies in a body.
+struct Raw<'a> {
+    line: usize,
+    seq: Option<u64>,
+    received: Moment,
+    readings: u32,
+    encoding: Encoding,
+    frame: &'a [u8],
+}
+
+impl<'a> Raw<'a> {
+    /// `boot`: of the batch before it; `None`: batches of this group have none.
+    fn read(boot: &mut Option<Boot>, reader: &mut Reader<'a>) -> Result<Self, Damage> {
+        let line = reader.len()?;
+        let flags = reader.u8()?;
+        let seq = reader.u64()?;
+        let wall = reader.f64()?;
+        let received = match boot {
+            None => Moment::at(wall),
+            Some(boot) => {
+                let uptime = reader.f64()?;
+                if flags & NEW_BOOT != 0 {
+                    *boot = Boot::from_bytes(reader.array()?);
+                }
+                Moment {
+                    wall,
+                    uptime,
+                    boot: *boot,
+                    synced: flags & SYNCED != 0,
+                }
+            }
+        };
+        Ok(Self {
+            line,
+            seq: (flags & HAS_SEQ != 0).then_some(seq),
+            received,
+            readings: reader.u32()?,
+            encoding: if flags & IS_JSON == 0 {
+                Encoding::Cbor
+            } else {
+                Encoding::Json
+            },
+            frame: reader.bytes()?,
+        })
+    }
+}
+
+fn decode_batch(
+    tally: &Tally,
+    boot: &mut Option<Boot>,
+    reader: &mut Reader<'_>,
+) -> Result<Batch, Damage> {
+    let raw = Raw::read(boot, reader)?;
+    let line = tally.lines.get(raw.line).ok_or(Damage::Wrong)?;
     Ok(Batch {
         device: line.device.clone(),
         stream: line.stream.clone(),
-        seq: (flags & HAS_SEQ != 0).then_some(seq),
-        received: reader.f64()?,
-        readings: reader.u32()?,
-        encoding: if flags & IS_JSON == 0 {
-            Encoding::Cbor
-        } else {
-            Encoding::Json
-        },
+        seq: raw.seq,
+        received: raw.received,
+        readings: raw.readings,
+        encoding: raw.encoding,
         // A copy of its own: a slice of the group would keep all of it in memory until the last
         // of its batches is gone.
-        frame: Bytes::copy_from_slice(reader.bytes()?),
+        frame: Bytes::copy_from_slice(raw.frame),
     })
 }
 
 /// Adds up what the batches of each stream weigh, as far as the body can be read.
-fn weigh(tally: &mut Tally, mut body: Reader<'_>) {
-    while let Ok(line) = body.len()
-        && body.skip(BEFORE_FRAME).is_ok()
-        && let Ok(frame) = body.bytes()
-        && let Some(line) = tally.lines.get_mut(line)
+fn weigh(tally: &mut Tally, boots: bool, body: &[u8]) {
+    let mut reader = Reader(body);
+    let mut boot = boots.then_some(Boot::UNKNOWN);
+    while !reader.0.is_empty()
+        && let Ok(raw) = Raw::read(&mut boot, &mut reader)
+        && let Some(line) = tally.lines.get_mut(raw.line)
     {
-        line.bytes = line
-            .bytes
-            .saturating_add((frame.len() + Item::OVERHEAD) as u64);
+        let bytes = (raw.frame.len() + Item::OVERHEAD) as u64;
+        line.bytes = line.bytes.saturating_add(bytes);
     }
 }
 
 /// The gap that stands for data of which nothing is known.
-pub(super) fn unknown_gap(time: f64) -> Gap {
+pub(super) fn unknown_gap(at: impl Into<Moment>) -> Gap {
+    let at = at.into();
     Gap {
         device: Gap::UNKNOWN.into(),
         stream: Gap::UNKNOWN.into(),
@@ -240,7 +319,8 @@ pub(super) fn unknown_gap(time: f64) -> Gap {
         batches: 0,
         readings: 0,
         reason: GapReason::Corrupt,
-        time,
+        time: at.wall,
+        clock: at.doubt(),
     }
 }
 
@@ -249,7 +329,8 @@ pub(super) fn unknown_gap(time: f64) -> Gap {
 ///
 /// # Errors
 /// The gaps.
-pub(super) fn decode(bytes: &[u8], now: f64) -> Result<Vec<Arc<Item>>, Vec<Gap>> {
+pub(super) fn decode(bytes: &[u8], now: impl Into<Moment>) -> Result<Vec<Arc<Item>>, Vec<Gap>> {
+    let now = now.into();
     let header = header(bytes).map_err(|_| vec![unknown_gap(now)])?;
     header
         .items()

@@ -113,3 +113,69 @@ fn counts_that_cannot_be_true_do_not_stop_the_hub() {
     *damaged.last_mut().unwrap() ^= 1;
     assert_eq!(decode(&damaged, 1.0).unwrap_err()[0].batches, u64::MAX);
 }
+
+/// Written by another program from the description of version 1.
+#[test]
+fn a_group_of_the_version_before_is_read_and_its_stamps_are_believed() {
+    let hex = include_str!("../../tests/golden/spool/group_1.hex");
+    let hex: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let digit = |byte: u8| (byte as char).to_digit(16).unwrap() as u8;
+    let bytes: Vec<u8> = hex
+        .chunks(2)
+        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+        .collect();
+    assert!(begins(&bytes));
+    assert_eq!(announced_len(&bytes), Some(bytes.len()));
+    let items = decode(&bytes, 1.0).unwrap();
+    let [first, gap, second] = &items[..] else {
+        panic!("{items:?}")
+    };
+    let Item::Batch(first) = &**first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(
+        (&*first.device, &*first.stream, first.seq, first.readings),
+        ("cow-7", "boot-1", Some(41), 2)
+    );
+    assert_eq!(first.received, Moment::at(1_700_000_000.25));
+    assert_eq!(first.encoding, Encoding::Json);
+    assert_eq!(&first.frame[..], b"[{\"n\":\"t\",\"v\":1}]");
+    let Item::Batch(second) = &**second else {
+        panic!("{second:?}")
+    };
+    assert_eq!((second.seq, second.encoding), (None, Encoding::Cbor));
+    assert!(matches!(&**gap, Item::Gap(gap) if gap.batches == 3 && gap.to == Some(40)));
+    let header = header(&bytes).unwrap();
+    assert_eq!(header.tally.oldest, Some(1_700_000_000.25));
+    let marks: Vec<_> = header.tally.implied_marks().map(|mark| mark.seq).collect();
+    assert!(marks.contains(&41) && marks.contains(&12), "{marks:?}");
+}
+
+#[test]
+fn a_group_names_its_boot_once() {
+    let stamped = |boot: u8, n: u64| {
+        let item = batch("a", "s", n, 50);
+        let Item::Batch(batch) = &*item else {
+            unreachable!()
+        };
+        Arc::new(Item::Batch(Batch {
+            received: Moment {
+                boot: Boot::from_bytes([boot; 16]),
+                ..batch.received
+            },
+            ..batch.clone()
+        }))
+    };
+    let len = |boots: &[u8]| {
+        let items: Vec<_> = (1..)
+            .zip(boots)
+            .map(|(n, boot)| stamped(*boot, n))
+            .collect();
+        let encoded = encode(1, &items, &[]);
+        assert_eq!(decode(&encoded.bytes, 1.0).unwrap(), items);
+        encoded.bytes.len()
+    };
+    let unknown = len(&[0, 0, 0]);
+    assert_eq!(len(&[7, 7, 7]), unknown + 16);
+    assert_eq!(len(&[7, 7, 8]), unknown + 32);
+}

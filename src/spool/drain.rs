@@ -7,7 +7,7 @@ use super::salvage::Salvage;
 use super::shelf::Shelf;
 use super::store::Error;
 use super::{Group, GroupId};
-use crate::clock::unix_now;
+use crate::clock;
 use crate::reading::Item;
 
 /// Databases open at a time beside those that take groups: the oldest, which is drained, and the
@@ -21,7 +21,7 @@ const READ_ATTEMPTS: u32 = 5;
 
 /// A group as it was read, or the records of what is damaged.
 fn group(id: u64, bytes: &[u8]) -> Group {
-    let items = codec::decode(bytes, unix_now()).unwrap_or_else(|gaps| {
+    let items = codec::decode(bytes, clock::now()).unwrap_or_else(|gaps| {
         tracing::error!(
             group = id,
             gaps = gaps.len(),

@@ -154,10 +154,18 @@ pub(super) fn unix_seconds() -> u64 {
 }
 
 /// Renames `path` to `into` with a `.TAG-UNIXTIME` that nothing has yet, durably. Returns the
-/// new name.
+/// new name. The time is later than that of any copy beside it, whatever the clock says: the
+/// order of the copies is the order of their names.
 pub(super) fn set_aside(path: &Path, tag: &str) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{tag}-{}", unix_seconds()));
+    let newest = fs::read_dir(parent(path))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| age(&entry.file_name().to_string_lossy(), tag))
+        .max();
+    let after = newest.map_or(0, |(time, _)| time.saturating_add(1));
+    name.push(format!(".{tag}-{}", unix_seconds().max(after)));
     let mut target = parent(path).join(&name);
     let mut number = 1;
     while target.symlink_metadata().is_ok() {
@@ -170,10 +178,13 @@ pub(super) fn set_aside(path: &Path, tag: &str) -> io::Result<PathBuf> {
     Ok(target)
 }
 
-/// Whether a file name was made by [`set_aside`] with this tag.
-fn is_copy(name: &str, tag: &str) -> bool {
-    name.split_once(&format!(".{tag}-"))
-        .is_some_and(|(_, time)| time.starts_with(|c: char| c.is_ascii_digit()))
+/// Time and number in a name that [`set_aside`] made with this tag; they grow.
+fn age(name: &str, tag: &str) -> Option<(u64, u64)> {
+    let (_, end) = name.split_once(&format!(".{tag}-"))?;
+    match end.split_once('-') {
+        None => Some((end.parse().ok()?, 0)),
+        Some((time, number)) => Some((time.parse().ok()?, number.parse().ok()?)),
+    }
 }
 
 /// Removes all but the newest copies in `dir` that [`set_aside`] made with this tag of entries
@@ -182,21 +193,13 @@ pub(super) fn prune_copies(dir: &Path, prefix: &str, tag: &str, keep: usize) {
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };
-    let mut copies: Vec<(SystemTime, PathBuf)> = entries
+    let mut copies: Vec<((u64, u64), PathBuf)> = entries
         .flatten()
-        .filter(|entry| {
+        .filter_map(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            name.starts_with(prefix) && is_copy(&name, tag)
-        })
-        .filter_map(|entry| {
-            // The change time: when it was renamed.
-            let meta = entry.path().symlink_metadata().ok()?;
-            let changed = u64::try_from(meta.ctime()).ok()?;
-            Some((
-                UNIX_EPOCH + std::time::Duration::from_secs(changed),
-                entry.path(),
-            ))
+            let age = name.starts_with(prefix).then(|| age(&name, tag))?;
+            Some((age?, entry.path()))
         })
         .collect();
     copies.sort();
@@ -239,6 +242,30 @@ mod tests {
             .collect();
         assert_eq!(names.len(), KEPT_COPIES + 1, "{names:?}");
         assert!(names.contains(&"gen-2".to_owned()));
+    }
+
+    #[test]
+    fn the_newest_copies_are_kept_even_after_the_clock_went_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..4 {
+            fs::create_dir(
+                dir.path()
+                    .join(format!("gen-1.corrupt-{}", 4_000_000_000_u64 + n)),
+            )
+            .unwrap();
+        }
+        let path = dir.path().join("gen-2");
+        fs::create_dir(&path).unwrap();
+        let copy = set_aside(&path, "corrupt").unwrap();
+        assert!(
+            copy.ends_with("gen-2.corrupt-4000000004"),
+            "{}",
+            copy.display()
+        );
+        prune_copies(dir.path(), "gen-", "corrupt", 1);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].path(), copy);
     }
 
     #[test]

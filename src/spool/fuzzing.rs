@@ -11,7 +11,7 @@ use super::codec;
 use super::marks::Marks;
 use super::tally::{SUMMARY_MAGIC, Tally};
 use super::wire::{Writer, seal};
-use crate::reading::{Batch, Encoding, Gap, GapReason, Item, Mark};
+use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Mark, Moment};
 
 /// A group as it might lie on a worn flash card.
 pub fn group(bytes: &[u8]) {
@@ -96,6 +96,15 @@ pub fn whole_group(bytes: &[u8], damage: (u16, u8)) {
     }
 }
 
+fn moment(wall: u8, boot: u8) -> Moment {
+    Moment {
+        wall: wall.into(),
+        uptime: boot.into(),
+        boot: Boot::from_bytes([boot % 3; 16]),
+        synced: wall % 2 == 0,
+    }
+}
+
 fn item(bytes: &[u8]) -> Item {
     let name = |at: usize| -> Arc<str> {
         let byte = bytes.get(at).copied().unwrap_or_default();
@@ -113,13 +122,14 @@ fn item(bytes: &[u8]) -> Item {
             readings: number(6).into(),
             reason: GapReason::Expired,
             time: number(7).into(),
+            clock: None,
         });
     }
     Item::Batch(Batch {
         device: name(1),
         stream: name(4),
         seq,
-        received: number(5).into(),
+        received: moment(number(5), number(6)),
         readings: number(6).into(),
         encoding: if number(7) % 2 == 0 {
             Encoding::Cbor

@@ -19,7 +19,7 @@ use super::shelf::{self, Shelf};
 use super::store::Error;
 use super::tally::Tally;
 use super::{Depth, Group, GroupId, Usage};
-use crate::clock::unix_now;
+use crate::clock;
 use crate::config::Overflow;
 use crate::reading::{Item, Mark};
 
@@ -243,8 +243,8 @@ impl Look<'_, '_> {
         };
         for id in open.live.iter().copied() {
             let decoded = match open.store.read(id) {
-                Ok(bytes) => codec::decode(&bytes, unix_now()),
-                Err(_) => Err(vec![codec::unknown_gap(unix_now())]),
+                Ok(bytes) => codec::decode(&bytes, clock::now()),
+                Err(_) => Err(vec![codec::unknown_gap(clock::now())]),
             };
             let items = decoded.unwrap_or_else(|gaps| {
                 self.fault(format!("{name}: the checksum of group {id} is wrong"));

@@ -112,7 +112,7 @@ pub struct Depth {
     pub batches: u64,
     /// Readings in these.
     pub readings: u64,
-    /// Arrival of the oldest: Unix seconds.
+    /// Arrival of the oldest whose stamp can be trusted: Unix seconds.
     pub oldest: Option<f64>,
 }
 

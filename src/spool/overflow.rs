@@ -16,7 +16,7 @@ use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
 use super::{Event, GroupId};
-use crate::clock::unix_now;
+use crate::clock;
 use crate::config::Overflow;
 use crate::reading::{Gap, GapReason, Item};
 
@@ -159,7 +159,7 @@ impl Shelf {
         // If it still takes groups, the records go into a new one.
         self.generations[index].seal();
         let generation = &mut self.generations[index];
-        let now = unix_now();
+        let now = clock::now();
         let tally = generation.tally(&*self.engine);
         let mut gaps = tally
             .as_ref()

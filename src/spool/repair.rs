@@ -11,7 +11,7 @@ use super::salvage;
 use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
-use crate::clock::unix_now;
+use crate::clock;
 use crate::reading::{Gap, GapReason, Item};
 
 impl Shelf {
@@ -22,7 +22,7 @@ impl Shelf {
     /// # Errors
     /// The replacement cannot be stored now; everything stays as it is.
     pub(super) fn replace(&mut self, index: usize, why: &str) -> Result<(), Error> {
-        let now = unix_now();
+        let now = clock::now();
         let generation = &mut self.generations[index];
         generation.open = None;
         let known = generation.put_in();

@@ -100,9 +100,7 @@ impl Store for Found {
 }
 
 fn find(bytes: &[u8]) -> Option<usize> {
-    bytes
-        .windows(codec::MAGIC.len())
-        .position(|window| window == codec::MAGIC)
+    bytes.windows(codec::MAGIC.len()).position(codec::begins)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <spool.path>/
-//!   format               "telehub spool 1"
+//!   format               "telehub spool 2"
 //!   marks                high-water marks of all streams and the next group id
 //!   ballast              space for gap records when there is none left (overflow.rs)
 //!   gen-<first id>/      generations, oldest first (generation.rs)
@@ -51,6 +51,8 @@ pub(super) struct Shelf {
     pub(super) in_doubt: BTreeSet<u64>,
     /// The last read stopped because the disk could not be read.
     pub(super) unreadable: bool,
+    /// The directory is of an older version, which has to be said before it is written to.
+    pub(super) old_format: bool,
     /// The directory could not be used so far.
     pub(super) unusable: bool,
     /// Marks and depth have been told: what is found later is news.
@@ -88,6 +90,7 @@ impl Shelf {
             in_doubt: BTreeSet::new(),
             unreadable: false,
             announced: false,
+            old_format: false,
             unusable: false,
             names: HashSet::new(),
             news: Vec::new(),

@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::wire::{Damage, Reader, Writer, seal, unseal};
-use crate::reading::{Batch, Gap, GapReason, Item, Mark, is_unnamed};
+use crate::reading::{Batch, Doubt, Gap, GapReason, Item, Mark, Moment, is_unnamed};
 
 /// Of a generation's summary file. The last character is the version.
 pub(super) const SUMMARY_MAGIC: [u8; 4] = *b"ths1";
+
+/// Beside a gap's reason: its time is in doubt.
+const IN_DOUBT: u8 = 0x80;
 
 /// The batches of one stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +33,7 @@ pub(super) struct Tally {
     pub(super) groups: u64,
     /// Id of the last of them.
     pub(super) last: u64,
-    /// Arrival of the oldest batch.
+    /// Arrival of the oldest batch whose stamp can be trusted.
     pub(super) oldest: Option<f64>,
     /// One per stream, in the order of appearance.
     pub(super) lines: Vec<Line>,
@@ -64,8 +67,9 @@ impl Tally {
 
     /// Counts a batch in and says which line it is in.
     pub(super) fn add_batch(&mut self, batch: &Batch) -> usize {
-        if self.oldest.is_none_or(|oldest| batch.received < oldest) {
-            self.oldest = Some(batch.received);
+        let received = &batch.received;
+        if received.synced && self.oldest.is_none_or(|oldest| received.wall < oldest) {
+            self.oldest = Some(received.wall);
         }
         self.add_line(&Line {
             device: batch.device.clone(),
@@ -131,7 +135,8 @@ impl Tally {
 
     /// The records that remain if all this is dropped: one per stream, and the gap records that
     /// were in it as they are.
-    pub(super) fn as_gaps(&self, reason: GapReason, time: f64) -> Vec<Gap> {
+    pub(super) fn as_gaps(&self, reason: GapReason, at: impl Into<Moment>) -> Vec<Gap> {
+        let at = at.into();
         let mut gaps = self.gaps.clone();
         for line in &self.lines {
             let gap = Gap {
@@ -142,7 +147,8 @@ impl Tally {
                 batches: line.batches,
                 readings: line.readings,
                 reason,
-                time,
+                time: at.wall,
+                clock: at.doubt(),
             };
             // Lines differ in device or stream, so only the older records can take it in.
             if !gaps[..self.gaps.len()]
@@ -156,7 +162,13 @@ impl Tally {
     }
 
     /// The records of what is in this tally and not in `found`, which is a part of it.
-    pub(super) fn lacking(&self, found: &Self, reason: GapReason, time: f64) -> Vec<Gap> {
+    pub(super) fn lacking(
+        &self,
+        found: &Self,
+        reason: GapReason,
+        at: impl Into<Moment>,
+    ) -> Vec<Gap> {
+        let at = at.into();
         let mut gaps = Vec::new();
         for line in &self.lines {
             let key = (line.device.clone(), line.stream.clone());
@@ -182,7 +194,8 @@ impl Tally {
                 batches: line.batches - batches,
                 readings: line.readings.saturating_sub(readings),
                 reason,
-                time,
+                time: at.wall,
+                clock: at.doubt(),
             });
         }
         for gap in &self.gaps {
@@ -338,12 +351,13 @@ pub(super) fn encode_gaps(gaps: &[Gap], writer: &mut Writer) {
         writer.option(gap.to);
         writer.u64(gap.batches);
         writer.u64(gap.readings);
-        writer.u8(match gap.reason {
+        let reason = match gap.reason {
             GapReason::Overflow => 0,
             GapReason::Expired => 1,
             GapReason::Corrupt => 2,
             GapReason::TooLarge => 3,
-        });
+        };
+        writer.u8(reason | if gap.clock.is_some() { IN_DOUBT } else { 0 });
         writer.f64(gap.time);
     }
 }
@@ -351,14 +365,18 @@ pub(super) fn encode_gaps(gaps: &[Gap], writer: &mut Writer) {
 pub(super) fn decode_gaps(reader: &mut Reader<'_>) -> Result<Vec<Gap>, Damage> {
     let mut gaps = Vec::new();
     for _ in 0..reader.len()? {
+        let (device, stream) = (reader.text()?, reader.text()?);
+        let (from, to) = (reader.option()?, reader.option()?);
+        let (batches, readings) = (reader.u64()?, reader.u64()?);
+        let reason = reader.u8()?;
         gaps.push(Gap {
-            device: reader.text()?,
-            stream: reader.text()?,
-            from: reader.option()?,
-            to: reader.option()?,
-            batches: reader.u64()?,
-            readings: reader.u64()?,
-            reason: match reader.u8()? {
+            device,
+            stream,
+            from,
+            to,
+            batches,
+            readings,
+            reason: match reason & !IN_DOUBT {
                 0 => GapReason::Overflow,
                 1 => GapReason::Expired,
                 2 => GapReason::Corrupt,
@@ -366,6 +384,7 @@ pub(super) fn decode_gaps(reader: &mut Reader<'_>) -> Result<Vec<Gap>, Damage> {
                 _ => return Err(Damage::Wrong),
             },
             time: reader.f64()?,
+            clock: (reason & IN_DOUBT != 0).then_some(Doubt::Unsynced),
         });
     }
     Ok(gaps)

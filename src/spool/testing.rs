@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::reading::{Batch, Encoding, Gap, GapReason, Item};
+use crate::reading::{Batch, Boot, Doubt, Encoding, Gap, GapReason, Item, Moment};
 
 pub(super) fn batch(device: &str, stream: &str, seq: u64, size: usize) -> Arc<Item> {
     let fill = (seq % 251).to_le_bytes()[0];
@@ -13,7 +13,7 @@ pub(super) fn batch(device: &str, stream: &str, seq: u64, size: usize) -> Arc<It
         device: device.into(),
         stream: stream.into(),
         seq: Some(seq),
-        received: 1_000.0,
+        received: Moment::at(1_000.0),
         readings: 10,
         encoding: Encoding::Cbor,
         frame: Bytes::from(vec![fill; size]),
@@ -24,6 +24,16 @@ fn any_name() -> impl Strategy<Value = Arc<str>> {
     prop_oneof!["a", "b", "\u{e4}\u{1f600}", "[a-z]{1,64}"].prop_map(Into::into)
 }
 
+fn any_moment() -> impl Strategy<Value = Moment> {
+    let boot = prop_oneof![Just([0; 16]), Just([7; 16]), any::<[u8; 16]>()];
+    (0.0..1e10, 0.0..1e9, boot, any::<bool>()).prop_map(|(wall, uptime, boot, synced)| Moment {
+        wall,
+        uptime,
+        boot: Boot::from_bytes(boot),
+        synced,
+    })
+}
+
 pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
     let encoding = prop_oneof![Just(Encoding::Cbor), Just(Encoding::Json)];
     let frame = proptest::collection::vec(any::<u8>(), 1..600);
@@ -32,7 +42,7 @@ pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
         any_name(),
         any_name(),
         seq,
-        0.0..1e10,
+        any_moment(),
         1..10_000u32,
         encoding,
         frame,
@@ -75,6 +85,7 @@ pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
                 readings,
                 reason,
                 time: 77.5,
+                clock: (batches % 2 == 0).then_some(Doubt::Unsynced),
             })
         });
     prop_oneof![4 => batch, 1 => gap].prop_map(Arc::new)

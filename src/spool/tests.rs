@@ -503,12 +503,12 @@ fn a_spool_of_a_newer_version_is_set_aside_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
     fs::create_dir(&path).unwrap();
-    fs::write(path.join("format"), "telehub spool 2\n").unwrap();
+    fs::write(path.join("format"), "telehub spool 9\n").unwrap();
     let mut shelf = shelf(&dir);
     shelf.commit(&items(1..5, 10), &[]).unwrap();
     let names = entries(dir.path());
     assert_eq!(names.len(), 2, "{names:?}");
-    assert!(names[1].starts_with("spool.version2-"));
+    assert!(names[1].starts_with("spool.version9-"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use super::shelf::Shelf;
 use super::store::{Error, Store};
 use super::tally::Tally;
 use super::{Event, GroupId, Thinned};
-use crate::clock::unix_now;
+use crate::clock;
 use crate::reading::{GapReason, Item};
 
 /// The outcome of copying.
@@ -49,7 +49,7 @@ impl Shelf {
         let dir = self.generations[cut.run.start].dir.clone();
         let new = dir.with_extension("new");
         let copied = self.copy_without(cut, &new).and_then(|copied| {
-            let gaps = copied.lost.as_gaps(GapReason::Overflow, unix_now());
+            let gaps = copied.lost.as_gaps(GapReason::Overflow, clock::now());
             self.record(gaps).map(|gaps| (copied, gaps))
         });
         let swapped = copied.and_then(|(copied, gaps)| {

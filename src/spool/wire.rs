@@ -61,12 +61,8 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
         self.take(N)?.try_into().map_err(|_| Damage::Short)
-    }
-
-    pub(super) fn skip(&mut self, n: usize) -> Result<(), Damage> {
-        self.take(n).map(|_| ())
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, Damage> {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc as events;
 
 use super::shelf::Shelf;
 use super::{Command, Event};
+use crate::pulse::Work;
 
 /// Events that may wait for the intake. It takes them all the time and has few commands out, so
 /// this is never reached for long; when it is, the thread waits.
@@ -26,7 +27,7 @@ const PROBE: Duration = Duration::from_secs(5);
 /// The way to the spool. Sending never blocks: the queue has no bound of its own, because the
 /// intake has at most one `Commit`, one `Load` and a few `Delete`s outstanding.
 #[derive(Debug, Clone)]
-pub struct CommandSender(mpsc::Sender<Command>);
+pub struct CommandSender(mpsc::Sender<Command>, Work);
 
 impl CommandSender {
     /// Hands a command over.
@@ -35,6 +36,12 @@ impl CommandSender {
     /// The spool's thread has ended; the command comes back.
     pub fn send(&self, command: Command) -> Result<(), Command> {
         self.0.send(command).map_err(|error| error.0)
+    }
+
+    /// What the spool's thread is busy with.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.1.clone()
     }
 }
 
@@ -45,17 +52,19 @@ pub(super) fn start(
 ) -> io::Result<(CommandSender, events::Receiver<Event>, JoinHandle<()>)> {
     let (commands_in, commands) = mpsc::channel();
     let (events, events_out) = events::channel(EVENTS);
+    let work = Work::default();
     let worker = Worker {
         shelf,
         events,
         idle,
         probe: PROBE,
         failing: false,
+        work: work.clone(),
     };
     let thread = std::thread::Builder::new()
         .name("spool".into())
         .spawn(move || worker.run(&commands))?;
-    Ok((CommandSender(commands_in), events_out, thread))
+    Ok((CommandSender(commands_in, work), events_out, thread))
 }
 
 /// [`IDLE`], for [`start`].
@@ -68,6 +77,7 @@ struct Worker {
     probe: Duration,
     /// The last attempt to use the disk failed, and that has been logged.
     failing: bool,
+    work: Work,
 }
 
 impl Worker {
@@ -105,7 +115,7 @@ impl Worker {
                 match commands.recv_timeout(self.probe) {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => {
-                        self.probe();
+                        self.work.clone().busy(|| self.probe());
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => Command::Stop { marks: Vec::new() },
@@ -114,9 +124,11 @@ impl Worker {
                 match commands.recv_timeout(self.idle) {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => {
-                        if self.shelf.idle() {
-                            self.tell_usage();
-                        }
+                        self.work.clone().busy(|| {
+                            if self.shelf.idle() {
+                                self.tell_usage();
+                            }
+                        });
                         // Until the next command there is nothing left to do.
                         match commands.recv() {
                             Ok(command) => command,
@@ -136,7 +148,7 @@ impl Worker {
                     self.tell(Event::Stopped);
                     return;
                 }
-                command => self.serve(command),
+                command => self.work.clone().busy(|| self.serve(command)),
             }
         }
     }

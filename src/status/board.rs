@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 pub use super::device::DeviceBoard;
 pub use super::devices::{DeviceTable, KNOWN_DEVICES};
 use super::feed::Feed;
@@ -15,17 +17,18 @@ pub use super::number::Number;
 use super::number::lock;
 pub use super::process::bytes_written;
 pub use super::report::{
-    DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
+    ClockReport, DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
 pub use super::uplink::{UplinkBoard, UplinkState};
-use crate::clock::unix_now;
+use crate::clock;
 
 /// The board.
 #[derive(Debug)]
 pub struct Board {
     hub: String,
     started: Instant,
+    /// Uptime.
     started_at: f64,
     written_at_start: u64,
     flash: Mutex<FlashPerDay>,
@@ -40,6 +43,7 @@ pub struct Board {
     pub live_batches: Number,
     /// Gauge: readings in these.
     pub live_readings: Number,
+    stirred: Notify,
 }
 
 impl Board {
@@ -49,7 +53,7 @@ impl Board {
         Arc::new(Self {
             hub: hub.to_owned(),
             started: Instant::now(),
-            started_at: unix_now(),
+            started_at: clock::uptime(),
             written_at_start: bytes_written(),
             flash: Mutex::default(),
             ready: AtomicBool::new(false),
@@ -58,7 +62,18 @@ impl Board {
             devices: DeviceTable::default(),
             live_batches: Number::default(),
             live_readings: Number::default(),
+            stirred: Notify::new(),
         })
+    }
+
+    /// Something worth showing may have changed. Costs next to nothing.
+    pub fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// Returns once the board was stirred since the last call. For one task: the status line's.
+    pub async fn stirred(&self) {
+        self.stirred.notified().await;
     }
 
     /// The hub's id.
@@ -70,7 +85,7 @@ impl Board {
     /// When the hub started: Unix seconds.
     #[must_use]
     pub fn started(&self) -> f64 {
-        self.started_at
+        clock::wall_at(self.started_at)
     }
 
     /// The readers of events.
@@ -139,6 +154,7 @@ impl Board {
                 batches: self.spool.batches.get(),
                 readings: self.spool.readings.get(),
                 disk_bytes: self.spool.disk_bytes.get(),
+                max_size: self.spool.max_size.get(),
                 oldest: self.spool.oldest(),
                 written_bytes,
                 flash_per_day,
@@ -153,6 +169,9 @@ impl Board {
             live: LiveReport {
                 batches: self.live_batches.get(),
                 readings: self.live_readings.get(),
+            },
+            clock: ClockReport {
+                state: clock::state(),
             },
         }
     }

@@ -11,12 +11,14 @@ use super::history::{History, state};
 use super::kept::{Kept, Last};
 use super::number::{Number, lock};
 use super::report::{DeviceReport, Past};
+use crate::clock;
 use crate::reading::Batch;
 
 #[derive(Debug)]
 pub(super) struct DeviceText {
     pub(super) conn: u64,
     pub(super) online: bool,
+    /// Uptime: the wall clock may be set.
     pub(super) since: f64,
     reason: &'static str,
     remote: String,
@@ -34,6 +36,7 @@ pub struct DeviceBoard {
     pub(super) text: Mutex<DeviceText>,
     /// Counts the changes of `text`.
     changes: Number,
+    /// Uptime.
     last_seen: AtomicU64,
     rtt_micros: AtomicU64,
     kept: Mutex<Kept>,
@@ -124,7 +127,7 @@ impl DeviceBoard {
         true
     }
 
-    /// A frame came from the device. `now`: Unix seconds.
+    /// A frame came from the device. `now`: [`clock::uptime`].
     pub fn seen(&self, now: f64) {
         self.last_seen.store(now.to_bits(), Relaxed);
     }
@@ -206,9 +209,9 @@ impl DeviceBoard {
         DeviceReport {
             id: self.id.to_string(),
             state: state(text.online).to_owned(),
-            since: text.since,
+            since: clock::wall_at(text.since),
             reason: text.reason.to_owned(),
-            last_seen: f64::from_bits(self.last_seen.load(Relaxed)),
+            last_seen: clock::wall_at(f64::from_bits(self.last_seen.load(Relaxed))),
             remote: text.remote.clone(),
             #[expect(clippy::cast_precision_loss, reason = "microseconds of a ping fit")]
             rtt_ms: (rtt > 0).then(|| rtt as f64 / 1000.0),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::device::DeviceBoard;
 use super::feed::{Feed, News};
 use super::number::{Number, lock};
-use crate::clock::unix_now;
+use crate::clock;
 
 /// Devices that are remembered after they went; the one longest gone is forgotten first.
 /// 16,384 entries are about 8 MB.
@@ -40,7 +40,7 @@ impl DeviceTable {
     /// A device is connected by the connection `conn`. Returns its entry for the session.
     pub fn online(&self, id: &Arc<str>, conn: u64, remote: String) -> Arc<DeviceBoard> {
         self.changes.add(1);
-        let now = unix_now();
+        let now = clock::uptime();
         let mut devices = lock(&self.devices);
         let forgotten = if devices.len() >= KNOWN_DEVICES && !devices.contains_key(id) {
             let longest_gone = devices
@@ -72,7 +72,7 @@ impl DeviceTable {
     /// returns whether it was the present one.
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
         self.changes.add(1);
-        let now = unix_now();
+        let now = clock::uptime();
         let Some(device) = self.get(id).filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
@@ -80,9 +80,9 @@ impl DeviceTable {
         true
     }
 
-    fn tell_change(&self, time: f64, device: &Arc<str>, online: bool, reason: &'static str) {
+    fn tell_change(&self, at: f64, device: &Arc<str>, online: bool, reason: &'static str) {
         self.shared.feed.put(&News::Change {
-            time,
+            time: clock::wall_at(at),
             device: device.clone(),
             online,
             reason,

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::kept::Last;
 use super::number::{Number, lock};
 use super::sampling::Budget;
+use crate::clock;
 use crate::reading::Batch;
 
 /// Readers at a time: some browsers and terminals, and some that were forgotten.
@@ -140,7 +141,7 @@ impl Line {
             self.put(News::Reading {
                 device: batch.device.clone(),
                 batch: Last {
-                    received: batch.received,
+                    received: clock::corrected(batch.received).wall,
                     encoding: batch.encoding,
                     frame: batch.frame.clone(),
                 },
@@ -287,14 +288,14 @@ impl Drop for Reader {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::reading::Encoding;
+    use crate::reading::{Encoding, Moment};
 
     fn batch(device: &str, readings: u32) -> Batch {
         Batch {
             device: device.into(),
             stream: "s".into(),
             seq: None,
-            received: 5.0,
+            received: Moment::at(5.0),
             readings,
             encoding: Encoding::Json,
             frame: Bytes::from_static(b"[]"),

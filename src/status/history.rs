@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::report::Past;
+use crate::clock;
 
 /// Connects and ends that are remembered of each device: enough to see how often a bad link
 /// drops, about 1 KB, which only a device that comes and goes ever takes.
@@ -13,7 +14,7 @@ pub const HISTORY: usize = 32;
 pub(super) struct History(VecDeque<(f64, bool, &'static str)>);
 
 impl History {
-    /// `time`: Unix seconds.
+    /// `time`: [`clock::uptime`].
     pub(super) fn push(&mut self, time: f64, online: bool, reason: &'static str) {
         if self.0.len() >= HISTORY {
             self.0.pop_front();
@@ -24,7 +25,7 @@ impl History {
     /// Newest last.
     pub(super) fn report(&self) -> Vec<Past> {
         let past = |&(time, online, reason): &(f64, bool, &str)| Past {
-            time,
+            time: clock::wall_at(time),
             state: state(online).to_owned(),
             reason: reason.to_owned(),
         };
@@ -51,6 +52,7 @@ mod tests {
         let report = history.report();
         assert_eq!(report.len(), HISTORY);
         assert!(report[0].time < report[1].time);
-        assert_eq!((report[31].time, &*report[31].state), (99.0, "offline"));
+        assert_eq!(report[31].time, clock::wall_at(99.0));
+        assert_eq!(report[31].state, "offline");
     }
 }

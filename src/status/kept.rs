@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 
-use crate::reading::{Batch, Encoding};
+use crate::clock;
+use crate::reading::{Batch, Encoding, Moment};
 
 /// Bytes of last batches that are kept of all devices together. 1,000 devices with batches of
 /// 300 bytes take a fourteenth. A device whose batch does not fit is shown without.
@@ -31,7 +32,7 @@ pub struct Last {
 pub(super) struct Kept {
     /// Bytes of all rooms.
     total: Arc<AtomicUsize>,
-    received: f64,
+    received: Moment,
     encoding: Encoding,
     frame: Vec<u8>,
 }
@@ -40,7 +41,7 @@ impl Kept {
     pub(super) fn new(total: Arc<AtomicUsize>) -> Self {
         Self {
             total,
-            received: 0.0,
+            received: Moment::at(0.0),
             encoding: Encoding::Cbor,
             frame: Vec::new(),
         }
@@ -63,7 +64,7 @@ impl Kept {
 
     pub(super) fn get(&self) -> Option<Last> {
         (!self.frame.is_empty()).then(|| Last {
-            received: self.received,
+            received: clock::corrected(self.received).wall,
             encoding: self.encoding,
             frame: Bytes::copy_from_slice(&self.frame),
         })
@@ -91,7 +92,7 @@ mod tests {
             device: "cow".into(),
             stream: "s".into(),
             seq: None,
-            received: 5.0,
+            received: Moment::at(5.0),
             readings: 1,
             encoding: Encoding::Json,
             frame: vec![b'x'; bytes].into(),

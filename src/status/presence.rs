@@ -4,23 +4,22 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio::sync::Notify;
 
-/// The state of one device: payload of `{prefix}/{hub}/{device}/status`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+use crate::reading::Moment;
+
+/// The state of one device, as `{prefix}/{hub}/{device}/status` says it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Presence {
     /// `online` or `offline`.
     pub state: &'static str,
-    /// Since when: Unix seconds.
-    pub since: f64,
+    /// Since when.
+    pub since: Moment,
     /// Why, for example `connected`, `ping timeout`, `closed`, `replaced`, `hub stopping`.
     pub reason: String,
     /// From `hello`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// From `hello`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<String>,
 }
 
@@ -176,7 +175,7 @@ mod tests {
     fn presence(state: &'static str, reason: &str) -> Presence {
         Presence {
             state,
-            since: 1.0,
+            since: Moment::at(1.0),
             reason: reason.to_owned(),
             model: None,
             firmware: None,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::spool::SpoolState;
 use super::uplink::UplinkState;
+use crate::clock::ClockState;
 
 /// `/api/status`. Times are Unix seconds, durations seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,7 @@ pub struct StatusReport {
     pub spool: SpoolReport,
     pub devices: DevicesReport,
     pub live: LiveReport,
+    pub clock: ClockReport,
 }
 
 /// `uplink` in `/api/status`.
@@ -38,6 +40,9 @@ pub struct SpoolReport {
     pub batches: u64,
     pub readings: u64,
     pub disk_bytes: u64,
+    /// The setting `spool.max_size`.
+    #[serde(default)]
+    pub max_size: u64,
     pub oldest: Option<f64>,
     pub written_bytes: u64,
     /// Bytes a day: [`FlashPerDay`](super::flash::FlashPerDay).
@@ -62,6 +67,13 @@ pub struct DevicesReport {
 pub struct LiveReport {
     pub batches: u64,
     pub readings: u64,
+}
+
+/// `clock` in `/api/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the field names are the documented contract")]
+pub struct ClockReport {
+    pub state: ClockState,
 }
 
 /// One element of `/api/devices`.

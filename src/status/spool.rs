@@ -28,6 +28,8 @@ pub struct SpoolBoard {
     pub readings: Number,
     /// Gauge: bytes that the spool's files take.
     pub disk_bytes: Number,
+    /// Setting: the most that `disk_bytes` may be; 0 before it is known.
+    pub max_size: Number,
     /// Batches that became gap records.
     pub dropped_batches: Number,
     /// Gauge: batches a second that leave the spool, times 1,000, averaged over some seconds.
@@ -41,6 +43,7 @@ impl SpoolBoard {
             batches: Number::default(),
             readings: Number::default(),
             disk_bytes: Number::default(),
+            max_size: Number::default(),
             dropped_batches: Number::default(),
             drain_millirate: Number::default(),
         }

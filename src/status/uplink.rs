@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::number::{Number, lock};
-use crate::clock::unix_now;
+use crate::clock;
 
 /// State of the connection to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,7 @@ pub enum UplinkState {
 /// The uplink's part of the board.
 #[derive(Debug)]
 pub struct UplinkBoard {
+    /// State, since which uptime, last error.
     state: Mutex<(UplinkState, f64, Option<String>)>,
     /// Gauge: publishes without PUBACK.
     pub in_flight: Number,
@@ -34,19 +35,22 @@ pub struct UplinkBoard {
 impl UplinkBoard {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new((UplinkState::Connecting, unix_now(), None)),
+            state: Mutex::new((UplinkState::Connecting, clock::uptime(), None)),
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
         }
     }
 
-    /// Records a change of state. An error stays as `last_error` until the next one.
+    /// Records a change of state. An error stays as `last_error` until the next one. The time is
+    /// that of the connection or of its loss: tries in between are the same outage.
     pub fn set(&self, state: UplinkState, error: Option<String>) {
         let mut current = lock(&self.state);
-        if current.0 != state {
-            (current.0, current.1) = (state, unix_now());
+        let connected = |state| state == UplinkState::Connected;
+        if connected(current.0) != connected(state) {
+            current.1 = clock::uptime();
         }
+        current.0 = state;
         if error.is_some() {
             current.2 = error;
         }
@@ -61,6 +65,34 @@ impl UplinkBoard {
     /// The present state, since when (Unix seconds), and the last error.
     #[must_use]
     pub fn whole(&self) -> (UplinkState, f64, Option<String>) {
-        lock(&self.state).clone()
+        let (state, since, error) = lock(&self.state).clone();
+        (state, clock::wall_at(since), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_as_old_as_the_loss_of_the_connection() {
+        let board = UplinkBoard::new();
+        let lost = clock::uptime() - 5.0;
+        lock(&board.state).1 = lost;
+        board.set(UplinkState::Down, Some("refused".into()));
+        board.set(UplinkState::Connecting, None);
+        assert_eq!(
+            board.whole(),
+            (
+                UplinkState::Connecting,
+                clock::wall_at(lost),
+                Some("refused".into())
+            )
+        );
+        board.set(UplinkState::Connected, None);
+        let (_, connected, _) = board.whole();
+        assert!(connected > clock::wall_at(lost));
+        board.set(UplinkState::Connected, None);
+        assert_eq!(board.whole().1, connected);
     }
 }

@@ -14,7 +14,8 @@ use super::life::Ports;
 use super::mqtt::{Link, Signal, Wire};
 use super::publication::{Publication, Publisher};
 use super::{Event, Settings, Submission, stale};
-use crate::clock::unix_now;
+use crate::clock;
+use crate::reading::Moment;
 use crate::status::board::UplinkState;
 
 /// Device states that may be unacknowledged at a time. More would hurry nobody and crowd out
@@ -88,6 +89,8 @@ struct Connection<'a> {
     publisher: &'a Publisher,
     link: Link,
     epoch: u64,
+    /// When the broker consented.
+    since: Moment,
     /// Submissions that have been received but do not fit into the window yet: states may be in
     /// the way. They are received all the same, so that the closing behind them is seen.
     held: VecDeque<Submission>,
@@ -101,6 +104,8 @@ struct Connection<'a> {
     statuses: usize,
     /// The outbox may hold something.
     untold: bool,
+    /// The hub's own state has to be said again.
+    untold_hub: bool,
     /// While the devices' states are subscribed to: when the last of them will have come, once
     /// the first sign of the broker has.
     stale: Option<Option<Instant>>,
@@ -125,6 +130,7 @@ pub(super) async fn serve(
         publisher,
         link,
         epoch,
+        since: clock::now(),
         held: VecDeque::new(),
         ledger: Ledger::new(capacity),
         inflight: usize::from(inflight),
@@ -133,6 +139,7 @@ pub(super) async fn serve(
         out_bytes: 0,
         statuses: 0,
         untold: true,
+        untold_hub: false,
         stale: None,
         phase: Phase::Serving,
         acked_data: false,
@@ -183,7 +190,9 @@ impl Connection<'_> {
                     () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                     () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                     () = reached(self.stale.flatten()) => self.end_stale(),
+                    () = set(&mut self.ports.clock) => self.tell_times(),
                     failure = given_up(&mut self.ports.reconnect, self.epoch) => return Err(failure),
+                    () = self.ports.pulse.asked() => self.ports.pulse.answer().await,
                     () = &mut halfway, if self.phase == Phase::Flushing => self.say_offline()?,
                     () = &mut deadline, if !serving => return Ok(()),
                 }
@@ -194,7 +203,7 @@ impl Connection<'_> {
 
     /// The first things on a new connection.
     fn greet(&mut self) -> Result<(), Failure> {
-        self.ports.board.uplink.set(UplinkState::Connected, None);
+        self.ports.show(UplinkState::Connected, None);
         self.ports.outlet.push(Event::Up { epoch: self.epoch });
         self.ports.outbox.retell();
         // Before any publish: see `Link::subscribe`.
@@ -203,8 +212,20 @@ impl Connection<'_> {
             self.link.subscribe(&self.publisher.status_filter())?;
             self.stale = Some(None);
         }
-        let online = self.publisher.hub_status("online", unix_now());
+        self.ports.clock.mark_unchanged();
+        self.say_online()
+    }
+
+    fn say_online(&mut self) -> Result<(), Failure> {
+        let online = self.publisher.hub_status("online", self.since);
         self.publish(online, Record::Hub)
+    }
+
+    /// The clock was set: what the broker has been told of times is told anew.
+    fn tell_times(&mut self) {
+        self.ports.outbox.retell();
+        self.untold = true;
+        self.untold_hub = true;
     }
 
     /// Keeps a submission of this connection until it fits; `None`: there are no more.
@@ -243,6 +264,10 @@ impl Connection<'_> {
                 },
             };
             self.take(&submission)?;
+        }
+        if self.untold_hub && self.phase == Phase::Serving && self.ledger.span() < self.capacity {
+            self.untold_hub = false;
+            self.say_online()?;
         }
         while self.untold
             && self.phase != Phase::Leaving
@@ -369,7 +394,7 @@ impl Connection<'_> {
             // A broker that acknowledges nothing: the last will says it.
             return Err(Failure::passing("no room for the last words"));
         }
-        let offline = self.publisher.hub_status("offline", unix_now());
+        let offline = self.publisher.hub_status("offline", clock::now());
         self.publish(offline, Record::Farewell)
     }
 }
@@ -379,6 +404,13 @@ async fn reached(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Returns when the clock has been set. Cancel safe.
+async fn set(clock: &mut tokio::sync::watch::Receiver<u64>) {
+    if clock.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -14,7 +15,8 @@ use super::mqtt::{self, Link, Signal, Wire};
 use super::outlet::Outlet;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission, stale};
-use crate::clock::unix_now;
+use crate::clock;
+use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
 use crate::stop::Stop;
@@ -30,6 +32,9 @@ pub(super) struct Ports {
     pub(super) outbox: Arc<Outbox>,
     pub(super) board: Arc<Board>,
     pub(super) reconnect: watch::Receiver<u64>,
+    pub(super) pulse: Pulse,
+    /// The clock was set, or is known to be right.
+    pub(super) clock: watch::Receiver<u64>,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
     stop: Stop,
@@ -53,6 +58,7 @@ pub async fn run(
     reconnect: watch::Receiver<u64>,
     stop: Stop,
 ) {
+    let pulse = settings.pulse.clone();
     let settings = Arc::new(settings);
     let broker = &settings.broker;
     let publisher = Arc::new(Publisher::new(
@@ -67,6 +73,8 @@ pub async fn run(
         outbox,
         board,
         reconnect,
+        pulse,
+        clock: clock::changes(),
         stale_attempts: stale::ATTEMPTS,
         stop,
     };
@@ -74,7 +82,7 @@ pub async fn run(
     let mut reasons = Vec::new();
     let mut epoch = 0;
     loop {
-        ports.board.uplink.set(UplinkState::Connecting, None);
+        ports.show(UplinkState::Connecting, None);
         let Some(attempt) = ports.idle(connect(&settings, &publisher)).await else {
             break;
         };
@@ -104,10 +112,7 @@ pub async fn run(
             }
         };
         let (error, hung_up) = (failure.sentence, failure.hung_up);
-        ports
-            .board
-            .uplink
-            .set(UplinkState::Down, Some(error.clone()));
+        ports.show(UplinkState::Down, Some(error.clone()));
         ports.outlet.push(Event::Down {
             epoch,
             error,
@@ -119,17 +124,27 @@ pub async fn run(
             break;
         }
     }
-    ports.board.uplink.set(UplinkState::Down, None);
+    ports.show(UplinkState::Down, None);
 }
 
 impl Ports {
+    /// Records the uplink's state.
+    pub(super) fn show(&self, state: UplinkState, error: Option<String>) {
+        self.board.uplink.set(state, error);
+        self.board.stir();
+    }
+
     /// Does `work` while there is no connection. `None`: the uplink is to end, and nothing is
     /// submitted any more.
     async fn idle<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            result = work => return Some(result),
-            () = self.stop.requested() => {}
-            () = discard(&mut self.submissions, &mut self.outlet) => return None,
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return Some(result),
+                () = self.stop.requested() => break,
+                () = discard(&mut self.submissions, &mut self.outlet) => return None,
+                () = self.pulse.asked() => self.pulse.answer().await,
+            }
         }
         // No further connect; the intake may still be at work on the way to its own end.
         discard(&mut self.submissions, &mut self.outlet).await;
@@ -157,7 +172,7 @@ async fn connect(
 ) -> Result<(Link, Wire), Failure> {
     let capacity = connection::capacity(settings.broker.inflight);
     // The moment of the end is not known now; it is not before this one.
-    let will = publisher.hub_status("offline", unix_now());
+    let will = publisher.hub_status("offline", clock::now());
     let settings = settings.clone();
     let (link, mut wire) =
         tokio::task::spawn_blocking(move || mqtt::prepare(&settings, will, capacity))

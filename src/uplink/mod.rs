@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config;
+use crate::pulse::Pulse;
 use crate::reading::{Item, Lane};
 
 mod backoff;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub version: String,
     /// How long things take.
     pub pace: Pace,
+    /// Answers the watchdog.
+    pub pulse: Pulse,
 }
 
 impl Settings {
@@ -52,6 +55,7 @@ impl Settings {
             hub: hub.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pace: Pace::default(),
+            pulse: Pulse::default(),
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use crate::clock;
 use crate::config::{Format, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload;
-use crate::reading::{Item, Lane};
+use crate::reading::{Batch, Doubt, Item, Lane, Moment};
 use crate::status::presence::Presence;
 
 /// Bytes of one MQTT packet. Twice what a pack may resolve to in its longest encoding
@@ -28,7 +29,29 @@ pub(super) struct Publication {
 struct HubStatus<'a> {
     state: &'a str,
     since: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<Doubt>,
     version: &'a str,
+}
+
+/// Payload of `{prefix}/{hub}/{device}/status`.
+#[derive(Debug, Serialize)]
+struct DeviceStatus<'a> {
+    state: &'a str,
+    since: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<Doubt>,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    firmware: Option<&'a str>,
+}
+
+/// The moment as it is known now, and the word for it if that is not well.
+fn known(then: Moment) -> (f64, Option<Doubt>) {
+    let then = clock::corrected(then);
+    (then.wall, then.doubt())
 }
 
 /// Makes publications for one hub.
@@ -57,7 +80,17 @@ impl Publisher {
                     Lane::Live => "data",
                     Lane::History => "history",
                 };
-                let payload = payload::encode_batch(batch, self.format);
+                let payload = if batch.received.synced {
+                    payload::encode_batch(batch, self.format)
+                } else {
+                    // It may have become known meanwhile what the time was.
+                    let received = clock::corrected(batch.received);
+                    let batch = Batch {
+                        received,
+                        ..batch.clone()
+                    };
+                    payload::encode_batch(&batch, self.format)
+                };
                 (
                     &batch.device,
                     level,
@@ -77,7 +110,16 @@ impl Publisher {
 
     /// A device's state.
     pub(super) fn device_status(&self, device: &str, presence: &Presence) -> Publication {
-        self.retained(self.topic(device, "status"), presence)
+        let (since, clock) = known(presence.since);
+        let status = DeviceStatus {
+            state: presence.state,
+            since,
+            clock,
+            reason: &presence.reason,
+            model: presence.model.as_deref(),
+            firmware: presence.firmware.as_deref(),
+        };
+        self.retained(self.topic(device, "status"), &status)
     }
 
     /// Matches the states of all devices, and not the hub's own.
@@ -93,11 +135,13 @@ impl Publisher {
             .filter(|device| is_id(device))
     }
 
-    /// The hub's own state. `since`: Unix seconds.
-    pub(super) fn hub_status(&self, state: &str, since: f64) -> Publication {
+    /// The hub's own state.
+    pub(super) fn hub_status(&self, state: &str, since: Moment) -> Publication {
+        let (since, clock) = known(since);
         let status = HubStatus {
             state,
             since,
+            clock,
             version: &self.version,
         };
         self.retained(format!("{}status", self.root), &status)
@@ -145,7 +189,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::reading::{Batch, Encoding, Gap, GapReason};
+    use crate::reading::{Encoding, Gap, GapReason};
 
     fn publisher(format: Format) -> Publisher {
         Publisher::new("farm/telehub", "barn", format, "1.2.3")
@@ -156,7 +200,7 @@ mod tests {
             device: Arc::from("cow"),
             stream: Arc::from("a"),
             seq: Some(3),
-            received: 1_700_000_000.0,
+            received: Moment::at(1_700_000_000.0),
             readings: 1,
             encoding: Encoding::Json,
             frame: Bytes::from_static(br#"[{"n":"t","v":21.5}]"#),
@@ -193,7 +237,7 @@ mod tests {
                 .unwrap()
                 .retain
         );
-        let hub = publisher.hub_status("online", 7.5);
+        let hub = publisher.hub_status("online", Moment::at(7.5));
         assert!(hub.retain);
         assert_eq!(hub.topic, "farm/telehub/barn/status");
         let said: Value = serde_json::from_slice(&hub.payload).unwrap();
@@ -203,7 +247,7 @@ mod tests {
         );
         let presence = Presence {
             state: "offline",
-            since: 2.0,
+            since: Moment::at(2.0),
             reason: "ping timeout".into(),
             model: Some("T1".into()),
             firmware: None,

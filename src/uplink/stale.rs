@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::clock::unix_now;
+use crate::clock;
 use crate::status::presence::Presence;
 
 /// How often a run tries. A broker that forbids the subscription may answer with hanging up, and
@@ -44,7 +44,7 @@ pub(super) fn correction(payload: &[u8]) -> Option<Presence> {
     (told.state == "online").then(|| Presence {
         state: "offline",
         // When it really went is not known; from now on it is known to be gone.
-        since: unix_now(),
+        since: clock::now(),
         reason: REASON.to_owned(),
         model: told.model.filter(short),
         firmware: told.firmware.filter(short),
@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(correction_of.state, "offline");
         assert_eq!(correction_of.reason, "hub restarted");
         assert_eq!(correction_of.model.as_deref(), Some("T1"));
-        assert!(correction_of.since > 1.7e9);
+        assert!(correction_of.since.wall > 1.7e9);
         let offline = br#"{"state":"offline","since":1,"reason":"closed"}"#;
         for other in [&offline[..], b"", b"online", b"{}", b"\xff", b"[]"] {
             assert_eq!(correction(other), None);

@@ -127,6 +127,22 @@ impl Mosquitto {
 
 // ---- hub -------------------------------------------------------------------------------------
 
+/// The command that starts the daemon's binary. With `TELEHUB_BIN` it is that one, and with
+/// `TELEHUB_RUNNER` (a program and its arguments) it is started by another program: the way in
+/// which a binary for another processor is tested, see `tests/arm.sh`. The runner must be the
+/// process that the signals are meant for.
+pub fn command() -> Command {
+    let program = std::env::var_os("TELEHUB_BIN").map_or_else(program, PathBuf::from);
+    let runner = std::env::var("TELEHUB_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
+}
+
 /// The daemon's binary. Tests of other packages of the workspace find it beside themselves.
 pub fn program() -> PathBuf {
     if let Some(program) = option_env!("CARGO_BIN_EXE_telehub") {
@@ -181,8 +197,7 @@ url = "mqtt://127.0.0.1:{broker}"
 impl Hub {
     /// Starts it and waits until it accepts devices.
     pub async fn start(dir: &Path, config: &str) -> Self {
-        let mut command = Command::new(program());
-        Self::start_by(&mut command, dir, config, |_| {}).await
+        Self::start_by(&mut command(), dir, config, |_| {}).await
     }
 
     /// Starts it by a command that takes the daemon's arguments; `begun` is called when the
@@ -571,6 +586,11 @@ impl Device {
         tokio::time::timeout(PATIENCE, next)
             .await
             .expect("an answer of the hub")
+    }
+
+    /// Takes one message, whatever it is; `false`: the connection is gone.
+    pub async fn try_receive(&mut self) -> bool {
+        matches!(self.0.next().await, Some(Ok(_)))
     }
 
     /// Reads until everything up to this number is acked.

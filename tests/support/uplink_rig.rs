@@ -60,7 +60,7 @@ pub fn batch_of(seq: u64, frame: Vec<u8>) -> Item {
         device: "cow".into(),
         stream: "a".into(),
         seq: Some(seq),
-        received: 1_700_000_000.0,
+        received: telehub::reading::Moment::at(1_700_000_000.0),
         readings: 1,
         encoding: Encoding::Json,
         frame: Bytes::from(frame),
@@ -71,7 +71,7 @@ pub fn batch_of(seq: u64, frame: Vec<u8>) -> Item {
 pub fn presence(state: &'static str, reason: &str) -> Presence {
     Presence {
         state,
-        since: 1.0,
+        since: telehub::reading::Moment::at(1.0),
         reason: reason.into(),
         model: None,
         firmware: None,

@@ -1,29 +1,40 @@
 //! Resident memory of the hub: idle, with silent connections, with a full spool; and how long a
 //! start takes.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::fs::{Advice, fadvise};
 use rustix::process::{Resource, getrlimit};
 use tokio::time::sleep;
 
 use super::hub::Hub;
 use super::load::{self, Load};
-use super::table::Bound::Below;
+use super::table::Bound::{AtMost, Below};
 use super::table::{Figure, Table};
 use super::{Setup, broker, finish};
 
-/// How much the spool holds on disk.
-const FULL: u64 = 500_000_000;
+/// How much the spool holds on disk, in the benchmark and for the footprint.
+pub const FULL: u64 = 500_000_000;
 /// Readings in a batch that fills the spool: frames of about 10 KiB, so that this takes seconds.
 const LARGE: usize = 500;
 /// What was in use a moment ago is given back.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Devices wait at most so long for a hub that starts, whatever it has stored.
+const READY: Duration = Duration::from_secs(1);
 /// Files of a process beside its connections.
 const OTHER_FILES: u64 = 100;
 
-/// Idle, with 1,000 and with 10,000 connections.
-pub async fn connections(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
+/// Numbers of connections, and what they may take in bytes where there is a bound.
+pub type Crowds = &'static [(u64, Option<u64>)];
+
+/// The benchmark's.
+pub const CROWDS: Crowds = &[(1_000, None), (10_000, Some(100_000_000))];
+
+/// Idle, and with so many connections.
+pub async fn connections(setup: &Setup, table: &mut Table, crowds: Crowds) -> anyhow::Result<()> {
     let group = "memory";
     eprintln!("{group}");
     let (hub, broker) = setup.hub("connections").await?;
@@ -31,7 +42,7 @@ pub async fn connections(setup: &Setup, table: &mut Table) -> anyhow::Result<()>
     let idle = Figure::Bytes(hub.process.rss()?);
     table.bound(group, "an idle hub", idle, Below(Figure::Bytes(12_000_000)));
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    for count in [1_000, 10_000] {
+    for &(count, bound) in crowds {
         if files < count + OTHER_FILES {
             table.note(format!(
                 "{count} connections were not tried: the system allows {files} open files"
@@ -48,8 +59,8 @@ pub async fn connections(setup: &Setup, table: &mut Table) -> anyhow::Result<()>
         sleep(SETTLE).await;
         let rss = Figure::Bytes(hub.process.rss()?);
         let what = format!("{count} idle connections");
-        if count == 10_000 {
-            table.bound(group, what, rss, Below(Figure::Bytes(100_000_000)));
+        if let Some(bound) = bound {
+            table.bound(group, what, rss, Below(Figure::Bytes(bound)));
             let peak = Figure::Bytes(hub.process.peak()?);
             table.told(group, "… at most, while they connected", peak);
         } else {
@@ -68,9 +79,9 @@ pub async fn connections(setup: &Setup, table: &mut Table) -> anyhow::Result<()>
     broker.process.stop().await
 }
 
-/// Starts with an empty spool and with a full one; memory with a full one.
-pub async fn full_spool(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
-    let group = "spool of 500 MB";
+/// Starts with an empty spool and with one of `full` bytes; memory with a full one.
+pub async fn full_spool(setup: &Setup, table: &mut Table, full: u64) -> anyhow::Result<()> {
+    let group = "full spool";
     eprintln!("{group}");
     let dir = setup.dir.child("full")?;
     // Nobody listens there: an outage from the start.
@@ -92,7 +103,7 @@ pub async fn full_spool(setup: &Setup, table: &mut Table) -> anyhow::Result<()> 
         time: Duration::from_secs(2),
     };
     let disk = "/spool/disk_bytes";
-    while hub.status().await?.number(disk) < FULL {
+    while hub.status().await?.number(disk) < full {
         load::run(&hub.url, &load).await?;
     }
     sleep(SETTLE).await;
@@ -112,12 +123,31 @@ pub async fn full_spool(setup: &Setup, table: &mut Table) -> anyhow::Result<()> 
     let peak = hub.process.peak()?.saturating_sub(before);
     table.told(group, "memory added, at most", Figure::Bytes(peak));
     finish(hub, table, "filling the spool").await?;
+    forget(&dir)?;
     let hub = Hub::start(&setup.hub, &dir, nobody)
         .await
         .context("with a full spool")?;
-    table.told(group, "start with it", Figure::Time(hub.ready_after));
+    let bound = AtMost(Figure::Time(READY));
+    let after = Figure::Time(hub.ready_after);
+    table.bound(group, "start with it, read from the disk", after, bound);
     sleep(SETTLE).await;
     let rss = Figure::Bytes(hub.process.rss()?);
     table.told(group, "memory after that start", rss);
     finish(hub, table, "full spool").await
+}
+
+/// Takes every file below a directory out of the kernel's cache, as after a boot.
+fn forget(dir: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            forget(&path)?;
+        } else {
+            let file = File::open(&path)?;
+            // Only what is on the disk already can be forgotten.
+            file.sync_data()?;
+            fadvise(&file, 0, None, Advice::DontNeed)?;
+        }
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! beside what must come out. `docs/benchmark.md` says what each row means.
 
 mod broker;
+mod footprint;
 mod hub;
 mod latency;
 mod live;
@@ -66,6 +67,9 @@ enum Part {
     Memory,
     /// Memory and time to start with 500 MB in the spool
     Start,
+    /// What the hub takes on a small board: memory idle and with 100 and 1,000 devices, CPU per
+    /// reading, and how long a start takes with 1 GB in the spool; only when it is named
+    Footprint,
 }
 
 /// What every measurement needs.
@@ -199,10 +203,13 @@ async fn measure(setup: &Setup, only: &[Part]) -> anyhow::Result<Table> {
         outage::measure(setup, &mut table).await?;
     }
     if wanted(Part::Memory) {
-        memory::connections(setup, &mut table).await?;
+        memory::connections(setup, &mut table, memory::CROWDS).await?;
     }
     if wanted(Part::Start) {
-        memory::full_spool(setup, &mut table).await?;
+        memory::full_spool(setup, &mut table, memory::FULL).await?;
+    }
+    if only.contains(&Part::Footprint) {
+        footprint::measure(setup, &mut table).await?;
     }
     Ok(table)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{KIB, Notes, millis, number, pair, secs};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
-use crate::config::values::{address, duration, path, size, whole, word};
+use crate::config::values::{address, duration, file, path, size, whole, word};
 use crate::config::words::AUTH;
 use crate::config::{Auth, DeviceTls, Devices};
 
@@ -106,7 +106,7 @@ fn check_certificate_auth(doc: &mut Document<'_>) {
 fn device_tls(doc: &mut Document<'_>, notes: &mut Notes) -> Option<DeviceTls> {
     const S: &str = "devices.tls";
     let pair = pair(doc, S, notes);
-    let client_ca = doc.get(S, "client_ca", path);
+    let client_ca = doc.get(S, "client_ca", file);
     if let Some(ca) = &client_ca {
         notes
             .files

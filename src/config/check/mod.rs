@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::document::Document;
 use super::files::{NamedFile, Use};
 use super::problem::Problem;
-use super::values::{address, duration, id, id_from, path, size, word};
+use super::values::{address, duration, file, id, id_from, path, size, word};
 use super::words::{LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
 use super::{Admin, Config, Devices, Hub, Log, LogFormat, LogLevel, Overflow, Spool, SpoolWrite};
 
@@ -89,8 +89,8 @@ fn pair(
     section: &'static str,
     notes: &mut Notes,
 ) -> Option<(PathBuf, PathBuf)> {
-    let cert = doc.get(section, "cert", path);
-    let key = doc.get(section, "key", path);
+    let cert = doc.get(section, "cert", file);
+    let key = doc.get(section, "key", file);
     for (there, missing, what) in [
         ("cert", "key", "private key"),
         ("key", "cert", "certificate chain"),

@@ -6,7 +6,7 @@ use super::{Notes, millis, number, pair, secs};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
 use crate::config::url::{BrokerUrl, broker_url};
-use crate::config::values::{client_id, duration, path, prefix, text, whole, word};
+use crate::config::values::{client_id, duration, file, prefix, text, whole, word};
 use crate::config::words::{DRAIN, FORMAT};
 use crate::config::{DrainOrder, Format, Hub, Uplink, UplinkTls};
 
@@ -32,7 +32,7 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         port: 1883,
     });
     let username = doc.get(S, "username", text);
-    let password_file = doc.get(S, "password_file", path);
+    let password_file = doc.get(S, "password_file", file);
     if let Some(file) = &password_file {
         notes
             .files
@@ -42,7 +42,7 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         let text = "write the name that the password belongs to";
         doc.missing(S, "username", "password_file", text);
     }
-    let ca = doc.get(S, "ca", path);
+    let ca = doc.get(S, "ca", file);
     if let Some(ca) = &ca {
         notes
             .files

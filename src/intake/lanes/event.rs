@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::intake::moved::Moved;
 use crate::intake::port::{Arrival, ConnId};
-use crate::reading::{Gap, GapReason, Item, Lane, Mark};
+use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
 
 /// What can be set.
@@ -50,8 +50,8 @@ impl Settings {
 pub struct Now {
     /// For deadlines.
     pub mono: Instant,
-    /// Unix seconds, for stamps and `max_age`.
-    pub unix: f64,
+    /// For the stamps of gap records and for `max_age`.
+    pub moment: Moment,
 }
 
 /// What happens to the lanes.

@@ -129,8 +129,6 @@ pub struct Lanes {
     /// What was taken and what is safe.
     pub streams: Streams,
     phase: Phase,
-    /// When the first event came.
-    began: Option<Instant>,
     route: Route,
     up: Option<u64>,
     stalled_since: Option<Instant>,
@@ -173,7 +171,6 @@ impl Lanes {
             settings,
             streams: Streams::default(),
             phase: Phase::Running,
-            began: None,
             route: Route::Spool,
             up: None,
             stalled_since: None,
@@ -206,7 +203,6 @@ impl Lanes {
 
     /// Handles one event and adds what is to be done to `out`.
     pub fn apply(&mut self, now: Now, event: Event, out: &mut Vec<Action>) {
-        let began = *self.began.get_or_insert(now.mono);
         match event {
             Event::Opened { depth } => self.backlog.opened(depth),
             Event::Arrived(arrival) => self.arrived(now, arrival, out),
@@ -228,11 +224,9 @@ impl Lanes {
                 if again {
                     self.load_retry = Some(now.mono + LOAD_RETRY);
                 }
-                let max_age = self.settings.max_age;
                 let expiry = Expiry {
-                    before: now.unix - max_age.as_secs_f64(),
-                    now: now.unix,
-                    own_too: now.mono.saturating_duration_since(began) >= max_age,
+                    now: now.moment,
+                    max_age: self.settings.max_age.as_secs_f64(),
                 };
                 self.backlog.loaded(groups, again, expiry);
             }

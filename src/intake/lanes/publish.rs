@@ -226,7 +226,7 @@ impl Lanes {
 /// The gap record that is published instead of this item.
 fn gap_instead(item: &Item, reason: GapReason, now: Now, out: &mut Vec<Action>) -> Arc<Item> {
     let gap = match item {
-        Item::Batch(batch) => Gap::of(batch, reason, now.unix),
+        Item::Batch(batch) => Gap::of(batch, reason, now.moment),
         // A gap record is a few hundred bytes; a broker that refuses even that will get it again.
         Item::Gap(gap) => gap.clone(),
     };

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::moved::Moved;
-use crate::reading::{Batch, Encoding, Gap, GapReason};
+use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment};
 use crate::spool::{Depth, Group, GroupId, Thinned};
 
 const DEVICES: usize = 3;
@@ -120,7 +120,7 @@ impl World {
             lanes: Lanes::new(settings),
             now: Now {
                 mono: Instant::now(),
-                unix: 1e9,
+                moment: Moment::at(1e9),
             },
             epoch: 0,
             up: false,
@@ -200,7 +200,7 @@ impl World {
             device: device(d),
             stream: "s".into(),
             seq: Some(seq),
-            received: self.now.unix,
+            received: self.now.moment,
             readings: 1,
             encoding: Encoding::Cbor,
             frame: Bytes::from_static(b"x"),
@@ -237,7 +237,8 @@ impl World {
                 batches: ids.len() as u64,
                 readings: ids.len() as u64,
                 reason: GapReason::Overflow,
-                time: self.now.unix,
+                time: self.now.moment.wall,
+                clock: None,
             }));
             batches += ids.len() as u64;
             self.given_up.insert(id_of(&gap), ids);
@@ -768,7 +769,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
         device: device(0),
         stream: "s".into(),
         seq: Some(seq),
-        received: 1e9,
+        received: Moment::at(1e9),
         readings: 1,
         encoding: Encoding::Cbor,
         frame: Bytes::from_static(b"x"),
@@ -832,31 +833,55 @@ fn a_batch_that_cannot_be_published_on_its_way_to_the_disk_leaves_no_weight_behi
     assert_eq!(world.lanes.to_commit_bytes, 0);
 }
 
-/// A board without a clock of its own takes batches in 1970 until the network tells the time.
-#[test]
-fn a_clock_that_is_set_late_makes_nothing_expire_that_this_run_has_taken() {
-    let expired_after = |uptime| {
-        let mut world = World::new(Settings {
-            max_age: Duration::from_secs(3_600),
-            ..settings(false, false)
-        });
-        world.step(&Op::Send(0));
-        world.step(&Op::CommitDone);
-        world.now.mono += uptime;
-        world.now.unix += 1e8;
-        world.step(&Op::Up);
-        let (after, _) = world.load.take().unwrap();
-        let event = Event::Loaded {
-            groups: world.read(after),
-            again: false,
-        };
-        let mut out = Vec::new();
-        world.lanes.apply(world.now, event, &mut out);
-        out.iter()
-            .any(|action| matches!(action, Action::Publish { item, .. } if matches!(**item, Item::Gap(_))))
+/// Whether a batch that was stored at `then` is dropped for its age when it is read at `now`.
+fn expires(then: Moment, now: Moment) -> bool {
+    let mut world = World::new(Settings {
+        max_age: Duration::from_secs(3_600),
+        ..settings(false, false)
+    });
+    world.now.moment = then;
+    world.step(&Op::Send(0));
+    world.step(&Op::CommitDone);
+    world.now.moment = now;
+    world.step(&Op::Up);
+    let (after, _) = world.load.take().unwrap();
+    let event = Event::Loaded {
+        groups: world.read(after),
+        again: false,
     };
-    assert!(!expired_after(Duration::from_secs(60)));
-    assert!(expired_after(Duration::from_secs(3_600)));
+    let mut out = Vec::new();
+    world.lanes.apply(world.now, event, &mut out);
+    out.iter().any(
+        |action| matches!(action, Action::Publish { item, .. } if matches!(**item, Item::Gap(_))),
+    )
+}
+
+#[test]
+fn a_batch_expires_by_what_is_known_of_its_age_and_by_nothing_else() {
+    let boot = |n| Boot::from_bytes([n; 16]);
+    let moment = |boot, uptime, wall, synced| Moment {
+        wall,
+        uptime,
+        boot,
+        synced,
+    };
+    // Within one boot the wall clock may do what it likes.
+    for set_by in [-1e9, -1e4, 0.0, 1e4, 1e9] {
+        for synced in [false, true] {
+            let then = moment(boot(1), 100.0, 1.7e9, synced);
+            let after = |age| moment(boot(1), 100.0 + age, 1.7e9 + age + set_by, true);
+            assert!(!expires(then, after(3_500.0)), "{set_by}");
+            assert!(expires(then, after(3_700.0)), "{set_by}");
+        }
+    }
+    // Across boots it takes two stamps that can be trusted.
+    for (then_synced, now_synced) in [(false, false), (false, true), (true, false), (true, true)] {
+        let then = moment(boot(1), 1e6, 1.7e9, then_synced);
+        let after = |age| moment(boot(2), 100.0, 1.7e9 + age, now_synced);
+        assert!(!expires(then, after(3_500.0)));
+        assert!(!expires(then, after(-1e9)));
+        assert_eq!(expires(then, after(3_700.0)), then_synced && now_synced);
+    }
 }
 
 #[test]

@@ -6,7 +6,10 @@
 //! last, and disconnects. A second signal or ten seconds ends it all regardless; what was acked is
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
+mod reload;
+
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,16 +19,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{self, Config, DrainOrder, Overflow, SpoolWrite};
+use self::reload::Reload;
+use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::lanes::Settings;
 use crate::intake::port::{Close, IntakePort};
 use crate::intake::{self, Wiring};
 use crate::listen::Server;
+use crate::pulse::Heart;
+use crate::service::{self, Manager};
 use crate::session::roster::Roster;
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
-use crate::{admin, memory, spool, stop, uplink};
+use crate::{admin, clock, log, memory, spool, stop, uplink};
 
 /// The stop takes no longer than this.
 const STOP: Duration = Duration::from_secs(10);
@@ -60,14 +66,25 @@ impl fmt::Display for Part {
     }
 }
 
+/// What a hub is started with beside its configuration.
+#[derive(Debug)]
+pub struct Start {
+    /// Where the configuration came from; read again on SIGHUP.
+    pub file: PathBuf,
+    /// The device port, when systemd holds it. Not blocking.
+    pub socket: Option<std::net::TcpListener>,
+}
+
 /// Runs the hub until SIGTERM or SIGINT, or until a part of it ends by itself.
 ///
 /// # Errors
 /// When a port cannot be bound or TLS files cannot be read; when a part ended by itself; when the
 /// stop left batches that could not be made safe.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
+    let manager = Manager::new();
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let reload = Reload::new(start.file, config.clone());
     let Config {
         hub,
         devices,
@@ -77,9 +94,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         log: _,
     } = config;
     let board = Board::new(&hub.id);
+    board.spool.max_size.set(spool.max_size);
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
-    let listener = bind("devices.listen", devices.listen).await?;
+    let listener = match start.socket {
+        Some(socket) => inherit(socket, &devices)?,
+        None => bind("devices.listen", devices.listen).await?,
+    };
     let admin_listener = match &admin {
         Some(admin) => Some(bind("admin.listen", admin.listen).await?),
         None => None,
@@ -87,6 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let (stop_listen, listen_stop) = stop::channel();
     let memory_stop = listen_stop.clone();
+    let (status_stop, feed_stop) = (listen_stop.clone(), listen_stop.clone());
     let (stop_uplink, uplink_stop) = stop::channel();
     let (stop_admin, admin_stop) = stop::channel();
     let (control, control_rx) = mpsc::channel(CONTROLS);
@@ -98,11 +120,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (opened, spool_is_open) = oneshot::channel();
 
     let port = IntakePort { control, data };
-    let server = Server::new(&devices, port, roster.clone(), listen_stop)?;
+    let mut heart = Heart::default();
+    let server = Server::new(&devices, port, roster.clone(), listen_stop)?
+        .with_pulse(heart.pulse("the device port"));
     let reloader = server.reloader();
     let (spool_sender, spool_events, spool_thread) =
         spool::start(&spool).context("cannot start the spool's thread")?;
 
+    let work = spool_sender.work();
+    let max_size = spool.max_size;
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
     let wiring = Wiring {
         settings: lane_settings(&spool, &uplink),
@@ -114,13 +140,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         uplink_events,
         reconnect,
         board: board.clone(),
+        pulse: heart.pulse("the intake"),
     };
     parts.spawn(async move {
         let opened = move || _ = opened.send(());
         (Part::Intake, intake::run(wiring, opened).await)
     });
+    let uplink_settings = uplink::Settings {
+        pulse: heart.pulse("the uplink"),
+        ..uplink::Settings::new(uplink, &hub.id)
+    };
     let life = uplink::run(
-        uplink::Settings::new(uplink, &hub.id),
+        uplink_settings,
         submissions,
         outbox,
         news,
@@ -143,8 +174,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             (Part::Admin, Ok(()))
         });
     }
+    tokio::spawn(clock::watch());
     let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
+    tokio::spawn(log::tell_held_back());
+    tokio::spawn(manager.keep_status(board.clone(), max_size, status_stop));
     let accepting = board.clone();
     let address = listener
         .local_addr()
@@ -154,6 +188,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         if spool_is_open.await.is_ok() {
             accepting.set_ready(true);
             tracing::info!(%address, "listening");
+            manager.ready();
+            tokio::spawn(service::feed(manager, heart, work, feed_stop));
             server.run(listener).await;
         }
         (Part::Devices, Ok(()))
@@ -167,13 +203,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 break Ok(());
             }
             _ = hangup.recv() => {
-                tracing::info!("SIGHUP: registry and certificates are read again");
+                tracing::info!("SIGHUP: configuration, registry and certificates are read again");
+                manager.reloading();
                 reloader.reload();
+                let reload = reload.clone();
+                // Beside everything else: the disk may hang.
+                tokio::task::spawn_blocking(move || {
+                    reload.read();
+                    manager.ready();
+                });
             }
             Some(ended) = parts.join_next() => break Err(unasked(ended)),
         }
     };
 
+    manager.stopping();
     board.set_ready(false);
     stop_listen.stop();
     roster.close_all(Close::Stopping);
@@ -195,7 +239,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let _ = tokio::task::spawn_blocking(move || spool_thread.join()).await;
     };
     tokio::select! {
-        () = rest => tracing::info!("stopped"),
+        () = rest => {
+            log::tell_held_back_now();
+            tracing::info!("stopped");
+        }
         name = signals.next() => anyhow::bail!("{name} came while stopping; ended at once"),
         () = tokio::time::sleep(STOP) => {
             anyhow::bail!("the stop took longer than {} s; ended at once", STOP.as_secs())
@@ -221,6 +268,29 @@ async fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpLis
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address} ({key}); is another hub running, or the address taken?")
     })
+}
+
+/// The device port that systemd holds.
+fn inherit(
+    socket: std::net::TcpListener,
+    devices: &config::Devices,
+) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::from_std(socket).context("cannot take over systemd's socket")?;
+    let address = listener
+        .local_addr()
+        .context("systemd's socket has no address")?;
+    tracing::info!(
+        instead_of = %devices.listen,
+        address = %address,
+        "the device port is systemd's socket, not devices.listen"
+    );
+    if devices.auth == Auth::Open && !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "auth = \"open\" lets everybody who reaches this address send as any device"
+        );
+    }
+    Ok(listener)
 }
 
 fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
