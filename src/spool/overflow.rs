@@ -149,18 +149,19 @@ impl Shelf {
             let part = part_of(&tally, &mut self.names);
             generation.shares = Some((generation.groups, part));
         }
-        match (&generation.taking, &generation.shares) {
-            (None, Some((groups, part))) if generation.groups < *groups => {
-                let left = |bytes: u64| bytes * generation.groups / groups;
-                let shares = part.shares.iter();
-                Part {
-                    shares: shares.map(|(id, n)| (id.clone(), left(*n))).collect(),
-                    rest: left(part.rest),
-                }
-            }
-            (None, Some((_, part))) => part.clone(),
-            (Some(tally), _) => part_of(tally, &mut self.names),
-            (None, None) => Part::default(),
+        let (put_in, part) = match (&generation.taking, &generation.shares) {
+            (Some(tally), _) => (tally.groups, part_of(tally, &mut self.names)),
+            (None, Some((groups, part))) => (*groups, part.clone()),
+            (None, None) => return Part::default(),
+        };
+        if generation.groups >= put_in {
+            return part;
+        }
+        let left = |bytes: u64| bytes.saturating_mul(generation.groups) / put_in;
+        let shares = part.shares.into_iter();
+        Part {
+            shares: shares.map(|(id, bytes)| (id, left(bytes))).collect(),
+            rest: left(part.rest),
         }
     }
 
