@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     for part in ["man1", "man5", "completions"] {
         fs::create_dir_all(directory.join(part))?;
     }
-    let mut command = cli::Arguments::command();
+    let mut command = cli::Arguments::command().disable_help_subcommand(true);
     command.build();
     pages(&command, "telehub", &directory.join("man1"))?;
     fs::write(directory.join("man5/telehub.toml.5"), settings())?;
@@ -41,18 +41,16 @@ fn main() -> anyhow::Result<()> {
 
 /// One page for a command and one for each below it: `telehub-device-add.1`.
 fn pages(command: &Command, name: &str, directory: &Path) -> anyhow::Result<()> {
-    // The name is that of the page; the synopsis keeps the one with spaces.
-    let page = command.clone().name(name.to_owned());
     let mut text = Vec::new();
-    let man = clap_mangen::Man::new(page)
-        .date("")
-        .source(concat!("telehub ", env!("CARGO_PKG_VERSION")));
+    let source = concat!("telehub ", env!("CARGO_PKG_VERSION"));
+    let man = clap_mangen::Man::new(command.clone())
+        .title(name)
+        .source(source);
     man.render(&mut text)?;
     let mut text = String::from_utf8(text)?;
     text.push_str(closing(name));
     fs::write(directory.join(format!("{name}.1")), text)?;
-    let visible = command.get_subcommands().filter(|c| c.get_name() != "help");
-    for below in visible {
+    for below in command.get_subcommands() {
         pages(below, &format!("{name}-{}", below.get_name()), directory)?;
     }
     Ok(())
@@ -88,24 +86,38 @@ fn settings() -> String {
          a key behind # is off or depends on the machine, and its value is an example.\n",
         env!("CARGO_PKG_VERSION")
     );
-    let mut open = false;
+    // The lines of a section; a comment right above its head belongs to it.
+    let mut section: Vec<&str> = Vec::new();
     for line in SETTINGS.lines() {
-        let head = line.trim_start_matches('#');
-        if let Some(name) = head.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            if open {
-                page.push_str(".EE\n");
-            }
-            let _ = write!(page, ".SH [{name}]\n.EX\n");
-            open = true;
-        } else if open {
-            let _ = writeln!(page, "{}", escaped(line));
-        }
+        let name = line.trim_start_matches('#').strip_prefix('[');
+        let Some(name) = name.and_then(|name| name.strip_suffix(']')) else {
+            section.push(line);
+            continue;
+        };
+        let comments = section
+            .iter()
+            .rev()
+            .take_while(|line| line.starts_with('#'));
+        let above = section.split_off(section.len() - comments.count());
+        close(&mut page, &section);
+        let _ = write!(page, ".SH [{name}]\n.EX\n");
+        section = above;
     }
-    if open {
-        page.push_str(".EE\n");
-    }
+    close(&mut page, &section);
     page.push_str(".SH \"SEE ALSO\"\n\\fBtelehub\\fR(1)\n");
     page
+}
+
+/// Ends a section's example. What stands before the first section is about the file itself.
+fn close(page: &mut String, section: &[&str]) {
+    if !page.contains(".EX\n") {
+        return;
+    }
+    let text = section.join("\n");
+    for line in text.trim_end().lines() {
+        let _ = writeln!(page, "{}", escaped(line));
+    }
+    page.push_str(".EE\n");
 }
 
 /// A line that roff prints as it is.

@@ -123,6 +123,18 @@ impl Gap {
         }
     }
 
+    /// Whether nothing lies between the ranges of these two, so that one record can say exactly
+    /// what both say.
+    #[must_use]
+    pub fn adjoins(&self, other: &Self) -> bool {
+        match (self.from, self.to, other.from, other.to) {
+            (Some(from), Some(to), Some(other_from), Some(other_to)) => {
+                other_from <= to.saturating_add(1) && from <= other_to.saturating_add(1)
+            }
+            (from, _, other_from, _) => from.is_none() && other_from.is_none(),
+        }
+    }
+
     /// Widens this gap by another of the same device, stream and reason. Returns `false`, and
     /// changes nothing, when they differ in one of these.
     pub fn merge(&mut self, other: &Self) -> bool {
@@ -155,14 +167,15 @@ pub enum Item {
 }
 
 impl Item {
+    /// Fixed parts, headers and bookkeeping of one item, in bytes.
+    pub const OVERHEAD: usize = 128;
+
     /// About how many bytes this item holds in memory and on disk.
     #[must_use]
     pub fn weight(&self) -> usize {
-        /// Fixed parts, headers and bookkeeping of one item.
-        const OVERHEAD: usize = 128;
         match self {
-            Self::Batch(batch) => batch.frame.len() + OVERHEAD,
-            Self::Gap(_) => OVERHEAD,
+            Self::Batch(batch) => batch.frame.len() + Self::OVERHEAD,
+            Self::Gap(_) => Self::OVERHEAD,
         }
     }
 

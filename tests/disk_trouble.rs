@@ -5,123 +5,20 @@
 mod daemon;
 #[path = "support/disc.rs"]
 mod disc;
+#[path = "support/scene.rs"]
+mod scene;
 
 use std::time::{Duration, Instant};
 
-use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, until};
-use disc::Disc;
-
-/// Long enough for a device to hear an ack that must not come.
-const A_WHILE: Duration = Duration::from_millis(1_500);
-
-struct Scene {
-    // In this order: the hub lets go of the disk before it is unmounted.
-    hub: Hub,
-    sensors: Vec<Sensor>,
-    consumer: Consumer,
-    broker: Mosquitto,
-    disc: Disc,
-    _dir: tempfile::TempDir,
-}
-
-impl Scene {
-    /// A hub with live devices, spool on a disk of its own.
-    async fn new(extra: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let disc = Disc::new(dir.path(), 64)?;
-        let broker = Mosquitto::start(dir.path());
-        let consumer = Consumer::start(broker.port).await;
-        let text = config(&disc.path, broker.port, extra);
-        let hub = Hub::start(dir.path(), &text).await;
-        hub.until_uplink("connected").await;
-        let start = |n| Sensor::start(hub.address, &format!("s-{n}"), Duration::from_millis(5));
-        let sensors = (0..3).map(start).collect();
-        let scene = Self {
-            hub,
-            sensors,
-            consumer,
-            broker,
-            disc,
-            _dir: dir,
-        };
-        scene.more_acks("live acks").await;
-        Some(scene)
-    }
-
-    fn acked(&self) -> Vec<u64> {
-        self.sensors.iter().map(Sensor::acked).collect()
-    }
-
-    /// Every device hears of more.
-    async fn more_acks(&self, what: &str) {
-        let before = self.acked();
-        let more = || {
-            self.acked()
-                .iter()
-                .zip(&before)
-                .all(|(now, before)| *now > before + 20)
-        };
-        until(what, more).await;
-    }
-
-    /// The hub lives, says 503 with this reason, and acks nothing more.
-    async fn fails(&self, reason: &str) {
-        until("the report of a disk that fails", || {
-            let (code, body) = self.hub.get("/healthz");
-            code == 503 && body.contains(reason)
-        })
-        .await;
-        self.acks_nothing().await;
-    }
-
-    async fn acks_nothing(&self) {
-        let before = self.acked();
-        tokio::time::sleep(A_WHILE).await;
-        assert_eq!(self.acked(), before, "acked what is not safe");
-    }
-
-    async fn well(&self) {
-        until("health", || self.hub.get("/healthz").0 == 200).await;
-    }
-
-    /// Everything that was ever acked is on the broker, and nothing was given up.
-    async fn ends(mut self) {
-        self.sensors.iter().for_each(Sensor::rest);
-        let all = || self.sensors.iter().all(|sensor| sensor.unacked() == 0);
-        until("every ack", all).await;
-        self.hub.until_drained().await;
-        let acked: Vec<_> = self
-            .sensors
-            .iter()
-            .flat_map(Sensor::acked_batches)
-            .collect();
-        let here = || self.consumer.batches().len() >= acked.len();
-        until("every acked batch on the broker", here).await;
-        let batches = self.consumer.batches();
-        for id in acked {
-            assert!(
-                batches.contains_key(&id),
-                "{id:?} was acked and never arrived"
-            );
-        }
-        let gaps: Vec<_> = self
-            .consumer
-            .got()
-            .into_iter()
-            .filter(|got| got.kind() == "gap")
-            .collect();
-        assert!(gaps.is_empty(), "{gaps:?}");
-        self.sensors.clear();
-        assert!(self.hub.stop().await.success());
-    }
-}
+use daemon::{Device, Sensor, until};
+use scene::{A_WHILE, Scene};
 
 #[tokio::test]
 async fn a_disk_that_others_fill_costs_acks_until_there_is_room_and_no_data() {
     let Some(mut scene) = Scene::new("").await else {
         return;
     };
-    let foreign = scene.disc.fill();
+    let foreign = scene.disc().fill();
     scene.more_acks("live acks beside a full disk").await;
     scene.broker.stop();
     until("the report of a full disk", || {
@@ -147,7 +44,7 @@ async fn a_disk_that_fills_up_in_an_outage_keeps_what_it_has() {
     };
     scene.broker.stop();
     scene.more_acks("acks from disk").await;
-    let foreign = scene.disc.fill();
+    let foreign = scene.disc().fill();
     // What was stored may make way for what comes, with gap records; without that rule it stays.
     until("a commit that finds no room, or old data dropped", || {
         scene.hub.status("/spool/state") != "ok" || scene.hub.status("/spool/dropped_batches") != 0
@@ -181,11 +78,14 @@ async fn a_disk_that_becomes_read_only_is_told_and_used_again_once_it_can_be_wri
     let Some(mut scene) = Scene::new("").await else {
         return;
     };
-    assert!(scene.disc.read_only(), "nothing is open while all is live");
+    assert!(
+        scene.disc().read_only(),
+        "nothing is open while all is live"
+    );
     scene.more_acks("live acks").await;
     assert_eq!(scene.hub.get("/healthz").0, 200, "nothing has failed yet");
     scene.broker.stop();
-    scene.fails("Read-only file system").await;
+    scene.fails("failed", "Read-only file system").await;
     scene.broker.start_again();
     scene.more_acks("live acks").await;
     // Longer than the hub waits before it tries again.
@@ -194,7 +94,7 @@ async fn a_disk_that_becomes_read_only_is_told_and_used_again_once_it_can_be_wri
         assert_eq!(scene.hub.get("/healthz").0, 503, "still read-only");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    scene.disc.writable();
+    scene.disc().writable();
     // Found out without a batch to store.
     scene.well().await;
     scene.broker.stop();
@@ -210,14 +110,14 @@ async fn a_disk_that_hangs_is_told_live_data_goes_past_it_and_it_goes_on_by_itse
     };
     scene.broker.stop();
     scene.more_acks("acks from disk").await;
-    scene.disc.freeze();
+    scene.disc().freeze();
     // What was being synced at that moment may still be told.
     tokio::time::sleep(A_WHILE).await;
-    scene.fails("does not answer").await;
+    scene.fails("failed", "does not answer").await;
     scene.broker.start_again();
     scene.hub.until_uplink("connected").await;
     scene.more_acks("live acks past the disk").await;
-    scene.disc.thaw();
+    scene.disc().thaw();
     scene.well().await;
     scene.broker.stop();
     scene.more_acks("acks from disk again").await;
@@ -233,15 +133,36 @@ async fn a_short_hang_of_the_disk_drops_no_device() {
     scene.broker.stop();
     scene.more_acks("acks from disk").await;
     let connects: Vec<_> = scene.sensors.iter().map(Sensor::connects).collect();
-    scene.disc.freeze();
+    scene.disc().freeze();
     let mut device = Device::connect(scene.hub.address, "new").await;
     assert_eq!(device.hello("s").await, 0, "devices are taken meanwhile");
     tokio::time::sleep(A_WHILE).await;
-    scene.disc.thaw();
+    scene.disc().thaw();
     scene.more_acks("acks from disk again").await;
     assert_eq!(scene.hub.get("/healthz").0, 200);
     let after: Vec<_> = scene.sensors.iter().map(Sensor::connects).collect();
     assert_eq!(after, connects);
+    scene.broker.start_again();
+    scene.ends().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_that_may_not_drop_anything_refuses_and_takes_devices_again_when_it_has_room() {
+    let Some(mut scene) = Scene::new("overflow = \"refuse\"").await else {
+        return;
+    };
+    scene.broker.stop();
+    scene.more_acks("acks from disk").await;
+    let foreign = scene.disc().fill();
+    scene.fails("full", "min_free").await;
+    let mut device = Device::connect(scene.hub.address, "new").await;
+    device.hello("s").await;
+    device.data(1).await;
+    assert_eq!(device.close_code().await, 1013);
+    assert_eq!(scene.hub.status("/spool/dropped_batches"), 0);
+    std::fs::remove_file(foreign).unwrap();
+    scene.more_acks("acks from disk again").await;
+    scene.well().await;
     scene.broker.start_again();
     scene.ends().await;
 }

@@ -73,6 +73,7 @@ impl Rig {
             live_batches: 1_000,
             live_bytes: 1 << 20,
             held_bytes: 1 << 20,
+            hold_back: Duration::from_millis(5),
         };
         let pace = uplink::Pace {
             first_retry: Duration::from_millis(5),

@@ -2,7 +2,9 @@
 //! looked for with `telehub spool export` and at the broker. Each test is a way of living between
 //! two cuts; the controls leave a sync out and must lose data in the same rig.
 //!
-//! `POWER_CUTS=10000` for more than the usual 100 in all; `SEED=2` for other moments.
+//! Some hundred cuts by default. For many more, in every way of living by turns:
+//! `POWER_CUTS=10000 cargo test --test power_cut -- --ignored --nocapture as_many_cuts`, with
+//! `RIGS=8` discs at a time, `SEED=2` for other moments, and `LIFE=drain` for one way alone.
 #![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
 
 #[path = "support/daemon.rs"]
@@ -15,17 +17,16 @@ mod disc;
 mod preload;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use daemon::{Consumer, Hub, Mosquitto, Sensor, config, until};
 use dice::Dice;
 use disc::Disc;
 use serde_json::Value;
-
-/// Cuts of all tests together, without the controls.
-const CUTS: u64 = 100;
 
 /// After so many cuts the spool begins anew; until then each life goes on with what is there.
 const CHAIN: u64 = 10;
@@ -57,6 +58,8 @@ enum End {
     Stopping,
     /// Killed under load, started again, and cut as soon as devices have heard where to resume.
     Resumed,
+    /// Under load, after syncs that failed.
+    Faulty,
 }
 
 const OUTAGE: Life = Life {
@@ -69,6 +72,79 @@ const OUTAGE: Life = Life {
 
 /// Generations of 512 KiB.
 const SMALL: &str = "max_size = \"8MiB\"";
+
+const ROLL_OVER: Life = Life {
+    name: "roll-over",
+    spool: SMALL,
+    bytes: 3_000,
+    ..OUTAGE
+};
+
+const DRAIN: Life = Life {
+    name: "drain",
+    spool: SMALL,
+    bytes: 1_000,
+    broker: true,
+    ..OUTAGE
+};
+
+const OVERFLOW: Life = Life {
+    name: "overflow",
+    spool: SMALL,
+    bytes: 20_000,
+    ..OUTAGE
+};
+
+const OPENING: Life = Life {
+    name: "opening",
+    spool: SMALL,
+    bytes: 1_000,
+    end: End::Opening,
+    ..OUTAGE
+};
+
+const STOPPING: Life = Life {
+    name: "stopping",
+    bytes: 1_000,
+    broker: true,
+    end: End::Stopping,
+    ..OUTAGE
+};
+
+const RESUMED: Life = Life {
+    name: "killed, resumed",
+    end: End::Resumed,
+    ..OUTAGE
+};
+
+const FAULTY: Life = Life {
+    name: "failed syncs",
+    end: End::Faulty,
+    ..OUTAGE
+};
+
+const WRITE_ALWAYS: Life = Life {
+    name: "write always",
+    spool: "write = \"always\"",
+    broker: true,
+    ..OUTAGE
+};
+
+/// Taken by turns when there are many cuts.
+const LIVES: [Life; 12] = [
+    OUTAGE,
+    ROLL_OVER,
+    DRAIN,
+    STOPPING,
+    OVERFLOW,
+    OPENING,
+    RESUMED,
+    WRITE_ALWAYS,
+    OUTAGE,
+    ROLL_OVER,
+    DRAIN,
+    FAULTY,
+];
 
 #[derive(Default, Debug)]
 struct Outcome {
@@ -85,6 +161,23 @@ struct Outcome {
 }
 
 impl Outcome {
+    fn add(&mut self, other: Self) {
+        self.cuts += other.cuts;
+        self.acked += other.acked;
+        self.lost.extend(other.lost);
+        self.disorder.extend(other.disorder);
+        self.complaints.extend(other.complaints);
+        self.dropped += other.dropped;
+        self.published += other.published;
+    }
+
+    fn is_good(&self) {
+        assert!(self.lost.is_empty(), "lost: {:?}", self.lost);
+        assert!(self.complaints.is_empty(), "{:#?}", self.complaints);
+        assert!(self.disorder.is_empty(), "{:?}", self.disorder);
+        assert!(self.acked > self.cuts, "{self:?}");
+    }
+
     fn tell(&self, name: &str, begun: Instant) {
         println!(
             "{name}: {} cuts, {} batches acked, {} lost, {} out of order, {} complaints, \
@@ -118,10 +211,16 @@ impl Stored {
             .env("TMPDIR", dir)
             .output()
             .unwrap();
-        let mut stored = Self {
-            complaint: String::from_utf8(export.stderr).unwrap(),
-            ..Self::default()
-        };
+        let mut stored = Self::default();
+        if !export.status.success() {
+            let verify = daemon::command()
+                .args(["spool", "verify", "--config"])
+                .arg(dir.join("telehub.toml"))
+                .env("TMPDIR", dir)
+                .output()
+                .unwrap();
+            stored.complaint = String::from_utf8([export.stderr, verify.stdout].concat()).unwrap();
+        }
         for line in String::from_utf8(export.stdout).unwrap().lines() {
             let line: Value = serde_json::from_str(line).unwrap();
             if line["pack"].is_null() {
@@ -132,10 +231,11 @@ impl Stored {
             let device = line["device"].as_str().unwrap();
             assert_eq!(line["pack"][0]["v"], seq, "exactly as taken");
             let of_device = stored.batches.entry(device.to_owned()).or_default();
-            if of_device.last().is_some_and(|last| *last >= seq) {
+            let late = of_device.last().is_some_and(|last| *last > seq);
+            // What was in doubt after a failed sync is written anew, and both may be there.
+            if of_device.insert(seq) && late {
                 stored.disorder.push((device.to_owned(), seq));
             }
-            of_device.insert(seq);
         }
         stored
     }
@@ -155,12 +255,15 @@ impl Stored {
 struct Rig {
     life: Life,
     dice: Dice,
-    preload: Option<(std::path::PathBuf, &'static str)>,
+    /// Environment of the daemon.
+    env: Vec<(&'static str, PathBuf)>,
     sensors: Vec<Sensor>,
     consumer: Option<Consumer>,
     /// Since the spool began anew.
     at_broker: BTreeMap<String, BTreeSet<u64>>,
     known: u64,
+    /// Which chain of many.
+    chain: u64,
     outcome: Outcome,
     // In this order: whoever writes ends before the disc is unmounted.
     broker: Option<Mosquitto>,
@@ -169,9 +272,15 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new(life: Life) -> Option<Self> {
+    async fn new(life: Life, dice: Dice) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let disc = Disc::new(dir.path(), 96)?;
+        let mut env = Vec::new();
+        if life.end == End::Faulty {
+            env.push(("LD_PRELOAD", preload::shim(dir.path(), "faulty")?));
+            env.push(("FAULTS", dir.path().join("faults")));
+            env.push(("FAULTS_BELOW", disc.path.clone()));
+        }
         let broker = life.broker.then(|| Mosquitto::start(dir.path()));
         let consumer = match &broker {
             Some(broker) => Some(Consumer::start(broker.port).await),
@@ -179,12 +288,13 @@ impl Rig {
         };
         Some(Self {
             life,
-            dice: Dice::new(),
-            preload: None,
+            dice,
+            env,
             sensors: Vec::new(),
             consumer,
             at_broker: BTreeMap::new(),
             known: 0,
+            chain: 0,
             outcome: Outcome::default(),
             broker,
             disc,
@@ -204,11 +314,7 @@ impl Rig {
 
     fn command(&self) -> Command {
         let mut command = daemon::command();
-        if let Some((library, left_out)) = &self.preload {
-            command
-                .env("LD_PRELOAD", library)
-                .env("LEAVE_OUT", left_out);
-        }
+        command.envs(self.env.iter().cloned());
         command
     }
 
@@ -222,7 +328,7 @@ impl Rig {
         let mut command = self.command();
         let hub = Hub::start_by(&mut command, self.dir.path(), &text, |_| {}).await;
         if self.sensors.is_empty() {
-            let (round, bytes) = (self.outcome.cuts, self.life.bytes);
+            let (round, bytes) = (self.chain + self.outcome.cuts, self.life.bytes);
             let sensor = |n| {
                 let id = format!("d{round}-{n}");
                 Sensor::heavy(hub.address, &id, Duration::from_millis(1), bytes)
@@ -240,11 +346,23 @@ impl Rig {
             .iter()
             .for_each(|sensor| sensor.moved(Sensor::NOWHERE));
         // The uplink's and the overflow's are what this is about.
-        let expected = |line: &String| line.contains("uplink") || line.contains("is full");
-        let lines = hub.complaints();
-        self.outcome
-            .complaints
-            .extend(lines.into_iter().filter(|line| !expected(line)));
+        let faulty = self.life.end == End::Faulty;
+        let expected = |line: &String| {
+            let failed = [
+                "the spool cannot be written",
+                "cannot remove a drained part",
+            ];
+            faulty && failed.iter().any(|words| line.contains(words))
+                || line.contains("uplink")
+                || line.contains("is full")
+        };
+        let (chain, round) = (self.chain, self.outcome.cuts);
+        let lines = hub.complaints().into_iter();
+        self.outcome.complaints.extend(
+            lines
+                .filter(|line| !expected(line))
+                .map(|line| format!("{chain} {round}: {line}")),
+        );
         hub.kill();
     }
 
@@ -273,6 +391,16 @@ impl Rig {
         tokio::time::sleep(self.dice.millis(250)).await;
         match self.life.end {
             End::Load | End::Opening => self.end(hub),
+            End::Faulty => {
+                let switch = self.dir.path().join("faults");
+                // EIO, and nothing of it is synced.
+                std::fs::write(&switch, "sync 5").unwrap();
+                tokio::time::sleep(self.dice.millis(100)).await;
+                std::fs::remove_file(&switch).unwrap();
+                let before = self.acked();
+                until("acks after a failed sync", || self.acked() > before + 100).await;
+                self.end(hub);
+            }
             End::Stopping => {
                 hub.signal("TERM");
                 tokio::time::sleep(self.dice.millis(80)).await;
@@ -294,12 +422,13 @@ impl Rig {
         let round = self.outcome.cuts;
         let stored = Stored::read(self.dir.path());
         self.outcome.complaints.extend(
-            (!stored.complaint.is_empty()).then(|| format!("{round}: {}", stored.complaint)),
+            (!stored.complaint.is_empty())
+                .then(|| format!("{} {round}: {}", self.chain, stored.complaint)),
         );
         let corrupt = stored.gaps.iter().filter(|gap| gap["reason"] != "overflow");
         self.outcome
             .complaints
-            .extend(corrupt.map(|gap| format!("{round}: {gap}")));
+            .extend(corrupt.map(|gap| format!("{} {round}: {gap}", self.chain)));
         self.outcome
             .disorder
             .extend(stored.disorder.iter().cloned());
@@ -360,25 +489,18 @@ impl Rig {
             self.check().await;
             self.outcome.cuts += 1;
         }
-        self.outcome.tell(self.life.name, begun);
+        if self.chain == 0 {
+            self.outcome.tell(self.life.name, begun);
+        }
         self.outcome
     }
 }
 
-/// `share`: of a hundred cuts.
-async fn survives(share: u64, life: Life) {
-    let Some(rig) = Rig::new(life).await else {
-        return;
-    };
-    let all = std::env::var("POWER_CUTS").map_or(CUTS, |cuts| cuts.parse().unwrap());
-    let cuts = (all * share).div_ceil(100);
-    let outcome = rig.run(cuts).await;
-    assert!(outcome.lost.is_empty(), "lost: {:?}", outcome.lost);
-    assert!(outcome.disorder.is_empty(), "{:?}", outcome.disorder);
-    assert!(outcome.complaints.is_empty(), "{:#?}", outcome.complaints);
-    assert!(outcome.acked > outcome.cuts, "{outcome:?}");
-    if life.broker && cuts >= CHAIN {
-        assert!(outcome.published > 0, "nothing was drained");
+async fn survives(cuts: u64, life: Life) {
+    if let Some(rig) = Rig::new(life, Dice::new()).await {
+        let outcome = rig.run(cuts).await;
+        outcome.is_good();
+        assert!(!life.broker || cuts < CHAIN || outcome.published > 0);
     }
 }
 
@@ -389,96 +511,133 @@ async fn what_was_acked_is_in_the_spool_after_every_power_cut() {
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_databases_roll_over() {
-    let life = Life {
-        name: "roll-over",
-        spool: SMALL,
-        bytes: 3_000,
-        ..OUTAGE
-    };
-    survives(20, life).await;
+    survives(20, ROLL_OVER).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_the_backlog_drains() {
-    let life = Life {
-        name: "drain",
-        spool: SMALL,
-        bytes: 1_000,
-        broker: true,
-        ..OUTAGE
-    };
-    survives(20, life).await;
+    survives(20, DRAIN).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_the_oldest_is_dropped() {
-    let life = Life {
-        name: "overflow",
-        spool: SMALL,
-        bytes: 20_000,
-        ..OUTAGE
-    };
-    survives(10, life).await;
+    survives(10, OVERFLOW).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_the_spool_is_opened() {
-    let life = Life {
-        name: "opening",
-        spool: SMALL,
-        bytes: 1_000,
-        end: End::Opening,
-        ..OUTAGE
-    };
-    survives(10, life).await;
+    survives(10, OPENING).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_during_the_stop() {
-    let life = Life {
-        name: "stopping",
-        bytes: 1_000,
-        broker: true,
-        end: End::Stopping,
-        ..OUTAGE
-    };
-    survives(5, life).await;
+    survives(10, STOPPING).await;
 }
 
 #[tokio::test]
 async fn what_a_killed_hub_had_written_and_the_next_one_speaks_of_survives_a_cut() {
-    let life = Life {
-        name: "killed, resumed, cut",
-        end: End::Resumed,
-        ..OUTAGE
-    };
-    survives(5, life).await;
+    survives(5, RESUMED).await;
+}
+
+#[tokio::test]
+async fn what_was_acked_survives_cuts_after_syncs_that_failed() {
+    survives(5, FAULTY).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_with_every_batch_on_disk_first() {
-    let life = Life {
-        name: "write always",
-        spool: "write = \"always\"",
-        broker: true,
-        ..OUTAGE
-    };
-    survives(10, life).await;
+    survives(10, WRITE_ALWAYS).await;
 }
 
-/// The same rig with something left out: it must see the loss.
+fn number(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).map_or(usual, |number| number.parse().unwrap())
+}
+
+/// One chain of cuts on a disc of its own. The same number gives the same moments.
+fn chain(number: u64) -> Option<(&'static str, Outcome)> {
+    let mut lives = LIVES.to_vec();
+    if let Ok(name) = std::env::var("LIFE") {
+        lives.retain(|life| life.name == name);
+    }
+    let life = lives[usize::try_from(number).unwrap() % lives.len()];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut rig = Rig::new(life, Dice::of(number)).await?;
+        rig.chain = number;
+        Some((life.name, rig.run(CHAIN).await))
+    })
+}
+
+#[test]
+#[ignore = "as long as you like: POWER_CUTS=10000"]
+fn as_many_cuts_as_you_like_lose_nothing() {
+    let begun = Instant::now();
+    let chains = number("POWER_CUTS", 1_000) / CHAIN;
+    let first = number("SEED", 1) * 1_000_000;
+    let next = AtomicU64::new(0);
+    let outcomes: Mutex<BTreeMap<&str, Outcome>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..number("RIGS", 4) {
+            scope.spawn(|| {
+                loop {
+                    let done = next.fetch_add(1, Relaxed);
+                    if done >= chains {
+                        return;
+                    }
+                    let Some((name, outcome)) = chain(first + done) else {
+                        return;
+                    };
+                    let mut outcomes = outcomes.lock().unwrap();
+                    outcomes.entry(name).or_default().add(outcome);
+                    if (done + 1).is_multiple_of(100) {
+                        tell_all(&outcomes, begun);
+                    }
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap();
+    tell_all(&outcomes, begun);
+    outcomes.values().for_each(Outcome::is_good);
+}
+
+fn tell_all(outcomes: &BTreeMap<&str, Outcome>, begun: Instant) {
+    println!();
+    let mut sum = Outcome::default();
+    for (name, outcome) in outcomes {
+        outcome.tell(name, begun);
+        sum.cuts += outcome.cuts;
+        sum.acked += outcome.acked;
+        sum.dropped += outcome.dropped;
+        sum.published += outcome.published;
+        sum.lost.extend(outcome.lost.iter().cloned());
+        sum.disorder.extend(outcome.disorder.iter().cloned());
+        sum.complaints.extend(outcome.complaints.iter().cloned());
+    }
+    sum.tell("all", begun);
+    for complaint in &sum.complaints {
+        println!("{complaint}");
+    }
+}
+
+/// The same rig with syncs left out.
+async fn without(left_out: &'static str, life: Life, cuts: u64) -> Option<Outcome> {
+    let mut rig = Rig::new(life, Dice::new()).await?;
+    let library = preload::shim(rig.dir.path(), "unsynced")?;
+    rig.env = vec![("LD_PRELOAD", library), ("LEAVE_OUT", left_out.into())];
+    println!("{}, without the syncs of: {left_out}", life.name);
+    Some(rig.run(cuts).await)
+}
+
+/// The rig must see the loss.
 async fn control(left_out: &'static str) {
     const AT_MOST: u64 = 10;
-    let Some(mut rig) = Rig::new(OUTAGE).await else {
+    let Some(outcome) = without(left_out, OUTAGE, AT_MOST).await else {
         return;
     };
-    let Some(library) = preload::shim(rig.dir.path(), "unsynced") else {
-        return;
-    };
-    rig.preload = Some((library, left_out));
-    rig.life.name = "control";
-    let outcome = rig.run(AT_MOST).await;
-    println!("control without {left_out}: {} lost", outcome.lost.len());
     assert!(
         !outcome.lost.is_empty(),
         "without {left_out} nothing was lost in {AT_MOST} cuts: the rig proves nothing"
@@ -493,4 +652,17 @@ async fn without_the_syncs_of_ours_power_cuts_lose_data() {
 #[tokio::test]
 async fn without_the_sync_of_each_commit_power_cuts_lose_data() {
     control("data").await;
+}
+
+/// What each kind of sync is for on this file system; nothing is asserted. Some are not missed on
+/// ext4, because a sync of the data writes out what else the journal holds.
+#[tokio::test]
+#[ignore = "shows, and asserts nothing; takes two minutes"]
+async fn what_is_lost_without_each_kind_of_sync() {
+    let lives = [ROLL_OVER, STOPPING];
+    for left_out in ["range", "dir", "file", "file dir", "data"] {
+        for life in lives {
+            without(left_out, life, 20).await;
+        }
+    }
 }

@@ -243,13 +243,14 @@ fn what_is_no_spool_of_ours_is_told_in_one_sentence_and_left_alone() {
     // A part of which nothing is left.
     let lost = spool.join("gen-0000000000000001");
     fs::create_dir(&lost).unwrap();
+    fs::write(lost.join("whole"), "").unwrap();
     fs::write(spool.join("format"), "telehub spool 1\n").unwrap();
     let verify = telehub(dir.path(), &["verify"]);
     assert_eq!(verify.status.code(), Some(1), "{verify:?}");
     assert!(complaint(&verify).contains("is damaged"));
     let export = telehub(dir.path(), &["export"]);
     assert_eq!(lines(&export)[0]["device"], "_unknown");
-    fs::remove_dir(&lost).unwrap();
+    fs::remove_dir_all(&lost).unwrap();
 
     fs::write(spool.join("format"), "telehub spool 9\n").unwrap();
     for command in ["stat", "export", "verify"] {

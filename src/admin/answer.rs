@@ -16,6 +16,7 @@ use super::events::Events;
 use super::host::is_meant;
 use super::line::Line;
 use super::metrics;
+use super::page;
 use super::readings::readings;
 use crate::status::board::{Board, SpoolState};
 use crate::status::report::DevicePage;
@@ -54,6 +55,7 @@ pub(super) fn answer<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Answe
         return unauthorized();
     }
     let device = path.strip_prefix("/api/devices/");
+    let file = page::file(path);
     let known = [
         "/healthz",
         "/readyz",
@@ -62,11 +64,11 @@ pub(super) fn answer<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Answe
         "/api/devices",
         "/api/events",
     ];
-    if device.is_none() && !known.contains(&path) {
+    if device.is_none() && file.is_none() && !known.contains(&path) {
         return problem(
             StatusCode::NOT_FOUND,
-            "there are /healthz, /readyz, /metrics, /api/status, /api/devices, /api/devices/{id} and \
-             /api/events",
+            "there are /, /healthz, /readyz, /metrics, /api/status, /api/devices, /api/devices/{id} \
+             and /api/events",
         );
     }
     // HEAD goes the same way; hyper leaves the body out.
@@ -76,6 +78,9 @@ pub(super) fn answer<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Answe
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
+    }
+    if let Some(file) = file {
+        return file.answer(request.headers()).map(Either::Left);
     }
     match (path, device) {
         (_, Some(id)) => device_page(board, id),

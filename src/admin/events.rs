@@ -174,10 +174,8 @@ fn round(board: &Board, told: &mut Option<StatusReport>) -> Vec<u8> {
     let mut text = Vec::new();
     let status = board.status();
     // The time goes on in any case.
-    let timeless = StatusReport {
-        uptime: 0.0,
-        ..status.clone()
-    };
+    let mut timeless = status.clone();
+    (timeless.uptime, timeless.spool.flash_per_day) = (0.0, 0);
     if told.as_ref() != Some(&timeless) {
         event(&mut text, "status", &status);
         *told = Some(timeless);

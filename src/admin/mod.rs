@@ -8,6 +8,7 @@ mod events;
 mod host;
 mod line;
 mod metrics;
+pub mod page;
 mod readings;
 mod token;
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use telehub::clock::ClockState;
 use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
 
 use super::terminal::{Mood, Paint};
@@ -47,6 +48,12 @@ pub(super) fn page(
             plain(&report.version)
         ),
     );
+    if report.clock.state == ClockState::Unsynced {
+        line(
+            "clock",
+            "not synchronised: times may be years off".to_owned(),
+        );
+    }
     line(
         "uplink",
         format!(
@@ -210,8 +217,10 @@ mod tests {
         board.devices.online(&device, 1, "10.0.0.1:5".into());
         board.devices.online(&"b".into(), 2, "10.0.0.2:5".into());
         board.devices.offline("b", 2, "ping\u{1b}timeout");
+        let mut status = board.status();
+        status.clock.state = ClockState::Unsynced;
         let page = page(
-            &board.status(),
+            &status,
             &board.device_reports(),
             unix_now(),
             Paint::never(),
@@ -219,8 +228,9 @@ mod tests {
         );
         let lines: Vec<_> = page.lines().collect();
         assert!(lines[0].starts_with("hub      barn, version "), "{page}");
+        assert!(lines[1].starts_with("clock    not synchronised"), "{page}");
         assert!(
-            lines[1].starts_with("uplink   connected for 0s, 0 in flight"),
+            lines[2].starts_with("uplink   connected for 0s, 0 in flight"),
             "{page}"
         );
         let heading = lines

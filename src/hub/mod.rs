@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use self::reload::Reload;
 use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
+use crate::intake::gather::HOLD_BACK;
 use crate::intake::lanes::Settings;
 use crate::intake::port::{Close, IntakePort};
 use crate::intake::{self, Wiring};
@@ -93,7 +94,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         log: _,
     } = config;
     let board = Board::new(&hub.id);
-    board.spool.max_bytes.set(spool.max_size);
+    board.spool.max_size.set(spool.max_size);
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {
@@ -304,6 +305,7 @@ fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
         live_batches: Settings::LIVE_BATCHES,
         live_bytes: Settings::LIVE_BYTES,
         held_bytes: Settings::HELD_BYTES,
+        hold_back: HOLD_BACK,
     }
 }
 

@@ -5,8 +5,10 @@
 //! known of is wholly to be done; it is found by reading on from `cursor`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::moved::Moved;
 use crate::reading::{Gap, GapReason, Item, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
 
@@ -45,6 +47,22 @@ struct Slot {
 struct Tracked {
     slots: Vec<Slot>,
     done: usize,
+}
+
+/// Batches that were done among those that were given up.
+#[derive(Debug, Default)]
+struct Done {
+    batches: u64,
+    readings: u64,
+}
+
+impl Done {
+    fn count(&mut self, slot: &Slot) {
+        if slot.fate == Fate::Done && slot.batch {
+            self.batches += 1;
+            self.readings += u64::from(slot.readings);
+        }
+    }
 }
 
 /// See the module.
@@ -243,26 +261,64 @@ impl Backlog {
         self.more |= self.batches > 0;
     }
 
-    /// The store gave up every group up to this one, with so many batches and readings in them.
-    pub fn dropped(&mut self, upto: GroupId, batches: u64, readings: u64) {
-        let kept = self.groups.split_off(&GroupId(upto.0 + 1));
-        let gone = std::mem::replace(&mut self.groups, kept);
-        let done = || {
-            let slots = gone.values().flat_map(|tracked| &tracked.slots);
-            slots.filter(|slot| slot.fate == Fate::Done && slot.batch)
-        };
-        let done_batches = done().count() as u64;
-        let done_readings: u64 = done().map(|slot| u64::from(slot.readings)).sum();
-        self.batches = self
-            .batches
-            .saturating_sub(batches.saturating_sub(done_batches));
-        self.readings = self
-            .readings
-            .saturating_sub(readings.saturating_sub(done_readings));
-        self.ready.retain(|(loc, _)| loc.group > upto);
+    /// The store gave up these groups, with so many batches and readings in them.
+    pub fn dropped(&mut self, range: RangeInclusive<GroupId>, batches: u64, readings: u64) {
+        let mut done = Done::default();
+        self.groups.retain(|id, tracked| {
+            let gone = range.contains(id);
+            if gone {
+                tracked.slots.iter().for_each(|slot| done.count(slot));
+            }
+            !gone
+        });
+        self.ready.retain(|(loc, _)| !range.contains(&loc.group));
+        self.deletable.retain(|id| !range.contains(id));
+        self.given_up(batches, readings, &done);
+    }
+
+    /// The store took items out of groups, so many batches and readings in all.
+    pub fn thinned(&mut self, moved: &Moved, batches: u64, readings: u64) {
+        let mut done = Done::default();
+        for (id, gone) in moved.groups() {
+            let Some(tracked) = self.groups.get_mut(&id) else {
+                continue;
+            };
+            let mut at = 0;
+            tracked.slots.retain(|slot| {
+                let kept = gone.binary_search(&at).is_err();
+                at += 1;
+                if !kept {
+                    done.count(slot);
+                    tracked.done -= usize::from(slot.fate == Fate::Done);
+                }
+                kept
+            });
+            if tracked.slots.is_empty() {
+                self.groups.remove(&id);
+            } else {
+                self.collect(id);
+            }
+        }
+        self.ready.retain_mut(|(loc, _)| match moved.to(*loc) {
+            Some(to) => {
+                *loc = to;
+                true
+            }
+            None => false,
+        });
+        self.given_up(batches, readings, &done);
+    }
+
+    /// So many were given up, of which some were done before and not counted any more.
+    fn given_up(&mut self, batches: u64, readings: u64, done: &Done) {
+        let batches = batches.saturating_sub(done.batches);
+        self.batches = self.batches.saturating_sub(batches);
+        let readings = readings.saturating_sub(done.readings);
+        self.readings = self.readings.saturating_sub(readings);
         self.ready_bytes = self.ready.iter().map(|(_, item)| item.weight()).sum();
-        self.deletable.retain(|id| *id > upto);
+        // The gap records, at least.
         self.more = true;
+        self.grew = true;
         self.refresh_oldest();
     }
 

@@ -7,7 +7,9 @@
 
 pub mod backlog;
 pub mod flight;
+pub mod gather;
 pub mod lanes;
+pub mod moved;
 pub mod pace;
 pub mod poison;
 pub mod port;
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use self::lanes::{Action, Event, Lanes, Now, Settings};
+use self::moved::Moved;
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
 use self::rate::DrainRate;
 use crate::clock;
@@ -254,6 +257,10 @@ impl Intake {
     }
 
     fn uplink_says(&mut self, event: uplink::Event) {
+        if matches!(event, uplink::Event::Up { .. } | uplink::Event::Down { .. }) {
+            // Nothing drains in between, and the next connection has a pace of its own.
+            self.rate = DrainRate::default();
+        }
         let event = match event {
             uplink::Event::Up { epoch } => {
                 self.epoch = epoch;
@@ -314,6 +321,7 @@ impl Intake {
             }
             spool::Event::Loaded { groups, again } => Event::Loaded { groups, again },
             spool::Event::Dropped {
+                from,
                 upto,
                 batches,
                 readings,
@@ -327,7 +335,26 @@ impl Intake {
                 );
                 board.spool.dropped_batches.add(batches);
                 Event::Dropped {
-                    upto,
+                    groups: from..=upto,
+                    batches,
+                    readings,
+                }
+            }
+            spool::Event::Thinned {
+                groups,
+                batches,
+                readings,
+                gaps,
+            } => {
+                tracing::error!(
+                    batches,
+                    readings,
+                    gaps,
+                    "the spool is full; the oldest of the devices with the largest shares went"
+                );
+                board.spool.dropped_batches.add(batches);
+                Event::Thinned {
+                    moved: Moved::new(groups),
                     batches,
                     readings,
                 }

@@ -44,7 +44,7 @@ pub enum PayloadError {
 
 /// Bytes of a payload beside its records at most: keys, device and stream of their longest,
 /// numbers.
-const ENVELOPE: usize = 512;
+const ENVELOPE: usize = 576;
 
 /// No payload is longer, in any format.
 pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;

@@ -103,7 +103,7 @@ impl Moment {
         if self.boot == now.boot && self.boot != Boot::UNKNOWN {
             Some(now.uptime - self.uptime)
         } else {
-            (self.synced && now.synced).then(|| now.wall - self.wall)
+            (self.synced && now.synced).then_some(now.wall - self.wall)
         }
     }
 }

@@ -50,7 +50,8 @@ impl Shelf {
     /// The directory cannot be used now. Damage is no error.
     pub(super) fn attach(&mut self, create: bool) -> Result<(), Failure> {
         if self.lock.is_some() {
-            if create && self.old_format {
+            if create && !self.formatted {
+                // A crash came between making the directory and this, or the format is older.
                 self.write_format()?;
             }
             return Ok(());
@@ -98,9 +99,9 @@ impl Shelf {
                     // Before anything of this version is written, so that an older telehub sets
                     // the spool aside instead of taking it for damaged.
                     let known = format(&self.path);
-                    self.old_format = known.is_some_and(|version| version < FORMAT);
-                    let missing = create && !self.path.join("format").exists();
-                    if (missing || self.old_format)
+                    self.formatted = known.is_some_and(|version| version >= FORMAT);
+                    let older = known.is_some_and(|version| version < FORMAT);
+                    if (create && !self.formatted || older)
                         && let Err(error) = self.write_format()
                     {
                         if create {
@@ -141,7 +142,7 @@ impl Shelf {
             &self.path.join("format"),
             format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes(),
         )?;
-        self.old_format = false;
+        self.formatted = true;
         Ok(())
     }
 
@@ -165,6 +166,14 @@ impl Shelf {
         firsts.dedup();
         self.read_marks();
         for (at, first) in firsts.iter().copied().enumerate() {
+            if self.is_within_the_one_before(first) {
+                // Its groups are in that one: a power cut came before it was removed.
+                let dead = self.path.join(generations::name(first));
+                if let Err(error) = files::remove(&dead) {
+                    tracing::warn!(dir = %dead.display(), %error, "cannot remove a replaced part of the spool");
+                }
+                continue;
+            }
             let following = firsts.get(at + 1).copied();
             let last = following
                 .unwrap_or(self.next_id)
@@ -173,6 +182,12 @@ impl Shelf {
             self.read_generation(first, last, following.is_none())?;
         }
         Ok(())
+    }
+
+    fn is_within_the_one_before(&self, first: u64) -> bool {
+        self.generations
+            .last()
+            .is_some_and(|before| first <= before.last)
     }
 
     /// What a crash left half done: a replacement takes its place, the rest goes.
@@ -241,7 +256,7 @@ impl Shelf {
                     .map_err(|_| Error::Full),
                 other => other,
             };
-        let mut in_doubt = false;
+        let (mut in_doubt, mut half_made) = (false, false);
         let known = match (&summary, generation.touched) {
             (Some(_), false) => summary,
             _ => match scanned(&mut generation) {
@@ -264,6 +279,11 @@ impl Shelf {
                     }
                     generation.last = generation.last.max(tally.last);
                     Some(tally)
+                }
+                Err(Error::Broken(why)) if generation.was_never_whole() => {
+                    tracing::debug!(why, "removing a database that a crash left half made");
+                    half_made = true;
+                    None
                 }
                 Err(Error::Broken(why)) => {
                     damage = Some(why);
@@ -295,7 +315,7 @@ impl Shelf {
                 }
             }
         }
-        if damage.is_none() && readable && self.generations[index].groups == 0 {
+        if half_made || damage.is_none() && readable && self.generations[index].groups == 0 {
             self.discard(index);
         }
         Ok(())

@@ -32,6 +32,9 @@ const MAGIC_1: [u8; 4] = *b"thg1";
 /// Magic, two lengths, two checksums.
 const PREFIX: usize = 20;
 
+/// Of a batch, between its line and its frame: flags, number, arrival, readings.
+const BEFORE_FRAME: usize = 1 + 8 + 8 + 4;
+
 const HAS_SEQ: u8 = 1;
 const IS_JSON: u8 = 2;
 const SYNCED: u8 = 4;
@@ -176,7 +179,10 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
     };
 
     let mut reader = Reader(header);
-    let tally = Tally::decode(&mut reader)?;
+    let mut tally = Tally::decode(&mut reader)?;
+    if let Ok(body) = body {
+        weigh(&mut tally, Reader(body));
+    }
     let mut gaps = Vec::new();
     for gap in decode_gaps(&mut reader)? {
         gaps.push((0, gap));
@@ -198,7 +204,11 @@ impl Header<'_> {
         self.body.err()
     }
 
-    fn items(&self) -> Result<Vec<Arc<Item>>, Damage> {
+    /// The items.
+    ///
+    /// # Errors
+    /// [`Damage`] of the body.
+    pub(super) fn items(&self) -> Result<Vec<Arc<Item>>, Damage> {
         let mut reader = Reader(self.body?);
         let mut gaps: HashMap<usize, &Gap> = self.gaps.iter().map(|(at, gap)| (*at, gap)).collect();
         let mut items = Vec::new();
@@ -260,6 +270,19 @@ fn decode_batch(
         // of its batches is gone.
         frame: Bytes::copy_from_slice(reader.bytes()?),
     })
+}
+
+/// Adds up what the batches of each stream weigh, as far as the body can be read.
+fn weigh(tally: &mut Tally, mut body: Reader<'_>) {
+    while let Ok(line) = body.len()
+        && body.skip(BEFORE_FRAME).is_ok()
+        && let Ok(frame) = body.bytes()
+        && let Some(line) = tally.lines.get_mut(line)
+    {
+        line.bytes = line
+            .bytes
+            .saturating_add((frame.len() + Item::OVERHEAD) as u64);
+    }
 }
 
 /// The gap that stands for data of which nothing is known.

@@ -107,7 +107,7 @@ fn counts_that_cannot_be_true_do_not_stop_the_hub() {
     sum.add(&encoded.tally);
     sum.add(&encoded.tally);
     let gaps = sum.as_gaps(GapReason::Corrupt, 1.0);
-    assert_eq!((gaps.len(), gaps[0].batches), (1, u64::MAX));
+    assert_eq!((gaps.len(), gaps[0].batches), (2, u64::MAX));
 
     let mut damaged = encoded.bytes;
     *damaged.last_mut().unwrap() ^= 1;

@@ -163,3 +163,36 @@ fn a_missing_file_loses_nothing_silently() {
         fs::remove_dir_all(&tried).unwrap();
     }
 }
+
+/// The process was killed, or the power went, in the middle of making a database. Nothing had been
+/// put in, so nothing is lost and nobody is told that something is.
+#[test]
+fn a_database_that_was_never_made_to_the_end_is_no_loss() {
+    let unfinished: [&[(&str, &[u8])]; 5] = [
+        &[],
+        &[("conf", b"")],
+        &[("db", b"")],
+        &[("conf", b"half of it")],
+        &[("conf", b"nonsense"), ("db", b"nonsense")],
+    ];
+    for files in unfinished {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir.path().join("spool"), BIG);
+        let mut shelf = shelf_of(&config);
+        shelf.commit(&items(1..20, 2000), &[]).unwrap();
+        shelf.stop(Vec::new());
+        let half = config.path.join(super::generations::name(u64::MAX / 2));
+        fs::create_dir(&half).unwrap();
+        for (name, content) in files {
+            fs::write(half.join(name), content).unwrap();
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let found = super::inspect(&config.path, scratch.path(), Some(&mut |_| Ok(()))).unwrap();
+        assert_eq!(found.faults, Vec::<String>::new(), "{files:?}");
+        let mut shelf = shelf_of(&config);
+        let groups = load_all(&mut shelf);
+        assert_eq!(seqs(&groups), (1..20).collect::<Vec<_>>());
+        assert!(gaps(&groups).is_empty(), "{files:?}");
+        assert!(!half.exists(), "{files:?}");
+    }
+}

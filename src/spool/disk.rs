@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
@@ -74,11 +75,24 @@ fn reclaim() {
     }
 }
 
+/// The kernel's error. sled tells the first caller of it, and all others its debug text:
+/// `Os { code: 5, kind: …, message: … }`.
+fn original(error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() {
+        return error;
+    }
+    let text = error.to_string();
+    let code = text
+        .strip_prefix("Os { code: ")
+        .and_then(|rest| rest.split_once(',')?.0.parse().ok());
+    code.map_or(error, io::Error::from_raw_os_error)
+}
+
 /// Runs sled code that may panic.
 fn caught<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(error))) => Err(error.into()),
+        Ok(Err(sled::Error::Io(error))) => Err(original(error).into()),
         Ok(Err(error)) => Err(Error::Broken(error.to_string())),
         Err(_) => Err(Error::Broken("the database engine panicked".into())),
     }
@@ -298,5 +312,20 @@ impl Drop for DiskStore {
             tracing::debug!("the database engine panicked while closing");
         }
         reclaim();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_error_that_the_engine_repeats_is_still_the_kernels() {
+        let first = io::Error::from_raw_os_error(5);
+        let repeated = io::Error::new(first.kind(), format!("{first:?}"));
+        assert_eq!(original(repeated).raw_os_error(), Some(5));
+        let other = io::Error::other("something else, code: 5");
+        assert_eq!(original(other).raw_os_error(), None);
     }
 }

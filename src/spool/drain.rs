@@ -130,7 +130,7 @@ impl Shelf {
     }
 
     /// Opens a generation, replacing it by gap records if it is damaged.
-    fn open(&mut self, index: usize) -> Result<(), Error> {
+    pub(super) fn open(&mut self, index: usize) -> Result<(), Error> {
         self.generations[index].used = self.commands;
         match self.generations[index].open(&*self.engine) {
             Ok(_) => Ok(()),
@@ -181,7 +181,8 @@ impl Shelf {
             if here.is_empty() {
                 continue;
             }
-            if generation.open.is_none() && here.len() as u64 >= generation.groups {
+            let all = here.len() as u64 >= generation.groups && !generation.thinned;
+            if generation.open.is_none() && all {
                 generation.groups = 0;
             } else if let Err(error) = self
                 .open(index)

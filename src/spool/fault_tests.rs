@@ -12,10 +12,10 @@ use super::tests::{BIG, config, gaps, items, load_all, seqs};
 
 /// Calls that succeed before one fails; counts down. `u32::MAX`: all succeed.
 #[derive(Default)]
-struct Faults {
-    creates: AtomicU32,
-    appends: AtomicU32,
-    syncs: AtomicU32,
+pub(super) struct Faults {
+    pub(super) creates: AtomicU32,
+    pub(super) appends: AtomicU32,
+    pub(super) syncs: AtomicU32,
     /// Reads that fail from now on.
     bad_reads: AtomicU32,
     /// Appends since the last sync, and the most of them when a database was created.
@@ -26,7 +26,7 @@ struct Faults {
 }
 
 impl Faults {
-    fn none() -> Arc<Self> {
+    pub(super) fn none() -> Arc<Self> {
         let faults = Self::default();
         for counter in [&faults.creates, &faults.appends, &faults.syncs] {
             counter.store(u32::MAX, Relaxed);
@@ -46,7 +46,7 @@ impl Faults {
     }
 }
 
-struct Faulty(Arc<Faults>, Disk);
+pub(super) struct Faulty(pub(super) Arc<Faults>, pub(super) Disk);
 
 struct FaultyStore(Arc<Faults>, Box<dyn Store>);
 
@@ -183,6 +183,21 @@ fn what_a_killed_process_has_written_is_synced_before_it_is_spoken_of() {
     assert_eq!(shelf.depth().batches, 19);
     let asked = faults.asked.load(Relaxed);
     assert_eq!(asked, 0, "what has a summary is known to last");
+}
+
+#[test]
+fn a_directory_that_a_crash_left_without_its_format_gets_one_with_the_first_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    std::fs::create_dir(&config.path).unwrap();
+    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    shelf.attach(false).unwrap();
+    assert!(
+        !config.path.join("format").exists(),
+        "a start writes nothing"
+    );
+    shelf.commit(&items(1..20, 2000), &[]).unwrap();
+    assert!(config.path.join("format").exists());
 }
 
 /// How many parts of the spool were set aside.

@@ -5,6 +5,7 @@
 //! gen-<first id in hex>/
 //!   conf db snap.* blobs/   the engine's
 //!   summary                 a sealed tally of every group; written when the generation is closed
+//!   whole                   it was made to the end: groups may have been put in
 //!   reached                 the last group that was acknowledged; not synced, so never ahead of
 //!                           the database unless that has lost something
 //!   touched                 something was deleted: the summary says too much, look inside
@@ -16,13 +17,16 @@ use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use super::fairness::Part;
 use super::files;
+use super::salvage;
 use super::store::{Engine, Error, Store};
 use super::tally::Tally;
 use super::wire::{seal, unseal};
 
 const SUMMARY: &str = "summary";
 const REACHED: &str = "reached";
+const WHOLE: &str = "whole";
 pub(super) const TOUCHED: &str = "touched";
 
 /// Of the `reached` file. The last character is the version.
@@ -64,6 +68,10 @@ pub(super) struct Generation {
     /// When it was last used, in commands.
     pub(super) used: u64,
     pub(super) touched: bool,
+    /// Groups may have gone from it that others still ask to have deleted.
+    pub(super) thinned: bool,
+    /// How much of it is whose, and how many groups there were then: once that was asked for.
+    pub(super) shares: Option<(u64, Part)>,
 }
 
 impl Generation {
@@ -85,6 +93,8 @@ impl Generation {
             gone: BTreeSet::new(),
             used: 0,
             touched: dir.join(TOUCHED).exists(),
+            thinned: false,
+            shares: None,
             dir,
         }
     }
@@ -94,7 +104,12 @@ impl Generation {
     /// # Errors
     /// The engine's; nothing is left behind then.
     pub(super) fn create(dir: PathBuf, first: u64, engine: &dyn Engine) -> Result<Self, Error> {
-        match engine.create(&dir) {
+        let made = engine.create(&dir).and_then(|store| {
+            fs::File::create(dir.join(WHOLE))?;
+            files::sync_dir(&dir)?;
+            Ok(store)
+        });
+        match made {
             Ok(store) => {
                 let mut generation = Self::empty(first, first, dir);
                 generation.taking = Some(Tally::default());
@@ -130,6 +145,18 @@ impl Generation {
             generation.expected = later + 1;
         }
         (generation, summary)
+    }
+
+    /// Whether a crash came while it was made, so that nothing was ever put in. Asked of one that
+    /// cannot be opened.
+    pub(super) fn was_never_whole(&self) -> bool {
+        let noted = [WHOLE, REACHED, SUMMARY]
+            .iter()
+            .any(|name| self.dir.join(name).exists());
+        let db = self.dir.join("db");
+        // Spools of the first versions have no such note: whatever is found is looked at.
+        let empty = || salvage::groups_around_losses(&db).is_ok_and(|groups| groups.is_empty());
+        self.dir.is_dir() && !noted && (!db.exists() || empty())
     }
 
     /// The summary file, if it is there and sound.

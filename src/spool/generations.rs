@@ -27,6 +27,22 @@ pub(super) fn generation_bytes(max_size: u64) -> u64 {
     (max_size / PARTS).clamp(GENERATION_BYTES_MIN, GENERATION_BYTES)
 }
 
+/// Bytes on disk of a generation with groups of this size.
+pub(super) fn size_of(bytes: u64) -> u64 {
+    bytes + bytes / 8 + GENERATION_COST
+}
+
+/// Bytes that are kept free below `max_size` and above `min_free`, so that a generation can be
+/// rewritten within both limits. A spool that is too small for it drops whole generations.
+pub(super) fn workroom(max_size: u64) -> u64 {
+    /// With less, the workroom would be a sixth of it and more.
+    const FROM: u64 = 4 * 1024 * 1024;
+    if max_size < FROM {
+        return 0;
+    }
+    size_of(generation_bytes(max_size))
+}
+
 /// The directory of the generation that begins with this group.
 pub(super) fn name(first: u64) -> String {
     format!("gen-{first:016x}")
@@ -78,8 +94,8 @@ pub(super) struct Limits {
 pub(super) enum Room {
     /// Go on.
     Enough,
-    /// Give up the oldest generation and ask again.
-    DropOldest,
+    /// Give up some of the oldest data and ask again.
+    Drop,
     /// Do not take the commit; one sentence why.
     Full(String),
 }
@@ -95,6 +111,8 @@ pub(super) struct Space {
     pub(super) free: u64,
     /// What has been given back already to make room for this commit.
     pub(super) freed: u64,
+    /// What giving up may take before it frees anything.
+    pub(super) workroom: u64,
     /// Whether any group is left to give up.
     pub(super) droppable: bool,
 }
@@ -105,12 +123,17 @@ pub(super) struct Space {
 /// for them: a commit that is paid for with as much of the oldest data goes ahead.
 pub(super) fn room(limits: Limits, space: Space) -> Room {
     let Space { needed, free, .. } = space;
-    let over = space.used.saturating_add(needed) > limits.max_size;
     let paid = space.freed >= needed && free >= needed;
-    let tight = free < limits.min_free.saturating_add(needed) && !paid;
-    match (over, tight) {
+    let over = |more: u64| space.used.saturating_add(needed + more) > limits.max_size;
+    let tight = |more: u64| free < limits.min_free.saturating_add(needed + more) && !paid;
+    if !over(space.workroom) && !tight(space.workroom) {
+        return Room::Enough;
+    }
+    if limits.overflow == Overflow::DropOldest && space.droppable {
+        return Room::Drop;
+    }
+    match (over(0), tight(0)) {
         (false, false) => Room::Enough,
-        _ if limits.overflow == Overflow::DropOldest && space.droppable => Room::DropOldest,
         (_, true) => Room::Full(format!(
             "the file system has {free} bytes left and min_free is {}",
             limits.min_free
@@ -168,6 +191,7 @@ mod tests {
         used: 900,
         free: 5_000,
         freed: 0,
+        workroom: 0,
         droppable: true,
     };
 
@@ -177,15 +201,53 @@ mod tests {
         let refuse = limits(Overflow::Refuse);
         let over = Space { used: 901, ..SPACE };
         assert_eq!(room(drop, SPACE), Room::Enough);
-        assert_eq!(room(drop, over), Room::DropOldest);
+        assert_eq!(room(drop, over), Room::Drop);
         assert!(matches!(room(refuse, over), Room::Full(_)));
+    }
+
+    #[test]
+    fn there_is_always_room_to_rewrite_a_generation_while_anything_can_be_dropped() {
+        let drop = limits(Overflow::DropOldest);
+        let with = |workroom| Space { workroom, ..SPACE };
+        assert_eq!(room(drop, with(1)), Room::Drop);
+        let tight = Space {
+            free: 1_000,
+            used: 0,
+            ..SPACE
+        };
+        assert_eq!(
+            room(
+                drop,
+                Space {
+                    workroom: 800,
+                    ..tight
+                }
+            ),
+            Room::Enough
+        );
+        assert_eq!(
+            room(
+                drop,
+                Space {
+                    workroom: 801,
+                    ..tight
+                }
+            ),
+            Room::Drop
+        );
+        // Nothing left to drop: the room is there to be used.
+        let last = Space {
+            droppable: false,
+            ..with(1_000)
+        };
+        assert_eq!(room(drop, last), Room::Enough);
     }
 
     #[test]
     fn a_tight_file_system_is_full_even_with_nothing_left_to_drop() {
         let drop = limits(Overflow::DropOldest);
         let tight = Space { free: 150, ..SPACE };
-        assert_eq!(room(drop, tight), Room::DropOldest);
+        assert_eq!(room(drop, tight), Room::Drop);
         let empty = Space {
             droppable: false,
             ..tight

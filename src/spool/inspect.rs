@@ -147,6 +147,15 @@ impl Look<'_, '_> {
             }
         }
         directory.sort_unstable();
+        // One whose groups are in the one before it was about to be removed.
+        let mut covered = None;
+        directory.retain(|(first, dir)| {
+            let replaced = covered.is_some_and(|last| *first <= last);
+            if !replaced && let (known, Some(_)) = Generation::found(*first, *first, dir.clone()) {
+                covered = Some(known.last);
+            }
+            !replaced
+        });
         self.found.generations = directory.len() as u64;
         self.found.set_aside.sort();
         self.found.foreign.sort();
@@ -187,10 +196,12 @@ impl Look<'_, '_> {
             self.sum.add(tally);
             return Ok(());
         }
+        let half_made = generation.was_never_whole();
         drop(generation);
         let copy = self.scratch.join(&name);
         copy_tree(dir, &copy)?;
-        let read = self.read(&name, Generation::found(first, last, copy.clone()));
+        let copied = Generation::found(first, last, copy.clone());
+        let read = self.read(&name, half_made, copied);
         // Also what a repair has set aside.
         for entry in fs::read_dir(self.scratch)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(&name) {
@@ -200,10 +211,11 @@ impl Look<'_, '_> {
         read
     }
 
-    /// Reads a copy.
+    /// Reads a copy. `half_made`: nothing was ever put in if it cannot be opened.
     fn read(
         &mut self,
         name: &str,
+        half_made: bool,
         (generation, summary): (Generation, Option<Tally>),
     ) -> io::Result<()> {
         let engine = Disk { own_sync: false };
@@ -217,6 +229,7 @@ impl Look<'_, '_> {
         // Of the last generation that was not closed, an end that is cut short is no damage.
         match shelf.generations[0].scan(&engine, summary.is_none()) {
             Ok(_) => {}
+            Err(Error::Broken(_)) if half_made => return Ok(()),
             Err(Error::Broken(why)) => {
                 self.fault(format!("{name}: {why}"));
                 let repaired = shelf
@@ -290,15 +303,22 @@ impl Look<'_, '_> {
     }
 }
 
+/// Copies a directory as far as the device gives it. Something else in its place is an empty one:
+/// nothing is in it.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
+    if !from.is_dir() {
+        return Ok(());
+    }
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        let target = to.join(entry.file_name());
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
+            copy_tree(&source, &target)?;
+        } else if fs::copy(&source, &target).is_err() {
+            // Either the device does not read, which costs the blocks that it does not give, or
+            // there is no room for copies, which fails again here.
+            fs::write(&target, files::read_around(&source)?)?;
         }
     }
     Ok(())

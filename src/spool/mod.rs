@@ -4,8 +4,8 @@
 //!
 //! Items travel in groups (`codec`), groups live in small databases, the generations
 //! (`generation`, `contents`) on the `shelf`: put there (`commit`), read and deleted again
-//! (`drain`). A generation goes when the last of its groups is deleted or when room is needed
-//! (`overflow`). What is found damaged is repaired, and becomes gap records where
+//! (`drain`). A generation goes when the last of its groups is deleted. When room is needed
+//! (`overflow`) the devices with the largest shares pay (`fairness`, `thin`). What is found damaged is repaired, and becomes gap records where
 //! it cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
 mod attach;
@@ -14,6 +14,7 @@ mod commit;
 mod contents;
 mod disk;
 mod drain;
+mod fairness;
 mod files;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -28,6 +29,7 @@ mod salvage;
 mod shelf;
 mod store;
 mod tally;
+mod thin;
 mod wire;
 mod worker;
 
@@ -41,6 +43,8 @@ mod powercut_tests;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thin_tests;
 
 use std::fmt;
 use std::io;
@@ -117,6 +121,16 @@ pub struct Depth {
 pub struct Usage {
     /// Bytes that the spool's files take on disk (allocated blocks, not lengths).
     pub disk_bytes: u64,
+}
+
+/// A group out of which items were taken. Those behind them move up; with the last of them the
+/// group is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thinned {
+    /// The group.
+    pub group: GroupId,
+    /// Positions that are gone, as they were, ascending.
+    pub gone: Vec<u32>,
 }
 
 /// What the intake asks of the spool. At most one `Commit` and one `Load` are outstanding.
@@ -203,11 +217,25 @@ pub enum Event {
         again: bool,
     },
     /// Old groups were given up for new ones (`overflow = "drop-oldest"`). The gap records that
-    /// say so are already stored, in the groups from `recorded` on.
+    /// say so are already stored, in newer groups.
     Dropped {
-        /// Every group up to and including this one is gone.
+        /// Every group from this one on is gone,
+        from: GroupId,
+        /// up to and including this one.
         upto: GroupId,
         /// What went with them.
+        batches: u64,
+        /// And the readings in these.
+        readings: u64,
+        /// Gap records stored in their place.
+        gaps: u64,
+    },
+    /// Some batches of old groups were given up for new ones, those of the devices with the
+    /// largest shares. The gap records that say so are already stored, in newer groups.
+    Thinned {
+        /// Where they were.
+        groups: Vec<Thinned>,
+        /// What went.
         batches: u64,
         /// And the readings in these.
         readings: u64,

@@ -1,5 +1,6 @@
-//! Making room: the oldest generation becomes gap records, and those are safe before it goes.
+//! Making room: old data becomes gap records, and those are safe before it goes.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -8,13 +9,16 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::attach::CORRUPT;
 use super::codec;
 use super::commit::Failure;
+use super::fairness::{self, Part};
 use super::files;
-use super::generations::{self, Room, Space};
+use super::generations::{self, GENERATION_COST, Room, Space};
 use super::shelf::Shelf;
 use super::store::Error;
+use super::tally::Tally;
 use super::{Event, GroupId};
 use crate::clock;
-use crate::reading::{GapReason, Item};
+use crate::config::Overflow;
+use crate::reading::{Gap, GapReason, Item};
 
 /// The file that holds the reserved space.
 pub(super) const BALLAST: &str = "ballast";
@@ -42,14 +46,15 @@ impl Shelf {
                 used,
                 free: files::free_bytes(&self.path)?,
                 freed: before.saturating_sub(used),
-                droppable: self.generations.first().is_some_and(|one| one.first < end),
+                workroom: self.workroom(),
+                droppable: self.older_than(end) > 0,
             };
             match generations::room(self.limits, space) {
                 Room::Enough => return Ok(()),
                 // Copies of damaged data go before any sound data does.
                 _ if self.drop_copies() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
-                Room::DropOldest => self.drop_oldest()?,
+                Room::Drop => self.give_up_some(end)?,
             }
         }
     }
@@ -64,11 +69,25 @@ impl Shelf {
             used: self.usage().disk_bytes,
             free: files::free_bytes(&self.path)?,
             freed: 0,
+            workroom: 0,
             droppable: !self.generations.is_empty(),
         };
         match generations::room(self.limits, space) {
-            Room::Enough | Room::DropOldest => Ok(()),
+            Room::Enough | Room::Drop => Ok(()),
             Room::Full(error) => Err(Failure { full: true, error }),
+        }
+    }
+
+    /// How many generations began before this id. They are in order.
+    fn older_than(&self, end: u64) -> usize {
+        self.generations.partition_point(|one| one.first < end)
+    }
+
+    /// Room for the generation that is written before others are removed.
+    fn workroom(&self) -> u64 {
+        match self.limits.overflow {
+            Overflow::DropOldest => generations::workroom(self.limits.max_size),
+            Overflow::Refuse => 0,
         }
     }
 
@@ -80,16 +99,68 @@ impl Shelf {
         self.other_bytes < before
     }
 
-    fn drop_oldest(&mut self) -> Result<(), Failure> {
+    /// Gives up some of what is in generations that began before `end`: see `fairness`.
+    fn give_up_some(&mut self, end: u64) -> Result<(), Failure> {
         if self.generations[0].groups == 0 {
             self.discard(0);
             return Ok(());
         }
+        let parts: Vec<Part> = (0..self.older_than(end)).map(|at| self.part(at)).collect();
+        let largest = generations::generation_bytes(self.limits.max_size);
+        let Some(cut) = fairness::cut(&parts, largest, GENERATION_COST) else {
+            return self.drop_whole(0);
+        };
+        if cut.kept == 0 || !self.has_workroom(cut.kept + cut.rest)? {
+            return self.drop_whole(cut.at);
+        }
+        match self.thin(&cut) {
+            // By a quota, say. What is dropped as a whole needs no room but for its records.
+            Err(failure) if failure.full => self.drop_whole(cut.at),
+            thinned => thinned,
+        }
+    }
+
+    /// Whether so much may be written before anything is removed.
+    fn has_workroom(&self, bytes: u64) -> Result<bool, Failure> {
+        let needed = generations::size_of(bytes);
+        let free = files::free_bytes(&self.path)?;
+        Ok(
+            self.usage().disk_bytes.saturating_add(needed) <= self.limits.max_size
+                && free >= self.limits.min_free.saturating_add(needed),
+        )
+    }
+
+    /// What is in a generation, by device. Looked up once; what is deleted later is taken off
+    /// evenly.
+    fn part(&mut self, index: usize) -> Part {
+        let generation = &mut self.generations[index];
+        if generation.taking.is_none() && generation.shares.is_none() {
+            let tally = generation.tally(&*self.engine).unwrap_or_default();
+            let part = part_of(&tally, &mut self.names);
+            generation.shares = Some((generation.groups, part));
+        }
+        match (&generation.taking, &generation.shares) {
+            (None, Some((groups, part))) if generation.groups < *groups => {
+                let left = |bytes: u64| bytes * generation.groups / groups;
+                let shares = part.shares.iter();
+                Part {
+                    shares: shares.map(|(id, n)| (id.clone(), left(*n))).collect(),
+                    rest: left(part.rest),
+                }
+            }
+            (None, Some((_, part))) => part.clone(),
+            (Some(tally), _) => part_of(tally, &mut self.names),
+            (None, None) => Part::default(),
+        }
+    }
+
+    /// Turns a generation into gap records.
+    fn drop_whole(&mut self, index: usize) -> Result<(), Failure> {
         // If it still takes groups, the records go into a new one.
-        self.generations[0].seal();
-        let oldest = &mut self.generations[0];
+        self.generations[index].seal();
+        let generation = &mut self.generations[index];
         let now = clock::now();
-        let tally = oldest.tally(&*self.engine);
+        let tally = generation.tally(&*self.engine);
         let mut gaps = tally
             .as_ref()
             .map(|tally| tally.as_gaps(GapReason::Overflow, now))
@@ -98,6 +169,26 @@ impl Shelf {
             gaps.push(codec::unknown_gap(now));
         }
         let tally = tally.unwrap_or_default();
+        let gaps = self.record(gaps)?;
+        let generation = &self.generations[index];
+        let (from, upto) = (GroupId(generation.first), GroupId(generation.last));
+        let (batches, readings) = (tally.batches(), tally.readings());
+        self.discard(index);
+        self.news.push(Event::Dropped {
+            from,
+            upto,
+            batches,
+            readings,
+            gaps,
+        });
+        Ok(())
+    }
+
+    /// Stores gap records. Returns how many.
+    ///
+    /// # Errors
+    /// The engine's. A full disk only when the reserve is used up.
+    pub(super) fn record(&mut self, gaps: Vec<Gap>) -> Result<u64, Error> {
         let items: Vec<_> = gaps
             .into_iter()
             .map(|gap| Arc::new(Item::Gap(gap)))
@@ -106,22 +197,7 @@ impl Shelf {
             Err(Error::Full) if self.give_up_ballast() => self.write(&items, &[])?,
             written => written?,
         };
-        let upto = GroupId(self.generations[0].last);
-        let (batches, readings) = (tally.batches(), tally.readings());
-        self.discard(0);
-        tracing::error!(
-            batches,
-            readings,
-            gaps = items.len(),
-            "the spool is full: the oldest data was dropped"
-        );
-        self.news.push(Event::Dropped {
-            upto,
-            batches,
-            readings,
-            gaps: items.len() as u64,
-        });
-        Ok(())
+        Ok(items.len() as u64)
     }
 
     /// Reserves the space in which gap records can be stored when there is none left, so that
@@ -148,4 +224,32 @@ impl Shelf {
         self.measure_others();
         given.is_ok()
     }
+}
+
+/// What each device has in this tally. Names are shared by all generations: there may be 256 of
+/// them, with a thousand devices in each.
+fn part_of(tally: &Tally, names: &mut HashSet<Arc<str>>) -> Part {
+    let mut part = Part {
+        shares: Vec::new(),
+        rest: (tally.gaps.len() * Item::OVERHEAD) as u64,
+    };
+    let mut lines: Vec<(&Arc<str>, u64)> = tally
+        .lines
+        .iter()
+        .map(|line| (&line.device, line.bytes))
+        .collect();
+    lines.sort_unstable();
+    for (device, bytes) in lines {
+        match part.shares.last_mut() {
+            Some((last, sum)) if last == device => *sum += bytes,
+            _ => {
+                let name = names.get(device).cloned().unwrap_or_else(|| {
+                    names.insert(device.clone());
+                    device.clone()
+                });
+                part.shares.push((name, bytes));
+            }
+        }
+    }
+    part
 }

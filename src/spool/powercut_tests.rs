@@ -5,15 +5,19 @@
 //! `cargo test --lib powercut -- --ignored --nocapture`; `POWER_CUTS=200` for more rounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Event;
 use super::disk::Disk;
 use super::shelf::Shelf;
+use super::testing::batch;
 use super::tests::{config, gaps, items, load_all, seqs};
+use crate::reading::Item;
 
 const DIR: &str = "SPOOL_POWERCUT_DIR";
 const UNSYNCED: &str = "SPOOL_POWERCUT_UNSYNCED";
@@ -116,13 +120,113 @@ fn writer() {
     }
 }
 
+/// The batches of one commit of a spool that is full all the time: many of one device, one each
+/// of two others. The number of the commit is the number of theirs.
+fn crowd(commit: u64) -> Vec<Arc<Item>> {
+    let chatty = (0..CROWD).map(|n| batch("chatty", "s", commit * CROWD + n + 1, 900));
+    let quiet = ["quiet-0", "quiet-1"].map(|name| batch(name, "s", commit, 200));
+    chatty.chain(quiet).collect()
+}
+
+const CROWD: u64 = 60;
+
+/// Like `writer`, but nothing is ever deleted: room is made for each commit.
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn full_writer() {
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
+    let mut shelf = shelf(Path::new(&dir), true);
+    shelf.attach(true).unwrap();
+    let mut out = std::io::stdout();
+    let mut thinned = 0;
+    for commit in 1.. {
+        shelf.commit(&crowd(commit), &[]).unwrap();
+        let news = std::mem::take(&mut shelf.news);
+        let rewrites = news.iter();
+        thinned += rewrites
+            .filter(|event| matches!(event, Event::Thinned { .. }))
+            .count();
+        writeln!(out, "deleted {thinned}").unwrap();
+        writeln!(out, "safe {commit}").unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root and a loop device; takes half a minute"]
+fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disc) = Disc::new(dir.path(), 64) else {
+        println!("NOT TESTED: no loop device with ext4 here");
+        return;
+    };
+    let (mut commits, mut reported, mut rewrites) = (0, 0, 0);
+    for round in 0..cuts() {
+        // Full after some fifty commits; then at any moment.
+        let (commit, millis) = (60 + round * 13 % 60, round * 37 % 50);
+        let (safe, thinned) = life_of("full_writer", &disc.mount, (commit, millis), true);
+        commits += safe;
+        rewrites += thinned;
+        disc.cut_power();
+        let mut shelf = shelf(&disc.mount, true);
+        shelf.attach(true).unwrap();
+        let groups = load_all(&mut shelf);
+        let mut found: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        let mut last: BTreeMap<String, u64> = BTreeMap::new();
+        for item in groups.iter().flat_map(|group| &group.items) {
+            let Item::Batch(batch) = &**item else {
+                continue;
+            };
+            let (device, seq) = (batch.device.to_string(), batch.seq.unwrap());
+            assert!(last.insert(device.clone(), seq) < Some(seq), "out of order");
+            found.entry(device).or_default().insert(seq);
+        }
+        for gap in gaps(&groups) {
+            assert_eq!(gap.reason, crate::reading::GapReason::Overflow, "{gap:?}");
+            let range = gap.from.unwrap()..=gap.to.unwrap();
+            reported += gap.batches;
+            found
+                .entry(gap.device.to_string())
+                .or_default()
+                .extend(range);
+        }
+        for name in ["quiet-0", "quiet-1", "chatty"] {
+            let each = if name == "chatty" { CROWD } else { 1 };
+            let found = found.remove(name).unwrap_or_default();
+            // Numbers of the quiet ones begin with 1, as the commits do.
+            let first = if name == "chatty" { CROWD + 1 } else { 1 };
+            let missing: Vec<_> = (first..first + safe * each)
+                .filter(|seq| !found.contains(seq))
+                .collect();
+            assert!(
+                missing.is_empty(),
+                "round {round}: {name} lacks {missing:?}"
+            );
+        }
+        drop(shelf);
+        std::fs::remove_dir_all(disc.mount.join("spool")).unwrap();
+    }
+    println!(
+        "{} power cuts, {commits} commits, {rewrites} rewrites, {reported} batches reported as dropped, 0 lost",
+        cuts()
+    );
+    assert!(reported > 0 && rewrites > 0, "the spool was never full");
+}
+
 /// One life: returns what was safe and what was deleted.
 fn life(dir: &Path, millis: u64, own_sync: bool) -> (u64, u64) {
+    life_of("writer", dir, (0, millis), own_sync)
+}
+
+/// It ends so many milliseconds after so much is safe.
+fn life_of(writer: &str, dir: &Path, (least, millis): (u64, u64), own_sync: bool) -> (u64, u64) {
     let mut process = Process::new(std::env::current_exe().unwrap());
     process
         .args([
             "--exact",
-            "spool::powercut_tests::writer",
+            &format!("spool::powercut_tests::{writer}"),
             "--ignored",
             "--nocapture",
         ])
@@ -133,18 +237,29 @@ fn life(dir: &Path, millis: u64, own_sync: bool) -> (u64, u64) {
         process.env(UNSYNCED, "1");
     }
     let mut child = process.spawn().unwrap();
+    let (begun, waiting) = std::sync::mpsc::channel::<()>();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let reader = std::thread::spawn(move || {
         let (mut safe, mut deleted) = (0, 0);
+        let mut begun = Some(begun);
         for line in lines.map_while(Result::ok) {
             // The test harness talks on the same line.
             if let Some((_, number)) = line.rsplit_once("safe ") {
                 safe = number.parse().unwrap_or(safe);
+                if safe >= least {
+                    drop(begun.take());
+                }
             } else if let Some((_, number)) = line.rsplit_once("deleted ") {
                 deleted = number.parse().unwrap_or(deleted);
             }
         }
         (safe, deleted)
+    });
+    // Until the sender is gone.
+    let _ = waiting.recv_timeout(if least > 0 {
+        Duration::from_secs(60)
+    } else {
+        Duration::ZERO
     });
     std::thread::sleep(Duration::from_millis(millis));
     child.kill().unwrap();

@@ -13,9 +13,10 @@
 //! Ids grow for ever; they begin at the clock's microseconds and are remembered in `marks`. A
 //! generation takes groups only in the run that created it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::files::{self, Lock};
 use super::generation::Generation;
@@ -34,6 +35,8 @@ pub(super) struct Shelf {
     pub(super) engine: Box<dyn Engine>,
     /// `Some`: the directory is there, ours, and has been read.
     pub(super) lock: Option<Lock>,
+    /// The directory says that it is of the present format.
+    pub(super) formatted: bool,
     pub(super) generations: Vec<Generation>,
     pub(super) marks: Marks,
     pub(super) next_id: u64,
@@ -50,12 +53,12 @@ pub(super) struct Shelf {
     pub(super) in_doubt: BTreeSet<u64>,
     /// The last read stopped because the disk could not be read.
     pub(super) unreadable: bool,
-    /// The directory is of an older version, which has to be said before it is written to.
-    pub(super) old_format: bool,
     /// The directory could not be used so far.
     pub(super) unusable: bool,
     /// Marks and depth have been told: what is found later is news.
     pub(super) announced: bool,
+    /// Devices that shares are kept of.
+    pub(super) names: HashSet<Arc<str>>,
     /// What happened beside the answer to a command.
     pub(super) news: Vec<Event>,
 }
@@ -77,6 +80,7 @@ impl Shelf {
             limits,
             engine,
             lock: None,
+            formatted: false,
             generations: Vec::new(),
             marks: Marks::default(),
             next_id: first_id(),
@@ -87,8 +91,8 @@ impl Shelf {
             in_doubt: BTreeSet::new(),
             unreadable: false,
             announced: false,
-            old_format: false,
             unusable: false,
+            names: HashSet::new(),
             news: Vec::new(),
         }
     }

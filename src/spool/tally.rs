@@ -22,6 +22,8 @@ pub(super) struct Line {
     pub(super) to: Option<u64>,
     pub(super) batches: u64,
     pub(super) readings: u64,
+    /// What they weigh ([`Item::weight`]). A group's header does not have it: its body tells.
+    pub(super) bytes: u64,
 }
 
 /// The content of a group or a generation, summed up.
@@ -76,6 +78,7 @@ impl Tally {
             to: batch.seq,
             batches: 1,
             readings: batch.readings.into(),
+            bytes: weight_of(batch),
         })
     }
 
@@ -95,6 +98,7 @@ impl Tally {
         sum.to = sum.to.max(line.to);
         sum.batches = sum.batches.saturating_add(line.batches);
         sum.readings = sum.readings.saturating_add(line.readings);
+        sum.bytes = sum.bytes.saturating_add(line.bytes);
         index
     }
 
@@ -149,7 +153,7 @@ impl Tally {
             // Lines differ in device or stream, so only the older records can take it in.
             if !gaps[..self.gaps.len()]
                 .iter_mut()
-                .any(|known| known.merge(&gap))
+                .any(|known| known.adjoins(&gap) && known.merge(&gap))
             {
                 gaps.push(gap);
             }
@@ -195,18 +199,26 @@ impl Tally {
             });
         }
         for gap in &self.gaps {
-            let same = |other: &&Gap| {
+            let part = |other: &&Gap| {
                 (&other.device, &other.stream, other.reason)
                     == (&gap.device, &gap.stream, gap.reason)
+                    && other.from >= gap.from
+                    && other.to <= gap.to
             };
-            let rest = found.gaps.iter().find(same);
-            let batches = rest.map_or(0, |rest| rest.batches);
+            let mut rest: Option<Gap> = None;
+            for found in found.gaps.iter().filter(part) {
+                match &mut rest {
+                    Some(rest) => _ = rest.merge(found),
+                    None => rest = Some(found.clone()),
+                }
+            }
+            let (batches, readings) = rest
+                .as_ref()
+                .map_or((0, 0), |rest| (rest.batches, rest.readings));
             if rest.is_none() || batches < gap.batches {
                 gaps.push(Gap {
                     batches: gap.batches - batches,
-                    readings: gap
-                        .readings
-                        .saturating_sub(rest.map_or(0, |rest| rest.readings)),
+                    readings: gap.readings.saturating_sub(readings),
                     ..gap.clone()
                 });
             }
@@ -271,6 +283,7 @@ impl Tally {
                 to: reader.option()?,
                 batches: reader.u64()?,
                 readings: reader.u64()?,
+                bytes: 0,
             };
             let key = (line.device.clone(), line.stream.clone());
             tally.lookup.insert(key, tally.lines.len());
@@ -285,6 +298,9 @@ impl Tally {
     pub(super) fn to_file(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         self.encode(&mut writer);
+        for line in &self.lines {
+            writer.u64(line.bytes);
+        }
         seal(SUMMARY_MAGIC, &writer.0)
     }
 
@@ -293,13 +309,35 @@ impl Tally {
     /// # Errors
     /// [`Damage`] when it is not exactly what was written.
     pub(super) fn from_file(bytes: &[u8]) -> Result<Self, Damage> {
-        Self::decode(&mut Reader(unseal(SUMMARY_MAGIC, bytes)?))
+        let mut reader = Reader(unseal(SUMMARY_MAGIC, bytes)?);
+        let mut tally = Self::decode(&mut reader)?;
+        // Summaries of the first hubs end here.
+        let known = !reader.0.is_empty();
+        for line in &mut tally.lines {
+            line.bytes = if known { reader.u64()? } else { guessed(line) };
+        }
+        Ok(tally)
     }
 }
 
-/// Adds a gap to a list, into one of the same device, stream and reason if there is one.
+/// What a batch weighs: [`Item::weight`] without the item.
+pub(super) fn weight_of(batch: &Batch) -> u64 {
+    (batch.frame.len() + Item::OVERHEAD) as u64
+}
+
+/// About what batches weigh of which only the numbers are known.
+fn guessed(line: &Line) -> u64 {
+    /// A reading in CBOR with a name of its own.
+    const READING: u64 = 20;
+    let fixed = line.batches.saturating_mul(Item::OVERHEAD as u64);
+    fixed.saturating_add(line.readings.saturating_mul(READING))
+}
+
+/// Adds a gap to a list, into one of the same device, stream and reason if there is one right
+/// beside it. Across a hole it would name what is not missing, or is in another record.
 pub(super) fn merge_into(gaps: &mut Vec<Gap>, gap: &Gap) {
-    if !gaps.iter_mut().any(|known| known.merge(gap)) {
+    let mut known = gaps.iter_mut();
+    if !known.any(|known| known.adjoins(gap) && known.merge(gap)) {
         gaps.push(gap.clone());
     }
 }

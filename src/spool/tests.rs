@@ -1,7 +1,7 @@
 //! The spool as a whole, over real databases in temporary directories.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -246,6 +246,57 @@ fn generations_are_sealed_drained_and_removed_one_by_one() {
     );
 }
 
+/// Ten outages, each drained: nothing of an outage stays but what is reserved, and what the next
+/// one is remembered by.
+#[test]
+fn ten_outages_leave_no_more_on_disk_than_one() {
+    /// The reserve for gap records, and the small files.
+    const BOUND: u64 = 512 * 1024 + 64 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let (commands, mut events, _thread) = run(&config(&dir.path().join("spool"), 64 << 20));
+    let mut sizes = Vec::new();
+    for outage in 0..10 {
+        let mut stored = BTreeSet::new();
+        for part in 0..6 {
+            let begin = (outage * 6 + part) * 500;
+            commands
+                .send(Command::Commit {
+                    ticket: part,
+                    items: items(begin + 1..begin + 501, 2000),
+                    marks: Vec::new(),
+                })
+                .unwrap();
+            loop {
+                match next(&mut events) {
+                    Event::Committed { placed, .. } => {
+                        stored.extend(placed.iter().map(|loc| loc.group));
+                        break;
+                    }
+                    Event::Opened { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let full = files::disk_bytes(&dir.path().join("spool"));
+        assert!(full > 5 << 20, "{full}");
+        let groups = stored.into_iter().collect();
+        commands.send(Command::Delete { groups }).unwrap();
+        // After the idle time nothing is open any more.
+        loop {
+            let Event::Usage(usage) = events.blocking_recv().unwrap() else {
+                panic!()
+            };
+            if usage.disk_bytes <= BOUND {
+                let measured = files::disk_bytes(&dir.path().join("spool"));
+                assert!(measured <= BOUND, "{measured}");
+                sizes.push(measured);
+                break;
+            }
+        }
+    }
+    assert!(sizes[9] <= sizes[0], "{sizes:?}");
+}
+
 fn run(config: &Spool) -> (CommandSender, Receiver<Event>, JoinHandle<()>) {
     worker::start(Shelf::new(config, disk()), Duration::from_millis(50)).unwrap()
 }
@@ -458,6 +509,30 @@ fn a_spool_of_a_newer_version_is_set_aside_and_kept() {
     let names = entries(dir.path());
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(names[1].starts_with("spool.version9-"));
+}
+
+#[test]
+fn a_spool_of_the_version_before_goes_on_and_says_so_before_it_is_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    let config = config(&path, BIG);
+    let mut before = shelf_of(&config);
+    before.commit(&items(1..5, 10), &[]).unwrap();
+    before.stop(Vec::new());
+    fs::write(path.join("format"), "telehub spool 1\n").unwrap();
+
+    let mut shelf = shelf_of(&config);
+    shelf.attach(false).unwrap();
+    let format = || fs::read_to_string(path.join("format")).unwrap();
+    assert_eq!(format(), "telehub spool 2\n");
+    assert_eq!(seqs(&load_all(&mut shelf)), [1, 2, 3, 4]);
+
+    // A disk that could not take it then is asked again before anything is stored.
+    fs::write(path.join("format"), "telehub spool 1\n").unwrap();
+    shelf.formatted = false;
+    shelf.commit(&items(5..7, 10), &[]).unwrap();
+    assert_eq!(format(), "telehub spool 2\n");
+    assert_eq!(entries(dir.path()), ["spool"]);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Rooms write their own part, nobody decides anything by reading it. Hot counters are atomics
 //! with relaxed order: each is exact, two of them read together may be a moment apart.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 pub use super::device::DeviceBoard;
 pub use super::devices::{DeviceTable, KNOWN_DEVICES};
 use super::feed::Feed;
+use super::flash::FlashPerDay;
 pub use super::number::Number;
+use super::number::lock;
 pub use super::process::bytes_written;
 pub use super::report::{
     ClockReport, DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
@@ -29,6 +31,7 @@ pub struct Board {
     /// Uptime.
     started_at: f64,
     written_at_start: u64,
+    flash: Mutex<FlashPerDay>,
     ready: AtomicBool,
     /// The uplink's part.
     pub uplink: UplinkBoard,
@@ -52,6 +55,7 @@ impl Board {
             started: Instant::now(),
             started_at: clock::uptime(),
             written_at_start: bytes_written(),
+            flash: Mutex::default(),
             ready: AtomicBool::new(false),
             uplink: UplinkBoard::new(),
             spool: SpoolBoard::new(),
@@ -119,11 +123,26 @@ impl Board {
         passed.wrapping_add(self.devices.changes.get())
     }
 
+    /// Takes a reading for `flash_per_day` when one is due. To be called every few minutes.
+    pub fn watch_flash(&self) {
+        if lock(&self.flash).is_due(self.started.elapsed()) {
+            self.flash();
+        }
+    }
+
+    /// Bytes written since the start, and what that is in a day.
+    fn flash(&self) -> (u64, u64) {
+        let written = bytes_written().saturating_sub(self.written_at_start);
+        let per_day = lock(&self.flash).observe(self.started.elapsed(), written);
+        (written, per_day)
+    }
+
     /// What `/api/status` answers.
     #[must_use]
     pub fn status(&self) -> StatusReport {
         let (uplink_state, since, last_error) = self.uplink.whole();
         let (spool_state, _) = self.spool.state();
+        let (written_bytes, flash_per_day) = self.flash();
         StatusReport {
             hub: self.hub.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -141,8 +160,10 @@ impl Board {
                 batches: self.spool.batches.get(),
                 readings: self.spool.readings.get(),
                 disk_bytes: self.spool.disk_bytes.get(),
+                max_size: self.spool.max_size.get(),
                 oldest: self.spool.oldest(),
-                written_bytes: self.written(),
+                written_bytes,
+                flash_per_day,
                 dropped_batches: self.spool.dropped_batches.get(),
                 drain_eta: self.spool.drain_eta(),
             },

@@ -6,6 +6,7 @@ pub mod counts;
 pub mod device;
 pub mod devices;
 pub mod feed;
+pub mod flash;
 pub mod histogram;
 pub mod history;
 pub mod kept;

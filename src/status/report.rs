@@ -40,8 +40,14 @@ pub struct SpoolReport {
     pub batches: u64,
     pub readings: u64,
     pub disk_bytes: u64,
+    /// The setting `spool.max_size`.
+    #[serde(default)]
+    pub max_size: u64,
     pub oldest: Option<f64>,
     pub written_bytes: u64,
+    /// Bytes a day: [`FlashPerDay`](super::flash::FlashPerDay).
+    #[serde(default)]
+    pub flash_per_day: u64,
     pub dropped_batches: u64,
     pub drain_eta: Option<f64>,
 }

@@ -29,8 +29,8 @@ pub struct SpoolBoard {
     pub readings: Number,
     /// Gauge: bytes that the spool's files take.
     pub disk_bytes: Number,
-    /// What they may take, as configured.
-    pub max_bytes: Number,
+    /// Setting: the most that `disk_bytes` may be; 0 before it is known.
+    pub max_size: Number,
     /// Bytes of batches that were committed.
     pub committed_bytes: Number,
     /// From a commit's way to the disk to the end of its sync.
@@ -50,7 +50,7 @@ impl SpoolBoard {
             batches: Number::default(),
             readings: Number::default(),
             disk_bytes: Number::default(),
-            max_bytes: Number::default(),
+            max_size: Number::default(),
             committed_bytes: Number::default(),
             commit_latency: Histogram::default(),
             commit_failures: Number::default(),

@@ -59,12 +59,15 @@ impl UplinkBoard {
         }
     }
 
-    /// Records a change of state. An error stays as `last_error` until the next one.
+    /// Records a change of state. An error stays as `last_error` until the next one. The time is
+    /// that of the connection or of its loss: tries in between are the same outage.
     pub fn set(&self, state: UplinkState, error: Option<String>) {
         let mut current = lock(&self.state);
-        if current.0 != state {
-            (current.0, current.1) = (state, clock::uptime());
+        let connected = |state| state == UplinkState::Connected;
+        if connected(current.0) != connected(state) {
+            current.1 = clock::uptime();
         }
+        current.0 = state;
         if error.is_some() {
             current.2 = error;
         }
@@ -87,5 +90,32 @@ impl UplinkBoard {
     pub fn whole(&self) -> (UplinkState, f64, Option<String>) {
         let (state, since, error) = lock(&self.state).clone();
         (state, clock::wall_at(since), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_as_old_as_the_loss_of_the_connection() {
+        let board = UplinkBoard::new();
+        let lost = clock::uptime() - 5.0;
+        lock(&board.state).1 = lost;
+        board.set(UplinkState::Down, Some("refused".into()));
+        board.set(UplinkState::Connecting, None);
+        assert_eq!(
+            board.whole(),
+            (
+                UplinkState::Connecting,
+                clock::wall_at(lost),
+                Some("refused".into())
+            )
+        );
+        board.set(UplinkState::Connected, None);
+        let (_, connected, _) = board.whole();
+        assert!(connected > clock::wall_at(lost));
+        board.set(UplinkState::Connected, None);
+        assert_eq!(board.whole().1, connected);
     }
 }

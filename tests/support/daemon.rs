@@ -22,9 +22,16 @@ use tokio_tungstenite::tungstenite::Message;
 /// Nothing that is waited for takes longer on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// [`PATIENCE`], or as many seconds as the environment variable of that name says: for long runs
+/// at a low priority.
+pub fn patience() -> Duration {
+    let seconds = std::env::var("PATIENCE").ok();
+    seconds.map_or(PATIENCE, |text| Duration::from_secs(text.parse().unwrap()))
+}
+
 /// Waits for a condition; panics with what was awaited when it does not come.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain for: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -119,6 +126,15 @@ impl Mosquitto {
 
     pub fn signal(&self, name: &str) {
         self.process.as_ref().expect("runs").signal(name);
+    }
+
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// SIGKILL: it forgets what it has not delivered.
+    pub fn kill(&mut self) {
+        drop(self.process.take().expect("runs"));
     }
 
     /// SIGTERM: it saves what it holds.
@@ -244,7 +260,7 @@ impl Hub {
     }
 
     async fn logged_address(&mut self, what: &str) -> SocketAddr {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let other = if what.starts_with(' ') { "admin" } else { "\0" };
             let line = self

@@ -44,7 +44,9 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
 
     // One device that waits for each ack: every batch is a commit of its own.
     let alone = load::run(&hub.url, &load(1, 0.0, Some(1))).await?;
+    let before = hub.process.written()?;
     let moderate = load::run(&hub.url, &load(DEVICES, 5.0, None)).await?;
+    let written = (hub.process.written()? - before) as f64;
     let commit = alone.latency("p99");
     table.told(group, "one commit p50", Figure::Time(alone.latency("p50")));
     table.told(group, "one commit p99", Figure::Time(commit));
@@ -56,6 +58,26 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     let what = "ack p99 at 1,000 batches/s";
     let bound = AtMost(Figure::Time(commit * 2));
     table.bound(group, what, Figure::Time(moderate.latency("p99")), bound);
+
+    let ratio = written / moderate.figure("/sent_bytes").max(1.0);
+    let what = "bytes written per byte at 1,000/s";
+    table.told(group, what, Figure::Ratio(ratio));
+    let before = hub.process.written()?;
+    let brisk = load::run(&hub.url, &load(DEVICES, 20.0, None)).await?;
+    let written = (hub.process.written()? - before) as f64;
+    table.told(
+        group,
+        "ack p50 at 4,000 batches/s",
+        Figure::Time(brisk.latency("p50")),
+    );
+    table.told(
+        group,
+        "ack p99 at 4,000 batches/s",
+        Figure::Time(brisk.latency("p99")),
+    );
+    let ratio = written / brisk.figure("/sent_bytes").max(1.0);
+    let what = "bytes written per byte at 4,000/s";
+    table.told(group, what, Figure::Ratio(ratio));
 
     let before = (hub.process.written()?, hub.process.cpu()?);
     let outcome = load::run(&hub.url, &load(DEVICES, 0.0, None)).await?;

@@ -186,7 +186,7 @@ pub(super) fn spool(text: &mut Text, board: &Board) {
         "telehub_spool_max_bytes",
         "What the spool's files may take on disk: spool.max_size.",
     )
-    .value(spool.max_bytes.get());
+    .value(spool.max_size.get());
     text.counter(
         "telehub_spool_dropped_batches_total",
         "Batches that were given up, as soon as they were; gap records follow.",

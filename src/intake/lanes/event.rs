@@ -1,8 +1,10 @@
 //! What the lanes are told, what they answer, and what can be set.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::intake::moved::Moved;
 use crate::intake::port::{Arrival, ConnId};
 use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
@@ -28,6 +30,9 @@ pub struct Settings {
     pub live_bytes: usize,
     /// Bytes in memory, not yet safe, at which no more batches are taken in.
     pub held_bytes: usize,
+    /// How long a commit waits for more at least, while more is arriving: see
+    /// [`gather`](crate::intake::gather). Zero: never.
+    pub hold_back: Duration,
 }
 
 impl Settings {
@@ -110,11 +115,20 @@ pub enum Event {
     },
     /// Stored groups were given up, and gap records stored for them.
     Dropped {
-        /// The last of them.
-        upto: GroupId,
+        /// From the first of them to the last.
+        groups: RangeInclusive<GroupId>,
         /// What was in them.
         batches: u64,
         /// What was in them.
+        readings: u64,
+    },
+    /// Some items of stored groups were given up, and gap records stored for them.
+    Thinned {
+        /// Where the others are now.
+        moved: Moved,
+        /// What went.
+        batches: u64,
+        /// What went.
         readings: u64,
     },
     /// Time has passed.

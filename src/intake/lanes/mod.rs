@@ -33,6 +33,7 @@ use store::LOAD_RETRY;
 
 use crate::intake::backlog::{Backlog, Expiry};
 use crate::intake::flight::Flight;
+use crate::intake::gather::Gather;
 use crate::intake::pace::Pace;
 use crate::intake::poison::{Key, Suspicion};
 use crate::intake::port::{Arrival, ConnId, StreamId};
@@ -75,6 +76,8 @@ enum What {
     Diverted { n: u64 },
     /// On disk.
     Stored(Loc),
+    /// Was on disk, and has been given up meanwhile.
+    GivenUp,
 }
 
 #[derive(Debug)]
@@ -146,6 +149,9 @@ pub struct Lanes {
     to_commit_bytes: usize,
     committing: Option<Commit>,
     ticket: u64,
+    gather: Gather,
+    /// A commit is held back until then.
+    held_until: Option<Instant>,
     disk_bad: bool,
     disk_full: bool,
     disk_retry: Option<(Instant, Duration)>,
@@ -182,6 +188,8 @@ impl Lanes {
             to_commit_bytes: 0,
             committing: None,
             ticket: 0,
+            gather: Gather::new(settings.hold_back),
+            held_until: None,
             disk_bad: false,
             disk_full: false,
             disk_retry: None,
@@ -208,7 +216,7 @@ impl Lanes {
             } => {
                 self.unpublishable(now, epoch, token, reason, out);
             }
-            Event::Committed { ticket, placed } => self.committed(ticket, &placed, out),
+            Event::Committed { ticket, placed } => self.committed(now, ticket, &placed, out),
             Event::CommitFailed { ticket, full } => self.commit_failed(now, ticket, full),
             // Only this: a commit that still waits for its next attempt finds out by itself.
             Event::Writable => self.disk_full = false,
@@ -223,11 +231,19 @@ impl Lanes {
                 self.backlog.loaded(groups, again, expiry);
             }
             Event::Dropped {
-                upto,
+                groups,
                 batches,
                 readings,
             } => {
-                self.backlog.dropped(upto, batches, readings);
+                self.backlog.dropped(groups, batches, readings);
+            }
+            Event::Thinned {
+                moved,
+                batches,
+                readings,
+            } => {
+                self.move_stored(&moved);
+                self.backlog.thinned(&moved, batches, readings);
             }
             Event::Tick => {}
             Event::Finish => self.phase = Phase::Finishing,
@@ -270,10 +286,17 @@ impl Lanes {
         let disk = self.disk_retry.filter(|_| retry).map(|(at, _)| at);
         let hangs = self.committing.as_ref().filter(|_| !self.disk_bad);
         let hangs = hangs.map(|commit| commit.since + DISK_PATIENCE);
-        [flying, queued, disk, hangs, self.load_retry]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            flying,
+            queued,
+            disk,
+            hangs,
+            self.load_retry,
+            self.held_until,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether more batches may come in. While this is false the intake does not receive, and
@@ -366,11 +389,15 @@ impl Lanes {
                         self.last_live = Some(now.mono);
                         self.push_queue(Queued::Unsafe(entry));
                     }
-                    Route::Spool => self.push_commit(Pending {
-                        entry,
-                        token: None,
-                        done: false,
-                    }),
+                    Route::Spool => {
+                        let waiting = !self.to_commit.is_empty() || self.committing.is_some();
+                        self.gather.arrived(now.mono, conn, waiting);
+                        self.push_commit(Pending {
+                            entry,
+                            token: None,
+                            done: false,
+                        });
+                    }
                 }
             }
         }

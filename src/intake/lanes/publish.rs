@@ -24,6 +24,7 @@ impl Lanes {
         match flying.what {
             What::Live(entry) => self.settle(entry.origin, out),
             What::Stored(loc) => self.backlog.done(loc),
+            What::GivenUp => {}
             What::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
@@ -69,6 +70,7 @@ impl Lanes {
                 let gap = gap_instead(&flying.item, reason, now, out);
                 self.backlog.substitute(loc, gap);
             }
+            What::GivenUp => {}
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, What};
 use crate::intake::backlog::Fate;
+use crate::intake::moved::Moved;
 use crate::spool::{GroupId, Loc};
 
 /// Bytes of items in one commit at most. The disk is given what gathered while it was busy, so
@@ -17,10 +18,18 @@ const DISK_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 pub(super) const LOAD_RETRY: Duration = Duration::from_secs(5);
 
 impl Lanes {
-    pub(super) fn committed(&mut self, ticket: u64, placed: &[Loc], out: &mut Vec<Action>) {
+    pub(super) fn committed(
+        &mut self,
+        now: Now,
+        ticket: u64,
+        placed: &[Loc],
+        out: &mut Vec<Action>,
+    ) {
         let Some(commit) = self.committing.take_if(|commit| commit.ticket == ticket) else {
             return;
         };
+        let took = now.mono.saturating_duration_since(commit.since);
+        self.gather.committed(took);
         (self.disk_bad, self.disk_full, self.disk_retry) = (false, false, None);
         let mut groups: Vec<GroupId> = Vec::new();
         let direct = self.may_publish_from_memory();
@@ -65,8 +74,17 @@ impl Lanes {
 
     pub(super) fn start_commit(&mut self, now: Now, out: &mut Vec<Action>) {
         let wait = self.disk_retry.is_some_and(|(at, _)| at > now.mono);
+        self.held_until = None;
         if self.committing.is_some() || wait {
             return;
+        }
+        if self.phase == Phase::Running
+            && let Some(oldest) = self.to_commit.front().map(|pending| pending.entry.since)
+        {
+            self.held_until = self.gather.until(now.mono, oldest, self.to_commit_bytes);
+            if self.held_until.is_some() {
+                return;
+            }
         }
         let mut bytes = 0;
         let mut pending = Vec::new();
@@ -105,6 +123,28 @@ impl Lanes {
             items,
             marks,
         });
+    }
+
+    /// Stored items that are in memory as well follow where the spool has moved them.
+    pub(super) fn move_stored(&mut self, moved: &Moved) {
+        for (_, flying) in self.flight.iter_mut() {
+            if let What::Stored(loc) = &flying.what {
+                flying.what = moved.to(*loc).map_or(What::GivenUp, What::Stored);
+            }
+        }
+        for queued in std::mem::take(&mut self.queue) {
+            match queued {
+                Queued::Stored(loc, item) => match moved.to(loc) {
+                    Some(loc) => self.queue.push_back(Queued::Stored(loc, item)),
+                    None => {
+                        self.queue_bytes = self.queue_bytes.saturating_sub(item.weight());
+                        let readings = u64::from(item.readings());
+                        self.live_readings = self.live_readings.saturating_sub(readings);
+                    }
+                },
+                unsafe_one @ Queued::Unsafe(_) => self.queue.push_back(unsafe_one),
+            }
+        }
     }
 
     pub(super) fn start_load(&mut self, now: Now, out: &mut Vec<Action>) {

@@ -8,8 +8,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::reading::{Batch, Boot, Encoding, GapReason, Moment};
-use crate::spool::{Depth, Group, GroupId};
+use crate::intake::gather::HOLD_BACK;
+use crate::intake::moved::Moved;
+use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment};
+use crate::spool::{Depth, Group, GroupId, Thinned};
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;
@@ -32,6 +34,10 @@ enum Op {
     LoadFails,
     Wait(u64),
     Crash,
+    /// The spool is full: a device's batches are taken out of so many of the oldest groups.
+    Thin(usize, usize),
+    /// Or a group goes as a whole.
+    GiveUp(usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -50,6 +56,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::LoadFails),
         4 => (1..15_000u64).prop_map(Op::Wait),
         1 => Just(Op::Crash),
+        1 => (0..DEVICES, 1..4usize).prop_map(|(d, n)| Op::Thin(d, n)),
+        1 => (0..4usize).prop_map(Op::GiveUp),
     ]
 }
 
@@ -77,18 +85,32 @@ struct World {
     /// Sent and not acked, to be sent again after a crash.
     kept: [Vec<u64>; DEVICES],
     taken: BTreeSet<BatchId>,
+    /// Batches that were given up, by the gap record that says so.
+    given_up: BTreeMap<BatchId, Vec<BatchId>>,
     disturbed: bool,
 }
+
+/// Gap records are told from batches by a device number that no device has.
+const GAPS: usize = 100;
 
 fn device(d: usize) -> Arc<str> {
     format!("d{d}").into()
 }
 
 fn id_of(item: &Item) -> BatchId {
-    let Item::Batch(batch) = item else {
-        panic!("no gaps in this model: {item:?}")
-    };
-    (batch.device[1..].parse().unwrap(), batch.seq.unwrap())
+    let number = |device: &str| device[1..].parse::<usize>().unwrap();
+    match item {
+        Item::Batch(batch) => (number(&batch.device), batch.seq.unwrap()),
+        Item::Gap(gap) => (GAPS + number(&gap.device), gap.from.unwrap()),
+    }
+}
+
+/// The number that an item on disk settles.
+fn mark_of(item: &Item) -> (usize, u64) {
+    match item {
+        Item::Batch(_) => id_of(item),
+        Item::Gap(gap) => (id_of(item).0 - GAPS, gap.to.unwrap()),
+    }
 }
 
 impl World {
@@ -117,6 +139,7 @@ impl World {
             acked: [0; DEVICES],
             kept: Default::default(),
             taken: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             disturbed: false,
         };
         world.start();
@@ -128,7 +151,7 @@ impl World {
         self.lanes = Lanes::new(self.settings);
         let mut marks = self.marks.clone();
         for item in self.disk.values().flatten() {
-            let (d, seq) = id_of(item);
+            let (d, seq) = mark_of(item);
             let mark = marks.entry(device(d)).or_default();
             *mark = (*mark).max(seq);
         }
@@ -142,7 +165,9 @@ impl World {
         let items = || self.disk.values().flatten();
         let depth = Depth {
             groups: self.disk.len() as u64,
-            batches: items().count() as u64,
+            batches: items()
+                .filter(|item| matches!(***item, Item::Batch(_)))
+                .count() as u64,
             readings: items().map(|item| u64::from(item.readings())).sum(),
             oldest: None,
         };
@@ -189,7 +214,45 @@ impl World {
     }
 
     fn is_safe(&self, id: BatchId) -> bool {
-        self.pubacked.contains(&id) || self.disk.values().flatten().any(|item| id_of(item) == id)
+        self.pubacked.contains(&id)
+            || self.disk.values().flatten().any(|item| id_of(item) == id)
+            || self.given_up.values().flatten().any(|known| *known == id)
+    }
+
+    /// Stores gap records for these, as the spool does before it gives them up, and says how many
+    /// batches and readings they are.
+    fn record(&mut self, gone: &[Arc<Item>]) -> (u64, u64) {
+        let mut batches = 0;
+        for d in 0..DEVICES {
+            let ids = gone.iter().map(|item| id_of(item));
+            let ids: Vec<BatchId> = ids.filter(|id| id.0 == d).collect();
+            let (Some(first), Some(last)) = (ids.first(), ids.last()) else {
+                continue;
+            };
+            let gap = Arc::new(Item::Gap(Gap {
+                device: device(d),
+                stream: "s".into(),
+                from: Some(first.1),
+                to: Some(last.1),
+                batches: ids.len() as u64,
+                readings: ids.len() as u64,
+                reason: GapReason::Overflow,
+                time: self.now.moment.wall,
+                clock: None,
+            }));
+            batches += ids.len() as u64;
+            self.given_up.insert(id_of(&gap), ids);
+            self.disk.insert(GroupId(self.next_group), vec![gap]);
+            self.next_group += 1;
+        }
+        (batches, batches)
+    }
+
+    /// What the spool has answered before is heard before.
+    fn hear_the_spool(&mut self) {
+        if matches!(self.load, Some((_, Some(_)))) {
+            self.step(&Op::Load);
+        }
     }
 
     fn apply(&mut self, event: Event) {
@@ -230,7 +293,7 @@ impl World {
                     !again || self.disturbed,
                     "{id:?} is published twice without a cause"
                 );
-                if self.settings.in_order && !again {
+                if self.settings.in_order && !again && id.0 < GAPS {
                     let before = self.published.iter().filter(|((d, _), _)| *d == id.0);
                     let highest = before.map(|((_, seq), _)| *seq).max().unwrap_or(0);
                     assert!(highest < id.1, "{id:?} overtook, after {highest}");
@@ -393,6 +456,53 @@ impl World {
                 self.now.mono += Duration::from_millis(ms);
                 self.apply(Event::Tick);
             }
+            Op::Thin(d, n) => {
+                self.hear_the_spool();
+                let mut gone = Vec::new();
+                let mut thinned = Vec::new();
+                for (group, items) in self.disk.iter_mut().take(n) {
+                    let (out, kept) = items
+                        .iter()
+                        .cloned()
+                        .enumerate()
+                        .partition::<Vec<_>, _>(|(_, item)| id_of(item).0 == d);
+                    if out.is_empty() {
+                        continue;
+                    }
+                    *items = kept.into_iter().map(|(_, item)| item).collect();
+                    let positions = out.iter().map(|(at, _)| u32::try_from(*at).unwrap());
+                    thinned.push(Thinned {
+                        group: *group,
+                        gone: positions.collect(),
+                    });
+                    gone.extend(out.into_iter().map(|(_, item)| item));
+                }
+                self.disk.retain(|_, items| !items.is_empty());
+                let (batches, readings) = self.record(&gone);
+                if batches > 0 {
+                    self.apply(Event::Thinned {
+                        moved: Moved::new(thinned),
+                        batches,
+                        readings,
+                    });
+                }
+            }
+            Op::GiveUp(at) => {
+                self.hear_the_spool();
+                let Some(group) = self.disk.keys().nth(at).copied() else {
+                    return;
+                };
+                if self.disk[&group].iter().any(|item| id_of(item).0 >= GAPS) {
+                    return;
+                }
+                let gone = self.disk.remove(&group).unwrap();
+                let (batches, readings) = self.record(&gone);
+                self.apply(Event::Dropped {
+                    groups: group..=group,
+                    batches,
+                    readings,
+                });
+            }
             Op::Crash => {
                 self.disturbed = true;
                 self.up = false;
@@ -414,8 +524,18 @@ impl World {
                 self.step(&Op::Wait(1_000));
             }
         }
-        let missing: Vec<_> = self.taken.difference(&self.pubacked).collect();
-        assert!(missing.is_empty(), "never published: {missing:?}");
+        let reported: BTreeSet<BatchId> = self
+            .given_up
+            .iter()
+            .filter(|(gap, _)| self.pubacked.contains(gap))
+            .flat_map(|(_, batches)| batches.iter().copied())
+            .collect();
+        let missing = self.taken.difference(&self.pubacked);
+        let missing: Vec<_> = missing.filter(|id| !reported.contains(id)).collect();
+        assert!(
+            missing.is_empty(),
+            "neither published nor reported: {missing:?}"
+        );
         assert!(self.lanes.all_safe());
         assert_eq!((self.disk.len(), self.lanes.backlog().batches()), (0, 0));
         assert_eq!(self.settled, self.sent);
@@ -436,6 +556,7 @@ fn settings(write_always: bool, in_order: bool) -> Settings {
         live_batches: 8,
         live_bytes: 1 << 20,
         held_bytes: 1 << 20,
+        hold_back: Duration::ZERO,
     }
 }
 
@@ -447,13 +568,39 @@ proptest! {
         ops in prop::collection::vec(op(), 1..200),
         write_always: bool,
         in_order: bool,
+        hold_back in prop::sample::select(vec![Duration::ZERO, HOLD_BACK]),
     ) {
-        let mut world = World::new(settings(write_always, in_order));
+        let mut world = World::new(Settings {
+            hold_back,
+            ..settings(write_always, in_order)
+        });
         for op in &ops {
             world.step(op);
         }
         world.heal();
     }
+}
+
+#[test]
+fn a_commit_is_held_back_while_others_come_and_not_for_long() {
+    let mut world = World::new(Settings {
+        hold_back: HOLD_BACK,
+        ..settings(false, false)
+    });
+    world.step(&Op::Send(0));
+    assert!(world.commit.is_some(), "alone: at once");
+    world.step(&Op::Send(1));
+    world.step(&Op::CommitDone);
+    assert!(world.commit.is_none());
+    world.step(&Op::Send(2));
+    world.step(&Op::Wait(1));
+    assert!(world.commit.is_none());
+    let due = world.lanes.next_deadline().unwrap();
+    assert!(due <= world.now.mono + HOLD_BACK);
+    world.step(&Op::Wait(5));
+    assert_eq!(world.commit.as_ref().unwrap().1.len(), 2);
+    world.step(&Op::CommitDone);
+    assert_eq!(world.acked, [1, 1, 1]);
 }
 
 #[test]

@@ -1,0 +1,214 @@
+//! Generations without the batches of some devices.
+//!
+//! Crash-safe in this order: the new generation is complete and synced beside the old ones (`.new`,
+//! which a start clears up as long as the old one is there); the gap records are stored; the old
+//! one goes aside (`.dead`), from which moment on a start puts the new one in its place; then the
+//! others go whose groups it has as well. Whichever of those a power cut leaves behind is known by
+//! its first group, which is within the range of the generation before it.
+//!
+//! A power cut between the gap records and the change reports batches as dropped that are still
+//! there, and go out after all. Nothing is ever dropped without its record.
+
+use std::collections::HashSet;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::codec;
+use super::commit::Failure;
+use super::fairness::Cut;
+use super::files;
+use super::generation::Generation;
+use super::shelf::Shelf;
+use super::store::{Error, Store};
+use super::tally::Tally;
+use super::{Event, GroupId, Thinned};
+use crate::clock::unix_now;
+use crate::reading::{GapReason, Item};
+
+/// The outcome of copying.
+#[derive(Debug, Default)]
+struct Copied {
+    /// What the new generation holds.
+    kept: Tally,
+    /// What was left out.
+    lost: Tally,
+    /// Where that was.
+    thinned: Vec<Thinned>,
+}
+
+impl Shelf {
+    /// Rewrites generations without the batches of the victims. Gap records say what went.
+    ///
+    /// # Errors
+    /// Nothing has changed, but for gap records that may be stored already.
+    pub(super) fn thin(&mut self, cut: &Cut) -> Result<(), Failure> {
+        // What only deleted groups knew goes with them.
+        self.save_marks();
+        let dir = self.generations[cut.run.start].dir.clone();
+        let new = dir.with_extension("new");
+        let copied = self.copy_without(cut, &new).and_then(|copied| {
+            let gaps = copied.lost.as_gaps(GapReason::Overflow, unix_now());
+            self.record(gaps).map(|gaps| (copied, gaps))
+        });
+        let swapped = copied.and_then(|(copied, gaps)| {
+            self.swap(cut.run.clone(), &new)?;
+            Ok((copied, gaps))
+        });
+        let (copied, gaps) = match swapped {
+            Ok(done) => done,
+            Err(error) => {
+                // Not when it has become the only copy.
+                if dir.exists() {
+                    let _ = files::remove(&new);
+                }
+                return Err(error.into());
+            }
+        };
+        let (batches, readings) = (copied.lost.batches(), copied.lost.readings());
+        tracing::debug!(
+            batches,
+            readings,
+            written = cut.kept,
+            "generations thinned: the devices with the largest share lose their oldest"
+        );
+        self.news.push(Event::Thinned {
+            groups: copied.thinned,
+            batches,
+            readings,
+            gaps,
+        });
+        Ok(())
+    }
+
+    /// Makes the new generation in `new`, durably.
+    fn copy_without(&mut self, cut: &Cut, new: &Path) -> Result<Copied, Error> {
+        let mut last = 0;
+        for index in cut.run.clone() {
+            if self.generations[index].taking.is_some() {
+                self.generations[index].seal();
+            }
+            self.open(index)?;
+            last = self.generations[index].last;
+        }
+        if new.exists() {
+            files::remove(new)?;
+        }
+        let mut store = self.engine.create(new)?;
+        let mut copied = Copied::default();
+        for index in cut.run.clone() {
+            let Some(open) = &mut self.generations[index].open else {
+                return Err(Error::Busy("a database was closed meanwhile".into()));
+            };
+            for id in open.live.iter().copied() {
+                let bytes = open.store.read(id)?;
+                copied.group(id, bytes, &cut.victims, &mut *store)?;
+            }
+        }
+        store.sync()?;
+        drop(store);
+        // Of all that it stands for, whether any of the last groups is kept or not.
+        copied.kept.last = last;
+        Generation::write_summary(new, &copied.kept)?;
+        Ok(copied)
+    }
+
+    /// Puts the new generation in the place of old ones.
+    fn swap(&mut self, run: Range<usize>, new: &Path) -> Result<(), Error> {
+        for generation in &mut self.generations[run.clone()] {
+            generation.open = None;
+        }
+        let dead = |dir: &Path| dir.with_extension("dead");
+        let (first, dir) = {
+            let oldest = &self.generations[run.start];
+            (oldest.first, oldest.dir.clone())
+        };
+        let aside = files::rename(&dir, &dead(&dir));
+        if let Err(error) = aside.and_then(|()| fs::rename(new, &dir)) {
+            if !dir.exists() {
+                fs::rename(dead(&dir), &dir)?;
+            }
+            return Err(error.into());
+        }
+        // From here on it has happened. Without this sync a power cut may undo it, which loses
+        // nothing.
+        if let Err(error) = files::sync_dir(&self.path) {
+            tracing::warn!(%error, "cannot sync the spool's directory");
+        }
+        let last = self.generations[run.end - 1].last;
+        let (mut generation, _) = Generation::found(first, last, dir);
+        generation.thinned = true;
+        generation.used = self.commands;
+        let old: Vec<PathBuf> = self
+            .generations
+            .splice(run, [generation])
+            .map(|one| one.dir)
+            .collect();
+        for (at, dir) in old.iter().enumerate() {
+            let removed = if at == 0 {
+                Ok(())
+            } else {
+                files::rename(dir, &dead(dir))
+            };
+            if let Err(error) = removed.and_then(|()| files::remove(&dead(dir))) {
+                tracing::warn!(dir = %dir.display(), %error, "cannot remove a replaced part of the spool");
+            }
+        }
+        // Only then does the file system count its blocks as free.
+        if let Err(error) = files::sync_dir(&self.path) {
+            tracing::warn!(%error, "cannot sync the spool's directory");
+        }
+        Ok(())
+    }
+}
+
+impl Copied {
+    /// Copies a group as far as it stays.
+    fn group(
+        &mut self,
+        id: u64,
+        bytes: Vec<u8>,
+        victims: &HashSet<Arc<str>>,
+        store: &mut dyn Store,
+    ) -> Result<(), Error> {
+        let Ok(header) = codec::header(&bytes) else {
+            // Damaged: whoever reads it makes a record of it.
+            self.kept.groups += 1;
+            return store.append(id, &bytes);
+        };
+        let concerned = header
+            .tally
+            .lines
+            .iter()
+            .any(|line| victims.contains(&line.device));
+        let items = match header.items() {
+            Ok(items) if concerned => items,
+            _ => {
+                self.kept.add(&header.tally);
+                return store.append(id, &bytes);
+            }
+        };
+        let mut kept = Vec::new();
+        let mut gone = Vec::new();
+        for (position, item) in (0..).zip(items) {
+            match &*item {
+                Item::Batch(batch) if victims.contains(&batch.device) => {
+                    self.lost.add_batch(batch);
+                    gone.push(position);
+                }
+                _ => kept.push(item),
+            }
+        }
+        if !kept.is_empty() {
+            let encoded = codec::encode(id, &kept, &header.tally.marks);
+            store.append(id, &encoded.bytes)?;
+            self.kept.add(&encoded.tally);
+        }
+        self.thinned.push(Thinned {
+            group: GroupId(id),
+            gone,
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Takes the amd64 package through its life in a small Debian of its own: install, start, upgrade,
+# remove, install again, purge. Needs root, by itself or through sudo.
+# Makes the packages unless they are there (systemd/package-try), and checks all of them with lintian.
+#
+#     tests/package.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+debs="${CARGO_TARGET_DIR:-target}/debian"
+
+missing=()
+need() { command -v "$1" >/dev/null || missing+=("$2"); }
+need lintian lintian
+need mmdebstrap mmdebstrap
+need ip iproute2
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+# Built with the workspace's features, as in tests/run, so that nothing is built anew.
+true
+devices=/tmp/w-pkg/target/debug/devices
+
+rm -f "$debs"/*.deb
+systemd/package-try amd64
+for deb in "$debs"/*.deb; do
+    echo "lintian: $deb"
+    lintian --tag-display-limit 0 --fail-on error,warning "$deb"
+done
+first=$(ls "$debs"/telehub_*_amd64.deb)
+
+# The same again is the same, byte for byte.
+sum=$(sha256sum < "$first")
+systemd/package-try amd64 > /dev/null
+if [ "$sum" != "$(sha256sum < "$first")" ]; then
+    echo "the same commit made two different packages: $first" >&2
+    exit 1
+fi
+REVISION=99 systemd/package-try amd64
+second=$(ls "$debs"/telehub_*-99_amd64.deb)
+
+root=$(mktemp -d)
+finish() {
+    [ -z "${hub:-}" ] || as_root kill "$hub" 2>/dev/null || true
+    [ -z "${net:-}" ] || as_root ip netns del "$net"
+    as_root rm -rf --one-file-system "$root"
+}
+trap finish EXIT
+echo "a Debian in $root"
+tar -C "$root" -xf /tmp/x-pkg/root.tar
+as_root mkdir "$root/debs"
+as_root cp "$first" "$second" "$root/debs/"
+inside() { as_root chroot "$root" "$@"; }
+dpkg_() { inside env DEBIAN_FRONTEND=noninteractive dpkg "$@" 2>&1 | tee "$root/said"; }
+said() { grep -q "$1" "$root/said" || { echo "dpkg did not say: $1" >&2; exit 1; }; }
+fail() { echo "$*" >&2; exit 1; }
+is() { [ "$1" = "$2" ] || fail "$3: $1 instead of $2"; }
+
+# A network of its own, because the default port may be taken here.
+net="telehub-package-$$"
+as_root ip netns add "$net"
+as_root ip -n "$net" link set lo up
+there() { as_root ip netns exec "$net" "$@"; }
+start_hub() {
+    there chroot --userspec=telehub:telehub "$root" telehub run 2> "$root/log" &
+    hub=$!
+    for _ in $(seq 200); do
+        if grep -q ' listening' "$root/log"; then return; fi
+        kill -0 "$hub" 2>/dev/null || break
+        sleep 0.1
+    done
+    cat "$root/log" >&2
+    fail "the hub does not start with the configuration as it is installed"
+}
+stop_hub() {
+    # "ip netns exec" and chroot become the hub; sudo would pass the signal on.
+    as_root kill "$hub"
+    wait "$hub" || fail "the hub did not stop in order: $(tail -3 "$root/log")"
+    hub=
+}
+stored() { inside telehub spool stat | sed -n 's/^stored *\([0-9]*\) batches.*/\1/p'; }
+
+echo "install"
+dpkg_ -i "/debs/${first##*/}"
+said "telehub device add ID"
+is "$(inside stat -c '%U:%G %a' /var/lib/telehub)" "telehub:telehub 750" "the state directory"
+inside telehub check > /dev/null
+for file in /usr/share/man/man1/telehub.1.gz /usr/share/man/man5/telehub.toml.5.gz \
+    /usr/share/bash-completion/completions/telehub /lib/systemd/system/telehub.service; do
+    [ -e "$root$file" ] || fail "$file is missing"
+done
+
+echo "first start, as installed and without a broker; a device is let in by root"
+start_hub
+token=$(inside telehub device add barn-0)
+is "$(inside stat -c '%U:%G %a' /var/lib/telehub/devices.toml)" "telehub:telehub 640" "the registry"
+echo "barn-0 $token" > "$root/tokens"
+# A running hub knows a new device within two seconds; a slow machine may need another try.
+for try in 1 2 3 4 5 failed; do
+    sleep 2
+    [ "$try" != failed ] || fail "the device is not taken: $(cat "$root/swarm")"
+    if there "$devices" swarm --quiet --hub ws://127.0.0.1:8787 --prefix barn --devices 1 \
+        --tokens "$root/tokens" --batches 50 --rate 100 > "$root/swarm" 2>&1; then break; fi
+done
+stop_hub
+is "$(stored)" 50 "batches acked without a broker, in the spool"
+
+echo "upgrade"
+inside sh -c 'echo "# mine" >> /etc/telehub/telehub.toml'
+dpkg_ -i "/debs/${second##*/}"
+is "$(stored)" 50 "batches in the spool after the upgrade"
+is "$(inside tail -1 /etc/telehub/telehub.toml)" "# mine" "the configuration after the upgrade"
+start_hub
+stop_hub
+
+echo "remove"
+dpkg_ -r telehub
+said "keeps 50 batches"
+[ ! -e "$root/usr/bin/telehub" ] || fail "the binary is still there"
+[ -e "$root/var/lib/telehub/devices.toml" ] || fail "the registry went with the package"
+[ -e "$root/etc/telehub/telehub.toml" ] || fail "the configuration went with the package"
+
+echo "install again"
+dpkg_ -i "/debs/${second##*/}"
+is "$(stored)" 50 "batches in the spool after a removal"
+is "$(inside telehub device list | cut -d' ' -f1)" barn-0 "the registry after a removal"
+
+echo "purge"
+dpkg_ -P telehub
+said "deleting /var/lib/telehub: the tokens of 1 devices, .* with 50 batches"
+left=$(as_root find "$root" -xdev -name '*telehub*' -not -path "$root/debs/*" \
+    -not -path "$root/var/log/*" -not -path "$root/proc/*")
+is "$left" "" "what is left after the purge"
+
+echo "the package is well"
