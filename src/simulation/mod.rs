@@ -11,7 +11,7 @@
 //! and that a new start after that publishes nothing again.
 //!
 //! ```text
-//! SIM_SEED=17 cargo test --lib simulation -- --nocapture one_history      # replays one
+//! SIM_SEED=17 SIM_TRACE=1000000 cargo test --lib simulation::tests::many      # replays one
 //! SIM_SEEDS=1000000 cargo test --profile sim --lib simulation::tests::many_histories
 //! ```
 #![allow(clippy::unwrap_used)]

@@ -774,7 +774,7 @@ impl World {
     /// Something is wrong, or is over that was: nothing is measured for a while.
     pub(super) fn disturbs(&mut self, ms: u64) {
         /// After a trouble queues are long for a while.
-        const AFTERMATH: u64 = 15_000;
+        const AFTERMATH: u64 = 4_000;
         self.calm_since = self.calm_since.max(self.now() + ms + AFTERMATH);
         self.due.clear();
     }
