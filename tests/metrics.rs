@@ -84,6 +84,9 @@ const STEADY: &[(&str, &str)] = &[
     ("telehub_spool_max_bytes", "a limit"),
 ];
 
+/// Whether a value has changed as expected: before, now.
+type Change = fn(f64, f64) -> bool;
+
 /// A hub, its last scrape, and the families that have moved.
 struct Watch {
     hub: Hub,
@@ -105,7 +108,7 @@ impl Watch {
     }
 
     /// Waits until the value of each of these series has changed so since the last time.
-    async fn until_moved(&mut self, expected: &[(&str, fn(f64, f64) -> bool)]) {
+    async fn until_moved(&mut self, expected: &[(&str, Change)]) {
         let mut now = Scrape::of("");
         for (series, changed) in expected {
             until(series, || {
