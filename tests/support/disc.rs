@@ -97,8 +97,24 @@ impl Disc {
             run("perl", &["-e", CUT, self.name()]),
             "no EXT4_IOC_SHUTDOWN"
         );
-        self.unmount();
-        assert!(self.mount(), "cannot be mounted after a cut");
+        let begun = Instant::now();
+        loop {
+            self.unmount();
+            assert!(self.mount(), "cannot be mounted after a cut");
+            if self.takes_a_file() {
+                return;
+            }
+            // Still the one that was shut down.
+            assert!(begun.elapsed() < Duration::from_secs(60), "stays shut down");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn takes_a_file(&self) -> bool {
+        let path = self.path.join("taken");
+        let taken =
+            std::fs::write(&path, "x").and_then(|()| std::fs::File::open(&path)?.sync_all());
+        taken.is_ok() && std::fs::remove_file(path).is_ok()
     }
 
     /// Nobody can write until [`Disc::writable`]. Returns whether that was possible: not while
