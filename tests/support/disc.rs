@@ -5,7 +5,6 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: what was not synced is gone.
@@ -25,9 +24,6 @@ fn run(program: &str, args: &[&str]) -> bool {
 /// Mounted while this lives.
 pub struct Disc {
     image: PathBuf,
-    /// The loop device, a new one for each mount. Whoever copies the mount into a namespace of its
-    /// own keeps what was cut off alive there; on the same device it would be mounted again.
-    device: Mutex<String>,
     pub path: PathBuf,
 }
 
@@ -36,7 +32,6 @@ impl Disc {
     pub fn new(dir: &Path, megabytes: u64) -> Option<Self> {
         let disc = Self {
             image: dir.join("image"),
-            device: Mutex::default(),
             path: dir.join("disc"),
         };
         let file = std::fs::File::create(&disc.image).unwrap();
@@ -64,22 +59,10 @@ impl Disc {
     }
 
     fn mount(&self) -> bool {
-        let attached = Command::new("losetup")
-            .args(["--find", "--show"])
-            .arg(&self.image)
-            .stdin(Stdio::null())
-            .output();
-        let Ok(attached) = attached else {
-            return false;
-        };
-        let device = String::from_utf8(attached.stdout).unwrap();
-        *self.device.lock().unwrap() = device.trim().to_owned();
-        attached.status.success() && run("mount", &[device.trim(), self.name()])
-    }
-
-    fn detach(&self) {
-        let device = std::mem::take(&mut *self.device.lock().unwrap());
-        run("losetup", &["-d", &device]);
+        run(
+            "mount",
+            &["-o", "loop", self.image.to_str().unwrap(), self.name()],
+        )
     }
 
     fn unmount(&self) {
@@ -88,7 +71,6 @@ impl Disc {
             assert!(begun.elapsed() < Duration::from_secs(20), "cannot unmount");
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.detach();
     }
 
     /// Whoever writes must have been ended before, or its later writes count as lost.
@@ -97,8 +79,26 @@ impl Disc {
             run("perl", &["-e", CUT, self.name()]),
             "no EXT4_IOC_SHUTDOWN"
         );
-        self.unmount();
-        assert!(self.mount(), "cannot be mounted after a cut");
+        let begun = Instant::now();
+        loop {
+            self.unmount();
+            assert!(self.mount(), "cannot be mounted after a cut");
+            if self.takes_a_file() {
+                return;
+            }
+            // Still the one that was shut down: whoever has copied the mount into a namespace of
+            // its own keeps it alive until that ends. A second loop device for the same image
+            // would be worse: both write to it.
+            assert!(begun.elapsed() < Duration::from_secs(60), "stays shut down");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn takes_a_file(&self) -> bool {
+        let path = self.path.join("taken");
+        let taken =
+            std::fs::write(&path, "x").and_then(|()| std::fs::File::open(&path)?.sync_all());
+        taken.is_ok() && std::fs::remove_file(path).is_ok()
     }
 
     /// Nobody can write until [`Disc::writable`]. Returns whether that was possible: not while
@@ -138,6 +138,5 @@ impl Drop for Disc {
     fn drop(&mut self) {
         run("fsfreeze", &["-u", self.name()]);
         run("umount", &["-l", self.name()]);
-        self.detach();
     }
 }
