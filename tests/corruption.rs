@@ -63,7 +63,7 @@ fn edit(spool: &Path, file: &str, edit: impl FnOnce(&mut Vec<u8>)) {
 
 /// Where the first group begins in a database.
 fn first_group(bytes: &[u8]) -> usize {
-    let magic = |window: &[u8]| window == b"thg1";
+    let magic = |window: &[u8]| window == b"thg2";
     bytes.windows(4).position(magic).unwrap()
 }
 

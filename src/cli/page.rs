@@ -254,6 +254,7 @@ mod tests {
         board.devices.online(&"a".into(), 1, String::new());
         board.devices.online(&"b".into(), 2, String::new());
         board.devices.offline("b", 2, "closed");
+        board.uplink.set(UplinkState::Down, None);
         let (status, devices) = (board.status(), board.device_reports());
         let painted = |paint| page(&status, &devices, unix_now(), paint, LISTED);
         let (with, without) = (painted(Paint::always()), painted(Paint::never()));

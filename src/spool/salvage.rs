@@ -116,7 +116,7 @@ mod tests {
         for id in 1..5 {
             let bytes = codec::encode(id, &[batch("d", "s", id, 100)], &[]).bytes;
             file.extend_from_slice(&bytes);
-            file.extend_from_slice(b"thg1thg1");
+            file.extend_from_slice(b"thg1thg2");
             expected.insert(id, bytes);
         }
         let dir = tempfile::tempdir().unwrap();
