@@ -52,6 +52,13 @@ impl Shelf {
                 // Copies of damaged data go before any sound data does.
                 _ if self.drop_copies() || self.give_back() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
+                // Or everything would be dropped for nothing.
+                Room::Drop if self.cannot_remove() => {
+                    return Err(Failure {
+                        full: false,
+                        error: "a drained part of the spool cannot be removed".into(),
+                    });
+                }
                 Room::Drop => self.give_up_some(end)?,
             }
         }
@@ -92,13 +99,14 @@ impl Shelf {
     /// Gives back what is drained, which otherwise waits for the spool to be idle. Returns whether
     /// there was anything.
     pub(super) fn give_back(&mut self) -> bool {
+        let freed = self.bury_remains();
         let before = self.generations.len();
         for index in (0..before).rev() {
             if self.generations[index].groups == 0 {
                 self.discard(index);
             }
         }
-        self.generations.len() < before
+        freed || self.generations.len() < before
     }
 
     /// Removes what was set aside earlier. Returns whether there was anything.
