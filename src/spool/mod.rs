@@ -43,6 +43,8 @@ mod fault_tests;
 #[cfg(test)]
 mod powercut_tests;
 #[cfg(test)]
+mod remains_tests;
+#[cfg(test)]
 pub(crate) mod simulated;
 #[cfg(test)]
 mod testing;

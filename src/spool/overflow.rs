@@ -51,6 +51,7 @@ impl Shelf {
                 Room::Enough => return Ok(()),
                 // Copies of damaged data go before any sound data does.
                 _ if self.drop_copies() || self.give_back() => {}
+                Room::Full(_) if self.lend_ballast() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
                 // Or everything would be dropped for nothing.
                 Room::Drop if self.cannot_remove() => {
@@ -231,6 +232,12 @@ impl Shelf {
             let _ = files::remove(&path);
         }
         self.measure_others();
+    }
+
+    /// Frees the reserved space when nothing is stored: an empty spool must not be full of it.
+    /// Returns whether there was any.
+    pub(super) fn lend_ballast(&mut self) -> bool {
+        self.generations.is_empty() && self.give_up_ballast()
     }
 
     /// Frees the reserved space. Returns whether there was any.
