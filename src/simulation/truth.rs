@@ -345,18 +345,18 @@ impl Truth {
         if !fact.taken {
             return Err(format!("batch {uid} arrives, but was never taken"));
         }
-        if self.drained && !self.disturbed.marks {
+        if self.drained {
             return Err(format!(
                 "P4: batch {uid} comes again after a new start of an empty hub"
             ));
         }
-        if fact.published == Some(link) {
+        // What an earlier run had stored may not have been readable when this one began.
+        let unread = self.disturbed.marks && fact.stored_by.is_some_and(|run| run < link.0);
+        if fact.published == Some(link) && !unread {
             return Err(format!(
                 "P4: batch {uid} is published twice on one connection"
             ));
         }
-        // What an earlier run had stored may not have been readable when this one began.
-        let unread = self.disturbed.marks && fact.stored_by.is_some_and(|run| run < link.0);
         if fact.heard == Some(link.0) && !unread {
             return Err(format!(
                 "P4: batch {uid} is published again after its PUBACK, without a crash: {fact:?}"

@@ -81,6 +81,7 @@ impl Shelf {
         let lock = files::lock(&self.path)?;
         let next = self.next_id;
         self.generations.clear();
+        self.remains.clear();
         if let Err(failure) = self.read_directory() {
             self.generations.clear();
             return Err(failure);
@@ -181,9 +182,8 @@ impl Shelf {
             if self.is_within_the_one_before(first) {
                 // Its groups are in that one: a power cut came before it was removed.
                 let dead = self.path.join(generations::name(first));
-                if let Err(error) = files::remove(&dead) {
-                    tracing::warn!(dir = %dead.display(), %error, "cannot remove a replaced part of the spool");
-                }
+                let bytes = files::disk_bytes(&dead);
+                self.bury(dead, bytes, false);
                 continue;
             }
             let following = firsts.get(at + 1).copied();
