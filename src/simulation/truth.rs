@@ -406,7 +406,7 @@ impl Truth {
         let facts = self.facts.iter().enumerate();
         facts
             .filter(|(_, fact)| fact.acked && !fact.arrived)
-            .filter(|(_, fact)| !self.gone(fact, true) && !(fact.hit && self.unknown(true)))
+            .filter(|(_, fact)| !(self.gone(fact, true) || fact.hit && self.unknown(true)))
             .map(|(uid, _)| uid as u64)
             .collect()
     }
