@@ -18,16 +18,8 @@ if [ ${#tests[@]} -eq 0 ]; then
 fi
 [ "$(id -u)" -eq 0 ] || { echo "NOT TESTED: tests/hardened.sh needs root" >&2; exit 1; }
 
-missing=()
-need() { command -v "$1" >/dev/null || missing+=("$2"); }
-need mmdebstrap mmdebstrap
-need systemd-nspawn systemd-container
-need systemd-analyze systemd
-if [ "${#missing[@]}" -gt 0 ]; then
-    echo "installing: ${missing[*]}"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
-fi
+. tests/support/nspawn.sh
+nspawn_needs
 
 echo "==> systemd-analyze security: at most 1.2"
 systemd-analyze security --offline=true --threshold=12 systemd/telehub.service --no-pager |
@@ -41,27 +33,15 @@ programs=$(cargo test --locked --no-run --message-format=json "${arguments[@]}" 
 hub=$(grep '/telehub$' <<< "$programs" | head -1)
 
 root=$(mktemp -d)
-init=
 finish() {
-    if [ -n "$init" ]; then
-        # The inner init first: nspawn ends with it.
-        kill -s RTMIN+4 "$init" 2>/dev/null || true
-        wait "$nspawn" 2>/dev/null || true
-    fi
-    rm -rf --one-file-system "$root"
+    nspawn_off
+    rm -rf --one-file-system "$root" "$root.log"
 }
 trap finish EXIT
 
 echo "==> a Debian in $root"
-packages=systemd,systemd-sysv,mosquitto,procps,libgcc-s1
-if [ -n "${ROOT_TAR:-}" ] && [ -f "$ROOT_TAR" ]; then
-    tar -C "$root" -xf "$ROOT_TAR"
-else
-    mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$root"
-    if [ -n "${ROOT_TAR:-}" ]; then tar -C "$root" -cf "$ROOT_TAR" .; fi
-fi
+nspawn_debian "$root"
 chroot "$root" useradd --system --home-dir /var/lib/telehub --no-create-home telehub
-chroot "$root" systemctl --quiet disable mosquitto || true
 install -D -m 755 "$hub" "$root/usr/bin/telehub"
 install -D -m 644 -t "$root/etc/systemd/system" systemd/telehub.service systemd/telehub.socket
 install -D -m 600 /dev/stdin "$root/etc/credstore/telehub.mqtt-password" <<< "opensesame"
@@ -84,20 +64,7 @@ for program in $programs; do
     [ "$name" = telehub ] || install -m 755 "$program" "$root/srv/out/$name"
 done
 
-mkdir -p /run/systemd/nspawn
-mountpoint -q /run/systemd/nspawn || mount -t tmpfs tmpfs /run/systemd/nspawn
-systemd-nspawn --quiet --register=no --keep-unit --private-network --console=passive \
-    --bind-ro="$work:/srv/work" -D "$root" -b > "$root/../nspawn.$$.log" 2>&1 &
-nspawn=$!
-for _ in $(seq 300); do
-    init=$(pgrep -P "$nspawn" | head -1) && [ -n "$init" ] && break
-    sleep 0.1
-done
-inside() { nsenter -t "$init" -a "$@"; }
-for _ in $(seq 300); do
-    case $(inside systemctl is-system-running 2>/dev/null) in running | degraded) break ;; esac
-    sleep 0.2
-done
+nspawn_boot "$root" --bind-ro="$work:/srv/work"
 fail() { echo "$*" >&2; inside journalctl --no-pager -n 40 >&2; exit 1; }
 
 echo "==> the unit itself"
