@@ -1,0 +1,78 @@
+# A small Debian that boots in systemd-nspawn, with a network of its own in which there is nothing
+# but lo. Sourced by scripts; needs root.
+#
+#     nspawn_needs          installs what this needs
+#     nspawn_debian DIR     a Debian 12 with systemd and mosquitto (disabled) in DIR
+#     nspawn_boot DIR [OPTION OF systemd-nspawn]…
+#     inside COMMAND…       in it
+#     net COMMAND…          a program of this machine, in its network
+#     nspawn_off            powers it off
+#
+# ROOT_TAR=FILE: takes the Debian from this file, or makes it and keeps it there (200 MB).
+
+nspawn_needs() {
+    local missing=() pair
+    for pair in mmdebstrap:mmdebstrap systemd-nspawn:systemd-container \
+        systemd-analyze:systemd nsenter:util-linux; do
+        command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    for pair in "$@"; do
+        command -v "${pair%:*}" >/dev/null || [ -x "/usr/sbin/${pair%:*}" ] ||
+            missing+=("${pair#*:}")
+    done
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    echo "installing: ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+nspawn_debian() {
+    local root=$1 packages=systemd,systemd-sysv,mosquitto,procps,libgcc-s1
+    if [ -n "${ROOT_TAR:-}" ] && [ -f "$ROOT_TAR" ]; then
+        tar -C "$root" -xf "$ROOT_TAR"
+    else
+        mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$root"
+        if [ -n "${ROOT_TAR:-}" ]; then tar -C "$root" -cf "$ROOT_TAR" .; fi
+    fi
+    chroot "$root" systemctl --quiet disable mosquitto || true
+}
+
+# Its own processes' ids, as this machine has them.
+nspawn= init=
+
+nspawn_boot() {
+    local root=$1
+    shift
+    mkdir -p /run/systemd/nspawn
+    mountpoint -q /run/systemd/nspawn || mount -t tmpfs tmpfs /run/systemd/nspawn
+    systemd-nspawn --quiet --register=no --keep-unit --private-network --console=passive \
+        "$@" -D "$root" -b > "$root.log" 2>&1 &
+    nspawn=$!
+    local try
+    for try in $(seq 600); do
+        init=$(pgrep -P "$nspawn" | head -1) && [ -n "$init" ] && break
+        kill -0 "$nspawn" 2>/dev/null || break
+        sleep 0.1
+    done
+    for try in $(seq 600); do
+        case $(inside systemctl is-system-running 2>/dev/null) in
+            running | degraded) return 0 ;;
+        esac
+        kill -0 "$nspawn" 2>/dev/null || break
+        sleep 0.2
+    done
+    cat "$root.log" >&2
+    echo "the Debian in $root does not boot" >&2
+    return 1
+}
+
+inside() { nsenter -t "$init" -a "$@"; }
+net() { nsenter -t "$init" -n "$@"; }
+
+nspawn_off() {
+    [ -n "$init" ] || return 0
+    # The inner init first: nspawn ends with it.
+    kill -s RTMIN+4 "$init" 2>/dev/null || true
+    wait "$nspawn" 2>/dev/null || true
+    init=
+}
