@@ -29,6 +29,8 @@ pub mod pulse;
 pub mod reading;
 pub mod service;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod spool;
 pub mod status;
 pub mod stop;

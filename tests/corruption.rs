@@ -63,7 +63,7 @@ fn edit(spool: &Path, file: &str, edit: impl FnOnce(&mut Vec<u8>)) {
 
 /// Where the first group begins in a database.
 fn first_group(bytes: &[u8]) -> usize {
-    let magic = |window: &[u8]| window == b"thg1";
+    let magic = |window: &[u8]| window == b"thg2";
     bytes.windows(4).position(magic).unwrap()
 }
 
@@ -181,6 +181,9 @@ fn telehub(dir: &Path, command: &str) -> Output {
         .unwrap()
 }
 
+/// Batches, by device and number, and gap records.
+type Found = (BTreeSet<(String, u64)>, Vec<Value>);
+
 /// Of all batches, those that are neither among these nor covered by a record.
 fn unaccounted(batches: &BTreeSet<(String, u64)>, gaps: &[Value]) -> Vec<(String, u64)> {
     let covers = |gap: &Value, device: &str, seq: u64| {
@@ -197,7 +200,7 @@ fn unaccounted(batches: &BTreeSet<(String, u64)>, gaps: &[Value]) -> Vec<(String
 }
 
 /// Batches, and gap records, of lines or payloads.
-fn sorted(values: Vec<Value>) -> (BTreeSet<(String, u64)>, Vec<Value>) {
+fn sorted(values: Vec<Value>) -> Found {
     let (batches, gaps): (Vec<_>, Vec<_>) = values
         .into_iter()
         .partition(|value| value["pack"].is_array());
@@ -210,7 +213,7 @@ fn sorted(values: Vec<Value>) -> (BTreeSet<(String, u64)>, Vec<Value>) {
 }
 
 /// What the three commands say. Returns what `export` gives.
-fn inspected(dir: &Path, damage: &Damage) -> Option<(BTreeSet<(String, u64)>, Vec<Value>)> {
+fn inspected(dir: &Path, damage: &Damage) -> Option<Found> {
     let name = damage.name;
     for command in ["verify", "stat", "export"] {
         let output = telehub(dir, command);

@@ -13,21 +13,13 @@ cd "$(dirname "$0")/.."
 work=$PWD
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(bad_input crash flow listen_reload log service session_cut session_presence spool_late
+    tests=(bad_input crash flow listen_reload log service session_presence spool_late
         stopping)
 fi
 [ "$(id -u)" -eq 0 ] || { echo "NOT TESTED: tests/hardened.sh needs root" >&2; exit 1; }
 
-missing=()
-need() { command -v "$1" >/dev/null || missing+=("$2"); }
-need mmdebstrap mmdebstrap
-need systemd-nspawn systemd-container
-need systemd-analyze systemd
-if [ "${#missing[@]}" -gt 0 ]; then
-    echo "installing: ${missing[*]}"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
-fi
+. tests/support/nspawn.sh
+nspawn_needs
 
 echo "==> systemd-analyze security: at most 1.2"
 systemd-analyze security --offline=true --threshold=12 systemd/telehub.service --no-pager |
@@ -41,27 +33,15 @@ programs=$(cargo test --locked --no-run --message-format=json "${arguments[@]}" 
 hub=$(grep '/telehub$' <<< "$programs" | head -1)
 
 root=$(mktemp -d)
-init=
 finish() {
-    if [ -n "$init" ]; then
-        # The inner init first: nspawn ends with it.
-        kill -s RTMIN+4 "$init" 2>/dev/null || true
-        wait "$nspawn" 2>/dev/null || true
-    fi
-    rm -rf --one-file-system "$root"
+    nspawn_off
+    rm -rf --one-file-system "$root" "$root.log"
 }
 trap finish EXIT
 
 echo "==> a Debian in $root"
-packages=systemd,systemd-sysv,mosquitto,procps,libgcc-s1
-if [ -n "${ROOT_TAR:-}" ] && [ -f "$ROOT_TAR" ]; then
-    tar -C "$root" -xf "$ROOT_TAR"
-else
-    mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$root"
-    if [ -n "${ROOT_TAR:-}" ]; then tar -C "$root" -cf "$ROOT_TAR" .; fi
-fi
+nspawn_debian "$root"
 chroot "$root" useradd --system --home-dir /var/lib/telehub --no-create-home telehub
-chroot "$root" systemctl --quiet disable mosquitto || true
 install -D -m 755 "$hub" "$root/usr/bin/telehub"
 install -D -m 644 -t "$root/etc/systemd/system" systemd/telehub.service systemd/telehub.socket
 install -D -m 600 /dev/stdin "$root/etc/credstore/telehub.mqtt-password" <<< "opensesame"
@@ -84,20 +64,7 @@ for program in $programs; do
     [ "$name" = telehub ] || install -m 755 "$program" "$root/srv/out/$name"
 done
 
-mkdir -p /run/systemd/nspawn
-mountpoint -q /run/systemd/nspawn || mount -t tmpfs tmpfs /run/systemd/nspawn
-systemd-nspawn --quiet --register=no --keep-unit --private-network --console=passive \
-    --bind-ro="$work:/srv/work" -D "$root" -b > "$root/../nspawn.$$.log" 2>&1 &
-nspawn=$!
-for _ in $(seq 300); do
-    init=$(pgrep -P "$nspawn" | head -1) && [ -n "$init" ] && break
-    sleep 0.1
-done
-inside() { nsenter -t "$init" -a "$@"; }
-for _ in $(seq 300); do
-    case $(inside systemctl is-system-running 2>/dev/null) in running | degraded) break ;; esac
-    sleep 0.2
-done
+nspawn_boot "$root" --bind-ro="$work:/srv/work"
 fail() { echo "$*" >&2; inside journalctl --no-pager -n 40 >&2; exit 1; }
 
 echo "==> the unit itself"
@@ -108,10 +75,8 @@ status() { inside systemctl show -p StatusText --value telehub; }
 for _ in $(seq 100); do status | grep -q 'uplink down' && break; sleep 0.2; done
 echo "status: $(status)"
 status | grep -q '^uplink down since .*; 0 devices; spool empty$' || fail "the status line"
-field() { inside journalctl --no-pager -o cat -u telehub --output-fields="$1" "${@:2}"; }
-field TELEHUB_VERSION MESSAGE_ID= 2>/dev/null || true
-inside journalctl --no-pager -o json TELEHUB_HUB=$(uname -n) 2>/dev/null | head -1 || true
 entry=$(inside journalctl --no-pager -o json -u telehub | grep '"TELEHUB_ADDRESS"' | head -1)
+# The password that the configuration asks for is there, or the hub would not have started.
 for part in '"PRIORITY":"6"' '"TELEHUB_ADDRESS":"127.0.0.1:8787"' '"_TRANSPORT":"journal"'; do
     grep -qF "$part" <<< "$entry" || fail "no $part in the journal: $entry"
 done
@@ -132,6 +97,23 @@ done
 echo "stopped by SIGSTOP, running again after $((($(date +%s%N) - begun) / 1000000)) ms"
 inside systemctl stop telehub || fail "stop"
 [ "$(inside systemctl show -p Result --value telehub)" = success ] || fail "the stop failed"
+
+echo "==> the control: what must be refused"
+cat > "$root/srv/out/control" <<'CONTROL'
+#!/bin/sh
+refused() { if "$@" 2>/dev/null; then echo "not refused: $*"; exit 1; fi; echo "refused: $*"; }
+refused touch /etc/telehub/x
+refused touch /usr/x
+refused touch /srv/out/x
+refused mount -t tmpfs tmpfs /tmp
+refused unshare --user true
+refused mknod /tmp/x c 1 3
+grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status
+grep -q '^Seccomp:.*2$' /proc/self/status && touch /var/lib/telehub/x && [ "$(id -un)" = telehub ]
+CONTROL
+chmod 755 "$root/srv/out/control"
+inside systemctl start hardened@control || { cat "$root/srv/out/control.log"; exit 1; }
+cat "$root/srv/out/control.log"
 
 echo "==> the tests"
 failed=()

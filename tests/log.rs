@@ -277,12 +277,12 @@ async fn no_secret_and_no_payload_is_in_the_log_at_any_level_in_good_runs_and_in
 
     // Malformed frames of every sort.
     for content in [
-        &b"frameSECRET"[..],
+        &br#"{"result": {"id": "frameSECRET", "ok": true}}"#[..],
+        b"frameSECRET",
         br#"{"frameSECRET": 1}"#,
         br#"{"data": {"seq": 3, "pack": [{"n": "frameSECRET frameSECRET", "v": 1}]}}"#,
         br#"{"data": {"seq": 3, "pack": [{"n": "a", "frameSECRET_": 1}]}}"#,
         br#"{"hello": {"stream": 5, "x": "frameSECRET"}}"#,
-        br#"{"result": {"id": "frameSECRET", "ok": true}}"#,
     ] {
         for opcode in [1, 2] {
             tcp.write_all(&frame(opcode, content)).unwrap();

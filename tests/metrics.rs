@@ -84,6 +84,9 @@ const STEADY: &[(&str, &str)] = &[
     ("telehub_spool_max_bytes", "a limit"),
 ];
 
+/// Whether a value has changed as expected: before, now.
+type Change = fn(f64, f64) -> bool;
+
 /// A hub, its last scrape, and the families that have moved.
 struct Watch {
     hub: Hub,
@@ -105,7 +108,7 @@ impl Watch {
     }
 
     /// Waits until the value of each of these series has changed so since the last time.
-    async fn until_moved(&mut self, expected: &[(&str, fn(f64, f64) -> bool)]) {
+    async fn until_moved(&mut self, expected: &[(&str, Change)]) {
         let mut now = Scrape::of("");
         for (series, changed) in expected {
             until(series, || {
@@ -296,13 +299,17 @@ async fn each_metric_moves_when_what_it_measures_happens() {
     let said: f64 = watch.hub.status("/spool/written_bytes").as_f64().unwrap();
     if said > 0.0 {
         watch
-            .until_moved(&[("telehub_flash_written_bytes_total", |_, now| now > 0.0)])
+            .until_moved(&[
+                ("telehub_flash_written_bytes_total", |_, now| now > 0.0),
+                ("telehub_flash_written_bytes_per_day", |_, now| now > 0.0),
+            ])
             .await;
     } else {
         // A file system in memory.
-        watch
-            .moved
-            .insert("telehub_flash_written_bytes_total".to_owned());
+        for family in ["bytes_total", "bytes_per_day"] {
+            let family = format!("telehub_flash_written_{family}");
+            watch.moved.insert(family);
+        }
     }
     broker.start_again();
     watch

@@ -67,8 +67,8 @@ pub(super) fn answer<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Answe
     if device.is_none() && file.is_none() && !known.contains(&path) {
         return problem(
             StatusCode::NOT_FOUND,
-            "there are /, /healthz, /readyz, /metrics, /api/status, /api/devices, /api/devices/{id} and \
-             /api/events",
+            "there are /, /healthz, /readyz, /metrics, /api/status, /api/devices, /api/devices/{id} \
+             and /api/events",
         );
     }
     // HEAD goes the same way; hyper leaves the body out.

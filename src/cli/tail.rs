@@ -54,7 +54,7 @@ pub(super) fn tail(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let mut events = hub.lines(&path)?;
     loop {
-        let end = read(events, &show)?;
+        let end = read(events, show)?;
         super::complain(&format!(
             "the hub at {} has gone ({end}); trying again",
             hub.base

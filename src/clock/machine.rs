@@ -20,6 +20,10 @@ const AT_ONCE: f64 = 0.001;
 
 /// The wall clock in Unix seconds, negative before 1970.
 pub(super) fn wall() -> f64 {
+    #[cfg(test)]
+    if let Some(now) = simulated::now() {
+        return now.wall;
+    }
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_secs_f64(),
         Err(before) => -before.duration().as_secs_f64(),
@@ -28,6 +32,10 @@ pub(super) fn wall() -> f64 {
 
 /// Seconds since the machine's start, suspended time included.
 pub(super) fn uptime() -> f64 {
+    #[cfg(test)]
+    if let Some(now) = simulated::now() {
+        return now.uptime;
+    }
     let time = clock_gettime(ClockId::Boottime);
     #[expect(clippy::cast_precision_loss, reason = "seconds of some centuries fit")]
     let seconds = time.tv_sec as f64;
@@ -58,6 +66,10 @@ fn both() -> (f64, f64) {
 /// Looks at everything. `first`: nothing has been able to set the clock since the start that
 /// this process knows of.
 pub(super) fn sample(first: bool) -> Sample {
+    #[cfg(test)]
+    if let Some(now) = simulated::now() {
+        return now;
+    }
     let (wall, uptime) = both();
     let flag = kernel::says_synchronised().or_else(timesyncd_says);
     Sample {
@@ -110,6 +122,52 @@ pub(super) fn boot() -> Boot {
         let random = || u128::from(RandomState::new().hash_one(0));
         Boot::from_bytes(((random() << 64) | random()).to_be_bytes())
     })
+}
+
+/// A machine that a test sets, with a judge of its own, for the calling thread.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::cell::{Cell, RefCell};
+
+    use tokio::sync::watch;
+
+    use crate::clock::judge::{Judge, Sample};
+    use crate::reading::Boot;
+
+    thread_local! {
+        static NOW: Cell<Option<Sample>> = const { Cell::new(None) };
+        static JUDGE: RefCell<Option<Judge>> = const { RefCell::new(None) };
+        static CHANGES: watch::Sender<u64> = watch::Sender::new(0);
+    }
+
+    pub(in crate::clock) fn changes() -> watch::Sender<u64> {
+        CHANGES.with(Clone::clone)
+    }
+
+    pub(super) fn now() -> Option<Sample> {
+        NOW.get()
+    }
+
+    pub(in crate::clock) fn is_on() -> bool {
+        NOW.get().is_some()
+    }
+
+    pub(in crate::clock) fn with<T>(act: impl FnOnce(&mut Judge) -> T) -> T {
+        JUDGE.with_borrow_mut(|judge| act(judge.as_mut().expect("a process has begun")))
+    }
+
+    /// Sets the clocks; `None`: the real ones.
+    pub(crate) fn set(now: Option<Sample>) {
+        NOW.set(now);
+    }
+
+    /// A process begins, in this start of the machine.
+    pub(crate) fn begin(boot: u64) {
+        let boot = Boot::from_bytes((u128::from(boot) + 1).to_be_bytes());
+        if let Some(now) = NOW.get() {
+            JUDGE.with_borrow_mut(|judge| *judge = Some(Judge::new(boot, &now)));
+        }
+    }
 }
 
 mod kernel {

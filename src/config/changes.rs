@@ -54,7 +54,12 @@ mod tests {
         let new = config("[log]\nlevel = \"debug\"\n[devices]\nmax_rate = 5");
         assert_eq!(
             changes(&old, &new),
-            ["admin.listen", "devices.max_rate", "log.level"]
+            [
+                "admin.device_metrics",
+                "admin.listen",
+                "devices.max_rate",
+                "log.level"
+            ]
         );
         assert!(changes(&old, &old).is_empty());
         let tls = config("[devices.tls]\ncert = \"/c\"\nkey = \"/k\"");

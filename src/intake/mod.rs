@@ -158,13 +158,13 @@ impl Intake {
     /// After the last batch: make everything safe, then close the spool.
     async fn finish(mut self) -> anyhow::Result<()> {
         self.apply(Event::Finish);
-        let began = Instant::now();
+        let began = now();
         let mut abandoned = false;
         let mut uplink_gone = false;
         // What is on disk and in flight is safe; its PUBACKs are waited for all the same, or it
         // would be published again after the next start.
         while !self.lanes.all_safe() || (!abandoned && self.lanes.in_flight() > 0) {
-            let now = Instant::now();
+            let now = self::now();
             if !abandoned && now >= began + FINISH {
                 abandoned = true;
                 self.apply(Event::Abandon);
@@ -226,7 +226,7 @@ impl Intake {
         const IDLE: Duration = Duration::from_secs(60);
         let draining = self.rate.next_sample();
         let deadline = self.lanes.next_deadline();
-        let idle = Instant::now() + IDLE;
+        let idle = now() + IDLE;
         [draining, deadline]
             .into_iter()
             .flatten()
@@ -384,7 +384,7 @@ impl Intake {
 
     fn apply(&mut self, event: Event) {
         let now = Now {
-            mono: Instant::now(),
+            mono: now(),
             moment: clock::now_for_ages(),
         };
         let mut actions = std::mem::take(&mut self.actions);
@@ -475,7 +475,7 @@ impl Intake {
 
     fn show(&mut self) {
         let board = &self.wiring.board;
-        if self.spool_well && self.lanes.disk_hangs(Instant::now()) {
+        if self.spool_well && self.lanes.disk_hangs(now()) {
             self.spool_well = false;
             self.disk_hung = true;
             tracing::error!("the disk does not answer; batches that wait for it are not acked");
@@ -489,12 +489,17 @@ impl Intake {
         board.spool.set_oldest(oldest.map(|oldest| oldest.wall));
         let millirate = self
             .rate
-            .sample(Instant::now(), backlog.batches(), backlog.drained());
+            .sample(now(), backlog.batches(), backlog.drained());
         board.spool.drain_millirate.set(millirate);
         board.live_batches.set(self.lanes.live_batches() as u64);
         board.live_readings.set(self.lanes.live_readings());
         board.stir();
     }
+}
+
+/// The runtime's clock, which a test can hold.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// The keys of a hasher are random. The time would not do: a board without a clock of its own

@@ -185,14 +185,13 @@ impl Streams {
         }
     }
 
-    /// The marks of all named streams, for the stop.
+    /// The marks of all named streams, for the stop; the stream that has rested longest first.
     #[must_use]
     pub fn marks(&self) -> Vec<Mark> {
-        self.streams
-            .values()
-            .filter(|s| s.named && s.safe > 0)
-            .map(mark)
-            .collect()
+        let known = self.streams.values().filter(|s| s.named && s.safe > 0);
+        let mut known: Vec<_> = known.collect();
+        known.sort_unstable_by_key(|stream| stream.used);
+        known.into_iter().map(mark).collect()
     }
 
     /// Number of streams remembered.

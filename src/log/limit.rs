@@ -19,6 +19,9 @@ const LINES: u32 = 20;
 /// that are new in this window share the lines of their kind.
 const KEYS: usize = 4_096;
 
+/// When there are too many keys, those that are over are looked for at most so often.
+const SWEEP: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 struct Window<W> {
     since: Instant,
@@ -31,12 +34,15 @@ struct Window<W> {
 #[derive(Debug)]
 pub(super) struct Limit<K, W> {
     windows: HashMap<K, Window<W>>,
+    /// When those that are over were last looked for.
+    swept: Option<Instant>,
 }
 
 impl<K, W> Default for Limit<K, W> {
     fn default() -> Self {
         Self {
             windows: HashMap::new(),
+            swept: None,
         }
     }
 }
@@ -61,7 +67,9 @@ impl<K: Clone + Eq + Hash, W> Limit<K, W> {
     ) -> Verdict {
         let over = |window: &Window<W>| now.saturating_duration_since(window.since) >= WINDOW;
         let known = self.windows.contains_key(&key);
-        if !known && self.windows.len() >= KEYS {
+        let swept = |at: Instant| now.saturating_duration_since(at) < SWEEP;
+        if !known && self.windows.len() >= KEYS && !self.swept.is_some_and(swept) {
+            self.swept = Some(now);
             self.windows
                 .retain(|_, window| !over(window) || window.held > 0);
         }

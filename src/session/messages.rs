@@ -81,7 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             Inbound::Result(result) => {
                 self.rejects_in_a_row = 0;
-                debug!(device = %self.present.device, command = result.id, "result of no known command");
+                debug!(device = %self.present.device, ok = result.ok, "result of no known command");
                 Ok(())
             }
         }

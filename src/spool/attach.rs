@@ -1,12 +1,12 @@
 //! Taking the directory into use: the lock, the format, what is there, what is damaged.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::Event;
 use super::commit::Failure;
 use super::files;
+use super::fs;
 use super::generation::Generation;
 use super::generations;
 use super::marks::Marks;
@@ -19,6 +19,9 @@ use super::tally::Tally;
 /// Version of everything below the spool's directory. 2: batches have uptime and boot.
 const FORMAT: u32 = 2;
 
+/// More ids than a generation can use up: 4 MiB of groups, of some 80 bytes at least.
+const IDS_OF_ONE: u64 = 1 << 20;
+
 const FORMAT_TEXT: &str = "telehub spool ";
 
 /// The tag of copies that are damaged.
@@ -26,13 +29,23 @@ pub(super) const CORRUPT: &str = "corrupt";
 
 /// The version of the spool in `path`, as its format file has it.
 pub(super) fn format(path: &Path) -> Option<u32> {
-    let text = fs::read_to_string(path.join("format")).ok()?;
+    let text = String::from_utf8(fs::read(&path.join("format")).ok()?).ok()?;
     text.trim().strip_prefix(FORMAT_TEXT)?.parse().ok()
 }
 
 /// The version, if it is one that we do not know yet.
 pub(super) fn newer_format(path: &Path) -> Option<u32> {
     format(path).filter(|version| *version > FORMAT)
+}
+
+/// The last id that a generation which begins with `first` may have. `following`: the first one of
+/// the generation after it. How far the newest goes is not known before it is read, and the clock,
+/// from which ids begin, may stand before all of them, as `next_id` does then.
+pub(super) fn last_id(first: u64, following: Option<u64>, next_id: u64) -> u64 {
+    following.map_or_else(
+        || next_id.max(first.saturating_add(IDS_OF_ONE)),
+        |next| next.saturating_sub(1).max(first),
+    )
 }
 
 /// Whether an entry of the directory has a name that we give, generations aside.
@@ -68,6 +81,7 @@ impl Shelf {
         let lock = files::lock(&self.path)?;
         let next = self.next_id;
         self.generations.clear();
+        self.remains.clear();
         if let Err(failure) = self.read_directory() {
             self.generations.clear();
             return Err(failure);
@@ -87,8 +101,8 @@ impl Shelf {
 
     /// Makes sure of a directory of our format. Returns whether there is one.
     fn prepare(&mut self, create: bool) -> Result<bool, Failure> {
-        match fs::metadata(&self.path) {
-            Ok(meta) if meta.is_dir() => {
+        match fs::is_dir(&self.path) {
+            Ok(true) => {
                 if let Some(version) = newer_format(&self.path) {
                     let copy = files::set_aside(&self.path, &format!("version{version}"))?;
                     tracing::error!(
@@ -112,7 +126,7 @@ impl Shelf {
                     return Ok(true);
                 }
             }
-            Ok(_) => {
+            Ok(false) => {
                 let copy = files::set_aside(&self.path, CORRUPT)?;
                 self.prune_whole_copies();
                 tracing::error!(copy = %copy.display(), "the spool is not a directory: set aside, beginning a new one");
@@ -149,14 +163,13 @@ impl Shelf {
     fn read_directory(&mut self) -> Result<(), Failure> {
         let mut firsts = Vec::new();
         let mut leftovers = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
+        for entry in fs::names(&self.path)? {
+            let path = self.path.join(&entry);
+            let name = entry.to_string_lossy();
             if let Some(first) = generations::parse_name(&name) {
                 firsts.push(first);
             } else if name.ends_with(".dead") || name.ends_with(".tmp") || name.ends_with(".new") {
-                leftovers.push(entry.path());
+                leftovers.push(path);
             }
         }
         for leftover in leftovers {
@@ -169,16 +182,12 @@ impl Shelf {
             if self.is_within_the_one_before(first) {
                 // Its groups are in that one: a power cut came before it was removed.
                 let dead = self.path.join(generations::name(first));
-                if let Err(error) = files::remove(&dead) {
-                    tracing::warn!(dir = %dead.display(), %error, "cannot remove a replaced part of the spool");
-                }
+                let bytes = files::disk_bytes(&dead);
+                self.bury(dead, bytes, false);
                 continue;
             }
             let following = firsts.get(at + 1).copied();
-            let last = following
-                .unwrap_or(self.next_id)
-                .saturating_sub(1)
-                .max(first);
+            let last = last_id(first, following, self.next_id);
             self.read_generation(first, last, following.is_none())?;
         }
         Ok(())
@@ -200,7 +209,7 @@ impl Shelf {
             && leftover
                 .extension()
                 .is_some_and(|extension| extension == "new")
-            && !target.exists()
+            && !fs::exists(&target)
             && Generation::found(first, first, leftover.to_owned())
                 .1
                 .is_some()

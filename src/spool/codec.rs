@@ -32,9 +32,6 @@ const MAGIC_1: [u8; 4] = *b"thg1";
 /// Magic, two lengths, two checksums.
 const PREFIX: usize = 20;
 
-/// Of a batch, between its line and its frame: flags, number, arrival, readings.
-const BEFORE_FRAME: usize = 1 + 8 + 8 + 4;
-
 const HAS_SEQ: u8 = 1;
 const IS_JSON: u8 = 2;
 const SYNCED: u8 = 4;
@@ -181,7 +178,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
     let mut reader = Reader(header);
     let mut tally = Tally::decode(&mut reader)?;
     if let Ok(body) = body {
-        weigh(&mut tally, Reader(body));
+        weigh(&mut tally, magic == MAGIC, body);
     }
     let mut gaps = Vec::new();
     for gap in decode_gaps(&mut reader)? {
@@ -231,57 +228,83 @@ impl Header<'_> {
 }
 
 /// `boot`: of the batch before, and then of this one; `None`: the group has none.
+/// A batch as it lies in a body.
+struct Raw<'a> {
+    line: usize,
+    seq: Option<u64>,
+    received: Moment,
+    readings: u32,
+    encoding: Encoding,
+    frame: &'a [u8],
+}
+
+impl<'a> Raw<'a> {
+    /// `boot`: of the batch before it; `None`: batches of this group have none.
+    fn read(boot: &mut Option<Boot>, reader: &mut Reader<'a>) -> Result<Self, Damage> {
+        let line = reader.len()?;
+        let flags = reader.u8()?;
+        let seq = reader.u64()?;
+        let wall = reader.f64()?;
+        let received = match boot {
+            None => Moment::at(wall),
+            Some(boot) => {
+                let uptime = reader.f64()?;
+                if flags & NEW_BOOT != 0 {
+                    *boot = Boot::from_bytes(reader.array()?);
+                }
+                Moment {
+                    wall,
+                    uptime,
+                    boot: *boot,
+                    synced: flags & SYNCED != 0,
+                }
+            }
+        };
+        Ok(Self {
+            line,
+            seq: (flags & HAS_SEQ != 0).then_some(seq),
+            received,
+            readings: reader.u32()?,
+            encoding: if flags & IS_JSON == 0 {
+                Encoding::Cbor
+            } else {
+                Encoding::Json
+            },
+            frame: reader.bytes()?,
+        })
+    }
+}
+
 fn decode_batch(
     tally: &Tally,
     boot: &mut Option<Boot>,
     reader: &mut Reader<'_>,
 ) -> Result<Batch, Damage> {
-    let line = tally.lines.get(reader.len()?).ok_or(Damage::Wrong)?;
-    let flags = reader.u8()?;
-    let seq = reader.u64()?;
-    let wall = reader.f64()?;
-    let received = match boot {
-        None => Moment::at(wall),
-        Some(boot) => {
-            let uptime = reader.f64()?;
-            if flags & NEW_BOOT != 0 {
-                *boot = Boot::from_bytes(reader.array()?);
-            }
-            Moment {
-                wall,
-                uptime,
-                boot: *boot,
-                synced: flags & SYNCED != 0,
-            }
-        }
-    };
+    let raw = Raw::read(boot, reader)?;
+    let line = tally.lines.get(raw.line).ok_or(Damage::Wrong)?;
     Ok(Batch {
         device: line.device.clone(),
         stream: line.stream.clone(),
-        seq: (flags & HAS_SEQ != 0).then_some(seq),
-        received,
-        readings: reader.u32()?,
-        encoding: if flags & IS_JSON == 0 {
-            Encoding::Cbor
-        } else {
-            Encoding::Json
-        },
+        seq: raw.seq,
+        received: raw.received,
+        readings: raw.readings,
+        encoding: raw.encoding,
         // A copy of its own: a slice of the group would keep all of it in memory until the last
         // of its batches is gone.
-        frame: Bytes::copy_from_slice(reader.bytes()?),
+        frame: Bytes::copy_from_slice(raw.frame),
     })
 }
 
 /// Adds up what the batches of each stream weigh, as far as the body can be read.
-fn weigh(tally: &mut Tally, mut body: Reader<'_>) {
-    while let Ok(line) = body.len()
-        && body.skip(BEFORE_FRAME).is_ok()
-        && let Ok(frame) = body.bytes()
-        && let Some(line) = tally.lines.get_mut(line)
+fn weigh(tally: &mut Tally, boots: bool, body: &[u8]) {
+    let mut reader = Reader(body);
+    let mut boot = boots.then_some(Boot::UNKNOWN);
+    while !reader.0.is_empty()
+        && let Ok(raw) = Raw::read(&mut boot, &mut reader)
+        && let Some(line) = tally.lines.get_mut(raw.line)
     {
-        line.bytes = line
-            .bytes
-            .saturating_add((frame.len() + Item::OVERHEAD) as u64);
+        let bytes = (raw.frame.len() + Item::OVERHEAD) as u64;
+        line.bytes = line.bytes.saturating_add(bytes);
     }
 }
 

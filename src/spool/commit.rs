@@ -1,11 +1,10 @@
 //! Commits: where new groups go, and what is left when one fails.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 
 use super::codec;
 use super::files;
+use super::fs;
 use super::generation::Generation;
 use super::generations::{self, GENERATION_COST};
 use super::shelf::Shelf;
@@ -76,16 +75,21 @@ impl Shelf {
 
     /// Whether a small commit would go through now, found out without giving anything up for it.
     pub(super) fn probe(&mut self) -> bool {
-        self.attach(true).is_ok() && self.may_write().is_ok()
+        if self.attach(true).is_err() {
+            return false;
+        }
+        // Under `refuse` nobody else would: no commit comes while the spool counts as full.
+        if self.room_for(generations::GROUP_BYTES as u64).is_err() && !self.give_back() {
+            self.lend_ballast();
+        }
+        self.may_write().is_ok()
     }
 
     fn may_write(&self) -> Result<(), Failure> {
         self.room_for(generations::GROUP_BYTES as u64)?;
         // Its name ends like that of whatever a crash has left behind, which is cleared up.
         let path = self.path.join("probe.tmp");
-        let mut file = File::create(&path)?;
-        file.write_all(&[0; 4096])?;
-        file.sync_all()?;
+        fs::write_synced(&path, &[0; 4096])?;
         files::remove(&path)?;
         Ok(())
     }

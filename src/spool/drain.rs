@@ -188,7 +188,8 @@ impl Shelf {
                 .open(index)
                 .and_then(|()| self.generations[index].remove(here, &*self.engine))
             {
-                tracing::debug!(%error, "groups were not removed and will come again");
+                tracing::debug!(%error, "groups are not removed yet");
+                self.generations[index].owe(here);
             }
             let generation = &mut self.generations[index];
             generation.used = self.commands;

@@ -1,19 +1,20 @@
 //! Files and directories that survive a power cut, and what the file system says of itself.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use super::fs;
+pub(super) use super::fs::{Lock, free_bytes, lock, remove};
+use crate::clock::unix_now;
 
 /// Set-aside copies that are kept, the newest ones.
 pub(super) const KEPT_COPIES: usize = 3;
 
 /// Makes the entries of a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    fs::sync(dir)
 }
 
 /// The directory that `path` is an entry of.
@@ -26,13 +27,19 @@ pub(super) fn parent(path: &Path) -> &Path {
 
 /// Creates the directory with those above it and makes their entries durable.
 pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
+    match fs::is_dir(dir) {
+        Ok(true) => return Ok(()),
+        // A disk that does not answer says nothing of what is there.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(false) | Err(_) => {}
     }
     let above = parent(dir);
+    if above == dir {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     create_dir(above)?;
     match fs::create_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && fs::is_dir(dir)? => Ok(()),
         Err(error) => Err(error),
         Ok(()) => sync_dir(above),
     }
@@ -41,13 +48,7 @@ pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
 /// Replaces a file so that after a power cut either the old or the new content is there.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&tmp)?;
-    file.write_all(content)?;
-    file.sync_all()?;
+    fs::write_synced(&tmp, content)?;
     fs::rename(&tmp, path)?;
     sync_dir(parent(path))
 }
@@ -65,6 +66,10 @@ pub(super) fn read_through(path: &Path) -> io::Result<()> {
 /// # Errors
 /// It cannot be opened.
 pub(super) fn read_around(path: &Path) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    if super::simulated::is_on() {
+        return fs::read(path);
+    }
     let file = File::open(path)?;
     let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
     Ok(around(len, |chunk, at| file.read_exact_at(chunk, at)))
@@ -90,12 +95,12 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Syncs every file below a directory, the directories, and the entry of `dir` itself.
 pub(super) fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?;
+    for name in fs::names(dir)? {
+        let path = dir.join(name);
+        if fs::stat(&path)?.is_dir {
+            sync_tree(&path)?;
         } else {
-            File::open(entry.path())?.sync_all()?;
+            fs::sync(&path)?;
         }
     }
     sync_dir(dir)?;
@@ -104,53 +109,22 @@ pub(super) fn sync_tree(dir: &Path) -> io::Result<()> {
 
 /// Bytes that the files below `dir` take on the device (`st_blocks`), 0 when it is not there.
 pub(super) fn disk_bytes(dir: &Path) -> u64 {
-    /// The unit of `st_blocks`, whatever the file system's own block size is.
-    const BLOCK: u64 = 512;
-    let Ok(entries) = fs::read_dir(dir) else {
-        return 0;
-    };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => meta.blocks() * BLOCK + disk_bytes(&entry.path()),
-            Ok(meta) => meta.blocks() * BLOCK,
-            Err(_) => 0,
-        })
-        .sum()
+    let names = fs::names(dir).unwrap_or_default();
+    names.iter().map(|name| entry_bytes(&dir.join(name))).sum()
 }
 
-/// Bytes of the file system that holds `dir` which this process may still write.
-pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let stat = statvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// A lock on a directory that two processes cannot hold; ends with the value or the process.
-/// The directory itself is locked: no file has to be written for it.
-#[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
-
-/// Takes the lock.
-///
-/// # Errors
-/// `ResourceBusy` when another process has it.
-pub(super) fn lock(dir: &Path) -> io::Result<Lock> {
-    let file = File::open(dir)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Lock(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            format!("{} is in use by another process", dir.display()),
-        )),
-        Err(error) => Err(error.into()),
+/// The same for one entry, itself included.
+pub(super) fn entry_bytes(path: &Path) -> u64 {
+    match fs::stat(path) {
+        Ok(stat) if stat.is_dir => stat.bytes + disk_bytes(path),
+        Ok(stat) => stat.bytes,
+        Err(_) => 0,
     }
 }
 
 /// Unix seconds for a file name.
 pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    unix_now() as u64
 }
 
 /// Renames `path` to `into` with a `.TAG-UNIXTIME` that nothing has yet, durably. Returns the
@@ -158,17 +132,16 @@ pub(super) fn unix_seconds() -> u64 {
 /// order of the copies is the order of their names.
 pub(super) fn set_aside(path: &Path, tag: &str) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    let newest = fs::read_dir(parent(path))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| age(&entry.file_name().to_string_lossy(), tag))
+    let newest = fs::names(parent(path))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|name| age(&name.to_string_lossy(), tag))
         .max();
     let after = newest.map_or(0, |(time, _)| time.saturating_add(1));
     name.push(format!(".{tag}-{}", unix_seconds().max(after)));
     let mut target = parent(path).join(&name);
     let mut number = 1;
-    while target.symlink_metadata().is_ok() {
+    while fs::stat(&target).is_ok() {
         number += 1;
         let mut numbered = name.clone();
         numbered.push(format!("-{number}"));
@@ -190,16 +163,13 @@ fn age(name: &str, tag: &str) -> Option<(u64, u64)> {
 /// Removes all but the newest copies in `dir` that [`set_aside`] made with this tag of entries
 /// whose name begins with `prefix`.
 pub(super) fn prune_copies(dir: &Path, prefix: &str, tag: &str, keep: usize) {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
-    let mut copies: Vec<((u64, u64), PathBuf)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let age = name.starts_with(prefix).then(|| age(&name, tag))?;
-            Some((age?, entry.path()))
+    let names = fs::names(dir).unwrap_or_default();
+    let mut copies: Vec<((u64, u64), PathBuf)> = names
+        .into_iter()
+        .filter_map(|name| {
+            let text = name.to_string_lossy();
+            let age = text.starts_with(prefix).then(|| age(&text, tag))?;
+            Some((age?, dir.join(&name)))
         })
         .collect();
     copies.sort();
@@ -211,18 +181,11 @@ pub(super) fn prune_copies(dir: &Path, prefix: &str, tag: &str, keep: usize) {
     }
 }
 
-/// Removes a file or a directory with all that is in it.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -12,13 +12,12 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::fairness::Part;
 use super::files;
+use super::fs;
 use super::salvage;
 use super::store::{Engine, Error, Store};
 use super::tally::Tally;
@@ -65,6 +64,8 @@ pub(super) struct Generation {
     pub(super) open: Option<Open>,
     /// Deleted in this run, in case that could not be written down.
     pub(super) gone: BTreeSet<u64>,
+    /// Of these, what could not be removed from the database because it could not be opened.
+    pub(super) owed: BTreeSet<u64>,
     /// When it was last used, in commands.
     pub(super) used: u64,
     pub(super) touched: bool,
@@ -91,8 +92,9 @@ impl Generation {
             void: Vec::new(),
             open: None,
             gone: BTreeSet::new(),
+            owed: BTreeSet::new(),
             used: 0,
-            touched: dir.join(TOUCHED).exists(),
+            touched: fs::exists(&dir.join(TOUCHED)),
             thinned: false,
             shares: None,
             dir,
@@ -105,7 +107,7 @@ impl Generation {
     /// The engine's; nothing is left behind then.
     pub(super) fn create(dir: PathBuf, first: u64, engine: &dyn Engine) -> Result<Self, Error> {
         let made = engine.create(&dir).and_then(|store| {
-            fs::File::create(dir.join(WHOLE))?;
+            fs::create(&dir.join(WHOLE))?;
             files::sync_dir(&dir)?;
             Ok(store)
         });
@@ -152,22 +154,22 @@ impl Generation {
     pub(super) fn was_never_whole(&self) -> bool {
         let noted = [WHOLE, REACHED, SUMMARY]
             .iter()
-            .any(|name| self.dir.join(name).exists());
+            .any(|name| fs::exists(&self.dir.join(name)));
         let db = self.dir.join("db");
         // Spools of the first versions have no such note: whatever is found is looked at.
         let empty = || salvage::groups_around_losses(&db).is_ok_and(|groups| groups.is_empty());
-        self.dir.is_dir() && !noted && (!db.exists() || empty())
+        fs::is_dir(&self.dir).unwrap_or(false) && !noted && (!fs::exists(&db) || empty())
     }
 
     /// The summary file, if it is there and sound.
     pub(super) fn summary(&self) -> Option<Tally> {
-        let bytes = fs::read(self.dir.join(SUMMARY)).ok()?;
+        let bytes = fs::read(&self.dir.join(SUMMARY)).ok()?;
         Tally::from_file(&bytes).ok()
     }
 
     /// Whether there is a summary file, sound or not.
     pub(super) fn has_summary(&self) -> bool {
-        self.dir.join(SUMMARY).exists()
+        fs::exists(&self.dir.join(SUMMARY))
     }
 
     /// Writes the summary file of the generation in `dir`, durably.
@@ -176,7 +178,7 @@ impl Generation {
     }
 
     fn reached(&self) -> Option<u64> {
-        let bytes = fs::read(self.dir.join(REACHED)).ok()?;
+        let bytes = fs::read(&self.dir.join(REACHED)).ok()?;
         let content = unseal(REACHED_MAGIC, &bytes).ok()?;
         Some(u64::from_le_bytes(content.try_into().ok()?))
     }
@@ -190,14 +192,7 @@ impl Generation {
             self.oldest = sum.oldest;
             self.expected = sum.groups;
             let sealed = seal(REACHED_MAGIC, &sum.last.to_le_bytes());
-            // Written in place: truncating first would make ext4 write it out at once.
-            let written = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(self.dir.join(REACHED))
-                .and_then(|mut file| file.write_all(&sealed));
-            if let Err(error) = written {
+            if let Err(error) = fs::write_in_place(&self.dir.join(REACHED), &sealed) {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot note the last group");
             }
         }

@@ -1,16 +1,14 @@
 //! Making room: old data becomes gap records, and those are safe before it goes.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::sync::Arc;
-
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::attach::CORRUPT;
 use super::codec;
 use super::commit::Failure;
 use super::fairness::{self, Part};
 use super::files;
+use super::fs;
 use super::generations::{self, GENERATION_COST, Room, Space};
 use super::shelf::Shelf;
 use super::store::Error;
@@ -52,8 +50,16 @@ impl Shelf {
             match generations::room(self.limits, space) {
                 Room::Enough => return Ok(()),
                 // Copies of damaged data go before any sound data does.
-                _ if self.drop_copies() => {}
+                _ if self.drop_copies() || self.give_back() => {}
+                Room::Full(_) if self.lend_ballast() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
+                // Or everything would be dropped for nothing.
+                Room::Drop if self.cannot_remove() => {
+                    return Err(Failure {
+                        full: false,
+                        error: "a drained part of the spool cannot be removed".into(),
+                    });
+                }
                 Room::Drop => self.give_up_some(end)?,
             }
         }
@@ -89,6 +95,19 @@ impl Shelf {
             Overflow::DropOldest => generations::workroom(self.limits.max_size),
             Overflow::Refuse => 0,
         }
+    }
+
+    /// Gives back what is drained, which otherwise waits for the spool to be idle. Returns whether
+    /// there was anything.
+    pub(super) fn give_back(&mut self) -> bool {
+        let freed = self.bury_remains();
+        let before = self.generations.len();
+        for index in (0..before).rev() {
+            if self.generations[index].groups == 0 {
+                self.discard(index);
+            }
+        }
+        freed || self.generations.len() < before
     }
 
     /// Removes what was set aside earlier. Returns whether there was anything.
@@ -139,18 +158,19 @@ impl Shelf {
             let part = part_of(&tally, &mut self.names);
             generation.shares = Some((generation.groups, part));
         }
-        match (&generation.taking, &generation.shares) {
-            (None, Some((groups, part))) if generation.groups < *groups => {
-                let left = |bytes: u64| bytes * generation.groups / groups;
-                let shares = part.shares.iter();
-                Part {
-                    shares: shares.map(|(id, n)| (id.clone(), left(*n))).collect(),
-                    rest: left(part.rest),
-                }
-            }
-            (None, Some((_, part))) => part.clone(),
-            (Some(tally), _) => part_of(tally, &mut self.names),
-            (None, None) => Part::default(),
+        let (put_in, part) = match (&generation.taking, &generation.shares) {
+            (Some(tally), _) => (tally.groups, part_of(tally, &mut self.names)),
+            (None, Some((groups, part))) => (*groups, part.clone()),
+            (None, None) => return Part::default(),
+        };
+        if generation.groups >= put_in {
+            return part;
+        }
+        let left = |bytes: u64| bytes.saturating_mul(generation.groups) / put_in;
+        let shares = part.shares.into_iter();
+        Part {
+            shares: shares.map(|(id, bytes)| (id, left(bytes))).collect(),
+            rest: left(part.rest),
         }
     }
 
@@ -204,16 +224,20 @@ impl Shelf {
     /// old data can make way. Best effort; costs no writing, only blocks.
     pub(super) fn take_ballast(&mut self) {
         let path = self.path.join(BALLAST);
-        if self.limits.max_size < BALLAST_FROM || path.exists() {
+        if self.limits.max_size < BALLAST_FROM || fs::exists(&path) {
             return;
         }
-        let taken = File::create(&path)
-            .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, BALLAST_BYTES)?));
-        if let Err(error) = taken {
+        if let Err(error) = fs::reserve(&path, BALLAST_BYTES) {
             tracing::debug!(%error, "no space set aside for gap records");
             let _ = files::remove(&path);
         }
         self.measure_others();
+    }
+
+    /// Frees the reserved space when nothing is stored: an empty spool must not be full of it.
+    /// Returns whether there was any.
+    pub(super) fn lend_ballast(&mut self) -> bool {
+        self.generations.is_empty() && self.give_up_ballast()
     }
 
     /// Frees the reserved space. Returns whether there was any.

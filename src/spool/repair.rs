@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::attach::CORRUPT;
 use super::codec;
 use super::files;
+use super::fs;
 use super::generation::Generation;
 use super::salvage;
 use super::shelf::Shelf;
@@ -108,7 +109,7 @@ impl Shelf {
         groups: &BTreeMap<u64, Vec<u8>>,
     ) -> Result<std::path::PathBuf, Error> {
         let new = dir.with_extension("new");
-        if new.exists() {
+        if fs::exists(&new) {
             files::remove(&new)?;
         }
         let mut store = self.engine.create(&new)?;

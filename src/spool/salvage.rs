@@ -5,12 +5,12 @@
 //! checksums: so the file is searched for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::codec;
 use super::files;
+use super::fs;
 use super::store::{Engine, Error, Ids, Store};
 
 /// Searches `file` for groups. Those whose body is damaged are among them: their header says what
@@ -58,7 +58,7 @@ fn groups_in(bytes: &[u8]) -> BTreeMap<u64, Vec<u8>> {
 pub(super) struct Salvage;
 
 /// The groups, and the file that they are in.
-struct Found(BTreeMap<u64, Vec<u8>>, fs::File);
+struct Found(BTreeMap<u64, Vec<u8>>, PathBuf);
 
 impl Engine for Salvage {
     fn create(&self, _dir: &Path) -> Result<Box<dyn Store>, Error> {
@@ -70,7 +70,7 @@ impl Engine for Salvage {
         // What looks damaged may be whole for the engine.
         groups
             .retain(|_, bytes| codec::header(bytes).is_ok_and(|header| header.damage().is_none()));
-        Ok(Box::new(Found(groups, fs::File::open(dir.join("db"))?)))
+        Ok(Box::new(Found(groups, dir.join("db"))))
     }
 }
 
@@ -80,7 +80,7 @@ impl Store for Found {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        Ok(self.1.sync_data()?)
+        Ok(fs::sync(&self.1)?)
     }
 
     fn ids(&mut self) -> Result<Ids, Error> {
@@ -116,12 +116,12 @@ mod tests {
         for id in 1..5 {
             let bytes = codec::encode(id, &[batch("d", "s", id, 100)], &[]).bytes;
             file.extend_from_slice(&bytes);
-            file.extend_from_slice(b"thg1thg1");
+            file.extend_from_slice(b"thg1thg2");
             expected.insert(id, bytes);
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        fs::write(&path, file).unwrap();
+        std::fs::write(&path, file).unwrap();
         assert_eq!(groups(&path).unwrap(), expected);
     }
 }

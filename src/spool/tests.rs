@@ -660,3 +660,46 @@ proptest! {
         }
     }
 }
+
+/// A board without a battery for its clock: after a power cut it stands before everything that is
+/// stored.
+#[test]
+fn a_clock_that_stands_in_the_past_hides_nothing_that_is_stored() {
+    use crate::clock::{Sample, simulated};
+    let clock_at = |wall| {
+        simulated::set(Some(Sample {
+            wall,
+            uptime: 10.0,
+            flag: Some(false),
+            vouched: false,
+        }));
+        simulated::begin(0);
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    clock_at(1.8e9);
+    let mut shelf = Shelf::new(&config, disk());
+    for seq in 1..10 {
+        shelf.commit(&items(seq..seq + 1, 100), &[]).unwrap();
+    }
+    let generation = shelf.generations[0].dir.clone();
+    drop(shelf);
+    // Never synced, so it may be gone as well.
+    std::fs::remove_file(generation.join("reached")).unwrap();
+    clock_at(1.0e9);
+    let mut shown = Vec::new();
+    let found = inspect(
+        &config.path,
+        dir.path(),
+        Some(&mut |group| {
+            shown.push(group);
+            Ok(())
+        }),
+    );
+    assert_eq!(found.unwrap().faults, Vec::<String>::new());
+    assert_eq!(seqs(&shown), (1..10).collect::<Vec<_>>(), "spool export");
+    let mut shelf = Shelf::new(&config, disk());
+    shelf.attach(false).unwrap();
+    assert_eq!(seqs(&load_all(&mut shelf)), (1..10).collect::<Vec<_>>());
+    simulated::set(None);
+}

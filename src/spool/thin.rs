@@ -10,7 +10,6 @@
 //! there, and go out after all. Nothing is ever dropped without its record.
 
 use std::collections::HashSet;
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use super::codec;
 use super::commit::Failure;
 use super::fairness::Cut;
 use super::files;
+use super::fs;
 use super::generation::Generation;
 use super::shelf::Shelf;
 use super::store::{Error, Store};
@@ -60,7 +60,7 @@ impl Shelf {
             Ok(done) => done,
             Err(error) => {
                 // Not when it has become the only copy.
-                if dir.exists() {
+                if fs::exists(&dir) {
                     let _ = files::remove(&new);
                 }
                 return Err(error.into());
@@ -92,7 +92,7 @@ impl Shelf {
             self.open(index)?;
             last = self.generations[index].last;
         }
-        if new.exists() {
+        if fs::exists(new) {
             files::remove(new)?;
         }
         let mut store = self.engine.create(new)?;
@@ -126,8 +126,8 @@ impl Shelf {
         };
         let aside = files::rename(&dir, &dead(&dir));
         if let Err(error) = aside.and_then(|()| fs::rename(new, &dir)) {
-            if !dir.exists() {
-                fs::rename(dead(&dir), &dir)?;
+            if !fs::exists(&dir) {
+                fs::rename(&dead(&dir), &dir)?;
             }
             return Err(error.into());
         }
@@ -140,24 +140,15 @@ impl Shelf {
         let (mut generation, _) = Generation::found(first, last, dir);
         generation.thinned = true;
         generation.used = self.commands;
-        let old: Vec<PathBuf> = self
+        let old: Vec<(PathBuf, u64)> = self
             .generations
             .splice(run, [generation])
-            .map(|one| one.dir)
+            .map(|one| (one.dir, one.disk))
             .collect();
-        for (at, dir) in old.iter().enumerate() {
-            let removed = if at == 0 {
-                Ok(())
-            } else {
-                files::rename(dir, &dead(dir))
-            };
-            if let Err(error) = removed.and_then(|()| files::remove(&dead(dir))) {
-                tracing::warn!(dir = %dir.display(), %error, "cannot remove a replaced part of the spool");
-            }
-        }
-        // Only then does the file system count its blocks as free.
-        if let Err(error) = files::sync_dir(&self.path) {
-            tracing::warn!(%error, "cannot sync the spool's directory");
+        for (at, (dir, bytes)) in old.into_iter().enumerate() {
+            let first = at == 0;
+            let dir = if first { dead(&dir) } else { dir };
+            self.bury(dir, bytes, first);
         }
         Ok(())
     }

@@ -65,10 +65,6 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().map_err(|_| Damage::Short)
     }
 
-    pub(super) fn skip(&mut self, n: usize) -> Result<(), Damage> {
-        self.take(n).map(|_| ())
-    }
-
     pub(super) fn u8(&mut self) -> Result<u8, Damage> {
         Ok(self.array::<1>()?[0])
     }

@@ -53,44 +53,96 @@ pub(super) fn start(
     let (commands_in, commands) = mpsc::channel();
     let (events, events_out) = events::channel(EVENTS);
     let work = Work::default();
-    let worker = Worker {
-        shelf,
-        events,
-        idle,
-        probe: PROBE,
-        failing: false,
-        work: work.clone(),
-    };
+    let worker = Worker::new(shelf, idle);
+    let busy = work.clone();
     let thread = std::thread::Builder::new()
         .name("spool".into())
-        .spawn(move || worker.run(&commands))?;
+        .spawn(move || run(worker, &busy, &commands, &events))?;
     Ok((CommandSender(commands_in, work), events_out, thread))
+}
+
+/// The thread: waits for commands, and sends what they lead to.
+fn run(
+    mut worker: Worker,
+    work: &Work,
+    commands: &mpsc::Receiver<Command>,
+    events: &events::Sender<Event>,
+) {
+    worker.begin();
+    loop {
+        for event in worker.take_events() {
+            // Nobody there to hear it: the commands end as well, soon.
+            let _ = events.blocking_send(event);
+        }
+        if worker.stopped {
+            return;
+        }
+        let received = match worker.patience() {
+            Some(patience) => commands.recv_timeout(patience),
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(command) => work.busy(|| worker.serve(command)),
+            Err(RecvTimeoutError::Timeout) => work.busy(|| worker.waited()),
+            Err(RecvTimeoutError::Disconnected) => {
+                worker.serve(Command::Stop { marks: Vec::new() })
+            }
+        }
+    }
+}
+
+/// The two ends of the commands' way, without a thread behind it.
+#[cfg(test)]
+pub(super) fn commands() -> (CommandSender, mpsc::Receiver<Command>) {
+    let (commands_in, commands) = mpsc::channel();
+    (CommandSender(commands_in, Work::default()), commands)
 }
 
 /// [`IDLE`], for [`start`].
 pub(super) const IDLE_AFTER: Duration = IDLE;
 
-struct Worker {
+/// What the thread does, without waiting for anybody.
+pub(super) struct Worker {
     shelf: Shelf,
-    events: events::Sender<Event>,
+    events: Vec<Event>,
     idle: Duration,
     probe: Duration,
     /// The last attempt to use the disk failed, and that has been logged.
     failing: bool,
-    work: Work,
+    /// Nothing is left to do before the next command.
+    rested: bool,
+    /// The store is closed; there will be no more events.
+    pub(super) stopped: bool,
 }
 
 impl Worker {
-    fn tell(&self, event: Event) {
-        // Nobody there to hear it: the commands end as well, soon.
-        let _ = self.events.blocking_send(event);
+    pub(super) fn new(shelf: Shelf, idle: Duration) -> Self {
+        Self {
+            shelf,
+            events: Vec::new(),
+            idle,
+            probe: PROBE,
+            failing: false,
+            rested: false,
+            stopped: false,
+        }
     }
 
-    fn tell_usage(&self) {
+    /// What there is to tell, in order.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn tell_usage(&mut self) {
         self.tell(Event::Usage(self.shelf.usage()));
     }
 
-    fn run(mut self, commands: &mpsc::Receiver<Command>) {
+    /// Takes the directory into use. Before anything else.
+    pub(super) fn begin(&mut self) {
         let attached = self.shelf.attach(false);
         if let Err(failure) = &attached {
             self.failing = true;
@@ -110,45 +162,26 @@ impl Worker {
             });
         }
         self.tell_usage();
-        loop {
-            let command = if self.failing {
-                match commands.recv_timeout(self.probe) {
-                    Ok(command) => command,
-                    Err(RecvTimeoutError::Timeout) => {
-                        self.work.clone().busy(|| self.probe());
-                        continue;
-                    }
-                    Err(RecvTimeoutError::Disconnected) => Command::Stop { marks: Vec::new() },
-                }
-            } else if self.shelf.is_open() {
-                match commands.recv_timeout(self.idle) {
-                    Ok(command) => command,
-                    Err(RecvTimeoutError::Timeout) => {
-                        self.work.clone().busy(|| {
-                            if self.shelf.idle() {
-                                self.tell_usage();
-                            }
-                        });
-                        // Until the next command there is nothing left to do.
-                        match commands.recv() {
-                            Ok(command) => command,
-                            Err(_) => Command::Stop { marks: Vec::new() },
-                        }
-                    }
-                    Err(RecvTimeoutError::Disconnected) => Command::Stop { marks: Vec::new() },
-                }
-            } else {
-                commands
-                    .recv()
-                    .unwrap_or(Command::Stop { marks: Vec::new() })
-            };
-            match command {
-                Command::Stop { marks } => {
-                    self.shelf.stop(marks);
-                    self.tell(Event::Stopped);
-                    return;
-                }
-                command => self.work.clone().busy(|| self.serve(command)),
+    }
+
+    /// How long to wait for a command before [`Worker::waited`]; `None`: for ever.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        if self.failing {
+            Some(self.probe)
+        } else {
+            let restless = self.shelf.is_open() && !self.rested || self.shelf.owes();
+            restless.then_some(self.idle)
+        }
+    }
+
+    /// No command came for so long.
+    pub(super) fn waited(&mut self) {
+        if self.failing {
+            self.probe();
+        } else {
+            self.rested = true;
+            if self.shelf.idle() {
+                self.tell_usage();
             }
         }
     }
@@ -171,7 +204,9 @@ impl Worker {
         }
     }
 
-    fn serve(&mut self, command: Command) {
+    /// Does what is asked.
+    pub(super) fn serve(&mut self, command: Command) {
+        self.rested = false;
         match command {
             Command::Commit {
                 ticket,
@@ -214,7 +249,11 @@ impl Worker {
                     self.tell_usage();
                 }
             }
-            Command::Stop { .. } => {}
+            Command::Stop { marks } => {
+                self.shelf.stop(marks);
+                self.tell(Event::Stopped);
+                self.stopped = true;
+            }
         }
     }
 }

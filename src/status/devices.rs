@@ -12,7 +12,7 @@ use super::number::{Number, lock};
 use crate::clock;
 
 /// Devices that are remembered after they went; the one longest gone is forgotten first.
-/// 16,384 entries are about 8 MB.
+/// An entry is a few hundred bytes, and more for those that come and go.
 pub const KNOWN_DEVICES: usize = 16_384;
 
 /// What the devices' parts of the board have in common: sums over all devices, those that are no

@@ -17,6 +17,7 @@ pub struct StatusReport {
     pub spool: SpoolReport,
     pub devices: DevicesReport,
     pub live: LiveReport,
+    #[serde(default)]
     pub clock: ClockReport,
 }
 
@@ -74,6 +75,15 @@ pub struct LiveReport {
 #[expect(missing_docs, reason = "the field names are the documented contract")]
 pub struct ClockReport {
     pub state: ClockState,
+}
+
+impl Default for ClockReport {
+    /// Of a hub that says nothing of its clock: no reason to warn.
+    fn default() -> Self {
+        Self {
+            state: ClockState::Synced,
+        }
+    }
 }
 
 /// One element of `/api/devices`.

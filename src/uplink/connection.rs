@@ -8,10 +8,10 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{debug, info};
 
+use super::door::{Link, Signal, Wire};
 use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
 use super::life::Ports;
-use super::mqtt::{Link, Signal, Wire};
 use super::publication::{Publication, Publisher};
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
@@ -95,10 +95,10 @@ impl From<Breach> for Failure {
     }
 }
 
-struct Connection<'a> {
+struct Connection<'a, L> {
     ports: &'a mut Ports,
     publisher: &'a Publisher,
-    link: Link,
+    link: L,
     epoch: u64,
     /// When the broker consented.
     since: Moment,
@@ -125,12 +125,12 @@ struct Connection<'a> {
 }
 
 /// Serves until the end. Announces [`Event::Up`]; [`Event::Down`] is the caller's.
-pub(super) async fn serve(
+pub(super) async fn serve<L: Link, W: Wire>(
     ports: &mut Ports,
     settings: &Settings,
     publisher: &Publisher,
-    link: Link,
-    mut wire: Wire,
+    link: L,
+    mut wire: W,
     epoch: u64,
 ) -> End {
     let began = Instant::now();
@@ -173,9 +173,9 @@ pub(super) async fn serve(
     end
 }
 
-impl Connection<'_> {
+impl<L: Link> Connection<'_, L> {
     /// `Ok`: the farewell's deadline has come. An error while leaving is the end that was sought.
-    async fn serve(&mut self, wire: &mut Wire, farewell: Duration) -> Result<(), Failure> {
+    async fn serve(&mut self, wire: &mut impl Wire, farewell: Duration) -> Result<(), Failure> {
         self.greet()?;
         let mut deadline = pin!(sleep_until(Instant::now() + NEVER));
         // Half of the time is for what is out and for the devices' states, the rest for the

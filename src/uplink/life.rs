@@ -1,7 +1,6 @@
 //! The uplink's life: connect, serve, wait, connect again, until the submissions end.
 
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -10,8 +9,8 @@ use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::connection::{self, End};
+use super::door::{Dial, Signal, Wire};
 use super::failure::Failure;
-use super::mqtt::{self, Link, Signal, Wire};
 use super::outlet::Outlet;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission, stale};
@@ -40,16 +39,13 @@ pub(super) struct Ports {
     stop: Stop,
 }
 
-/// Runs the uplink until `submissions` is closed and the last words are said.
-///
-/// `reconnect` holds the last epoch that the intake has given up on: a connection of this epoch
-/// or an earlier one is dropped, because its broker answers but acknowledges nothing.
-///
-/// While `submissions` is open a connection is kept and served even after `stop` is requested;
-/// a stop only means that no further connection is tried. Once `submissions` is closed, the
-/// states in the outbox are published, then the hub's own `offline`, then DISCONNECT follows,
-/// all within [`super::Pace::farewell`].
-pub async fn run(
+/// See [`super::run`].
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is an end of one of its ways"
+)]
+pub(super) async fn run<D: Dial>(
+    library: D,
     settings: Settings,
     submissions: mpsc::Receiver<Submission>,
     outbox: Arc<Outbox>,
@@ -83,7 +79,7 @@ pub async fn run(
     let mut epoch = 0;
     loop {
         ports.show(UplinkState::Connecting, None);
-        let Some(attempt) = ports.idle(connect(&settings, &publisher)).await else {
+        let Some(attempt) = ports.idle(connect(&library, &settings, &publisher)).await else {
             break;
         };
         let failure = match attempt {
@@ -120,7 +116,7 @@ pub async fn run(
             error,
             hung_up,
         });
-        let wait = backoff.next(random());
+        let wait = backoff.next(library.chance());
         debug!(?wait, "next connect");
         if ports.idle(tokio::time::sleep(wait)).await.is_none() {
             break;
@@ -168,18 +164,15 @@ async fn discard(submissions: &mut mpsc::Receiver<Submission>, outlet: &mut Outl
 }
 
 /// Reads the files, connects, and waits for the broker's consent.
-async fn connect(
+async fn connect<D: Dial>(
+    library: &D,
     settings: &Arc<Settings>,
-    publisher: &Arc<Publisher>,
-) -> Result<(Link, Wire), Failure> {
+    publisher: &Publisher,
+) -> Result<(D::Link, D::Wire), Failure> {
     let capacity = connection::capacity(settings.broker.inflight);
     // The moment of the end is not known now; it is not before this one.
     let will = publisher.hub_status("offline", clock::now());
-    let settings = settings.clone();
-    let (link, mut wire) =
-        tokio::task::spawn_blocking(move || mqtt::prepare(&settings, will, capacity))
-            .await
-            .map_err(|error| Failure::passing(format!("the connect was broken off: {error}")))??;
+    let (link, mut wire) = library.dial(settings, will, capacity).await?;
     while wire.next().await? != Signal::Connected {}
     Ok((link, wire))
 }
@@ -197,9 +190,4 @@ fn log_failure(failure: &Failure, reasons: &mut Vec<String>) {
     } else {
         warn!(error = %reason, "uplink not connected; data goes to the spool");
     }
-}
-
-/// A random number for the jitter: the keys of a hasher are random.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }

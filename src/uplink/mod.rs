@@ -14,22 +14,59 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+
 use crate::config;
 use crate::pulse::Pulse;
 use crate::reading::{Item, Lane};
+use crate::status::board::Board;
+use crate::status::presence::Outbox;
+use crate::stop::Stop;
 
 mod backoff;
 mod connection;
 mod credentials;
+mod door;
 mod failure;
 mod ledger;
 mod life;
 mod mqtt;
 mod outlet;
 mod publication;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod stale;
 
-pub use life::run;
+/// Runs the uplink until `submissions` is closed and the last words are said.
+///
+/// `reconnect` holds the last epoch that the intake has given up on: a connection of this epoch
+/// or an earlier one is dropped, because its broker answers but acknowledges nothing.
+///
+/// While `submissions` is open a connection is kept and served even after `stop` is requested;
+/// a stop only means that no further connection is tried. Once `submissions` is closed, the
+/// states in the outbox are published, then the hub's own `offline`, then DISCONNECT follows,
+/// all within [`Pace::farewell`].
+pub async fn run(
+    settings: Settings,
+    submissions: mpsc::Receiver<Submission>,
+    outbox: Arc<Outbox>,
+    events: mpsc::Sender<Event>,
+    board: Arc<Board>,
+    reconnect: watch::Receiver<u64>,
+    stop: Stop,
+) {
+    life::run(
+        mqtt::Library,
+        settings,
+        submissions,
+        outbox,
+        events,
+        board,
+        reconnect,
+        stop,
+    )
+    .await;
+}
 
 /// What the uplink has to know.
 #[derive(Debug, Clone)]

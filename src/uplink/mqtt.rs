@@ -1,14 +1,15 @@
 //! The one door to rumqttc: one connection, from CONNECT to its end.
 //!
-//! What must hold here: the future of [`Wire::next`] is polled to its end and never dropped
+//! What must hold here: the future of [`door::Wire::next`] is polled to its end and never dropped
 //! half-way, except together with the wire. The library writes and connects inside of it and
 //! would lose packets.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, LastWill,
@@ -16,6 +17,7 @@ use rumqttc::{
     TlsError, Transport,
 };
 
+use super::door::{self, Signal};
 use super::failure::Failure;
 use super::publication::{MAX_PACKET, Publication};
 use super::{Settings, credentials};
@@ -27,36 +29,38 @@ const MAX_INCOMING: usize = 4 << 10;
 /// Seconds. Keep-alive is two bytes of whole seconds on the wire; 0 would switch it off.
 const KEEP_ALIVE: RangeInclusive<u64> = 1..=65_535;
 
-/// What happened on the connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Signal {
-    /// The broker has accepted CONNECT.
-    Connected,
-    /// A publish was written under this packet id.
-    Sent(u16),
-    /// PUBACK.
-    Acked(u16),
-    /// SUBACK, and whether the broker agreed.
-    Subscribed(bool),
-    /// A retained message that was there before the subscription.
-    Retained {
-        /// Where.
-        topic: String,
-        /// At most [`MAX_INCOMING`].
-        payload: Bytes,
-    },
-    /// DISCONNECT was written.
-    SaidGoodbye,
+/// The library.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Library;
+
+impl door::Dial for Library {
+    type Link = Link;
+    type Wire = Wire;
+
+    async fn dial(
+        &self,
+        settings: &Arc<Settings>,
+        will: Publication,
+        capacity: u16,
+    ) -> Result<(Link, Wire), Failure> {
+        let settings = settings.clone();
+        tokio::task::spawn_blocking(move || prepare(&settings, will, capacity))
+            .await
+            .map_err(|error| Failure::passing(format!("the connect was broken off: {error}")))?
+    }
+
+    fn chance(&self) -> u64 {
+        // The keys of a hasher are random.
+        RandomState::new().build_hasher().finish()
+    }
 }
 
 /// The writing end.
 #[derive(Debug)]
 pub(super) struct Link(AsyncClient);
 
-impl Link {
-    /// Queues a publish with QoS 1. There is room as long as the window is kept, and the topic
-    /// is valid: an error is a fault of ours, and ends the connection.
-    pub(super) fn publish(&self, publication: Publication) -> Result<(), Failure> {
+impl door::Link for Link {
+    fn publish(&self, publication: Publication) -> Result<(), Failure> {
         let Publication {
             topic,
             payload,
@@ -67,23 +71,17 @@ impl Link {
             .map_err(|_| Failure::passing("the queue to the MQTT library overflowed"))
     }
 
-    /// Queues a SUBSCRIBE. The library takes its packet id from the same circle as those of
-    /// publishes: only one may fall between the oldest unacknowledged publish and the newest, see
-    /// `ledger`.
-    pub(super) fn subscribe(&self, filter: &str) -> Result<(), Failure> {
+    fn subscribe(&self, filter: &str) -> Result<(), Failure> {
         self.0
             .try_subscribe(filter, QoS::AtLeastOnce)
             .map_err(|_| Failure::passing("the queue to the MQTT library overflowed"))
     }
 
-    /// Queues an UNSUBSCRIBE, which takes a packet id like [`Link::subscribe`]; `false`: there is
-    /// no room now.
-    pub(super) fn unsubscribe(&self, filter: &str) -> bool {
+    fn unsubscribe(&self, filter: &str) -> bool {
         self.0.try_unsubscribe(filter).is_ok()
     }
 
-    /// Queues a DISCONNECT.
-    pub(super) fn disconnect(&self) {
+    fn disconnect(&self) {
         // A full queue means that the goodbye is not heard; the last will says the same.
         let _ = self.0.try_disconnect();
     }
@@ -101,11 +99,7 @@ pub(super) struct Wire {
 }
 
 /// Reads the files and prepares a connection for `capacity` unacknowledged publishes. Blocks.
-pub(super) fn prepare(
-    settings: &Settings,
-    will: Publication,
-    capacity: u16,
-) -> Result<(Link, Wire), Failure> {
+fn prepare(settings: &Settings, will: Publication, capacity: u16) -> Result<(Link, Wire), Failure> {
     let broker = &settings.broker;
     // What the broker is told and what the pings keep to must be the same: whole seconds.
     let keep_alive = broker
@@ -154,10 +148,8 @@ pub(super) fn prepare(
     Ok((Link(client), wire))
 }
 
-impl Wire {
-    /// Works until something happened that matters. After an error the connection is over.
-    /// Must not be dropped half-way, see above.
-    pub(super) async fn next(&mut self) -> Result<Signal, Failure> {
+impl door::Wire for Wire {
+    async fn next(&mut self) -> Result<Signal, Failure> {
         loop {
             match self.events.poll().await {
                 Ok(event) => {
@@ -171,9 +163,7 @@ impl Wire {
         }
     }
 
-    /// What was read before the error that ended the connection, in order: acknowledgements that
-    /// came just before the end still count.
-    pub(super) fn leftovers(&mut self) -> Vec<Signal> {
+    fn leftovers(&mut self) -> Vec<Signal> {
         let events = std::mem::take(&mut self.events.state.events);
         events
             .iter()
@@ -182,11 +172,12 @@ impl Wire {
             .collect()
     }
 
-    /// The broker's address for people.
-    pub(super) fn broker(&self) -> &str {
+    fn broker(&self) -> &str {
         &self.broker
     }
+}
 
+impl Wire {
     fn explain(&self, error: &ConnectionError) -> Failure {
         let broker = &self.broker;
         let patience = self.patience.as_secs();

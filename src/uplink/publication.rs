@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::clock;
 use crate::config::{Format, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
-use crate::protocol::payload;
+use crate::protocol::payload::{self, PayloadError};
 use crate::reading::{Batch, Doubt, Item, Lane, Moment};
 use crate::status::presence::Presence;
 
@@ -63,6 +63,16 @@ pub(super) struct Publisher {
     version: String,
 }
 
+/// Why a batch cannot be published, without the details: they may repeat what the device sent.
+fn why(error: &PayloadError) -> &'static str {
+    match error {
+        PayloadError::Frame(_) => "the frame does not decode",
+        PayloadError::NoPack => "the frame holds no pack",
+        PayloadError::NoReading => "the pack has no record with a value",
+        PayloadError::Pack(_) => "the pack does not resolve",
+    }
+}
+
 impl Publisher {
     pub(super) fn new(prefix: &str, hub: &str, format: Format, version: &str) -> Self {
         Self {
@@ -94,7 +104,7 @@ impl Publisher {
                 (
                     &batch.device,
                     level,
-                    payload.map_err(|error| error.to_string())?,
+                    payload.map_err(|error| why(&error).to_owned())?,
                 )
             }
             Item::Gap(gap) => (&gap.device, "gap", payload::encode_gap(gap, self.format)),

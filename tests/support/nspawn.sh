@@ -35,6 +35,8 @@ nspawn_debian() {
         if [ -n "${ROOT_TAR:-}" ]; then tar -C "$root" -cf "$ROOT_TAR" .; fi
     fi
     chroot "$root" systemctl --quiet disable mosquitto || true
+    echo barn > "$root/etc/hostname"
+    printf '127.0.0.1 localhost\n127.0.1.1 barn\n' > "$root/etc/hosts"
 }
 
 # Its own processes' ids, as this machine has them.
@@ -66,13 +68,20 @@ nspawn_boot() {
     return 1
 }
 
-inside() { nsenter -t "$init" -a "$@"; }
+# Nothing here takes minutes, so that what hangs ends.
+inside() { timeout 180 nsenter -t "$init" -a "$@"; }
 net() { nsenter -t "$init" -n "$@"; }
 
 nspawn_off() {
     [ -n "$init" ] || return 0
     # The inner init first: nspawn ends with it.
     kill -s RTMIN+4 "$init" 2>/dev/null || true
+    local try
+    for try in $(seq 300); do
+        kill -0 "$nspawn" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$init" "$nspawn" 2>/dev/null || true
     wait "$nspawn" 2>/dev/null || true
     init=
 }

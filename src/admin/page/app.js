@@ -22,6 +22,7 @@ const model = new Model();
 const table = deviceTable(model, announce);
 let page = null; // The device page, while it is shown.
 let lostSince = null; // Unix seconds by this computer's clock.
+let lostTicks = 0; // The same by the page's clock, in ms.
 let announced = ""; // The kind of verdict that the screen reader has heard, and the coming one.
 let next = "";
 let telling = 0;
@@ -42,6 +43,7 @@ const open = connect({
     }
     if (lostSince !== null) announce("Connected to the hub again.");
     lostSince = null;
+    model.frozen = null;
     document.body.dataset.link = "live";
     byId("banner").hidden = true;
     put(byId("hub"), clean(hello.hub, 64));
@@ -80,6 +82,8 @@ const open = connect({
   lost() {
     if (lostSince !== null) return;
     lostSince = Date.now() / 1000;
+    lostTicks = performance.now();
+    model.frozen = lostSince;
     document.body.dataset.link = "lost";
     byId("banner").hidden = false;
     announce("No connection to the hub.");
@@ -120,15 +124,17 @@ function soon() {
 function paint() {
   waiting = 0;
   painted = performance.now();
-  const said = paintOverview(model, painted, lostSince !== null);
-  if (page) page.paint(painted);
-  else if (table.paint(painted)) soon();
+  // Ages and rates stand still while nothing is heard.
+  const ticks = lostSince === null ? painted : lostTicks;
+  const said = paintOverview(model, ticks, lostSince !== null);
+  if (page) page.paint(ticks);
+  else if (table.paint(ticks)) soon();
   const pill = byId("pill");
   pill.hidden = !page;
   pill.dataset.level = said.level;
   put(pill, lostSince === null ? said.head : "No connection");
   if (model.status) {
-    put(byId("uptime"), `up ${duration((painted - model.began) / 1000)}`);
+    put(byId("uptime"), `up ${duration((ticks - model.began) / 1000)}`);
     byId("clock").hidden = model.status.clock?.state !== "unsynced";
   }
   if (lostSince !== null) {

@@ -42,6 +42,8 @@ export class Model {
   constructor() {
     /** The hub's own clock minus this computer's, in seconds. */
     this.ahead = 0;
+    /** While nothing is heard: when that began, Unix seconds by this computer's clock. */
+    this.frozen = null;
     this.clear(null);
   }
 
@@ -57,7 +59,7 @@ export class Model {
 
   /** The hub's time, Unix seconds. */
   now() {
-    return Date.now() / 1000 + this.ahead;
+    return (this.frozen ?? Date.now() / 1000) + this.ahead;
   }
 
   setStatus(status, now) {

@@ -1,0 +1,104 @@
+//! What happened, as a hash of all of it and the last of it in words.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::plan::Fault;
+
+/// Events that are kept for the report; `SIM_TRACE=n` keeps n.
+const KEPT: usize = 120;
+
+/// A batch, by its number in this history.
+pub(super) type Uid = u64;
+
+/// One thing that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Note {
+    /// A hub starts; which run it is.
+    Starts(u64),
+    Opened,
+    Stopping,
+    /// Whether in order.
+    Stopped(bool),
+    Fault(Fault),
+    Killed,
+    PowerLost,
+    Healed,
+    Quiet,
+    /// Device, connection, `welcome.seq`.
+    Welcome(usize, u64, u64),
+    Taken(usize, Uid),
+    /// Device, connection, number.
+    Ack(usize, u64, u64),
+    /// Connection, and whether the broker agrees.
+    Connects(u64, bool),
+    Cut(u64, bool),
+    /// Packet id and batch.
+    Arrives(u16, Uid, bool),
+    ArrivesGap(u16, u64),
+    Puback(u16),
+    /// Items and bytes.
+    Commit(usize, usize),
+    Load(u64),
+    Delete(usize),
+    StopSpool,
+    /// Groups stored so far.
+    Synced(u64),
+    Committed(u64),
+    CommitFailed(u64, bool),
+    Loaded(usize, bool),
+    Dropped(u64, u64),
+    OtherSpoolEvent,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Trace {
+    hasher: DefaultHasher,
+    kept: VecDeque<(u64, Note)>,
+    keep: usize,
+    pub(super) events: u64,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self {
+            hasher: DefaultHasher::new(),
+            kept: VecDeque::new(),
+            keep: match std::env::var("SIM_TRACE") {
+                Ok(all) => all.parse().unwrap_or(usize::MAX),
+                Err(_) => KEPT,
+            },
+            events: 0,
+        }
+    }
+}
+
+impl Trace {
+    /// `ms`: since the beginning.
+    pub(super) fn note(&mut self, ms: u64, note: Note) {
+        self.events += 1;
+        (ms, note).hash(&mut self.hasher);
+        if self.kept.len() >= self.keep {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((ms, note));
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+
+    pub(super) fn last(&self) -> String {
+        let lines = self
+            .kept
+            .iter()
+            .map(|(ms, note)| format!("{:>8}.{:03} s  {}\n", ms / 1000, ms % 1000, short(note)));
+        lines.collect()
+    }
+}
+
+fn short(note: &impl Debug) -> String {
+    format!("{note:?}")
+}

@@ -1,0 +1,20 @@
+# systemd holds the port: a restart refuses nobody.
+
+check "the socket is enabled as its unit says" inside sh -c \
+    'systemctl enable --now telehub.socket && systemctl restart telehub'
+check "the hub has the port from systemd" eventually status_is 'uplink connected; 0 devices; .*'
+check "and the socket is active" is "$(inside systemctl is-active telehub.socket)" active
+swarm_begin 10
+for try in 1 2 3; do
+    flows 100
+    old=$(pid)
+    check "restart $try under load works" inside systemctl restart telehub
+    check "it is another process" pid_is_new "$old"
+    check "all $fleet devices are back" eventually fleet_is_in
+done
+check "everything is acked" swarm_end
+check "no attempt to connect failed" is "$(report failed_connects)" 0
+check "the consumer has what was acked" nothing_lost
+check "a stopped hub is started by a device that connects" inside systemctl stop telehub
+swarm_begin 4 --batches 3
+check "and takes its data" swarm_done

@@ -1,0 +1,70 @@
+# What ends by accident, and what stands still, is started again, and nothing acked is lost.
+
+seconds() { printf '%d.%d s' $(($1 / 1000)) $(($1 % 1000 / 100)); }
+# Fed a moment ago, not just now: the time that the watchdog allows has begun by then.
+fed_before() {
+    local fed now
+    fed=$(value WatchdogTimestampMonotonic)
+    now=$(awk '{printf "%d", $1 * 1000000}' /proc/uptime)
+    [ $((now - fed)) -gt "$1" ]
+}
+signal() { inside sh -c 'kill -s "$1" "$2"' - "$1" "$2"; }
+
+swarm_begin 4
+old=$(pid)
+begun_ms=$(now_ms)
+signal KILL "$old"
+check "a hub that was killed is started again" eventually pid_is_new "$old"
+check "within 10 s ($(seconds $(($(now_ms) - begun_ms))))" at_most $(($(now_ms) - begun_ms)) 10000
+check "all devices are back" eventually fleet_is_in
+flows 100
+
+old=$(pid)
+before=$(moment)
+eventually fed_before 2000000
+begun_ms=$(now_ms)
+signal STOP "$old"
+eventually pid_is_new "$old" || true
+took=$(($(now_ms) - begun_ms))
+check "a hub that was stopped by SIGSTOP runs again within WatchdogSec + 1 s ($(seconds $took))" \
+    at_most "$took" 21000
+check "it was the watchdog" said "$before" 'Watchdog timeout'
+check "all devices are back" eventually fleet_is_in
+flows 100
+check "everything is acked" swarm_end
+check "the consumer has what was acked" nothing_lost
+
+title "stalls of one part, in a debug build with WatchdogSec=6s"
+dropin debug <<'UNIT'
+[Service]
+ExecStart=
+ExecStart=/opt/telehub-debug run --config /etc/telehub/telehub.toml
+Environment=TELEHUB_STALL=/run/telehub-stall
+ExecStopPost=+/bin/rm -f /run/telehub-stall
+WatchdogSec=6s
+UNIT
+inside systemctl restart telehub
+swarm_begin 4
+for part in "the intake" "the uplink" "the device port" "the spool"; do
+    check "all devices are there" eventually fleet_is_in
+    flows 50
+    old=$(pid)
+    before=$(moment)
+    # The spool's thread has nothing to do while the broker is there.
+    [ "$part" != "the spool" ] || broker_down
+    eventually fed_before 700000
+    echo "$part" > "$root/srv/stall"
+    begun_ms=$(now_ms)
+    inside cp /srv/stall /run/telehub-stall
+    eventually pid_is_new "$old" || true
+    took=$(($(now_ms) - begun_ms))
+    check "$part stands still: runs again within WatchdogSec + 1 s ($(seconds $took))" \
+        at_most "$took" 7000
+    check "the journal names the part" said "$before" "makes no progress.*"
+    [ -n "$broker" ] || broker_up
+done
+check "all devices are back" eventually fleet_is_in
+check "everything is acked" swarm_end
+check "the consumer has what was acked" nothing_lost
+no_dropin debug
+inside systemctl restart telehub
