@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::shares::Held;
 use super::trace::Uid;
 use crate::reading::{Gap, GapReason, Item};
 use crate::spool::simulated::{Stored, is_unknown};
@@ -34,6 +35,10 @@ pub(super) struct Fact {
     stored_by: Option<u64>,
     /// A group with it was damaged by the world.
     hit: bool,
+    /// It was in the newest generation.
+    newest: bool,
+    /// And the power went after that: nobody knows any more that it was there.
+    forgotten: bool,
 }
 
 /// One stream of one device.
@@ -101,6 +106,11 @@ pub(super) struct Truth {
     gap_list: Vec<(Gap, Words)>,
     /// What is in each group that was stored.
     groups: HashMap<u64, Vec<Arc<Item>>>,
+    pub(super) held: Held,
+    /// There is room to be fair: see `spool::generations`.
+    pub(super) fair: bool,
+    /// Batches in gap records for lack of room that were stored.
+    pub(super) in_gaps: u64,
     pub(super) disturbed: Disturbed,
     pub(super) arrived: u64,
     pub(super) again: u64,
@@ -164,7 +174,7 @@ impl Truth {
     }
 
     /// Whether a gap record that is safe itself says that this batch is gone.
-    fn gone(&self, fact: &Fact, arrived: bool) -> bool {
+    pub(super) fn gone(&self, fact: &Fact, arrived: bool) -> bool {
         self.gap_list.iter().any(|(gap, words)| {
             let state = &self.gaps[words];
             (state.arrived || !arrived) && self.covers(gap, fact)
@@ -216,8 +226,13 @@ impl Truth {
     }
 
     /// It ended in any other way.
-    pub(super) fn crashed(&mut self) {
+    pub(super) fn crashed(&mut self, power: bool) {
         self.in_order = false;
+        if power && self.facts.iter().any(|fact| fact.newest) {
+            for fact in &mut self.facts {
+                fact.forgotten |= fact.newest;
+            }
+        }
         for stream in &mut self.streams {
             stream.acked_since = 0;
         }
@@ -248,13 +263,15 @@ impl Truth {
     }
 
     /// The world has damaged a group with these items.
-    pub(super) fn damaged(&mut self, items: &[Arc<Item>]) {
+    pub(super) fn damaged(&mut self, items: &[Arc<Item>], newest: bool) {
         self.disturbed.disk = true;
         for item in items {
             if let Item::Batch(batch) = &**item
                 && let Some(uid) = uid_of(&batch.frame)
             {
-                self.fact(uid).hit = true;
+                let fact = self.fact(uid);
+                fact.hit = true;
+                fact.newest |= newest;
             }
         }
     }
@@ -262,6 +279,7 @@ impl Truth {
     /// A group has reached the medium.
     pub(super) fn stored(&mut self, stored: Stored, run: u64) {
         self.stored_groups += 1;
+        let new = !self.groups.contains_key(&stored.id);
         for item in &stored.items {
             match &**item {
                 Item::Batch(batch) => {
@@ -271,9 +289,15 @@ impl Truth {
                         fact.stored_by.get_or_insert(run);
                     }
                 }
-                Item::Gap(gap) => _ = self.gap(gap),
+                Item::Gap(gap) => {
+                    self.gap(gap);
+                    if new && gap.reason == GapReason::Overflow {
+                        self.in_gaps += gap.batches;
+                    }
+                }
             }
         }
+        self.held.stored(stored.id, &stored.items);
         if !stored.items.is_empty() {
             self.groups.insert(stored.id, stored.items);
         }
@@ -288,7 +312,8 @@ impl Truth {
     }
 
     /// P2: the hub deletes a group.
-    pub(super) fn deletes(&self, id: u64) -> Result<(), Broken> {
+    pub(super) fn deletes(&mut self, id: u64) -> Result<(), Broken> {
+        self.held.deleted(id);
         let Some(items) = self.groups.get(&id) else {
             return Ok(());
         };
@@ -406,7 +431,8 @@ impl Truth {
         let facts = self.facts.iter().enumerate();
         facts
             .filter(|(_, fact)| fact.acked && !fact.arrived)
-            .filter(|(_, fact)| !self.gone(fact, true) && !(fact.hit && self.unknown(true)))
+            .filter(|(_, fact)| !fact.forgotten && !self.gone(fact, true))
+            .filter(|(_, fact)| !(fact.hit && self.unknown(true)))
             .map(|(uid, _)| uid as u64)
             .collect()
     }
