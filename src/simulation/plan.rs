@@ -187,7 +187,7 @@ impl Plan {
                 }
             })
             .collect();
-        let active = chance.range(10_000, 90_000);
+        let active = chance.range(6_000, 45_000);
         let count = chance.below(8);
         let damages = chance.permille(80);
         let mut faults: Vec<_> = (0..count)
@@ -203,7 +203,7 @@ impl Plan {
         faults.sort_by_key(|(at, _)| *at);
         let over = faults.iter().map(|(at, fault)| at + fault.lasts()).max();
         let healed = over.unwrap_or(0).max(active);
-        let quiet = healed + chance.range(5_000, 30_000);
+        let quiet = healed + chance.range(4_000, 12_000);
         Self {
             spool,
             uplink,
@@ -234,7 +234,7 @@ fn fault(chance: &mut Chance, devices: usize, damages: bool) -> Fault {
     } else {
         chance.range(1, 60)
     };
-    let ms = chance.pick(&[300, 2_000, 8_000, 25_000]) + chance.range(0, 2_000);
+    let ms = chance.pick(&[300, 2_000, 8_000, 20_000]) + chance.range(0, 2_000);
     let device = chance.below(devices);
     let permille = chance.pick(&[20, 200, 1000]);
     match chance.below(if damages { 20 } else { 18 }) {

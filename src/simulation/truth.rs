@@ -91,6 +91,8 @@ pub(super) struct Disturbed {
     pub(super) disk: bool,
     /// A disk hung or failed: batches went past it.
     pub(super) order: bool,
+    /// No read went through for a while: what had to make way then may have been unknown.
+    pub(super) unreadable: bool,
     /// The disk failed: marks may not have been written.
     pub(super) marks: bool,
 }
@@ -432,7 +434,7 @@ impl Truth {
         facts
             .filter(|(_, fact)| fact.acked && !fact.arrived)
             .filter(|(_, fact)| !fact.forgotten && !self.gone(fact, true))
-            .filter(|(_, fact)| !(fact.hit && self.unknown(true)))
+            .filter(|(_, fact)| !((fact.hit || self.disturbed.unreadable) && self.unknown(true)))
             .map(|(uid, _)| uid as u64)
             .collect()
     }
@@ -451,7 +453,8 @@ impl Truth {
         // What is missing of each stream, and what its gap records add up to.
         let mut missing: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
         for fact in &self.facts {
-            if fact.acked && !fact.arrived && !fact.hit {
+            let unknown = fact.hit || fact.forgotten || self.disturbed.unreadable;
+            if fact.acked && !fact.arrived && !unknown {
                 let sum = missing.entry(fact.stream).or_default();
                 *sum = (sum.0 + 1, sum.1 + fact.readings);
             }
