@@ -66,6 +66,8 @@ pub(super) struct Lost {
     uids: Vec<Uid>,
     /// Batches in gap records that went along, and are in new ones now.
     told_before: u64,
+    /// The second time records of the first may go, into new ones.
+    times: u64,
 }
 
 fn shares<'a>(items: impl Iterator<Item = &'a Arc<Item>>) -> HashMap<Arc<str>, u64> {
@@ -96,6 +98,7 @@ impl Truth {
         if self.disturbed.disk || self.disturbed.marks {
             return Ok(());
         }
+        lost.times += 1;
         lost.told_before += gone.iter().map(|item| told_before(item)).sum::<u64>();
         if uids.len() as u64 != *batches {
             return Err(format!(
@@ -122,7 +125,9 @@ impl Truth {
                 "P3: batch {uid} is given up, and no gap record says so: {:?}",
                 self.facts[*uid as usize]
             ));
-        } else if told != batches + lost.told_before {
+        } else if told < batches + lost.told_before
+            || lost.times == 1 && told > batches + lost.told_before
+        {
             self.remember(format!(
                 "P3: {batches} batches are given up, and records of {}; the new records say {told}",
                 lost.told_before
