@@ -16,7 +16,8 @@ check() {
         printf 'FAILED  %s\n' "$sentence"
         {
             echo "        $*; unit: $(show ActiveState,SubState,Result,NRestarts,StatusText | tr '\n' ' ')"
-            inside journalctl --no-pager -o short-precise -u telehub -n 25 | sed 's/^/        /'
+            inside journalctl --no-pager -o short-precise -u telehub -n 300 |
+                grep -v ' device .*connected ' | tail -12 | sed 's/^/        /'
         } >&2 || true
     fi
 }
@@ -48,10 +49,11 @@ pid() { value MainPID; }
 pid_is_new() { active && [ "$(pid)" != "$1" ] && [ "$(pid)" != 0 ]; }
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 
-# A moment in the journal; journal AFTER… shows what was said after it.
-moment() { inside journalctl -q --no-pager -n 0 --show-cursor | sed -n 's/^-- cursor: //p'; }
+# A moment; journal MOMENT… shows what was said since. Not a cursor: with filters journalctl 252 skips
+# the first entry after one.
+moment() { date +@%s.%6N; }
 journal() {
-    inside journalctl -q --no-pager -u telehub --after-cursor="$1" "${@:2}"
+    inside journalctl -q --no-pager -u telehub --since="$1" "${@:2}"
 }
 said() { grep -qE "$2" <<< "$(journal "$1" -o cat)"; }
 
@@ -111,6 +113,11 @@ fleet=50
 let_in() {
     inside sh -c 'for i in $(seq 0 $(($1 - 1))); do
         echo "field-$i $(telehub device add field-$i)"; done' - "$fleet" > "$dir/tokens"
+    # A running hub follows within 2 s.
+    eventually last_is_in
+}
+last_is_in() {
+    [ "$(upgrade $(tail -1 "$dir/tokens"))" = 101 ] || { sleep 0.3; false; }
 }
 
 swarm= acked_in_all=0
