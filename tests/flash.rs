@@ -47,10 +47,31 @@ async fn what_an_outage_writes_is_told_as_bytes_a_day() {
     sensor.rest();
     until("every ack", || sensor.unacked() == 0).await;
     // The run counts as an hour old.
+    let mut day = 0;
     until("the same figure, scaled", || {
         let written = hub.status("/spool/written_bytes").as_u64().unwrap();
-        let day = hub.status("/spool/flash_per_day").as_u64().unwrap();
+        day = hub.status("/spool/flash_per_day").as_u64().unwrap();
         written > 0 && day == written * 24
     })
     .await;
+    // Whoever asks elsewhere is told the same, unless something was written meanwhile.
+    let metrics = || hub.get("/metrics").1;
+    until("the metric", || {
+        let gauge = "telehub_flash_written_bytes_per_day ";
+        let line = metrics();
+        let line = line.lines().find_map(|line| line.strip_prefix(gauge));
+        line.unwrap().parse::<u64>().unwrap() >= day
+    })
+    .await;
+    let screen = daemon::command()
+        .args(["status", "--admin", &format!("http://{}", hub.admin)])
+        .output()
+        .unwrap();
+    let screen = String::from_utf8(screen.stdout).unwrap();
+    let flash = screen.lines().find(|line| line.starts_with("flash "));
+    let flash = flash.unwrap_or_else(|| panic!("{screen}"));
+    assert!(
+        flash.ends_with(" a day") && !flash.contains(" 0 B a day"),
+        "{flash}"
+    );
 }

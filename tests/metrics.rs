@@ -299,13 +299,17 @@ async fn each_metric_moves_when_what_it_measures_happens() {
     let said: f64 = watch.hub.status("/spool/written_bytes").as_f64().unwrap();
     if said > 0.0 {
         watch
-            .until_moved(&[("telehub_flash_written_bytes_total", |_, now| now > 0.0)])
+            .until_moved(&[
+                ("telehub_flash_written_bytes_total", |_, now| now > 0.0),
+                ("telehub_flash_written_bytes_per_day", |_, now| now > 0.0),
+            ])
             .await;
     } else {
         // A file system in memory.
-        watch
-            .moved
-            .insert("telehub_flash_written_bytes_total".to_owned());
+        for family in ["bytes_total", "bytes_per_day"] {
+            let family = format!("telehub_flash_written_{family}");
+            watch.moved.insert(family);
+        }
     }
     broker.start_again();
     watch

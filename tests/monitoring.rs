@@ -74,6 +74,7 @@ fn the_dashboard_shows_metrics_that_there_are() {
         "telehub_spool_disk_bytes",
         "telehub_devices_connected",
         "telehub_gaps_total",
+        "telehub_flash_written_bytes_per_day",
         "telehub_ack_latency_seconds",
     ] {
         assert!(shown.contains(wanted), "{wanted}");

@@ -4,7 +4,8 @@
 //!
 //! Some hundred cuts by default. For many more, in every way of living by turns:
 //! `POWER_CUTS=10000 cargo test --test power_cut -- --ignored --nocapture as_many_cuts`, with
-//! `RIGS=8` discs at a time, `SEED=2` for other moments, and `LIFE=drain` for one way alone.
+//! `RIGS=8` discs at a time, `SEED=2` for other moments, and `LIFE=drain` for one way alone. With
+//! `KEEP=DIR` what was on the disc is copied there when something is missing.
 #![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
 
 #[path = "support/daemon.rs"]
@@ -420,6 +421,7 @@ impl Rig {
     /// Looks for everything that was acked.
     async fn check(&mut self) {
         let round = self.outcome.cuts;
+        let complaints = self.outcome.complaints.len();
         let stored = Stored::read(self.dir.path());
         self.outcome.complaints.extend(
             (!stored.complaint.is_empty())
@@ -450,6 +452,10 @@ impl Rig {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if !missing.is_empty() || self.outcome.complaints.len() > complaints {
+            let name = format!("{}-{}-{round}", self.life.name, self.chain);
+            self.disc.keep(&name.replace([',', ' '], "-"));
         }
         self.outcome.lost.extend(missing);
         let acked = self.acked();
@@ -506,46 +512,73 @@ async fn survives(cuts: u64, life: Life) {
 
 #[tokio::test]
 async fn what_was_acked_is_in_the_spool_after_every_power_cut() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(20, OUTAGE).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_databases_roll_over() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(20, ROLL_OVER).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_the_backlog_drains() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(20, DRAIN).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_the_oldest_is_dropped() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(10, OVERFLOW).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_while_the_spool_is_opened() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(10, OPENING).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_during_the_stop() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(10, STOPPING).await;
 }
 
 #[tokio::test]
 async fn what_a_killed_hub_had_written_and_the_next_one_speaks_of_survives_a_cut() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(5, RESUMED).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_after_syncs_that_failed() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(5, FAULTY).await;
 }
 
 #[tokio::test]
 async fn what_was_acked_survives_cuts_with_every_batch_on_disk_first() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     survives(10, WRITE_ALWAYS).await;
 }
 
@@ -574,6 +607,9 @@ fn chain(number: u64) -> Option<(&'static str, Outcome)> {
 #[test]
 #[ignore = "as long as you like: POWER_CUTS=10000"]
 fn as_many_cuts_as_you_like_lose_nothing() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     let begun = Instant::now();
     let chains = number("POWER_CUTS", 1_000) / CHAIN;
     let first = number("SEED", 1) * 1_000_000;
@@ -646,11 +682,17 @@ async fn control(left_out: &'static str) {
 
 #[tokio::test]
 async fn without_the_syncs_of_ours_power_cuts_lose_data() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     control("data file dir").await;
 }
 
 #[tokio::test]
 async fn without_the_sync_of_each_commit_power_cuts_lose_data() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     control("data").await;
 }
 
@@ -659,6 +701,9 @@ async fn without_the_sync_of_each_commit_power_cuts_lose_data() {
 #[tokio::test]
 #[ignore = "shows, and asserts nothing; takes two minutes"]
 async fn what_is_lost_without_each_kind_of_sync() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     let lives = [ROLL_OVER, STOPPING];
     for left_out in ["range", "dir", "file", "file dir", "data"] {
         for life in lives {

@@ -80,11 +80,10 @@ pub(super) fn page(
     line(
         "spool",
         format!(
-            "{spool_state}, {} batches, {} readings, {} on disk, {} written, {}",
+            "{spool_state}, {} batches, {} readings, {} on disk, {}",
             spool.batches,
             spool.readings,
             bytes(spool.disk_bytes),
-            bytes(spool.written_bytes),
             paint.text(lost, dropped)
         ),
     );
@@ -94,6 +93,14 @@ pub(super) fn page(
         });
         line("", format!("oldest {} ago, {eta}", span(now - oldest)));
     }
+    line(
+        "flash",
+        format!(
+            "{} written, {} a day",
+            bytes(spool.written_bytes),
+            bytes(spool.flash_per_day)
+        ),
+    );
     line(
         "devices",
         format!(
@@ -219,6 +226,7 @@ mod tests {
         board.devices.offline("b", 2, "ping\u{1b}timeout");
         let mut status = board.status();
         status.clock.state = ClockState::Unsynced;
+        (status.spool.written_bytes, status.spool.flash_per_day) = (1 << 20, 24 << 20);
         let page = page(
             &status,
             &board.device_reports(),
@@ -231,6 +239,10 @@ mod tests {
         assert!(lines[1].starts_with("clock    not synchronised"), "{page}");
         assert!(
             lines[2].starts_with("uplink   connected for 0s, 0 in flight"),
+            "{page}"
+        );
+        assert!(
+            lines.contains(&"flash    1.0 MiB written, 24.0 MiB a day"),
             "{page}"
         );
         let heading = lines

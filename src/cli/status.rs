@@ -13,7 +13,7 @@ use super::terminal::{Paint, rows};
 use super::watch::{Look, watch};
 
 /// Rows of the page that are not devices, with one for the shell's prompt.
-const OTHER_ROWS: usize = 12;
+const OTHER_ROWS: usize = 13;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -38,6 +38,16 @@ pub(super) fn newer_format(path: &Path) -> Option<u32> {
     format(path).filter(|version| *version > FORMAT)
 }
 
+/// The last id that a generation which begins with `first` may have. `following`: the first one of
+/// the generation after it. How far the newest goes is not known before it is read, and the clock,
+/// from which ids begin, may stand before all of them, as `next_id` does then.
+pub(super) fn last_id(first: u64, following: Option<u64>, next_id: u64) -> u64 {
+    following.map_or_else(
+        || next_id.max(first.saturating_add(IDS_OF_ONE)),
+        |next| next.saturating_sub(1).max(first),
+    )
+}
+
 /// Whether an entry of the directory has a name that we give, generations aside.
 pub(super) fn is_ours(name: &str) -> bool {
     let known = ["format", "marks", BALLAST];
@@ -71,6 +81,7 @@ impl Shelf {
         let lock = files::lock(&self.path)?;
         let next = self.next_id;
         self.generations.clear();
+        self.remains.clear();
         if let Err(failure) = self.read_directory() {
             self.generations.clear();
             return Err(failure);
@@ -171,18 +182,12 @@ impl Shelf {
             if self.is_within_the_one_before(first) {
                 // Its groups are in that one: a power cut came before it was removed.
                 let dead = self.path.join(generations::name(first));
-                if let Err(error) = files::remove(&dead) {
-                    tracing::warn!(dir = %dead.display(), %error, "cannot remove a replaced part of the spool");
-                }
+                let bytes = files::disk_bytes(&dead);
+                self.bury(dead, bytes, false);
                 continue;
             }
             let following = firsts.get(at + 1).copied();
-            // How far the newest goes is not known before it is read, and the clock, from which
-            // ids begin, may stand before all of them.
-            let last = following.map_or_else(
-                || self.next_id.max(first.saturating_add(IDS_OF_ONE)),
-                |next| next.saturating_sub(1).max(first),
-            );
+            let last = last_id(first, following, self.next_id);
             self.read_generation(first, last, following.is_none())?;
         }
         Ok(())

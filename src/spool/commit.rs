@@ -79,8 +79,8 @@ impl Shelf {
             return false;
         }
         // Under `refuse` nobody else would: no commit comes while the spool counts as full.
-        if self.room_for(generations::GROUP_BYTES as u64).is_err() {
-            self.give_back();
+        if self.room_for(generations::GROUP_BYTES as u64).is_err() && !self.give_back() {
+            self.lend_ballast();
         }
         self.may_write().is_ok()
     }

@@ -72,19 +72,18 @@ impl Generation {
     /// The engine's, when the database has to be opened and cannot. Failing to write the removal
     /// down is no error: the groups come back after a restart and are published again.
     pub(super) fn remove(&mut self, ids: &[u64], engine: &dyn Engine) -> Result<(), Error> {
-        if !self.touched {
-            self.touched = true;
-            // Not synced: after a power cut the removal itself may be gone, too.
-            if let Err(error) = fs::create(&self.dir.join(TOUCHED)) {
-                tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a generation");
-            }
-        }
+        self.touch();
         let taking = self.taking.is_some();
-        let open = self.open(engine)?;
+        self.open(engine)?;
+        let owed = std::mem::take(&mut self.owed);
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
         let gone: Vec<u64> = ids
             .iter()
+            .chain(&owed)
             .copied()
-            .filter(|id| open.live.remove(id))
+            .filter(|id| open.live.remove(id) || open.removed.contains(id))
             .collect();
         let left = open.live.len() as u64;
         // A drained one that takes no more is about to go as a whole.
@@ -96,6 +95,24 @@ impl Generation {
         self.groups = left;
         self.gone.extend(gone);
         Ok(())
+    }
+
+    /// Hides groups that cannot be removed from the database now; that is made up for later.
+    pub(super) fn owe(&mut self, ids: &[u64]) {
+        self.touch();
+        self.gone.extend(ids);
+        self.owed.extend(ids);
+    }
+
+    fn touch(&mut self) {
+        if self.touched {
+            return;
+        }
+        self.touched = true;
+        // Not synced: after a power cut the removal itself may be gone, too.
+        if let Err(error) = fs::create(&self.dir.join(TOUCHED)) {
+            tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a generation");
+        }
     }
 
     /// What was put in under these ids does not count.

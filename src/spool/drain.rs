@@ -110,7 +110,7 @@ impl Shelf {
 
     /// Notes that the device did not read from this generation. Returns whether that has
     /// happened often enough.
-    fn refuses(&mut self, index: usize) -> bool {
+    pub(super) fn refuses(&mut self, index: usize) -> bool {
         let first = self.generations[index].first;
         let attempts = match self.refused {
             Some((known, attempts)) if known == first => attempts + 1,
@@ -188,7 +188,8 @@ impl Shelf {
                 .open(index)
                 .and_then(|()| self.generations[index].remove(here, &*self.engine))
             {
-                tracing::debug!(%error, "groups were not removed and will come again");
+                tracing::debug!(%error, "groups are not removed yet");
+                self.generations[index].owe(here);
             }
             let generation = &mut self.generations[index];
             generation.used = self.commands;

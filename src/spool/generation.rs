@@ -64,6 +64,8 @@ pub(super) struct Generation {
     pub(super) open: Option<Open>,
     /// Deleted in this run, in case that could not be written down.
     pub(super) gone: BTreeSet<u64>,
+    /// Of these, what could not be removed from the database because it could not be opened.
+    pub(super) owed: BTreeSet<u64>,
     /// When it was last used, in commands.
     pub(super) used: u64,
     pub(super) touched: bool,
@@ -90,6 +92,7 @@ impl Generation {
             void: Vec::new(),
             open: None,
             gone: BTreeSet::new(),
+            owed: BTreeSet::new(),
             used: 0,
             touched: fs::exists(&dir.join(TOUCHED)),
             thinned: false,

@@ -106,7 +106,7 @@ pub fn inspect(path: &Path, scratch: &Path, each: Option<Each<'_>>) -> io::Resul
     let next_id = look.marks(path);
     for (at, (first, dir)) in directory.iter().enumerate() {
         let following = directory.get(at + 1).map(|(first, _)| *first);
-        let last = following.unwrap_or(next_id).saturating_sub(1).max(*first);
+        let last = attach::last_id(*first, following, next_id);
         look.generation(*first, last, dir)?;
     }
     Ok(look.finish())

@@ -4,9 +4,10 @@
 //!
 //! Items travel in groups (`codec`), groups live in small databases, the generations
 //! (`generation`, `contents`) on the `shelf`: put there (`commit`), read and deleted again
-//! (`drain`). A generation goes when the last of its groups is deleted. When room is needed
-//! (`overflow`) the devices with the largest shares pay (`fairness`, `thin`). What is found damaged is repaired, and becomes gap records where
-//! it cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
+//! (`drain`). A generation goes when the last of its groups is deleted, or later if the disk does
+//! not let it go (`remains`). When room is needed (`overflow`) the devices with the largest shares
+//! pay (`fairness`, `thin`). What is found damaged is repaired, and becomes gap records where it
+//! cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
 mod attach;
 mod codec;
@@ -25,6 +26,7 @@ mod generations;
 mod inspect;
 mod marks;
 mod overflow;
+mod remains;
 mod repair;
 mod salvage;
 mod shelf;
@@ -40,6 +42,8 @@ mod damage_tests;
 mod fault_tests;
 #[cfg(test)]
 mod powercut_tests;
+#[cfg(test)]
+mod remains_tests;
 #[cfg(test)]
 pub(crate) mod simulated;
 #[cfg(test)]

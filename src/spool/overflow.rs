@@ -51,7 +51,15 @@ impl Shelf {
                 Room::Enough => return Ok(()),
                 // Copies of damaged data go before any sound data does.
                 _ if self.drop_copies() || self.give_back() => {}
+                Room::Full(_) if self.lend_ballast() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
+                // Or everything would be dropped for nothing.
+                Room::Drop if self.cannot_remove() => {
+                    return Err(Failure {
+                        full: false,
+                        error: "a drained part of the spool cannot be removed".into(),
+                    });
+                }
                 Room::Drop => self.give_up_some(end)?,
             }
         }
@@ -92,13 +100,14 @@ impl Shelf {
     /// Gives back what is drained, which otherwise waits for the spool to be idle. Returns whether
     /// there was anything.
     pub(super) fn give_back(&mut self) -> bool {
+        let freed = self.bury_remains();
         let before = self.generations.len();
         for index in (0..before).rev() {
             if self.generations[index].groups == 0 {
                 self.discard(index);
             }
         }
-        self.generations.len() < before
+        freed || self.generations.len() < before
     }
 
     /// Removes what was set aside earlier. Returns whether there was anything.
@@ -145,7 +154,9 @@ impl Shelf {
     fn part(&mut self, index: usize) -> Part {
         let generation = &mut self.generations[index];
         if generation.taking.is_none() && generation.shares.is_none() {
-            let tally = generation.tally(&*self.engine).unwrap_or_default();
+            let Some(tally) = generation.tally(&*self.engine) else {
+                return Part::default();
+            };
             let part = part_of(&tally, &mut self.names);
             generation.shares = Some((generation.groups, part));
         }
@@ -172,6 +183,16 @@ impl Shelf {
         let generation = &mut self.generations[index];
         let now = clock::now();
         let tally = generation.tally(&*self.engine);
+        if tally.is_none() {
+            // The next attempt may find out what is in it.
+            let broken = matches!(generation.open(&*self.engine), Err(Error::Broken(_)));
+            if !broken && !self.refuses(index) {
+                return Err(Failure {
+                    full: false,
+                    error: "what has to make way cannot be read now".into(),
+                });
+            }
+        }
         let mut gaps = tally
             .as_ref()
             .map(|tally| tally.as_gaps(GapReason::Overflow, now))
@@ -223,6 +244,12 @@ impl Shelf {
             let _ = files::remove(&path);
         }
         self.measure_others();
+    }
+
+    /// Frees the reserved space when nothing is stored: an empty spool must not be full of it.
+    /// Returns whether there was any.
+    pub(super) fn lend_ballast(&mut self) -> bool {
+        self.generations.is_empty() && self.give_up_ballast()
     }
 
     /// Frees the reserved space. Returns whether there was any.

@@ -1,16 +1,25 @@
 //! Power cuts on a real file system: ext4 in a file, shut down without flushing its journal,
-//! mounted again. Needs root, loop devices, mkfs.ext4 and python3 (for the ioctl); says so and
+//! mounted again. Needs root, loop devices, mkfs.ext4 and perl (for the ioctl); says so and
 //! passes without them.
 //!
-//! `cargo test --lib powercut -- --ignored --nocapture`; `POWER_CUTS=200` for more rounds.
+//! `cargo test --lib powercut -- --ignored --nocapture`; `POWER_CUTS=200` for more rounds, `SEED=2`
+//! for other moments, `KEEP=DIR` for a copy of what was on the disc in a round that fails.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+#[path = "../../tests/support/dice.rs"]
+mod dice;
+#[path = "../../tests/support/disc.rs"]
+mod disc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use dice::Dice;
+use disc::Disc;
 
 use super::Event;
 use super::disk::Disk;
@@ -21,64 +30,6 @@ use crate::reading::Item;
 
 const DIR: &str = "SPOOL_POWERCUT_DIR";
 const UNSYNCED: &str = "SPOOL_POWERCUT_UNSYNCED";
-
-/// EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: what was not synced is gone.
-const CUT: &str = "import fcntl,os,struct,sys; \
-    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
-
-fn run(program: &str, args: &[&str]) -> bool {
-    let status = Process::new(program)
-        .args(args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    status.is_ok_and(|status| status.success())
-}
-
-/// An ext4 in a file, mounted while this lives.
-struct Disc {
-    image: PathBuf,
-    mount: PathBuf,
-}
-
-impl Disc {
-    fn new(dir: &Path, megabytes: u64) -> Option<Self> {
-        let disc = Self {
-            image: dir.join("image"),
-            mount: dir.join("mount"),
-        };
-        let file = std::fs::File::create(&disc.image).ok()?;
-        file.set_len(megabytes << 20).ok()?;
-        std::fs::create_dir(&disc.mount).ok()?;
-        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", disc.image.to_str()?]);
-        (made && disc.mount()).then_some(disc)
-    }
-
-    fn mount(&self) -> bool {
-        let (image, mount) = (self.image.to_str().unwrap(), self.mount.to_str().unwrap());
-        run("mount", &["-o", "loop", image, mount])
-    }
-
-    fn unmount(&self) {
-        let begun = Instant::now();
-        while !run("umount", &[self.mount.to_str().unwrap()]) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "cannot unmount");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn cut_power(&self) {
-        assert!(run("python3", &["-c", CUT, self.mount.to_str().unwrap()]));
-        self.unmount();
-        assert!(self.mount());
-    }
-}
-
-impl Drop for Disc {
-    fn drop(&mut self) {
-        run("umount", &["-l", self.mount.to_str().unwrap()]);
-    }
-}
 
 fn shelf(path: &Path, own_sync: bool) -> Shelf {
     // Generations of a quarter of a megabyte, so that cuts meet every moment of their life.
@@ -157,20 +108,24 @@ fn full_writer() {
 #[test]
 #[ignore = "needs root and a loop device; takes half a minute"]
 fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let Some(disc) = Disc::new(dir.path(), 64) else {
-        println!("NOT TESTED: no loop device with ext4 here");
         return;
     };
+    let mut dice = Dice::new();
     let (mut commits, mut reported, mut rewrites) = (0, 0, 0);
     for round in 0..cuts() {
         // Full after some fifty commits; then at any moment.
-        let (commit, millis) = (60 + round * 13 % 60, round * 37 % 50);
-        let (safe, thinned) = life_of("full_writer", &disc.mount, (commit, millis), true);
+        let (commit, millis) = (60 + dice.below(60), dice.below(50));
+        let (safe, thinned) = life_of("full_writer", &disc.path, (commit, millis), true);
         commits += safe;
         rewrites += thinned;
         disc.cut_power();
-        let mut shelf = shelf(&disc.mount, true);
+        let copy = disc.keep("full");
+        let mut shelf = shelf(&disc.path, true);
         shelf.attach(true).unwrap();
         // On a busy machine the engine may keep its lock for a while after a database was closed.
         let mut groups = load_all(&mut shelf);
@@ -181,8 +136,7 @@ fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
             std::thread::sleep(Duration::from_secs(1));
             groups = load_all(&mut shelf);
         }
-        let probe = std::fs::write(disc.mount.join("probe"), b"1");
-        assert!(!shelf.unreadable, "{:?}; {probe:?}", shelf.depth());
+        assert!(!shelf.unreadable, "round {round}: {:?}", shelf.depth());
         let mut found: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
         let mut last: BTreeMap<String, u64> = BTreeMap::new();
         for item in groups.iter().flat_map(|group| &group.items) {
@@ -217,7 +171,8 @@ fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
             );
         }
         drop(shelf);
-        std::fs::remove_dir_all(disc.mount.join("spool")).unwrap();
+        std::fs::remove_dir_all(disc.path.join("spool")).unwrap();
+        copy.map_or(Ok(()), std::fs::remove_dir_all).unwrap();
     }
     println!(
         "{} power cuts, {commits} commits, {rewrites} rewrites, {reported} batches reported as dropped, 0 lost",
@@ -283,12 +238,14 @@ fn life_of(writer: &str, dir: &Path, (least, millis): (u64, u64), own_sync: bool
 fn rounds(count: u64, own_sync: bool) -> Option<(u64, u64, u64)> {
     let dir = tempfile::tempdir().unwrap();
     let disc = Disc::new(dir.path(), 64)?;
+    let mut dice = Dice::new();
     let (mut lost, mut damaged, mut total) = (0, 0, 0);
     for round in 0..count {
-        let (safe, deleted) = life(&disc.mount, 40 + round * 37 % 400, own_sync);
+        let (safe, deleted) = life(&disc.path, 40 + dice.below(400), own_sync);
         total += safe;
         disc.cut_power();
-        let mut shelf = shelf(&disc.mount, true);
+        let copy = disc.keep(&format!("committed-{round}"));
+        let mut shelf = shelf(&disc.path, true);
         shelf.attach(true).unwrap();
         let groups = load_all(&mut shelf);
         let found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
@@ -301,9 +258,16 @@ fn rounds(count: u64, own_sync: bool) -> Option<(u64, u64, u64)> {
                 println!("round {round}: {missing:?} of {safe}");
             }
         }
-        damaged += u64::from(!gaps(&groups).is_empty());
+        let whole = gaps(&groups).is_empty();
+        damaged += u64::from(!whole);
+        if let Some(copy) = copy
+            && whole
+            && missing.is_empty()
+        {
+            std::fs::remove_dir_all(copy).unwrap();
+        }
         drop(shelf);
-        std::fs::remove_dir_all(disc.mount.join("spool")).unwrap();
+        std::fs::remove_dir_all(disc.path.join("spool")).unwrap();
     }
     Some((lost, damaged, total))
 }
@@ -315,8 +279,10 @@ fn cuts() -> u64 {
 #[test]
 #[ignore = "needs root and a loop device; takes half a minute"]
 fn what_was_committed_survives_a_power_cut() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     let Some((lost, damaged, total)) = rounds(cuts(), true) else {
-        println!("NOT TESTED: no loop device with ext4 here");
         return;
     };
     println!(
@@ -330,8 +296,10 @@ fn what_was_committed_survives_a_power_cut() {
 #[test]
 #[ignore = "needs root and a loop device; takes half a minute"]
 fn without_our_own_sync_power_cuts_lose_data() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     let Some((lost, _, total)) = rounds(cuts(), false) else {
-        println!("NOT TESTED: no loop device with ext4 here");
         return;
     };
     println!(
@@ -347,16 +315,18 @@ fn without_our_own_sync_power_cuts_lose_data() {
 #[test]
 #[ignore = "needs root and a loop device"]
 fn a_full_disk_fails_commits_and_recovers_without_loss() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let Some(disc) = Disc::new(dir.path(), 24) else {
-        println!("NOT TESTED: no loop device with ext4 here");
         return;
     };
-    let mut config = config(&disc.mount.join("spool"), 1 << 30);
+    let mut config = config(&disc.path.join("spool"), 1 << 30);
     config.overflow = crate::config::Overflow::Refuse;
     let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
     // A foreign program takes most of the disk.
-    std::fs::write(disc.mount.join("foreign"), vec![1; 6 << 20]).unwrap();
+    std::fs::write(disc.path.join("foreign"), vec![1; 6 << 20]).unwrap();
     let mut seq = 1;
     let full = loop {
         match shelf.commit(&items(seq..seq + 50, 2000), &[]) {
@@ -368,7 +338,7 @@ fn a_full_disk_fails_commits_and_recovers_without_loss() {
     assert!(shelf.commit(&items(seq..seq + 50, 2000), &[]).is_err());
     assert_eq!(seqs(&load_all(&mut shelf)), (1..seq).collect::<Vec<_>>());
     // Full to the last block, and started anew.
-    let mut foreign = std::fs::File::create(disc.mount.join("more")).unwrap();
+    let mut foreign = std::fs::File::create(disc.path.join("more")).unwrap();
     while foreign.write_all(&[1; 4096]).is_ok() {}
     drop(shelf);
     let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
@@ -376,7 +346,7 @@ fn a_full_disk_fails_commits_and_recovers_without_loss() {
     let groups = load_all(&mut shelf);
     assert_eq!(seqs(&groups), (1..seq).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
-    std::fs::remove_file(disc.mount.join("foreign")).unwrap();
+    std::fs::remove_file(disc.path.join("foreign")).unwrap();
     shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
     shelf.stop(Vec::new());
     let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
@@ -389,19 +359,21 @@ fn a_full_disk_fails_commits_and_recovers_without_loss() {
 #[test]
 #[ignore = "needs root and a loop device"]
 fn old_data_makes_way_even_when_others_have_taken_the_last_block() {
+    if disc::ran_alone(&|| ()) {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let Some(disc) = Disc::new(dir.path(), 64) else {
-        println!("NOT TESTED: no loop device with ext4 here");
         return;
     };
-    let config = config(&disc.mount.join("spool"), 1 << 30);
+    let config = config(&disc.path.join("spool"), 1 << 30);
     let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
     let mut seq = 1;
     while shelf.generations.len() < 4 {
         shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
         seq += 50;
     }
-    let mut foreign = std::fs::File::create(disc.mount.join("foreign")).unwrap();
+    let mut foreign = std::fs::File::create(disc.path.join("foreign")).unwrap();
     while foreign.write_all(&[1; 4096]).is_ok() {}
     shelf.commit(&items(seq..seq + 500, 2000), &[]).unwrap();
     let groups = load_all(&mut shelf);

@@ -22,6 +22,7 @@ use super::fs;
 use super::generation::Generation;
 use super::generations::{self, Limits};
 use super::marks::Marks;
+use super::remains::Remains;
 use super::store::Engine;
 use super::{Depth, Event, Usage};
 use crate::clock::unix_now;
@@ -38,6 +39,8 @@ pub(super) struct Shelf {
     /// The directory says that it is of the present format.
     pub(super) formatted: bool,
     pub(super) generations: Vec<Generation>,
+    /// Directories that could not be removed yet.
+    pub(super) remains: Vec<Remains>,
     pub(super) marks: Marks,
     pub(super) next_id: u64,
     /// The next id as the marks file has it.
@@ -82,6 +85,7 @@ impl Shelf {
             lock: None,
             formatted: false,
             generations: Vec::new(),
+            remains: Vec::new(),
             marks: Marks::default(),
             next_id: first_id(),
             saved_id: 0,
@@ -116,7 +120,7 @@ impl Shelf {
     pub(super) fn usage(&self) -> Usage {
         let generations: u64 = self.generations.iter().map(|one| one.disk).sum();
         Usage {
-            disk_bytes: generations + self.other_bytes,
+            disk_bytes: generations + self.other_bytes + self.remaining_bytes(),
         }
     }
 
@@ -128,7 +132,7 @@ impl Shelf {
     /// Nothing was asked for a while: gives back what is drained, and closes what is only read.
     /// Returns whether space came back.
     pub(super) fn idle(&mut self) -> bool {
-        let mut freed = false;
+        let mut freed = self.make_up();
         for index in (0..self.generations.len()).rev() {
             let generation = &mut self.generations[index];
             if generation.groups == 0 {
@@ -139,24 +143,6 @@ impl Shelf {
             }
         }
         freed
-    }
-
-    /// Gives a generation up: marks that only it knew are saved first, then it is renamed, so
-    /// that half a directory is never taken for a whole one, then removed.
-    pub(super) fn discard(&mut self, index: usize) {
-        self.save_marks();
-        let mut generation = self.generations.remove(index);
-        generation.open = None;
-        let dead = generation.dir.with_extension("dead");
-        let removed = files::rename(&generation.dir, &dead)
-            .and_then(|()| files::remove(&dead))
-            // Only then does the file system count its blocks as free.
-            .and_then(|()| files::sync_dir(&self.path));
-        if let Err(error) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(dir = %generation.dir.display(), %error, "cannot remove a drained part of the spool");
-        }
     }
 
     /// Writes the marks file if anything in it has changed.
@@ -190,6 +176,7 @@ impl Shelf {
                 tracing::warn!("the marks are not saved: devices may send again what is known");
             }
         }
+        self.make_up();
         for index in (0..self.generations.len()).rev() {
             let generation = &mut self.generations[index];
             if let Some(open) = &mut generation.open
@@ -201,11 +188,13 @@ impl Shelf {
                 self.finish(index);
             }
         }
+        self.bury_remains();
         self.generations.clear();
+        self.remains.clear();
         self.lock = None;
     }
 
-    /// Looks at the sizes of everything but the generations.
+    /// Looks at the sizes of everything but the generations and what remains of some.
     pub(super) fn measure_others(&mut self) {
         let Ok(names) = fs::names(&self.path) else {
             return;
@@ -213,7 +202,9 @@ impl Shelf {
         self.other_bytes = names
             .iter()
             .filter(|name| generations::parse_name(&name.to_string_lossy()).is_none())
-            .map(|name| files::entry_bytes(&self.path.join(name)))
+            .map(|name| self.path.join(name))
+            .filter(|path| !self.is_remains(path))
+            .map(|path| files::entry_bytes(&path))
             .sum();
     }
 }

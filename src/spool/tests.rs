@@ -687,6 +687,17 @@ fn a_clock_that_stands_in_the_past_hides_nothing_that_is_stored() {
     // Never synced, so it may be gone as well.
     std::fs::remove_file(generation.join("reached")).unwrap();
     clock_at(1.0e9);
+    let mut shown = Vec::new();
+    let found = inspect(
+        &config.path,
+        dir.path(),
+        Some(&mut |group| {
+            shown.push(group);
+            Ok(())
+        }),
+    );
+    assert_eq!(found.unwrap().faults, Vec::<String>::new());
+    assert_eq!(seqs(&shown), (1..10).collect::<Vec<_>>(), "spool export");
     let mut shelf = Shelf::new(&config, disk());
     shelf.attach(false).unwrap();
     assert_eq!(seqs(&load_all(&mut shelf)), (1..10).collect::<Vec<_>>());

@@ -140,24 +140,15 @@ impl Shelf {
         let (mut generation, _) = Generation::found(first, last, dir);
         generation.thinned = true;
         generation.used = self.commands;
-        let old: Vec<PathBuf> = self
+        let old: Vec<(PathBuf, u64)> = self
             .generations
             .splice(run, [generation])
-            .map(|one| one.dir)
+            .map(|one| (one.dir, one.disk))
             .collect();
-        for (at, dir) in old.iter().enumerate() {
-            let removed = if at == 0 {
-                Ok(())
-            } else {
-                files::rename(dir, &dead(dir))
-            };
-            if let Err(error) = removed.and_then(|()| files::remove(&dead(dir))) {
-                tracing::warn!(dir = %dir.display(), %error, "cannot remove a replaced part of the spool");
-            }
-        }
-        // Only then does the file system count its blocks as free.
-        if let Err(error) = files::sync_dir(&self.path) {
-            tracing::warn!(%error, "cannot sync the spool's directory");
+        for (at, (dir, bytes)) in old.into_iter().enumerate() {
+            let first = at == 0;
+            let dir = if first { dead(&dir) } else { dir };
+            self.bury(dir, bytes, first);
         }
         Ok(())
     }

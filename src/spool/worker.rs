@@ -169,7 +169,8 @@ impl Worker {
         if self.failing {
             Some(self.probe)
         } else {
-            (self.shelf.is_open() && !self.rested).then_some(self.idle)
+            let restless = self.shelf.is_open() && !self.rested || self.shelf.owes();
+            restless.then_some(self.idle)
         }
     }
 

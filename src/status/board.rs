@@ -105,12 +105,6 @@ impl Board {
         self.ready.load(Relaxed)
     }
 
-    /// Bytes that the hub has caused to be written to disk since its start.
-    #[must_use]
-    pub fn written(&self) -> u64 {
-        bytes_written().saturating_sub(self.written_at_start)
-    }
-
     /// A number that grows with everything that takes memory for a while: batches that pass, and
     /// connections that come and go.
     #[must_use]
@@ -126,12 +120,14 @@ impl Board {
     /// Takes a reading for `flash_per_day` when one is due. To be called every few minutes.
     pub fn watch_flash(&self) {
         if lock(&self.flash).is_due(self.started.elapsed()) {
-            self.flash();
+            let _ = self.flash();
         }
     }
 
-    /// Bytes written since the start, and what that is in a day.
-    fn flash(&self) -> (u64, u64) {
+    /// Bytes that the hub has caused to be written to disk since its start, and what that is in a
+    /// day.
+    #[must_use]
+    pub fn flash(&self) -> (u64, u64) {
         let written = bytes_written().saturating_sub(self.written_at_start);
         let per_day = lock(&self.flash).observe(self.started.elapsed(), written);
         (written, per_day)

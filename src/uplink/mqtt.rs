@@ -1,6 +1,6 @@
 //! The one door to rumqttc: one connection, from CONNECT to its end.
 //!
-//! What must hold here: the future of [`Wire::next`] is polled to its end and never dropped
+//! What must hold here: the future of [`door::Wire::next`] is polled to its end and never dropped
 //! half-way, except together with the wire. The library writes and connects inside of it and
 //! would lose packets.
 

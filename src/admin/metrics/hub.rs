@@ -216,11 +216,17 @@ pub(super) fn spool(text: &mut Text, board: &Board) {
         "From the order to commit to the end of its sync.",
         &spool.commit_latency,
     );
+    let (written, per_day) = board.flash();
     text.counter(
         "telehub_flash_written_bytes_total",
         "Bytes that the hub has caused to be written to disk, by the kernel's account.",
     )
-    .value(board.written());
+    .value(written);
+    text.gauge(
+        "telehub_flash_written_bytes_per_day",
+        "Bytes written to disk in the last 24 h; those of a younger run are scaled up to a day.",
+    )
+    .value(per_day);
 }
 
 pub(super) fn process(text: &mut Text, board: &Board) {
