@@ -65,8 +65,11 @@ nspawn_boot() {
     return 1
 }
 
-# Nothing here takes minutes, so that what hangs ends.
-inside() { timeout 180 nsenter -t "$init" -a "$@"; }
+# With an environment of its own. Nothing here takes minutes, so that what hangs ends.
+inside() {
+    timeout 180 nsenter -t "$init" -a env -i LC_ALL=C.UTF-8 HOME=/root \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
 net() { nsenter -t "$init" -n "$@"; }
 
 nspawn_off() {

@@ -114,7 +114,7 @@ let_in() {
     inside sh -c 'for i in $(seq 0 $(($1 - 1))); do
         echo "field-$i $(telehub device add field-$i)"; done' - "$fleet" > "$dir/tokens"
     # A running hub follows within 2 s.
-    eventually last_is_in
+    eventually last_is_in || echo "        the devices are not let in" >&2
 }
 last_is_in() {
     [ "$(upgrade $(tail -1 "$dir/tokens"))" = 101 ] || { sleep 0.3; false; }
@@ -127,7 +127,7 @@ swarm_begin() {
         --devices "$fleet" --tokens "$dir/tokens" --batch 2 --rate "$1" --quiet --report-json \
         --ramp-timeout 90s --drain-timeout 90s "${@:2}" > "$dir/report" 2> "$dir/swarm.log" &
     swarm=$!
-    eventually fleet_is_in
+    eventually fleet_is_in || echo "        not all devices are connected" >&2
 }
 fleet_is_in() { status_is ".*; $fleet devices; .*"; }
 report() { sed -n "s/.*\"$1\":\([0-9a-z]*\)[,}].*/\1/p" "$dir/report"; }
@@ -155,7 +155,9 @@ nothing_lost() {
     is "$(published)" "$acked_in_all" && not grep -q '^telehub/barn/[^/]*/gap ' "$dir/told"
 }
 # flows MORE: that many batches more than now have reached the consumer.
-flows() { eventually has_published $(($(published) + $1)); }
+flows() {
+    eventually has_published $(($(published) + $1)) || echo "        no data comes through" >&2
+}
 
 dpkg_() {
     inside env DEBIAN_FRONTEND=noninteractive dpkg "$@" > "$dir/dpkg" 2>&1 ||
@@ -172,12 +174,6 @@ install_hub() {
     broker_up
     consumer_up
     let_in
-}
-# For a swarm that ends by itself.
-swarm_done() {
-    wait "$swarm" || { sed 's/^/        /' "$dir/report" >&2; swarm=; return 1; }
-    swarm=
-    acked_in_all=$((acked_in_all + $(report acked)))
 }
 
 # request ID TOKEN: what a device asks the hub first. upgrade ID TOKEN: the status of the answer.
