@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo "NOT TESTED: tests/docs.sh needs root" >&2; exit 0; }
 . tests/support/nspawn.sh
-nspawn_needs python3:python3 dpkg-deb:dpkg
+nspawn_needs python3:python3 openssl:openssl
 pages=(docs/install.md docs/operations.md)
 
 if [ -z "${DEB:-}" ]; then
@@ -25,8 +25,16 @@ dir=$(mktemp -d)
 root="$dir/root"
 home="$root/home/pi"
 finish() {
-    [ -z "${watch:-}" ] || kill "$watch" 2>/dev/null || true
-    nspawn_off
+    if [ -n "${watch:-}" ]; then
+        inside pkill -u pi || true
+        # A Debian that does not end by itself in time is not waited for.
+        (sleep 30 && kill -KILL "$init") > /dev/null 2>&1 &
+        guard=$!
+        nspawn_off
+        kill "$guard" 2>/dev/null || true
+    else
+        nspawn_off
+    fi
     rm -rf --one-file-system "$dir"
 }
 trap finish EXIT
@@ -45,13 +53,18 @@ chroot "$root" useradd --create-home --shell /bin/bash --groups adm pi
 echo 'pi ALL=(ALL) NOPASSWD: ALL' > "$root/etc/sudoers.d/pi"
 echo '127.0.0.1 localhost barn broker.example' > "$root/etc/hosts"
 echo barn > "$root/etc/hostname"
+# A place of its own among the control groups: two booted systems would have the same names there.
+group="/sys/fs/cgroup/systemd/telehub-docs.$$"
+{ mkdir "$group" && echo "$$" > "$group/cgroup.procs"; } 2>/dev/null || true
 nspawn_boot "$root" --hostname=barn
 echo "a Debian has booted in $root"
 
 # What stands between the commands.
-certificate() { # FILE NAME DAYS: FILE.pem and FILE.key, signed by itself
-    openssl req -quiet -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "$3" \
-        -subj "/CN=$2" -addext "subjectAltName=DNS:$2" -keyout "$1.key" -out "$1.pem" 2>/dev/null
+certificate() { # FILE NAME: FILE.pem and FILE.key, signed by itself, for 30 days
+    printf '%s\n' '[req]' distinguished_name=name x509_extensions=for '[name]' '[for]' \
+        basicConstraints=critical,CA:FALSE "subjectAltName=DNS:$2" > "$dir/openssl.cnf"
+    openssl req -config "$dir/openssl.cnf" -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 \
+        -nodes -days 30 -subj "/CN=$2" -keyout "$1.key" -out "$1.pem" 2> /dev/null
 }
 give() { chown --reference="$home" "$@"; }
 hook() {
@@ -62,7 +75,7 @@ hook() {
             sed -i 's/^\(Version: .*\)$/\1.1/' "$dir/next/DEBIAN/control"
             dpkg-deb --root-owner-group -b "$dir/next" "$home/telehub_1_arm64.deb" > /dev/null ;;
         broker)
-            certificate "$dir/broker" broker.example 30
+            certificate "$dir/broker" broker.example
             install -m 644 "$dir/broker.pem" "$root/etc/telehub/broker-ca.pem"
             install -m 644 "$dir/broker.pem" "$dir/broker.key" "$root/etc/mosquitto/certs/"
             cat > "$root/etc/mosquitto/conf.d/docs.conf" << 'CONF'
@@ -86,7 +99,7 @@ CONF
             done
             inside telehub status >&2 || true
             return 1 ;;
-        certificate) certificate "$home/hub" barn.local 30; give "$home"/hub.* ;;
+        certificate) certificate "$home/hub" barn.local; give "$home"/hub.* ;;
         *) echo "nobody knows what to do for: $1" >&2; return 1 ;;
     esac
 }
@@ -103,7 +116,9 @@ for page in "${pages[@]}"; do
             exit 1
         }
         case $step in
-            *.hook) hook "$(cat "$step")" ;;
+            *.hook)
+                echo "$page: ($(cat "$step"))"
+                hook "$(cat "$step")" ;;
             *.toml)
                 echo "$page: $(head -1 "$step") in telehub.toml"
                 python3 tests/support/pages.py edit "$root/etc/telehub/telehub.toml" < "$step" ;;
@@ -111,7 +126,7 @@ for page in "${pages[@]}"; do
             *.sh)
                 echo "$page: $(head -1 "$step")"
                 cp "$step" "$home/.step"
-                inside su - pi -c 'bash -e .step' < /dev/null > "$dir/output" 2> "$dir/errors" || {
+                timeout 120 nsenter -t "$init" -a su - pi -c 'bash -e .step' < /dev/null > "$dir/output" 2> "$dir/errors" || {
                     cat "$dir/errors" >> "$dir/output"
                     fail "this failed:"
                 }

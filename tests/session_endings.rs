@@ -322,6 +322,9 @@ async fn a_device_above_its_rate_for_too_long_is_closed_with_4003() {
     assert_eq!(code, Some(4003));
     soon(flood).await.unwrap();
     assert_eq!(board.device_reports()[0].reason, "rate exceeded");
+    let evictions = board.devices.evictions.iter();
+    let counted: Vec<_> = evictions.filter(|(_, count)| *count > 0).collect();
+    assert_eq!(counted, [("rate exceeded", 1)]);
     settles.abort();
 }
 

@@ -42,6 +42,7 @@ finish() {
     rm -rf --one-file-system "$dir"
 }
 trap finish EXIT
+trap 'echo "tests/systemd.sh ended early, at: $BASH_COMMAND" >&2' ERR
 begun=$SECONDS
 
 mkdir "$root" "$dir/debs"

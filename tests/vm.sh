@@ -9,6 +9,7 @@
 #     VM_CUTS=100 SEED=2 tests/vm.sh
 #     VM_BARRIER=0 VM_CUTS=3 tests/vm.sh   # the control: a disk that is never flushed must lose data
 #
+# DEB=FILE: the arm64 package, instead of making it.
 # Needs root. VM_ROOT=DIR keeps the Debian there, and takes it from there the next time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,10 +33,11 @@ if [ "${#missing[@]}" -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 fi
 
-shopt -s nullglob
-debs=("$target"/debian/telehub_*_arm64.deb)
-[ "${#debs[@]}" -gt 0 ] || { systemd/package arm64; debs=("$target"/debian/telehub_*_arm64.deb); }
-deb=${debs[-1]}
+deb=${DEB:-}
+if [ -z "$deb" ]; then
+    systemd/package arm64
+    deb=$(ls "$target"/debian/telehub_*_arm64.deb | grep -v -- '-99_arm64' | tail -1)
+fi
 
 # The disk of the machine lives in memory where there is enough of it: it is copied after every cut.
 free=$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)
@@ -63,7 +65,7 @@ fi
 
 echo "==> $(basename "$deb") in it ($(date +%T))"
 cp "$deb" "$root/tmp/telehub.deb"
-chroot "$root" dpkg -i /tmp/telehub.deb
+chroot "$root" dpkg --force-confnew -i /tmp/telehub.deb
 rm "$root/tmp/telehub.deb"
 cat > "$root/etc/telehub/telehub.toml" << 'TOML'
 [hub]

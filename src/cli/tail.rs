@@ -17,10 +17,11 @@ use super::terminal::{Mood, Paint};
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
-#[command(after_help = "\\
+#[command(after_help = "\
 Without DEVICE at most 20 readings a second are shown, of all devices together; with DEVICE at most
-500. When the hub goes, it is tried again every second, and stderr says so. It ends when its output
-is closed, with status 0. When the hub cannot be reached at the start, or refuses: status 1.")]
+500. When the hub goes, it is tried again every second, and stderr says so. It goes on until ctrl-c,
+which ends it as it ends cat (130 in a shell), or until its output is closed, with status 0. When the
+hub cannot be reached at the start, or refuses: status 1.")]
 pub(super) struct Arguments {
     /// Only the readings of this device
     #[arg(value_parser = parse_id)]

@@ -37,7 +37,10 @@ impl World {
                 self.disturbs(0);
             }
             Fault::DiskFails { permille, ms } => self.moody(Mood::Failing(permille), ms),
-            Fault::DiskUnreadable { permille, ms } => self.moody(Mood::Unreadable(permille), ms),
+            Fault::DiskUnreadable { permille, ms } => {
+                self.truth.disturbed.unreadable |= permille == 1000;
+                self.moody(Mood::Unreadable(permille), ms);
+            }
             Fault::DiskReadOnly { ms } => self.moody(Mood::ReadOnly, ms),
             Fault::DiskFull { ms } => {
                 let left = self.chance.pick(&[0, 4096, 40_000]);

@@ -21,6 +21,7 @@ mod device;
 mod faults;
 mod hub;
 mod plan;
+mod shares;
 mod trace;
 mod truth;
 mod world;
@@ -70,6 +71,7 @@ pub(crate) struct Stats {
     pub(crate) commits: u64,
     pub(crate) failed_commits: u64,
     pub(crate) dropped: u64,
+    pub(crate) thinnings: u64,
     pub(crate) gaps: u64,
     pub(crate) refused: u64,
     pub(crate) held_back: u64,
@@ -81,7 +83,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 21] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 22] {
         [
             ("batches", &mut self.batches),
             ("arrived", &mut self.arrived),
@@ -97,6 +99,7 @@ impl Stats {
             ("commits", &mut self.commits),
             ("failed commits", &mut self.failed_commits),
             ("dropped", &mut self.dropped),
+            ("thinnings", &mut self.thinnings),
             ("gaps", &mut self.gaps),
             ("refused", &mut self.refused),
             ("held back", &mut self.held_back),

@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) service_in_the_end: u64,
     /// Bytes of the disk.
     pub(super) capacity: u64,
+    /// Some devices fill a spool and a disk with room for the fair overflow.
+    pub(super) unequal: bool,
     pub(super) strict_entries: bool,
     pub(super) checked_log: bool,
     /// Faults and when they come, in ms, ascending.
@@ -86,7 +88,10 @@ impl Plan {
         let in_order = chance.permille(150);
         let refuse = chance.permille(200);
         let small = chance.permille(400);
-        let devices = chance.range(1, 5) as usize;
+        // One or two devices fill a spool that is large enough for the fair overflow.
+        let unequal = chance.permille(25);
+        let refuse = refuse && !unequal;
+        let devices = chance.range(if unequal { 3 } else { 1 }, 5) as usize;
         let spool = config::Spool {
             path: PathBuf::from(SPOOL),
             write: if always {
@@ -94,7 +99,9 @@ impl Plan {
             } else {
                 SpoolWrite::Outage
             },
-            max_size: if small {
+            max_size: if unequal {
+                chance.range(4 << 20, 5 << 20)
+            } else if small {
                 chance.range(300, 700) * 1024
             } else {
                 64 << 20
@@ -156,19 +163,31 @@ impl Plan {
                 lanes::Settings::HELD_BYTES
             },
         };
+        let loud = if unequal {
+            chance.range(1, 2) as usize
+        } else {
+            0
+        };
         let intervals = (0..devices)
-            .map(|_| chance.pick(&[200, 1_000, 3_000, 10_000]))
+            .map(|device| match device < loud {
+                true => 200,
+                false => chance.pick(&[200, 1_000, 3_000, 10_000]),
+            })
             .collect();
         let padding = (0..devices)
-            .map(|_| {
-                if small {
+            .map(|device| {
+                if device < loud {
+                    60_000
+                } else if unequal {
+                    chance.pick(&[100, 1_000])
+                } else if small {
                     chance.pick(&[100, 4_000, 12_000])
                 } else {
                     chance.pick(&[10, 100, 1_000])
                 }
             })
             .collect();
-        let active = chance.range(10_000, 90_000);
+        let active = chance.range(6_000, 45_000);
         let count = chance.below(8);
         let damages = chance.permille(80);
         let mut faults: Vec<_> = (0..count)
@@ -177,10 +196,14 @@ impl Plan {
                 (at, fault(chance, devices, damages))
             })
             .collect();
+        if unequal {
+            let ms = chance.range(25_000, 40_000);
+            faults.push((2_000, Fault::LinkDown { ms }));
+        }
         faults.sort_by_key(|(at, _)| *at);
         let over = faults.iter().map(|(at, fault)| at + fault.lasts()).max();
         let healed = over.unwrap_or(0).max(active);
-        let quiet = healed + chance.range(5_000, 30_000);
+        let quiet = healed + chance.range(4_000, 12_000);
         Self {
             spool,
             uplink,
@@ -190,11 +213,12 @@ impl Plan {
             window: chance.pick(&[2, 8, 32]),
             service: chance.pick(&[1, 5, 20]),
             service_in_the_end: chance.pick(&[1, 20, 150]),
-            capacity: if chance.permille(200) {
+            capacity: if !unequal && chance.permille(200) {
                 chance.range(700, 1500) * 1024
             } else {
                 1 << 40
             },
+            unequal,
             strict_entries: chance.coin(),
             checked_log: chance.coin(),
             faults,
@@ -210,7 +234,7 @@ fn fault(chance: &mut Chance, devices: usize, damages: bool) -> Fault {
     } else {
         chance.range(1, 60)
     };
-    let ms = chance.pick(&[300, 2_000, 8_000, 25_000]) + chance.range(0, 2_000);
+    let ms = chance.pick(&[300, 2_000, 8_000, 20_000]) + chance.range(0, 2_000);
     let device = chance.below(devices);
     let permille = chance.pick(&[20, 200, 1000]);
     match chance.below(if damages { 20 } else { 18 }) {

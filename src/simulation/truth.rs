@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::shares::Held;
 use super::trace::Uid;
 use crate::reading::{Gap, GapReason, Item};
 use crate::spool::simulated::{Stored, is_unknown};
@@ -34,6 +35,10 @@ pub(super) struct Fact {
     stored_by: Option<u64>,
     /// A group with it was damaged by the world.
     hit: bool,
+    /// It was in the newest generation.
+    newest: bool,
+    /// And the power went after that: nobody knows any more that it was there.
+    forgotten: bool,
 }
 
 /// One stream of one device.
@@ -86,6 +91,8 @@ pub(super) struct Disturbed {
     pub(super) disk: bool,
     /// A disk hung or failed: batches went past it.
     pub(super) order: bool,
+    /// No read went through for a while: what had to make way then may have been unknown.
+    pub(super) unreadable: bool,
     /// The disk failed: marks may not have been written.
     pub(super) marks: bool,
 }
@@ -101,6 +108,11 @@ pub(super) struct Truth {
     gap_list: Vec<(Gap, Words)>,
     /// What is in each group that was stored.
     groups: HashMap<u64, Vec<Arc<Item>>>,
+    pub(super) held: Held,
+    /// There is room to be fair: see `spool::generations`.
+    pub(super) fair: bool,
+    /// Batches in gap records for lack of room that were stored.
+    pub(super) in_gaps: u64,
     pub(super) disturbed: Disturbed,
     pub(super) arrived: u64,
     pub(super) again: u64,
@@ -164,7 +176,7 @@ impl Truth {
     }
 
     /// Whether a gap record that is safe itself says that this batch is gone.
-    fn gone(&self, fact: &Fact, arrived: bool) -> bool {
+    pub(super) fn gone(&self, fact: &Fact, arrived: bool) -> bool {
         self.gap_list.iter().any(|(gap, words)| {
             let state = &self.gaps[words];
             (state.arrived || !arrived) && self.covers(gap, fact)
@@ -216,8 +228,13 @@ impl Truth {
     }
 
     /// It ended in any other way.
-    pub(super) fn crashed(&mut self) {
+    pub(super) fn crashed(&mut self, power: bool) {
         self.in_order = false;
+        if power && self.facts.iter().any(|fact| fact.newest) {
+            for fact in &mut self.facts {
+                fact.forgotten |= fact.newest;
+            }
+        }
         for stream in &mut self.streams {
             stream.acked_since = 0;
         }
@@ -248,13 +265,15 @@ impl Truth {
     }
 
     /// The world has damaged a group with these items.
-    pub(super) fn damaged(&mut self, items: &[Arc<Item>]) {
+    pub(super) fn damaged(&mut self, items: &[Arc<Item>], newest: bool) {
         self.disturbed.disk = true;
         for item in items {
             if let Item::Batch(batch) = &**item
                 && let Some(uid) = uid_of(&batch.frame)
             {
-                self.fact(uid).hit = true;
+                let fact = self.fact(uid);
+                fact.hit = true;
+                fact.newest |= newest;
             }
         }
     }
@@ -262,6 +281,7 @@ impl Truth {
     /// A group has reached the medium.
     pub(super) fn stored(&mut self, stored: Stored, run: u64) {
         self.stored_groups += 1;
+        let new = !self.groups.contains_key(&stored.id);
         for item in &stored.items {
             match &**item {
                 Item::Batch(batch) => {
@@ -271,9 +291,15 @@ impl Truth {
                         fact.stored_by.get_or_insert(run);
                     }
                 }
-                Item::Gap(gap) => _ = self.gap(gap),
+                Item::Gap(gap) => {
+                    self.gap(gap);
+                    if new && gap.reason == GapReason::Overflow {
+                        self.in_gaps += gap.batches;
+                    }
+                }
             }
         }
+        self.held.stored(stored.id, &stored.items);
         if !stored.items.is_empty() {
             self.groups.insert(stored.id, stored.items);
         }
@@ -288,7 +314,8 @@ impl Truth {
     }
 
     /// P2: the hub deletes a group.
-    pub(super) fn deletes(&self, id: u64) -> Result<(), Broken> {
+    pub(super) fn deletes(&mut self, id: u64) -> Result<(), Broken> {
+        self.held.deleted(id);
         let Some(items) = self.groups.get(&id) else {
             return Ok(());
         };
@@ -406,7 +433,8 @@ impl Truth {
         let facts = self.facts.iter().enumerate();
         facts
             .filter(|(_, fact)| fact.acked && !fact.arrived)
-            .filter(|(_, fact)| !(self.gone(fact, true) || fact.hit && self.unknown(true)))
+            .filter(|(_, fact)| !fact.forgotten && !self.gone(fact, true))
+            .filter(|(_, fact)| !((fact.hit || self.disturbed.unreadable) && self.unknown(true)))
             .map(|(uid, _)| uid as u64)
             .collect()
     }
@@ -425,7 +453,8 @@ impl Truth {
         // What is missing of each stream, and what its gap records add up to.
         let mut missing: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
         for fact in &self.facts {
-            if fact.acked && !fact.arrived && !fact.hit {
+            let unknown = fact.hit || fact.forgotten || self.disturbed.unreadable;
+            if fact.acked && !fact.arrived && !unknown {
                 let sum = missing.entry(fact.stream).or_default();
                 *sum = (sum.0 + 1, sum.1 + fact.readings);
             }

@@ -15,6 +15,7 @@ use super::broker::Broker;
 use super::device::{Conn, Device, frame};
 use super::hub::Hub;
 use super::plan::{Fault, Plan, SPOOL};
+use super::shares::Lost;
 use super::trace::{Note, Trace, Uid};
 use super::truth::{Broken, Truth};
 use super::{Mutation, Outcome, Stats};
@@ -157,6 +158,7 @@ impl World {
             restart: false,
             plan,
         };
+        world.truth.fair = world.plan.unequal;
         world.set_clock();
         clock::simulated::begin(0);
         for n in 0..world.plan.intervals.len() {
@@ -475,9 +477,17 @@ impl World {
 
     /// The disk has done something.
     fn worked(&mut self, events: Vec<Event>) {
+        let mut lost = Lost::default();
+        for event in &events {
+            if let Err(broken) = self.truth.given_up(event, &mut lost) {
+                self.truth.remember(broken);
+            }
+        }
+        let told = self.truth.in_gaps;
         for stored in take_synced() {
             self.truth.stored(stored, self.runs);
         }
+        self.truth.all_in_gaps(&lost, self.truth.in_gaps - told);
         if with_disk(|disk| disk.frozen) == Some(true) {
             let power = self.crash.unwrap_or(false);
             self.dies(power);
@@ -514,6 +524,11 @@ impl World {
                     self.stats.dropped += *batches;
                     Note::Dropped(*batches, *gaps)
                 }
+                Event::Thinned { batches, gaps, .. } => {
+                    self.stats.dropped += *batches;
+                    self.stats.thinnings += 1;
+                    Note::Thinned(*batches, *gaps)
+                }
                 _ => Note::OtherSpoolEvent,
             };
             self.note(note);
@@ -543,7 +558,7 @@ impl World {
             self.stats.kills += 1;
         }
         self.truth.disturbed.disk = true;
-        self.truth.crashed();
+        self.truth.crashed(power);
         with_disk(|disk| disk.frozen = true);
         self.leave_the_network();
         self.hub = None;
@@ -588,7 +603,7 @@ impl World {
         if well {
             self.truth.stopped();
         } else {
-            self.truth.crashed();
+            self.truth.crashed(false);
         }
         self.leave_the_network();
         self.gone();
@@ -914,7 +929,7 @@ impl World {
     pub(super) fn damage(&mut self, which: u64, at: u64) {
         if let Some(hit) = crate::spool::simulated::damage(Path::new(SPOOL), which, at) {
             self.stats.damaged += 1;
-            self.truth.damaged(&hit.items);
+            self.truth.damaged(&hit.items, hit.newest);
         }
     }
 }

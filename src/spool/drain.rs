@@ -110,7 +110,7 @@ impl Shelf {
 
     /// Notes that the device did not read from this generation. Returns whether that has
     /// happened often enough.
-    fn refuses(&mut self, index: usize) -> bool {
+    pub(super) fn refuses(&mut self, index: usize) -> bool {
         let first = self.generations[index].first;
         let attempts = match self.refused {
             Some((known, attempts)) if known == first => attempts + 1,

@@ -154,7 +154,9 @@ impl Shelf {
     fn part(&mut self, index: usize) -> Part {
         let generation = &mut self.generations[index];
         if generation.taking.is_none() && generation.shares.is_none() {
-            let tally = generation.tally(&*self.engine).unwrap_or_default();
+            let Some(tally) = generation.tally(&*self.engine) else {
+                return Part::default();
+            };
             let part = part_of(&tally, &mut self.names);
             generation.shares = Some((generation.groups, part));
         }
@@ -181,6 +183,16 @@ impl Shelf {
         let generation = &mut self.generations[index];
         let now = clock::now();
         let tally = generation.tally(&*self.engine);
+        if tally.is_none() {
+            // The next attempt may find out what is in it.
+            let broken = matches!(generation.open(&*self.engine), Err(Error::Broken(_)));
+            if !broken && !self.refuses(index) {
+                return Err(Failure {
+                    full: false,
+                    error: "what has to make way cannot be read now".into(),
+                });
+            }
+        }
         let mut gaps = tally
             .as_ref()
             .map(|tally| tally.as_gaps(GapReason::Overflow, now))

@@ -68,7 +68,7 @@ fn run(
     commands: &mpsc::Receiver<Command>,
     events: &events::Sender<Event>,
 ) {
-    worker.begin();
+    work.busy(|| worker.begin());
     loop {
         for event in worker.take_events() {
             // Nobody there to hear it: the commands end as well, soon.

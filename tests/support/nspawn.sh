@@ -52,11 +52,8 @@ nspawn_boot() {
     nspawn=$!
     local try
     for try in $(seq 600); do
-        init=$(pgrep -P "$nspawn" | head -1) && [ -n "$init" ] && break
-        kill -0 "$nspawn" 2>/dev/null || break
-        sleep 0.1
-    done
-    for try in $(seq 600); do
+        # Its first child prepares the place for the second one, which is the init.
+        init=$(pgrep -P "$nspawn" | tail -1) || true
         case $(inside systemctl is-system-running 2>/dev/null) in
             running | degraded) return 0 ;;
         esac
@@ -68,20 +65,23 @@ nspawn_boot() {
     return 1
 }
 
-# Nothing here takes minutes, so that what hangs ends.
-inside() { timeout 180 nsenter -t "$init" -a "$@"; }
+# With an environment of its own. Nothing here takes minutes, so that what hangs ends.
+inside() {
+    timeout 180 nsenter -t "$init" -a env -i LC_ALL=C.UTF-8 HOME=/root \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
 net() { nsenter -t "$init" -n "$@"; }
 
 nspawn_off() {
-    [ -n "$init" ] || return 0
+    [ -n "$nspawn" ] || return 0
     # The inner init first: nspawn ends with it.
-    kill -s RTMIN+4 "$init" 2>/dev/null || true
+    kill -s RTMIN+4 ${init:-} 2>/dev/null || true
     local try
     for try in $(seq 300); do
         kill -0 "$nspawn" 2>/dev/null || break
         sleep 0.1
     done
-    kill -KILL "$init" "$nspawn" 2>/dev/null || true
+    kill -KILL ${init:-} "$nspawn" 2>/dev/null || true
     wait "$nspawn" 2>/dev/null || true
-    init=
+    nspawn= init=
 }

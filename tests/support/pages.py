@@ -17,6 +17,7 @@ KINDS = {
     "sh second-terminal": "watch",
     "text": "expect",
     "text second-terminal": "watched",
+    "text formula": None,
     "toml": "toml",
 }
 HOOK = re.compile(r"<!-- tests/docs\.sh: (.*) -->")
@@ -38,7 +39,8 @@ def split(page, into):
             if fence not in KINDS:
                 sys.exit(f"{page}: nobody knows what to do with ```{fence}")
         elif fence is not None and line == "```":
-            write(KINDS[fence], "".join(f"{line}\n" for line in lines))
+            if KINDS[fence]:
+                write(KINDS[fence], "".join(f"{line}\n" for line in lines))
             fence = None
         elif fence is not None:
             lines.append(line)

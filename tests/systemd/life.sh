@@ -3,8 +3,8 @@
 version() { inside dpkg-query -W -f '${Version}' telehub; }
 version_of() { dpkg-deb -f "$1" Version; }
 
-inside systemctl enable --now --quiet telehub.socket || true
-inside systemctl restart telehub
+inside sh -c 'systemctl stop telehub; systemctl enable --quiet --now telehub.socket
+    systemctl start telehub'
 swarm_begin 10
 flows 100
 old=$(pid)

@@ -65,6 +65,8 @@ pub(crate) fn take_synced() -> Vec<Stored> {
 pub(crate) struct Hit {
     /// The items of the groups there.
     pub(crate) items: Vec<Arc<Item>>,
+    /// It was the newest log.
+    pub(crate) newest: bool,
 }
 
 /// Damages one byte of the newest or another log, and says which groups were there.
@@ -78,11 +80,13 @@ pub(crate) fn damage(spool: &Path, which: u64, at: u64) -> Option<Hit> {
             .map(|name| spool.join(name).join("db"))
             .collect();
         let hit = (!logs.is_empty()).then(|| {
-            let path = &logs[usize::try_from(which).unwrap_or(0) % logs.len()];
+            let at_log = usize::try_from(which).unwrap_or(0) % logs.len();
+            let path = &logs[at_log];
             let items = disk.read(path).map(|bytes| engine::items(&bytes));
             disk.damage(path, at);
             Hit {
                 items: items.unwrap_or_default(),
+                newest: at_log + 1 == logs.len(),
             }
         });
         disk.mood = mood;
