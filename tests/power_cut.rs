@@ -665,7 +665,11 @@ async fn without(left_out: &'static str, life: Life, cuts: u64) -> Option<Outcom
     let library = preload::shim(rig.dir.path(), "unsynced")?;
     rig.env = vec![("LD_PRELOAD", library), ("LEAVE_OUT", left_out.into())];
     println!("{}, without the syncs of: {left_out}", life.name);
-    Some(rig.run(cuts).await)
+    let outcome = rig.run(cuts).await;
+    if let Some(complaint) = outcome.complaints.first() {
+        println!("the first complaint: {complaint}");
+    }
+    Some(outcome)
 }
 
 /// The rig must see the loss.
