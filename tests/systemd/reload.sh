@@ -6,6 +6,7 @@ reads() { [ "$(journal "$before" -o cat | grep -c 'configuration read again')" =
 lamp_is_in() { [ "$(upgrade lamp "$token")" = 101 ]; }
 lamps_said() { [ "$(journal "$before" -o cat TELEHUB_DEVICE=lamp | grep -c '^device connected')" = "$1" ]; }
 swarm_begin 4
+check "the devices send" eventually has_published $((acked_in_all + fleet))
 before=$(moment)
 token=$(inside telehub device add lamp)
 set_key level '"warn"'
