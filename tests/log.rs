@@ -328,16 +328,7 @@ async fn a_password_that_the_broker_refuses_is_not_in_the_log() {
         known.display()
     );
     std::fs::write(&conf, text).unwrap();
-    let path = [
-        "/usr/sbin/mosquitto",
-        "/usr/local/sbin/mosquitto",
-        "mosquitto",
-    ];
-    let program = path
-        .iter()
-        .find(|p| Path::new(p).exists())
-        .unwrap_or(&path[2]);
-    let mut command = Command::new(program);
+    let mut command = Command::new(daemon::mosquitto());
     command
         .arg("-c")
         .arg(&conf)

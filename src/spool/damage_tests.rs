@@ -8,24 +8,12 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::shelf::Shelf;
+use super::testing::copy;
 use super::tests::{BIG, config, gaps, items, load_all, seqs, shelf_of};
 use crate::reading::Gap;
 
 /// Batches in the spool that is damaged.
 const BATCHES: u64 = 260;
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), &target).unwrap();
-        }
-    }
-}
 
 fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {

@@ -1,11 +1,27 @@
 //! Items for the tests of this room.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::reading::{Batch, Boot, Doubt, Encoding, Gap, GapReason, Item, Moment};
+
+/// Copies a directory with all that is in it.
+pub(super) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the copy can be made");
+    for entry in fs::read_dir(from).expect("a directory is copied") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("its type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a file is copied");
+        }
+    }
+}
 
 pub(super) fn batch(device: &str, stream: &str, seq: u64, size: usize) -> Arc<Item> {
     let fill = (seq % 251).to_le_bytes()[0];

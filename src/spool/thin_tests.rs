@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::disk::Disk;
 use super::fault_tests::{Faults, Faulty};
 use super::shelf::Shelf;
-use super::testing::batch;
+use super::testing::{batch, copy};
 use super::tests::{config, gaps, load_all, shelf_of};
 use super::{Event, Group, GroupId, Loc};
 use crate::config::Spool;
@@ -255,19 +255,6 @@ fn a_disk_that_fails_while_room_is_made_loses_nothing_without_a_record() {
         let numbers: BTreeSet<u64> = numbers.into_iter().collect();
         let each = if device == "chatty" { 20 } else { 1 };
         assert_eq!(numbers, (1..=rounds * each).collect(), "{device}");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

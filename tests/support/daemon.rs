@@ -76,6 +76,18 @@ pub struct Mosquitto {
     process: Option<Process>,
 }
 
+/// The broker's program: Debian keeps it where not every PATH leads.
+pub fn mosquitto() -> &'static str {
+    let path = [
+        "/usr/sbin/mosquitto",
+        "/usr/local/sbin/mosquitto",
+        "mosquitto",
+    ];
+    path.into_iter()
+        .find(|path| Path::new(path).exists())
+        .unwrap_or(path[2])
+}
+
 impl Mosquitto {
     /// Ready to accept.
     pub fn start(dir: &Path) -> Self {
@@ -98,16 +110,7 @@ impl Mosquitto {
             self.dir.display()
         );
         std::fs::write(&config, text).unwrap();
-        let path = [
-            "/usr/sbin/mosquitto",
-            "/usr/local/sbin/mosquitto",
-            "mosquitto",
-        ];
-        let program = path
-            .iter()
-            .find(|path| Path::new(path).exists())
-            .unwrap_or(&path[2]);
-        let child = Command::new(program)
+        let child = Command::new(mosquitto())
             .arg("-c")
             .arg(&config)
             .stdout(Stdio::null())
