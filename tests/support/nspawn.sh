@@ -15,7 +15,7 @@
 nspawn_needs() {
     local missing=() pair
     for pair in mmdebstrap:mmdebstrap systemd-nspawn:systemd-container \
-        systemd-analyze:systemd nsenter:util-linux; do
+        systemd-analyze:systemd nsenter:util-linux pgrep:procps; do
         command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     for pair in "$@"; do
