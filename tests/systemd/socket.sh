@@ -43,5 +43,18 @@ check "once the configuration is right the hub starts by itself" eventually acti
 check "and lets the device in that has waited" wait "$client"
 client=
 check "which has never been refused" is "$(cat "$dir/knock")" 101
+sed -i 's/^max_rate = /max_rat = /' "$root$settings"
+before=$(moment)
+inside systemctl --quiet restart telehub 2>/dev/null || true
+upgrade $(head -1 "$dir/tokens") > "$dir/knock" &
+client=$!
+check "wrong once more, it is tried once more" eventually has_started 2
+inside systemctl --quiet stop telehub.socket 2>/dev/null
+check "the end of the socket is the end of that" eventually state_is failed
+check "devices are refused then" not net bash -c 'exec 3<>/dev/tcp/127.0.0.1/8787' 2>/dev/null
+check "and nobody tries" state_is failed
+wait "$client" || true
+client=
+cp "$dir/good.toml" "$root$settings"
 inside systemctl --quiet disable --now telehub.socket
 inside systemctl restart telehub
