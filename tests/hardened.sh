@@ -189,7 +189,7 @@ nspawn_off
 if [ "${#rest[@]}" -gt 0 ]; then
     echo "==> what cannot run there, outside, with only the hub restricted"
     mkdir "$dir/tmp"
-    export TMPDIR="$dir/tmp"
+    export TMPDIR="$dir/tmp" RUST_BACKTRACE=0
     export TELEHUB_RUNNER="$dir/restrict run $root/srv/filters $TMPDIR"
     $TELEHUB_RUNNER "$root/srv/debug/deps/control" | sed 's/^/    /'
 fi
