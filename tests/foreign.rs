@@ -12,8 +12,12 @@ use std::process::{Command, Output};
 use daemon::{Consumer, Hub, Mosquitto, config, until};
 use serde_json::json;
 
-/// The environment's Python, made on first use; the reason when that is not possible here.
+/// The environment's Python, made on first use; the reason when that is not possible here. Or the
+/// one that `TELEHUB_TEST_PYTHON` names, which has the packages.
 fn python() -> Result<PathBuf, String> {
+    if let Some(python) = std::env::var_os("TELEHUB_TEST_PYTHON") {
+        return Ok(python.into());
+    }
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreign-venv");
     let python = venv.join("bin/python");
     let run = |command: &mut Command| -> Result<Output, String> {

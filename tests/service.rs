@@ -44,7 +44,7 @@ impl Manager {
 
     /// A command for the hub with a watchdog of this time.
     fn command(&self, watchdog: Duration) -> Command {
-        let mut command = Command::new(program());
+        let mut command = daemon::command();
         command
             .env("NOTIFY_SOCKET", &self.path)
             .env("WATCHDOG_USEC", watchdog.as_micros().to_string())

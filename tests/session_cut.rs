@@ -110,10 +110,12 @@ impl Net {
         run("ip link add here type veth peer name there");
         run("ip addr add 10.77.0.2/24 dev here");
         run("ip link set here up");
+        let command = daemon::command();
         let mut process = Command::new("unshare");
         process
             .args(["--net", "sh", "-c", "read go; exec \"$0\" \"$@\""])
-            .arg(env!("CARGO_BIN_EXE_telehub"))
+            .arg(command.get_program())
+            .args(command.get_args())
             .stdin(Stdio::piped());
         let hub = Hub::start_by(&mut process, dir, &settings, |child| {
             let pid = child.id();

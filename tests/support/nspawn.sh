@@ -2,18 +2,20 @@
 # but lo. Sourced by scripts; needs root.
 #
 #     nspawn_needs          installs what this needs
-#     nspawn_debian DIR     a Debian 12 with systemd and mosquitto (disabled) in DIR
+#     nspawn_debian DIR [PACKAGE]…
+#                           a Debian 12 with systemd, mosquitto (disabled) and these in DIR
 #     nspawn_boot DIR [OPTION OF systemd-nspawn]…
 #     inside COMMAND…       in it
 #     net COMMAND…          a program of this machine, in its network
 #     nspawn_off            powers it off
 #
-# ROOT_TAR=FILE: takes the Debian from this file, or makes it and keeps it there (200 MB).
+# ROOT_TAR=FILE: takes the Debian from this file, or makes it and keeps it there (200 MB, with
+# compiler and Python 440 MB). One that lacks a package is made anew.
 
 nspawn_needs() {
     local missing=() pair
     for pair in mmdebstrap:mmdebstrap systemd-nspawn:systemd-container \
-        systemd-analyze:systemd nsenter:util-linux; do
+        systemd-analyze:systemd nsenter:util-linux pgrep:procps; do
         command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     for pair in "$@"; do
@@ -27,11 +29,11 @@ nspawn_needs() {
 }
 
 nspawn_debian() {
-    local root=$1 packages=systemd,systemd-sysv,mosquitto,procps,libgcc-s1
-    if [ -n "${ROOT_TAR:-}" ] && [ -f "$ROOT_TAR" ]; then
-        tar -C "$root" -xf "$ROOT_TAR"
-    else
-        mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$root"
+    local root=$1 packages=(systemd systemd-sysv mosquitto procps libgcc-s1 "${@:2}")
+    if [ -f "${ROOT_TAR:-}" ]; then tar -C "$root" -xf "$ROOT_TAR"; fi
+    if ! dpkg-query --admindir="$root/var/lib/dpkg" -W "${packages[@]}" > /dev/null 2>&1; then
+        find "$root" -mindepth 1 -delete
+        mmdebstrap --quiet --variant=minbase --include="${packages[*]}" bookworm "$root"
         if [ -n "${ROOT_TAR:-}" ]; then tar -C "$root" -cf "$ROOT_TAR" .; fi
     fi
     chroot "$root" systemctl --quiet disable mosquitto || true
@@ -65,9 +67,10 @@ nspawn_boot() {
     return 1
 }
 
-# With an environment of its own. Nothing here takes minutes, so that what hangs ends.
+# With an environment of its own. Little here takes minutes, so that what hangs ends: LIMIT=SECONDS
+# for what does.
 inside() {
-    timeout 180 nsenter -t "$init" -a env -i LC_ALL=C.UTF-8 HOME=/root \
+    timeout "${LIMIT:-180}" nsenter -t "$init" -a env -i LC_ALL=C.UTF-8 HOME=/root \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
 net() { nsenter -t "$init" -n "$@"; }
