@@ -12,7 +12,7 @@ mod daemon;
 #[path = "support/dice.rs"]
 mod dice;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,33 @@ use std::time::{Duration, Instant};
 use daemon::{Consumer, Mosquitto, Sensor, free_port};
 use dice::Dice;
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 /// A boot takes about a minute under emulation, on a busy machine a multiple of that.
 const BOOT: Duration = Duration::from_secs(600);
 
 const DEVICES: usize = 4;
+
+/// What systemd in the machine says of the unit in every life. With `Type=notify` it is not active
+/// before the hub has said READY.
+const UNIT: &[(&str, &str)] = &[
+    ("Type", "notify"),
+    ("ActiveState", "active"),
+    ("SubState", "running"),
+    ("Result", "success"),
+    ("NRestarts", "0"),
+    // The package's, as it is.
+    ("FragmentPath", "/lib/systemd/system/telehub.service"),
+    ("DropInPaths", ""),
+    ("UnitFileState", "enabled"),
+    ("Program", "/usr/bin/telehub"),
+    ("User", "telehub"),
+    // Of the process, of the state directory and of the spool in it.
+    ("Owners", "telehub telehub telehub"),
+    // A file there is open in the process.
+    ("Spool", "/var/lib/telehub/spool"),
+];
 
 fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
@@ -68,6 +90,7 @@ struct Rig {
     barrier: String,
     hub: SocketAddr,
     admin: u16,
+    unit: u16,
 }
 
 impl Rig {
@@ -85,7 +108,7 @@ impl Rig {
             ],
         );
         let hub = self.hub.port();
-        let admin = self.admin;
+        let (admin, unit) = (self.admin, self.unit);
         let console = File::options()
             .create(true)
             .append(true)
@@ -122,7 +145,8 @@ impl Rig {
             .args(["-device", "virtio-blk-pci,drive=disk"])
             .arg("-netdev")
             .arg(format!(
-                "user,id=net,hostfwd=tcp:127.0.0.1:{hub}-:8787,hostfwd=tcp:127.0.0.1:{admin}-:8788"
+                "user,id=net,hostfwd=tcp:127.0.0.1:{hub}-:8787,\
+                 hostfwd=tcp:127.0.0.1:{admin}-:8788,hostfwd=tcp:127.0.0.1:{unit}-:8789"
             ))
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .stdin(Stdio::null())
@@ -141,6 +165,24 @@ impl Rig {
             .output()
             .unwrap();
         serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Asks systemd in the machine after the unit, and holds the answer against [`UNIT`]. The status
+    /// line that the hub has given.
+    async fn unit_is_well(&self) -> String {
+        let ask = async {
+            let mut answer = String::new();
+            let mut stream = TcpStream::connect(("127.0.0.1", self.unit)).await.unwrap();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = tokio::time::timeout(BOOT, ask).await.expect("an answer");
+        let said: BTreeMap<&str, &str> = answer.lines().filter_map(|l| l.split_once('=')).collect();
+        for (key, value) in UNIT {
+            assert_eq!(said.get(key), Some(value), "{key} in {answer}");
+        }
+        assert!(!said["StatusText"].is_empty(), "{answer}");
+        said["StatusText"].to_owned()
     }
 
     /// The layer becomes part of the disk, as the cut has left it.
@@ -206,6 +248,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         barrier: std::env::var("VM_BARRIER").unwrap(),
         hub: SocketAddr::from(([127, 0, 0, 1], free_port())),
         admin: free_port(),
+        unit: free_port(),
         dir: dir.clone(),
     };
     let control = rig.barrier == "0";
@@ -219,6 +262,8 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
     let acked = || sensors.iter().map(Sensor::acked).sum::<u64>();
     let mut at_broker: BTreeSet<(String, u64)> = BTreeSet::new();
     let mut lost: BTreeSet<(String, u64)> = BTreeSet::new();
+    // The last parts of the topics that came.
+    let mut kinds: BTreeSet<String> = BTreeSet::new();
 
     for cut in 1..=cuts {
         // The broker is there, or it is not, or it comes or goes in the middle.
@@ -238,6 +283,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         set(&mut broker, then);
         let middle = acked();
         within(BOOT, "acks before the cut", || acked() > middle + 20).await;
+        let says = rig.unit_is_well().await;
         tokio::time::sleep(dice.millis(3_000)).await;
         machine.cut_power();
         // Acks that had arrived before count.
@@ -254,8 +300,9 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         set(&mut broker, true);
         let waited = Instant::now();
         loop {
-            let batches = consumer.take();
-            let batches = batches.iter().filter_map(daemon::Received::batch);
+            let got = consumer.take();
+            kinds.extend(got.iter().map(|message| message.kind().to_owned()));
+            let batches = got.iter().filter_map(daemon::Received::batch);
             at_broker.extend(batches.map(|(device, _, seq)| (device, seq)));
             missing.retain(|batch| !at_broker.contains(batch));
             if missing.is_empty() || waited.elapsed() > Duration::from_secs(20) {
@@ -265,7 +312,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         }
         println!(
             "cut {cut}: booted in {:.0} s, broker {}, {} batches acked, {} in the spool, \
-             {} at the broker, {} lost",
+             {} at the broker, {} lost; the unit: active, {says}",
             boot.as_secs_f64(),
             match (first, then) {
                 (true, true) => "there",
@@ -299,6 +346,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         }) && sensors.iter().all(|sensor| sensor.unacked() == 0)
     })
     .await;
+    rig.unit_is_well().await;
     let batches = || {
         consumer
             .got()
@@ -317,6 +365,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     at_broker = all(&at_broker);
+    kinds.extend(consumer.got().iter().map(|m| m.kind().to_owned()));
     for sensor in &sensors {
         for seq in 1..=sensor.acked() {
             if !at_broker.contains(&(sensor.id.clone(), seq)) {
@@ -339,6 +388,8 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         println!("the hub's log: {line}");
     }
     assert!(lost.is_empty(), "lost: {lost:?}");
+    // Fresh, from the spool, who is there; and no gap record.
+    assert!(kinds.iter().eq(["data", "history", "status"]), "{kinds:?}");
     // The uplink's are what this is about, and the ports are open to everybody.
     let unexpected: Vec<_> = complaints
         .iter()

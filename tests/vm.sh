@@ -83,7 +83,29 @@ ack_timeout = "5s"
 [admin]
 listen = "0.0.0.0:8788"
 TOML
-mkdir -p "$root/var/log/journal"
+# Who connects to this port is told how systemd in the machine sees the unit.
+cat > "$root/usr/local/sbin/telehub-unit" << 'ASK'
+#!/bin/sh
+systemctl show telehub --property=Type,ActiveState,SubState,Result,NRestarts,StatusText \
+    --property=FragmentPath,DropInPaths,UnitFileState,User
+pid=$(systemctl show telehub --property=MainPID --value)
+echo "Program=$(readlink "/proc/$pid/exe")"
+echo "Spool=$(readlink "/proc/$pid"/fd/* | grep -om1 ^/var/lib/telehub/spool)"
+echo "Owners=$(stat -c %U "/proc/$pid" /var/lib/telehub /var/lib/telehub/spool | xargs)"
+ASK
+chmod +x "$root/usr/local/sbin/telehub-unit"
+cat > "$root/etc/systemd/system/telehub-unit.socket" << 'SOCKET'
+[Socket]
+ListenStream=8789
+Accept=yes
+SOCKET
+cat > "$root/etc/systemd/system/telehub-unit@.service" << 'SERVICE'
+[Service]
+ExecStart=/usr/local/sbin/telehub-unit
+StandardOutput=socket
+SERVICE
+mkdir -p "$root/etc/systemd/system/sockets.target.wants" "$root/var/log/journal"
+ln -sf ../telehub-unit.socket "$root/etc/systemd/system/sockets.target.wants/"
 echo telehub-vm > "$root/etc/hostname"
 ln -sf /dev/null "$root/etc/systemd/system/apt-daily.timer"
 
