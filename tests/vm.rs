@@ -164,12 +164,13 @@ impl Rig {
             .arg(format!("http://127.0.0.1:{}", self.admin))
             .output()
             .unwrap();
-        serde_json::from_slice(&output.stdout).ok()
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(answer["status"].clone())
     }
 
     /// Asks systemd in the machine after the unit, and holds the answer against [`UNIT`]. The status
-    /// line that the hub has given.
-    async fn unit_is_well(&self) -> String {
+    /// line that the hub has given, and its warnings and errors since the boot.
+    async fn unit_is_well(&self) -> (String, Vec<String>) {
         let ask = async {
             let mut answer = String::new();
             let mut stream = TcpStream::connect(("127.0.0.1", self.unit)).await.unwrap();
@@ -177,12 +178,15 @@ impl Rig {
             answer
         };
         let answer = tokio::time::timeout(BOOT, ask).await.expect("an answer");
-        let said: BTreeMap<&str, &str> = answer.lines().filter_map(|l| l.split_once('=')).collect();
+        let lines = || answer.lines().filter_map(|line| line.split_once('='));
+        let unit: BTreeMap<&str, &str> = lines().collect();
         for (key, value) in UNIT {
-            assert_eq!(said.get(key), Some(value), "{key} in {answer}");
+            assert_eq!(unit.get(key), Some(value), "{key} in {answer}");
         }
-        assert!(!said["StatusText"].is_empty(), "{answer}");
-        said["StatusText"].to_owned()
+        let status = unit["StatusText"].to_owned();
+        assert!(!status.is_empty(), "{answer}");
+        let said = lines().filter(|(key, _)| *key == "Said");
+        (status, said.map(|(_, line)| line.to_owned()).collect())
     }
 
     /// The layer becomes part of the disk, as the cut has left it.
@@ -190,23 +194,16 @@ impl Rig {
         run("qemu-img", &["commit", "-q", &self.path("layer.qcow2")]);
     }
 
-    /// Looks at a copy of the disk as the next boot would find it. Batches in the spool; warnings
-    /// and errors of the hub in the machine's journal.
-    fn look(&self) -> (BTreeSet<(String, u64)>, Vec<String>) {
+    /// The batches in the spool, on a copy of the disk as the next boot would find it.
+    fn look(&self) -> BTreeSet<(String, u64)> {
         let (copy, at) = (self.path("copy.raw"), self.path("mounted"));
         run("cp", &["--sparse=always", &self.path("base.raw"), &copy]);
         std::fs::create_dir_all(&at).unwrap();
         run("mount", &["-o", "loop", &copy, &at]);
         let stored = stored(&self.dir, Path::new(&at));
-        let journal = Command::new("journalctl")
-            .args(["--quiet", "--no-pager", "-o", "cat", "-p", "warning"])
-            .args(["_COMM=telehub", "-D", &format!("{at}/var/log/journal")])
-            .output()
-            .unwrap();
         run("umount", &[&at]);
         std::fs::remove_file(&copy).unwrap();
-        let journal = String::from_utf8_lossy(&journal.stdout);
-        (stored, journal.lines().map(str::to_owned).collect())
+        stored
     }
 }
 
@@ -262,6 +259,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
     let acked = || sensors.iter().map(Sensor::acked).sum::<u64>();
     let mut at_broker: BTreeSet<(String, u64)> = BTreeSet::new();
     let mut lost: BTreeSet<(String, u64)> = BTreeSet::new();
+    let mut complaints: BTreeSet<String> = BTreeSet::new();
     // The last parts of the topics that came.
     let mut kinds: BTreeSet<String> = BTreeSet::new();
 
@@ -283,14 +281,15 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         set(&mut broker, then);
         let middle = acked();
         within(BOOT, "acks before the cut", || acked() > middle + 20).await;
-        let says = rig.unit_is_well().await;
+        let (says, said) = rig.unit_is_well().await;
+        complaints.extend(said);
         tokio::time::sleep(dice.millis(3_000)).await;
         machine.cut_power();
         // Acks that had arrived before count.
         tokio::time::sleep(Duration::from_millis(500)).await;
 
         rig.keep();
-        let (stored, _) = rig.look();
+        let stored = rig.look();
         let mut missing: BTreeSet<_> = sensors
             .iter()
             .flat_map(|sensor| (1..=sensor.acked()).map(|seq| (sensor.id.clone(), seq)))
@@ -346,7 +345,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         }) && sensors.iter().all(|sensor| sensor.unacked() == 0)
     })
     .await;
-    rig.unit_is_well().await;
+    complaints.extend(rig.unit_is_well().await.1);
     let batches = || {
         consumer
             .got()
@@ -375,7 +374,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
     }
     machine.cut_power();
     rig.keep();
-    let (stored, complaints) = rig.look();
+    let stored = rig.look();
     println!(
         "{cuts} power cuts: {} batches acked, {} at the broker, {} left in the spool, {} lost, {:.0} s",
         acked(),
@@ -400,4 +399,6 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         })
         .collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
+    let told = complaints.iter().any(|line| line.contains("everybody"));
+    assert!(told, "the log was not read: {complaints:?}");
 }

@@ -83,7 +83,8 @@ ack_timeout = "5s"
 [admin]
 listen = "0.0.0.0:8788"
 TOML
-# Who connects to this port is told how systemd in the machine sees the unit.
+# Who connects to this port is told how systemd in the machine sees the unit, and what the
+# hub's log has said at WARN and above since the boot.
 cat > "$root/usr/local/sbin/telehub-unit" << 'ASK'
 #!/bin/sh
 systemctl show telehub --property=Type,ActiveState,SubState,Result,NRestarts,StatusText \
@@ -92,6 +93,7 @@ pid=$(systemctl show telehub --property=MainPID --value)
 echo "Program=$(readlink "/proc/$pid/exe")"
 echo "Spool=$(readlink "/proc/$pid"/fd/* | grep -om1 ^/var/lib/telehub/spool)"
 echo "Owners=$(stat -c %U "/proc/$pid" /var/lib/telehub /var/lib/telehub/spool | xargs)"
+journalctl --quiet --no-pager --boot --output=cat --priority=warning _COMM=telehub | sed 's/^/Said=/'
 ASK
 chmod +x "$root/usr/local/sbin/telehub-unit"
 cat > "$root/etc/systemd/system/telehub-unit.socket" << 'SOCKET'
