@@ -3,7 +3,7 @@
 # system, emulated by qemu-system-aarch64 (a Cortex-A53, the processor of a Raspberry Pi 3). Checks
 # that it boots, takes readings and publishes them, and then cuts its power again and again: qemu is
 # killed while devices send and the broker comes and goes. docs/reliability.md says what such a cut
-# shows. A boot takes about a minute, so this is no part of the default tests.
+# shows. A boot takes up to a minute, so this is no part of the default tests.
 #
 #     tests/vm.sh                  # 20 cuts
 #     VM_CUTS=100 SEED=2 tests/vm.sh
