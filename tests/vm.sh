@@ -10,7 +10,8 @@
 #     VM_BARRIER=0 VM_CUTS=3 tests/vm.sh   # the control: a disk that is never flushed must lose data
 #
 # DEB=FILE: the arm64 package, instead of making it.
-# Needs root. VM_ROOT=DIR keeps the Debian there, and takes it from there the next time.
+# Needs root. VM_ROOT=DIR keeps the Debian there, with its kernel in DIR.kernel, and takes it from
+# there the next time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo "NOT TESTED: tests/vm.sh needs root" >&2; exit 1; }
@@ -55,6 +56,7 @@ binfmt=/proc/sys/fs/binfmt_misc
 if [ ! -e "$root/etc/debian_version" ]; then
     echo "==> an arm64 Debian in $root ($(date +%T))"
     mkdir -p "$root"
+    rm -rf "$root.kernel"
     mmdebstrap --quiet --arch=arm64 --variant=minbase \
         --include=systemd,systemd-sysv,libgcc-s1,init-system-helpers,busybox-static \
         --customize-hook='chroot "$1" sh -c "cd /tmp &&
@@ -62,6 +64,8 @@ if [ ! -e "$root/etc/debian_version" ]; then
         --customize-hook='mkdir "$1/kernel" && dpkg-deb -x "$1"/tmp/linux-image-*.deb "$1/kernel" &&
             rm "$1"/tmp/*.deb' bookworm "$root"
 fi
+# Beside it: the machine's disk needs none.
+[ ! -e "$root/kernel" ] || mv "$root/kernel" "$root.kernel"
 
 echo "==> $(basename "$deb") in it ($(date +%T))"
 cp "$deb" "$root/tmp/telehub.deb"
@@ -112,9 +116,9 @@ echo telehub-vm > "$root/etc/hostname"
 ln -sf /dev/null "$root/etc/systemd/system/apt-daily.timer"
 
 echo "==> kernel and initial file system"
-modules=$(echo "$root"/kernel/lib/modules/*)
+modules=$(echo "$root.kernel"/lib/modules/*)
 version=$(basename "$modules")
-depmod -b "$root/kernel" "$version"
+depmod -b "$root.kernel" "$version"
 first="$work/initrd"
 mkdir -p "$first"/{bin,proc,sys,dev,root,modules}
 cp "$root/bin/busybox" "$first/bin/"
@@ -152,14 +156,12 @@ exec switch_root /root /sbin/init
 INIT
 chmod +x "$first/init"
 (cd "$first" && find . | cpio --quiet -o -H newc | gzip -1) > "$work/initrd.gz"
-cp "$root"/kernel/boot/vmlinuz-* "$work/vmlinuz"
+cp "$root.kernel"/boot/vmlinuz-* "$work/vmlinuz"
 
 echo "==> disk"
 mkdir -p "$work/empty"
-mv "$root/kernel" "$work/kernel"
 truncate -s 1G "$work/base.raw"
 mkfs.ext4 -q -F -m 0 -d "$root" "$work/base.raw"
-mv "$work/kernel" "$root/kernel"
 [ -n "${VM_ROOT:-}" ] || rm -rf --one-file-system "$root"
 du -h "$work/base.raw" "$work/initrd.gz"
 [ -z "${VM_ONLY_BUILD:-}" ] || { trap - EXIT; echo "$work"; exit; }
