@@ -12,7 +12,7 @@ mod daemon;
 #[path = "support/dice.rs"]
 mod dice;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,33 @@ use std::time::{Duration, Instant};
 use daemon::{Consumer, Mosquitto, Sensor, free_port};
 use dice::Dice;
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 /// A boot takes about a minute under emulation, on a busy machine a multiple of that.
 const BOOT: Duration = Duration::from_secs(600);
 
 const DEVICES: usize = 4;
+
+/// What systemd in the machine says of the unit in every life. With `Type=notify` it is not active
+/// before the hub has said READY.
+const UNIT: &[(&str, &str)] = &[
+    ("Type", "notify"),
+    ("ActiveState", "active"),
+    ("SubState", "running"),
+    ("Result", "success"),
+    ("NRestarts", "0"),
+    // The package's, as it is.
+    ("FragmentPath", "/lib/systemd/system/telehub.service"),
+    ("DropInPaths", ""),
+    ("UnitFileState", "enabled"),
+    ("Program", "/usr/bin/telehub"),
+    ("User", "telehub"),
+    // Of the process, of the state directory and of the spool in it.
+    ("Owners", "telehub telehub telehub"),
+    // A file there is open in the process.
+    ("Spool", "/var/lib/telehub/spool"),
+];
 
 fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
@@ -68,6 +90,7 @@ struct Rig {
     barrier: String,
     hub: SocketAddr,
     admin: u16,
+    unit: u16,
 }
 
 impl Rig {
@@ -85,7 +108,7 @@ impl Rig {
             ],
         );
         let hub = self.hub.port();
-        let admin = self.admin;
+        let (admin, unit) = (self.admin, self.unit);
         let console = File::options()
             .create(true)
             .append(true)
@@ -122,7 +145,8 @@ impl Rig {
             .args(["-device", "virtio-blk-pci,drive=disk"])
             .arg("-netdev")
             .arg(format!(
-                "user,id=net,hostfwd=tcp:127.0.0.1:{hub}-:8787,hostfwd=tcp:127.0.0.1:{admin}-:8788"
+                "user,id=net,hostfwd=tcp:127.0.0.1:{hub}-:8787,\
+                 hostfwd=tcp:127.0.0.1:{admin}-:8788,hostfwd=tcp:127.0.0.1:{unit}-:8789"
             ))
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .stdin(Stdio::null())
@@ -140,7 +164,29 @@ impl Rig {
             .arg(format!("http://127.0.0.1:{}", self.admin))
             .output()
             .unwrap();
-        serde_json::from_slice(&output.stdout).ok()
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(answer["status"].clone())
+    }
+
+    /// Asks systemd in the machine after the unit, and holds the answer against [`UNIT`]. The status
+    /// line that the hub has given, and its warnings and errors since the boot.
+    async fn unit_is_well(&self) -> (String, Vec<String>) {
+        let ask = async {
+            let mut answer = String::new();
+            let mut stream = TcpStream::connect(("127.0.0.1", self.unit)).await.unwrap();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = tokio::time::timeout(BOOT, ask).await.expect("an answer");
+        let lines = || answer.lines().filter_map(|line| line.split_once('='));
+        let unit: BTreeMap<&str, &str> = lines().collect();
+        for (key, value) in UNIT {
+            assert_eq!(unit.get(key), Some(value), "{key} in {answer}");
+        }
+        let status = unit["StatusText"].to_owned();
+        assert!(!status.is_empty(), "{answer}");
+        let said = lines().filter(|(key, _)| *key == "Said");
+        (status, said.map(|(_, line)| line.to_owned()).collect())
     }
 
     /// The layer becomes part of the disk, as the cut has left it.
@@ -148,23 +194,16 @@ impl Rig {
         run("qemu-img", &["commit", "-q", &self.path("layer.qcow2")]);
     }
 
-    /// Looks at a copy of the disk as the next boot would find it. Batches in the spool; warnings
-    /// and errors of the hub in the machine's journal.
-    fn look(&self) -> (BTreeSet<(String, u64)>, Vec<String>) {
+    /// The batches in the spool, on a copy of the disk as the next boot would find it.
+    fn look(&self) -> BTreeSet<(String, u64)> {
         let (copy, at) = (self.path("copy.raw"), self.path("mounted"));
         run("cp", &["--sparse=always", &self.path("base.raw"), &copy]);
         std::fs::create_dir_all(&at).unwrap();
         run("mount", &["-o", "loop", &copy, &at]);
         let stored = stored(&self.dir, Path::new(&at));
-        let journal = Command::new("journalctl")
-            .args(["--quiet", "--no-pager", "-o", "cat", "-p", "warning"])
-            .args(["_COMM=telehub", "-D", &format!("{at}/var/log/journal")])
-            .output()
-            .unwrap();
         run("umount", &[&at]);
         std::fs::remove_file(&copy).unwrap();
-        let journal = String::from_utf8_lossy(&journal.stdout);
-        (stored, journal.lines().map(str::to_owned).collect())
+        stored
     }
 }
 
@@ -206,6 +245,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         barrier: std::env::var("VM_BARRIER").unwrap(),
         hub: SocketAddr::from(([127, 0, 0, 1], free_port())),
         admin: free_port(),
+        unit: free_port(),
         dir: dir.clone(),
     };
     let control = rig.barrier == "0";
@@ -219,6 +259,9 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
     let acked = || sensors.iter().map(Sensor::acked).sum::<u64>();
     let mut at_broker: BTreeSet<(String, u64)> = BTreeSet::new();
     let mut lost: BTreeSet<(String, u64)> = BTreeSet::new();
+    let mut complaints: BTreeSet<String> = BTreeSet::new();
+    // The last parts of the topics that came.
+    let mut kinds: BTreeSet<String> = BTreeSet::new();
 
     for cut in 1..=cuts {
         // The broker is there, or it is not, or it comes or goes in the middle.
@@ -238,13 +281,15 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         set(&mut broker, then);
         let middle = acked();
         within(BOOT, "acks before the cut", || acked() > middle + 20).await;
+        let (says, said) = rig.unit_is_well().await;
+        complaints.extend(said);
         tokio::time::sleep(dice.millis(3_000)).await;
         machine.cut_power();
         // Acks that had arrived before count.
         tokio::time::sleep(Duration::from_millis(500)).await;
 
         rig.keep();
-        let (stored, _) = rig.look();
+        let stored = rig.look();
         let mut missing: BTreeSet<_> = sensors
             .iter()
             .flat_map(|sensor| (1..=sensor.acked()).map(|seq| (sensor.id.clone(), seq)))
@@ -254,8 +299,9 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         set(&mut broker, true);
         let waited = Instant::now();
         loop {
-            let batches = consumer.take();
-            let batches = batches.iter().filter_map(daemon::Received::batch);
+            let got = consumer.take();
+            kinds.extend(got.iter().map(|message| message.kind().to_owned()));
+            let batches = got.iter().filter_map(daemon::Received::batch);
             at_broker.extend(batches.map(|(device, _, seq)| (device, seq)));
             missing.retain(|batch| !at_broker.contains(batch));
             if missing.is_empty() || waited.elapsed() > Duration::from_secs(20) {
@@ -265,7 +311,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         }
         println!(
             "cut {cut}: booted in {:.0} s, broker {}, {} batches acked, {} in the spool, \
-             {} at the broker, {} lost",
+             {} at the broker, {} lost; the unit: active, {says}",
             boot.as_secs_f64(),
             match (first, then) {
                 (true, true) => "there",
@@ -299,6 +345,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         }) && sensors.iter().all(|sensor| sensor.unacked() == 0)
     })
     .await;
+    complaints.extend(rig.unit_is_well().await.1);
     let batches = || {
         consumer
             .got()
@@ -317,6 +364,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     at_broker = all(&at_broker);
+    kinds.extend(consumer.got().iter().map(|m| m.kind().to_owned()));
     for sensor in &sensors {
         for seq in 1..=sensor.acked() {
             if !at_broker.contains(&(sensor.id.clone(), seq)) {
@@ -326,7 +374,7 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
     }
     machine.cut_power();
     rig.keep();
-    let (stored, complaints) = rig.look();
+    let stored = rig.look();
     println!(
         "{cuts} power cuts: {} batches acked, {} at the broker, {} left in the spool, {} lost, {:.0} s",
         acked(),
@@ -339,6 +387,8 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         println!("the hub's log: {line}");
     }
     assert!(lost.is_empty(), "lost: {lost:?}");
+    // Fresh, from the spool, who is there; and no gap record.
+    assert!(kinds.iter().eq(["data", "history", "status"]), "{kinds:?}");
     // The uplink's are what this is about, and the ports are open to everybody.
     let unexpected: Vec<_> = complaints
         .iter()
@@ -349,4 +399,6 @@ async fn what_was_acked_survives_power_cuts_of_a_whole_machine() {
         })
         .collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
+    let told = complaints.iter().any(|line| line.contains("everybody"));
+    assert!(told, "the log was not read: {complaints:?}");
 }

@@ -3,14 +3,15 @@
 # system, emulated by qemu-system-aarch64 (a Cortex-A53, the processor of a Raspberry Pi 3). Checks
 # that it boots, takes readings and publishes them, and then cuts its power again and again: qemu is
 # killed while devices send and the broker comes and goes. docs/reliability.md says what such a cut
-# shows. A boot takes about a minute, so this is no part of the default tests.
+# shows. A boot takes up to a minute, so this is no part of the default tests.
 #
 #     tests/vm.sh                  # 20 cuts
 #     VM_CUTS=100 SEED=2 tests/vm.sh
 #     VM_BARRIER=0 VM_CUTS=3 tests/vm.sh   # the control: a disk that is never flushed must lose data
 #
 # DEB=FILE: the arm64 package, instead of making it.
-# Needs root. VM_ROOT=DIR keeps the Debian there, and takes it from there the next time.
+# Needs root. VM_ROOT=DIR keeps the Debian there, with its kernel in DIR.kernel, and takes it from
+# there the next time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" -eq 0 ] || { echo "NOT TESTED: tests/vm.sh needs root" >&2; exit 1; }
@@ -55,6 +56,7 @@ binfmt=/proc/sys/fs/binfmt_misc
 if [ ! -e "$root/etc/debian_version" ]; then
     echo "==> an arm64 Debian in $root ($(date +%T))"
     mkdir -p "$root"
+    rm -rf "$root.kernel"
     mmdebstrap --quiet --arch=arm64 --variant=minbase \
         --include=systemd,systemd-sysv,libgcc-s1,init-system-helpers,busybox-static \
         --customize-hook='chroot "$1" sh -c "cd /tmp &&
@@ -62,6 +64,8 @@ if [ ! -e "$root/etc/debian_version" ]; then
         --customize-hook='mkdir "$1/kernel" && dpkg-deb -x "$1"/tmp/linux-image-*.deb "$1/kernel" &&
             rm "$1"/tmp/*.deb' bookworm "$root"
 fi
+# Beside it: the machine's disk needs none.
+[ ! -e "$root/kernel" ] || mv "$root/kernel" "$root.kernel"
 
 echo "==> $(basename "$deb") in it ($(date +%T))"
 cp "$deb" "$root/tmp/telehub.deb"
@@ -83,14 +87,38 @@ ack_timeout = "5s"
 [admin]
 listen = "0.0.0.0:8788"
 TOML
-mkdir -p "$root/var/log/journal"
+# Who connects to this port is told how systemd in the machine sees the unit, and what the
+# hub's log has said at WARN and above since the boot.
+cat > "$root/usr/local/sbin/telehub-unit" << 'ASK'
+#!/bin/sh
+systemctl show telehub --property=Type,ActiveState,SubState,Result,NRestarts,StatusText \
+    --property=FragmentPath,DropInPaths,UnitFileState,User
+pid=$(systemctl show telehub --property=MainPID --value)
+echo "Program=$(readlink "/proc/$pid/exe")"
+echo "Spool=$(readlink "/proc/$pid"/fd/* | grep -om1 ^/var/lib/telehub/spool)"
+echo "Owners=$(stat -c %U "/proc/$pid" /var/lib/telehub /var/lib/telehub/spool | xargs)"
+journalctl --quiet --no-pager --boot --output=cat --priority=warning _COMM=telehub | sed 's/^/Said=/'
+ASK
+chmod +x "$root/usr/local/sbin/telehub-unit"
+cat > "$root/etc/systemd/system/telehub-unit.socket" << 'SOCKET'
+[Socket]
+ListenStream=8789
+Accept=yes
+SOCKET
+cat > "$root/etc/systemd/system/telehub-unit@.service" << 'SERVICE'
+[Service]
+ExecStart=/usr/local/sbin/telehub-unit
+StandardOutput=socket
+SERVICE
+mkdir -p "$root/etc/systemd/system/sockets.target.wants" "$root/var/log/journal"
+ln -sf ../telehub-unit.socket "$root/etc/systemd/system/sockets.target.wants/"
 echo telehub-vm > "$root/etc/hostname"
 ln -sf /dev/null "$root/etc/systemd/system/apt-daily.timer"
 
 echo "==> kernel and initial file system"
-modules=$(echo "$root"/kernel/lib/modules/*)
+modules=$(echo "$root.kernel"/lib/modules/*)
 version=$(basename "$modules")
-depmod -b "$root/kernel" "$version"
+depmod -b "$root.kernel" "$version"
 first="$work/initrd"
 mkdir -p "$first"/{bin,proc,sys,dev,root,modules}
 cp "$root/bin/busybox" "$first/bin/"
@@ -128,14 +156,12 @@ exec switch_root /root /sbin/init
 INIT
 chmod +x "$first/init"
 (cd "$first" && find . | cpio --quiet -o -H newc | gzip -1) > "$work/initrd.gz"
-cp "$root"/kernel/boot/vmlinuz-* "$work/vmlinuz"
+cp "$root.kernel"/boot/vmlinuz-* "$work/vmlinuz"
 
 echo "==> disk"
 mkdir -p "$work/empty"
-mv "$root/kernel" "$work/kernel"
 truncate -s 1G "$work/base.raw"
 mkfs.ext4 -q -F -m 0 -d "$root" "$work/base.raw"
-mv "$work/kernel" "$root/kernel"
 [ -n "${VM_ROOT:-}" ] || rm -rf --one-file-system "$root"
 du -h "$work/base.raw" "$work/initrd.gz"
 [ -z "${VM_ONLY_BUILD:-}" ] || { trap - EXIT; echo "$work"; exit; }
