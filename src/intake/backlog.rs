@@ -23,6 +23,8 @@ pub enum Fate {
     Idle,
     /// Being published, or about to be, from memory.
     Busy,
+    /// Expired: in the gap record that is published in the place of this item of the group.
+    Covered(u32),
     /// PUBACKed.
     Done,
 }
@@ -86,6 +88,8 @@ pub struct Backlog {
     grew: bool,
     /// Groups that were finished while a read was under way, which may still bring them.
     finished: Vec<GroupId>,
+    /// Groups are read once more, and some of what they bring is at hand.
+    rereading: bool,
 }
 
 impl Backlog {
@@ -155,6 +159,7 @@ impl Backlog {
         }
         if groups.is_empty() && !again {
             self.more = self.grew;
+            self.rereading = false;
             if !self.more {
                 self.heal();
             }
@@ -174,26 +179,31 @@ impl Backlog {
                 tracked.done = 0;
                 tracked.slots = group.items.iter().map(|_| fresh()).collect();
             }
-            for (slot, item) in tracked.slots.iter_mut().zip(&group.items) {
-                slot.batch = matches!(**item, Item::Batch(_));
+            let mut wanted: Vec<(u32, Arc<Item>)> = Vec::with_capacity(group.items.len());
+            for ((index, slot), item) in (0..).zip(&mut tracked.slots).zip(group.items) {
+                slot.batch = matches!(*item, Item::Batch(_));
                 slot.readings = item.readings();
-            }
-            let items = expire(&group.items, &expiry);
-            for (index, item) in (0..).zip(items) {
                 let loc = Loc {
                     group: group.id,
                     index,
                 };
-                match item {
-                    Some(item) => {
-                        let slots = self.groups.get(&group.id).map(|tracked| &tracked.slots);
-                        let idle = slots.is_some_and(|s| s[index as usize].fate == Fate::Idle);
-                        if idle {
-                            self.ready_bytes += item.weight();
-                            self.ready.push_back((loc, item));
-                        }
+                if slot.fate == Fate::Idle && !(self.rereading && is_in(&self.ready, loc)) {
+                    wanted.push((index, item));
+                }
+            }
+            for (index, what) in expire(wanted, &expiry) {
+                match what {
+                    Expired::Published(item) => {
+                        let loc = Loc {
+                            group: group.id,
+                            index,
+                        };
+                        self.ready_bytes += item.weight();
+                        self.ready.push_back((loc, item));
                     }
-                    None => self.done(loc),
+                    Expired::Within(by) => {
+                        tracked.slots[index as usize].fate = Fate::Covered(by);
+                    }
                 }
             }
             self.collect(group.id);
@@ -222,23 +232,24 @@ impl Backlog {
         self.ready.push_front((loc, item));
     }
 
-    /// The item is PUBACKed.
+    /// The item is PUBACKed, and with a gap record whatever is in it.
     pub fn done(&mut self, loc: Loc) {
         let Some(tracked) = self.groups.get_mut(&loc.group) else {
             return;
         };
-        let Some(slot) = tracked.slots.get_mut(loc.index as usize) else {
-            return;
-        };
-        if slot.fate == Fate::Done {
-            return;
-        }
-        slot.fate = Fate::Done;
-        tracked.done += 1;
-        if slot.batch {
-            self.drained += 1;
-            self.batches = self.batches.saturating_sub(1);
-            self.readings = self.readings.saturating_sub(u64::from(slot.readings));
+        let covered = Fate::Covered(loc.index);
+        for (index, slot) in (0..).zip(&mut tracked.slots) {
+            let this = index == loc.index && slot.fate != Fate::Done;
+            if !this && slot.fate != covered {
+                continue;
+            }
+            slot.fate = Fate::Done;
+            tracked.done += 1;
+            if slot.batch {
+                self.drained += 1;
+                self.batches = self.batches.saturating_sub(1);
+                self.readings = self.readings.saturating_sub(u64::from(slot.readings));
+            }
         }
         self.collect(loc.group);
     }
@@ -249,10 +260,11 @@ impl Backlog {
         self.ready_bytes = 0;
         self.cursor = None;
         self.stale = self.loading;
+        self.rereading = false;
         self.groups.retain(|_, tracked| {
             self.more |= tracked.slots.iter().any(|slot| slot.fate != Fate::Done);
             for slot in &mut tracked.slots {
-                if slot.fate == Fate::Busy {
+                if slot.fate != Fate::Done {
                     slot.fate = Fate::Idle;
                 }
             }
@@ -293,6 +305,15 @@ impl Backlog {
                 }
                 kept
             });
+            for slot in &mut tracked.slots {
+                let Fate::Covered(index) = slot.fate else {
+                    continue;
+                };
+                let record = moved.to(Loc { group: id, index });
+                slot.fate = record.map_or(Fate::Idle, |to| Fate::Covered(to.index));
+                // Its record is about what is gone, and another one is needed.
+                self.rereading |= record.is_none();
+            }
             if tracked.slots.is_empty() {
                 self.groups.remove(&id);
             } else {
@@ -306,6 +327,10 @@ impl Backlog {
             }
             None => false,
         });
+        if self.rereading {
+            self.cursor = None;
+            self.stale |= self.loading;
+        }
         self.given_up(batches, readings, &done);
     }
 
@@ -404,26 +429,45 @@ impl Backlog {
     }
 }
 
+fn is_in(ready: &VecDeque<(Loc, Arc<Item>)>, loc: Loc) -> bool {
+    ready.iter().any(|(known, _)| *known == loc)
+}
+
+/// What becomes of an item that is to be published.
+enum Expired {
+    /// It is published, or the gap record in its place.
+    Published(Arc<Item>),
+    /// It is in the gap record at this index.
+    Within(u32),
+}
+
 /// Replaces expired batches: the first of each stream by the gap of all of them, the others by
 /// nothing.
-fn expire(items: &[Arc<Item>], expiry: &Expiry) -> Vec<Option<Arc<Item>>> {
+fn expire(items: Vec<(u32, Arc<Item>)>, expiry: &Expiry) -> Vec<(u32, Expired)> {
     let too_old = |age: f64| age > expiry.max_age;
-    let mut gaps: Vec<(usize, Gap)> = Vec::new();
-    let mut kept: Vec<_> = Vec::with_capacity(items.len());
-    for (at, item) in items.iter().enumerate() {
-        match &**item {
+    let mut gaps: Vec<(usize, u32, Gap)> = Vec::new();
+    let mut outcome: Vec<_> = Vec::with_capacity(items.len());
+    for (index, item) in items {
+        let what = match &*item {
             Item::Batch(batch) if batch.received.age(&expiry.now).is_some_and(too_old) => {
                 let gap = Gap::of(batch, GapReason::Expired, expiry.now);
-                if !gaps.iter_mut().any(|(_, known)| known.merge(&gap)) {
-                    gaps.push((at, gap));
+                match gaps
+                    .iter_mut()
+                    .find_map(|(_, by, known)| known.merge(&gap).then_some(*by))
+                {
+                    Some(by) => Expired::Within(by),
+                    None => {
+                        gaps.push((outcome.len(), index, gap));
+                        Expired::Published(item)
+                    }
                 }
-                kept.push(None);
             }
-            _ => kept.push(Some(item.clone())),
-        }
+            _ => Expired::Published(item),
+        };
+        outcome.push((index, what));
     }
-    for (at, gap) in gaps {
-        kept[at] = Some(Arc::new(Item::Gap(gap)));
+    for (at, _, gap) in gaps {
+        outcome[at].1 = Expired::Published(Arc::new(Item::Gap(gap)));
     }
-    kept
+    outcome
 }

@@ -253,11 +253,12 @@ impl Lanes {
         self.choose_route();
         self.submit(now, out);
         self.start_commit(now, out);
-        self.start_load(now, out);
+        // Before anything is read: what is over must not be brought again.
         let groups = self.backlog.take_deletable();
         if !groups.is_empty() {
             out.push(Action::Delete { groups });
         }
+        self.start_load(now, out);
     }
 
     /// The connection is gone. What it handed over stays taken.

@@ -267,6 +267,11 @@ impl World {
     fn apply_alone(&mut self, event: Event) {
         let mut out = Vec::new();
         self.lanes.apply(self.now, event, &mut out);
+        // What is over must not be brought again by a read that comes before its end.
+        let place = |wanted: fn(&Action) -> bool| out.iter().position(wanted);
+        let read = place(|action| matches!(action, Action::Load { .. }));
+        let end = place(|action| matches!(action, Action::Delete { .. }));
+        assert!(read.is_none() || end.is_none() || end < read, "{out:?}");
         for action in out {
             self.act(action);
         }
@@ -854,6 +859,82 @@ fn expires(then: Moment, now: Moment) -> bool {
     out.iter().any(
         |action| matches!(action, Action::Publish { item, .. } if matches!(**item, Item::Gap(_))),
     )
+}
+
+/// Two batches in one group, of which the broker has `had`; then both are read at an age of two
+/// hours, an hour too old.
+fn an_old_group(had: usize) -> World {
+    let mut world = World::new(Settings {
+        max_age: Duration::from_secs(3_600),
+        ..settings(false, false)
+    });
+    world.apply(Event::Opened {
+        depth: Depth::default(),
+    });
+    let boot = Boot::from_bytes([1; 16]);
+    let moment = |uptime| Moment {
+        wall: 1e9,
+        uptime,
+        boot,
+        synced: true,
+    };
+    world.now.moment = moment(0.0);
+    // The first commit is of a batch of another device, so that two wait for the second one.
+    world.step(&Op::Send(1));
+    world.step(&Op::Send(0));
+    world.step(&Op::Send(0));
+    world.step(&Op::CommitDone);
+    world.step(&Op::Wait(1_000));
+    world.step(&Op::CommitDone);
+    world.step(&Op::Up);
+    load_all(&mut world);
+    world.step(&Op::Puback);
+    (0..had).for_each(|_| world.step(&Op::Puback));
+    world.step(&Op::Down(false));
+    world.now.moment = moment(7_200.0);
+    world.step(&Op::Up);
+    load_all(&mut world);
+    world
+}
+
+fn load_all(world: &mut World) {
+    while world.load.is_some() {
+        world.step(&Op::LoadReads);
+        world.step(&Op::Load);
+    }
+}
+
+/// First and last number and batches of the gap records in flight.
+fn gaps_in_flight(world: &World) -> Vec<(Option<u64>, Option<u64>, u64)> {
+    let items = world.unacked.iter().map(|(_, item)| &**item);
+    items
+        .filter_map(|item| match item {
+            Item::Gap(gap) => Some((gap.from, gap.to, gap.batches)),
+            Item::Batch(_) => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_gap_record_for_age_is_of_what_the_broker_does_not_have() {
+    assert_eq!(gaps_in_flight(&an_old_group(0)), [(Some(1), Some(2), 2)]);
+    assert_eq!(gaps_in_flight(&an_old_group(1)), [(Some(2), Some(2), 1)]);
+    assert_eq!(gaps_in_flight(&an_old_group(2)), []);
+}
+
+#[test]
+fn batches_stay_in_the_backlog_until_the_gap_record_of_their_age_is_there() {
+    let mut world = an_old_group(0);
+    assert_eq!(world.lanes.backlog().batches(), 2);
+    // It is lost on its way, and the clock has been set right meanwhile: they are not old.
+    world.step(&Op::Down(false));
+    world.now.moment.uptime = 60.0;
+    world.step(&Op::Up);
+    load_all(&mut world);
+    assert_eq!(gaps_in_flight(&world), []);
+    assert_eq!(world.unacked.len(), 2);
+    (0..2).for_each(|_| world.step(&Op::Puback));
+    assert!(world.disk.is_empty() && world.lanes.backlog().batches() == 0);
 }
 
 #[test]
