@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Event;
 use super::commit::Failure;
+use super::contents::Scanned;
 use super::files;
 use super::fs;
 use super::generation::Generation;
@@ -104,7 +105,9 @@ impl Shelf {
         match fs::is_dir(&self.path) {
             Ok(true) => {
                 if let Some(version) = newer_format(&self.path) {
-                    let copy = files::set_aside(&self.path, &format!("version{version}"))?;
+                    let tag = format!("version{version}");
+                    self.bound_newer(&tag)?;
+                    let copy = files::set_aside(&self.path, &tag)?;
                     tracing::error!(
                         version, copy = %copy.display(),
                         "the spool was written by a newer telehub: set aside, beginning a new one"
@@ -141,6 +144,24 @@ impl Shelf {
         Ok(create)
     }
 
+    /// Spools of newer versions may hold what nobody else has, so none is removed; but not more
+    /// and more of them are kept.
+    fn bound_newer(&self, tag: &str) -> Result<(), Failure> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let above = files::parent(&self.path);
+        let copies = files::copies(above, &format!("{name}.{tag}-"), tag).len();
+        if copies < files::KEPT_COPIES {
+            return Ok(());
+        }
+        Err(Failure {
+            full: false,
+            error: format!(
+                "it was written by a newer telehub, and {copies} such are beside it already, named \
+                 {name}.{tag}-TIME: move them away, or go back to the newer telehub"
+            ),
+        })
+    }
+
     fn prune_whole_copies(&self) {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         files::prune_copies(
@@ -152,6 +173,7 @@ impl Shelf {
     }
 
     fn write_format(&mut self) -> io::Result<()> {
+        files::sync_above(&self.path)?;
         files::replace(
             &self.path.join("format"),
             format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes(),
@@ -269,15 +291,19 @@ impl Shelf {
         let known = match (&summary, generation.touched) {
             (Some(_), false) => summary,
             _ => match scanned(&mut generation) {
-                Ok(tally) => {
+                Ok(Scanned { tally, sound }) => {
                     if summary.is_none()
                         && let Err(why) = self.make_sure(&mut generation)
                     {
                         in_doubt = true;
                         damage = Some(why);
                     }
+                    // A damaged group is a loss only if it was acknowledged. Nobody knows, so the
+                    // device is asked for it, after the next start as well.
+                    let whole = sound.groups == tally.groups;
                     if summary.is_none()
                         && !in_doubt
+                        && whole
                         && let Err(error) = Generation::write_summary(&generation.dir, &tally)
                     {
                         tracing::debug!(%error, "no summary written");
@@ -287,7 +313,7 @@ impl Shelf {
                         self.marks.raise(mark);
                     }
                     generation.last = generation.last.max(tally.last);
-                    Some(tally)
+                    Some(sound)
                 }
                 Err(Error::Broken(why)) if generation.was_never_whole() => {
                     tracing::debug!(why, "removing a database that a crash left half made");
@@ -314,6 +340,9 @@ impl Shelf {
         let replaced = damage.as_ref().map(|why| self.replace(index, why));
         if let Some(Err(error)) = &replaced {
             tracing::warn!(%error, "a damaged part of the spool stays where it is for now");
+            // Not empty, for all we know: tried again when it is to be read.
+            let generation = &mut self.generations[index];
+            generation.groups = generation.groups.max(generation.expected).max(1);
         }
         match replaced {
             // Nobody is told of it before it is known to last.

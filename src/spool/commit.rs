@@ -106,6 +106,12 @@ impl Shelf {
                     open.store.sync()?;
                 }
             }
+            for (at, (index, tally)) in tallies.iter().enumerate() {
+                let next = tallies.get(at + 1).map(|(next, _)| next);
+                if next != Some(index) {
+                    self.generations[*index].note_reached(tally.last)?;
+                }
+            }
             Ok((placed, tallies))
         });
         match synced {

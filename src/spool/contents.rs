@@ -10,6 +10,14 @@ use super::store::{Engine, Error};
 use super::tally::Tally;
 use super::wire::Damage;
 
+/// What is in a generation.
+pub(super) struct Scanned {
+    /// All of it, damaged or not.
+    pub(super) tally: Tally,
+    /// What can be read, and the marks of what is deleted.
+    pub(super) sound: Tally,
+}
+
 impl Generation {
     /// Reads every group and sums up what is there; of deleted ones, the marks.
     ///
@@ -18,9 +26,9 @@ impl Generation {
     ///
     /// # Errors
     /// The engine's.
-    pub(super) fn scan(&mut self, engine: &dyn Engine, newest: bool) -> Result<Tally, Error> {
+    pub(super) fn scan(&mut self, engine: &dyn Engine, newest: bool) -> Result<Scanned, Error> {
         let open = self.open(engine)?;
-        let mut tally = Tally::default();
+        let (mut tally, mut sound) = (Tally::default(), Tally::default());
         let mut torn = None;
         let last = open.live.last().copied();
         for id in open.live.iter().copied() {
@@ -30,6 +38,9 @@ impl Generation {
                     let damage = header.damage();
                     if damage != Some(Damage::Short) || !newest || Some(id) != last {
                         tally.add(&header.tally);
+                    }
+                    if damage.is_none() {
+                        sound.add(&header.tally);
                     }
                     damage
                 }
@@ -47,6 +58,7 @@ impl Generation {
         for id in &open.removed {
             if let Ok(header) = codec::header(&open.store.read(*id)?) {
                 tally.marks.extend(header.tally.implied_marks());
+                sound.marks.extend(header.tally.implied_marks());
             }
         }
         if let Some(id) = torn {
@@ -63,7 +75,7 @@ impl Generation {
             .and_then(|open| open.live.last().copied())
             .unwrap_or(self.first);
         self.count(&tally);
-        Ok(tally)
+        Ok(Scanned { tally, sound })
     }
 
     /// Hides groups. Returns how many of them were there.
@@ -142,7 +154,7 @@ impl Generation {
             scanned => scanned,
         };
         match scanned {
-            Ok(tally) => Some(tally),
+            Ok(scanned) => Some(scanned.tally),
             Err(error) => {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot be read through");
                 self.void = void;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::salvage;
 use super::shelf::Shelf;
 use super::testing::copy;
 use super::tests::{BIG, config, gaps, items, load_all, seqs, shelf_of};
@@ -182,5 +183,46 @@ fn a_database_that_was_never_made_to_the_end_is_no_loss() {
         assert_eq!(seqs(&groups), (1..20).collect::<Vec<_>>());
         assert!(gaps(&groups).is_empty(), "{files:?}");
         assert!(!half.exists(), "{files:?}");
+    }
+}
+
+/// The engine takes a damaged place for the end of its log, and cuts off what came after. The note
+/// of how far that went is not synced: after a power cut nothing but the bytes tells of it.
+#[test]
+fn a_damaged_place_hides_nothing_that_was_acknowledged_after_it() {
+    let (dir, pristine) = spool();
+    let mut generations: Vec<_> = fs::read_dir(&pristine)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("db").exists())
+        .collect();
+    generations.sort();
+    let newest = generations.pop().unwrap();
+    fs::remove_file(newest.join("reached")).unwrap();
+    let content = fs::read(newest.join("db")).unwrap();
+    let groups = salvage::groups(&content);
+    let places = groups.values().map(|group| {
+        let at = content.windows(group.len()).position(|part| part == group);
+        at.unwrap() + group.len() / 2
+    });
+    // What is cut short at the very end was never acknowledged.
+    let places = places.take(groups.len() - 1);
+    for place in places {
+        let tried = dir.path().join("tried");
+        copy(&pristine, &tried);
+        let mut damaged = content.clone();
+        damaged[place] ^= 0x10;
+        fs::write(tried.join(newest.file_name().unwrap()).join("db"), damaged).unwrap();
+        let mut shelf = shelf_of(&config(&tried, BIG));
+        assert_eq!(missing(&mut shelf), Vec::<u64>::new(), "{place}");
+        let groups = load_all(&mut shelf);
+        let gaps = gaps(&groups);
+        assert_eq!(gaps.len(), 1, "{place}: {gaps:?}");
+        // One group, and not the batches behind it.
+        assert!((1..20).contains(&gaps[0].batches), "{place}: {gaps:?}");
+        assert_eq!(seqs(&groups).len() as u64 + gaps[0].batches, BATCHES);
+        assert_eq!(shelf.marks.all()[0].seq, BATCHES, "{place}");
+        drop(shelf);
+        fs::remove_dir_all(&tried).unwrap();
     }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::disk::Disk;
+use super::salvage;
 use super::shelf::Shelf;
 use super::store::{Engine, Error, Ids, Store};
+use super::testing::copy;
 use super::tests::{BIG, config, gaps, items, load_all, seqs};
 
 /// Calls that succeed before one fails; counts down. `u32::MAX`: all succeed.
@@ -285,4 +287,60 @@ fn what_a_device_refuses_for_good_is_saved_without_the_engine_and_does_not_hold_
     assert_eq!(seqs(&groups), (1..100).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
     assert_eq!(copies(&dir.path().join("spool")), 1);
+}
+
+#[test]
+fn a_damaged_part_that_cannot_be_replaced_yet_is_not_taken_for_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    let faults = Faults::none();
+    let engine = || Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
+    let config = config(&path, BIG);
+    let mut shelf = Shelf::new(&config, engine());
+    for at in 0..9 {
+        shelf
+            .commit(&items(at * 10 + 1..at * 10 + 11, 2000), &[])
+            .unwrap();
+    }
+    // As a kill leaves it, and then a damaged byte in the middle.
+    let killed = dir.path().join("killed");
+    copy(&path, &killed);
+    drop(shelf);
+    std::fs::remove_dir_all(&path).unwrap();
+    copy(&killed, &path);
+    let generation = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let db = generation
+        .map(|path| path.join("db"))
+        .find(|path| path.exists())
+        .unwrap();
+    let mut content = std::fs::read(&db).unwrap();
+    let group = salvage::groups(&content).into_values().nth(4).unwrap();
+    let at = content
+        .windows(group.len())
+        .position(|part| part == group)
+        .unwrap();
+    content[at + group.len() / 2] ^= 1;
+    std::fs::write(&db, content).unwrap();
+
+    faults.creates.store(0, Relaxed);
+    let mut shelf = Shelf::new(&config, engine());
+    shelf.attach(false).unwrap();
+    shelf.idle();
+    assert!(load_all_once(&mut shelf).is_empty());
+    faults.creates.store(u32::MAX, Relaxed);
+    let groups = load_all(&mut shelf);
+    let lost = gaps(&groups);
+    assert_eq!(
+        (lost.len(), lost[0].from, lost[0].to),
+        (1, Some(41), Some(50))
+    );
+    assert_eq!(seqs(&groups).len(), 80);
+}
+
+fn load_all_once(shelf: &mut Shelf) -> Vec<crate::spool::Group> {
+    let groups = shelf.load(None, usize::MAX);
+    assert!(shelf.unreadable);
+    groups
 }

@@ -45,6 +45,18 @@ pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes the entries of a directory and of those above it durable: an earlier attempt may have made
+/// them and have failed to do so. Those that may not be read were not made by us.
+pub(super) fn sync_above(dir: &Path) -> io::Result<()> {
+    for above in dir.ancestors().skip(1).map(|path| path.join(".")) {
+        match fs::sync(&above) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Replaces a file so that after a power cut either the old or the new content is there.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");
@@ -54,6 +66,9 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Reads a file and forgets it.
+///
+/// # Errors
+/// The device does not give all of it.
 pub(super) fn read_through(path: &Path) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut chunk = vec![0; 64 * 1024];
@@ -131,6 +146,13 @@ pub(super) fn unix_seconds() -> u64 {
 /// new name. The time is later than that of any copy beside it, whatever the clock says: the
 /// order of the copies is the order of their names.
 pub(super) fn set_aside(path: &Path, tag: &str) -> io::Result<PathBuf> {
+    let target = name_aside(path, tag);
+    rename(path, &target)?;
+    Ok(target)
+}
+
+/// The name under which [`set_aside`] would put an entry now.
+pub(super) fn name_aside(path: &Path, tag: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     let newest = fs::names(parent(path))
         .unwrap_or_default()
@@ -147,8 +169,7 @@ pub(super) fn set_aside(path: &Path, tag: &str) -> io::Result<PathBuf> {
         numbered.push(format!("-{number}"));
         target = parent(path).join(numbered);
     }
-    rename(path, &target)?;
-    Ok(target)
+    target
 }
 
 /// Time and number in a name that [`set_aside`] made with this tag; they grow.
@@ -160,9 +181,9 @@ fn age(name: &str, tag: &str) -> Option<(u64, u64)> {
     }
 }
 
-/// Removes all but the newest copies in `dir` that [`set_aside`] made with this tag of entries
-/// whose name begins with `prefix`.
-pub(super) fn prune_copies(dir: &Path, prefix: &str, tag: &str, keep: usize) {
+/// The copies in `dir` that [`set_aside`] made with this tag of entries whose name begins with
+/// `prefix`, oldest first.
+pub(super) fn copies(dir: &Path, prefix: &str, tag: &str) -> Vec<PathBuf> {
     let names = fs::names(dir).unwrap_or_default();
     let mut copies: Vec<((u64, u64), PathBuf)> = names
         .into_iter()
@@ -173,8 +194,14 @@ pub(super) fn prune_copies(dir: &Path, prefix: &str, tag: &str, keep: usize) {
         })
         .collect();
     copies.sort();
+    copies.into_iter().map(|(_, copy)| copy).collect()
+}
+
+/// Removes all but the newest of these [`copies`].
+pub(super) fn prune_copies(dir: &Path, prefix: &str, tag: &str, keep: usize) {
+    let copies = copies(dir, prefix, tag);
     let surplus = copies.len().saturating_sub(keep);
-    for (_, copy) in copies.into_iter().take(surplus) {
+    for copy in copies.into_iter().take(surplus) {
         if let Err(error) = remove(&copy) {
             tracing::debug!(path = %copy.display(), %error, "cannot remove an old copy");
         }

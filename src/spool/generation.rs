@@ -6,15 +6,16 @@
 //!   conf db snap.* blobs/   the engine's
 //!   summary                 a sealed tally of every group; written when the generation is closed
 //!   whole                   it was made to the end: groups may have been put in
-//!   reached                 the last group that was acknowledged; not synced, so never ahead of
-//!                           the database unless that has lost something
+//!   reached                 the last group that was acknowledged, and in which boot; not synced,
+//!                           so never ahead of the database unless that has lost something
 //!   touched                 something was deleted: the summary says too much, look inside
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use super::codec;
 use super::fairness::Part;
 use super::files;
 use super::fs;
@@ -22,7 +23,9 @@ use super::salvage;
 use super::store::{Engine, Error, Store};
 use super::tally::Tally;
 use super::wire::{seal, unseal};
+use crate::clock;
 
+const DB: &str = "db";
 const SUMMARY: &str = "summary";
 const REACHED: &str = "reached";
 const WHOLE: &str = "whole";
@@ -62,6 +65,10 @@ pub(super) struct Generation {
     /// Ids of commits that failed: whatever is found under them does not count.
     pub(super) void: Vec<RangeInclusive<u64>>,
     pub(super) open: Option<Open>,
+    /// Found without a summary: how much is in it is not known.
+    pub(super) unsure: bool,
+    /// The database file as it was before an attempt to open it that showed damage.
+    as_found: Option<Vec<u8>>,
     /// Deleted in this run, in case that could not be written down.
     pub(super) gone: BTreeSet<u64>,
     /// Of these, what could not be removed from the database because it could not be opened.
@@ -91,6 +98,8 @@ impl Generation {
             unsaved: None,
             void: Vec::new(),
             open: None,
+            unsure: false,
+            as_found: None,
             gone: BTreeSet::new(),
             owed: BTreeSet::new(),
             used: 0,
@@ -107,6 +116,8 @@ impl Generation {
     /// The engine's; nothing is left behind then.
     pub(super) fn create(dir: PathBuf, first: u64, engine: &dyn Engine) -> Result<Self, Error> {
         let made = engine.create(&dir).and_then(|store| {
+            // Nothing so far: whatever is put in and not acknowledged is known as such.
+            fs::write_in_place(&dir.join(REACHED), &reached_file(first - 1))?;
             fs::create(&dir.join(WHOLE))?;
             files::sync_dir(&dir)?;
             Ok(store)
@@ -130,35 +141,76 @@ impl Generation {
         }
     }
 
+    /// One that takes no more groups, of which this is put in. Its summary was just written, and is
+    /// not asked for: a disk that does not give it back now must not make an empty one of it.
+    pub(super) fn sealed(first: u64, last: u64, dir: PathBuf, tally: &Tally) -> Self {
+        let mut generation = Self::empty(first, last, dir);
+        generation.measure();
+        generation.last = tally.last.max(first);
+        generation.expected = tally.groups;
+        generation.count(tally);
+        generation
+    }
+
     /// One that is found on disk: closed, known by its summary if it has a sound one and nothing
     /// was deleted from it.
     pub(super) fn found(first: u64, last: u64, dir: PathBuf) -> (Self, Option<Tally>) {
         let mut generation = Self::empty(first, last, dir);
-        generation.measure();
         let summary = generation.summary();
         if let Some(tally) = &summary {
-            generation.last = tally.last.max(first);
-            generation.expected = tally.groups;
-            generation.count(tally);
-        } else if let Some(reached) = generation.reached()
-            && let Some(later) = reached.checked_sub(first)
-        {
-            generation.last = generation.last.max(reached);
-            generation.expected = later + 1;
+            return (Self::sealed(first, last, generation.dir, tally), summary);
         }
-        (generation, summary)
+        generation.measure();
+        generation.unsure = true;
+        if let Some((reached, this_boot)) = generation.reached() {
+            if let Some(later) = reached.checked_sub(first) {
+                generation.last = generation.last.max(reached);
+                generation.expected = later + 1;
+            }
+            if this_boot {
+                // Of a commit that failed or that a kill has cut short, and nobody was told of it.
+                // The kernel may hold pages of it for written that are not: only a reboot would
+                // show. After one, what is found is what is on the disk.
+                generation.void.push(reached + 1..=u64::MAX);
+            }
+        }
+        (generation, None)
+    }
+
+    /// Of one without a summary: what is in its file must be found by the engine as well. The
+    /// `reached` file, which is not synced, may not have survived a power cut.
+    fn expect_what_is_in(&mut self, file: &[u8]) {
+        let groups = salvage::groups(file);
+        let whole = |bytes: &[u8]| codec::header(bytes).is_ok_and(|head| head.damage().is_none());
+        let newest = groups
+            .iter()
+            .rfind(|(id, bytes)| self.counts(**id) && whole(bytes));
+        if let Some((newest, _)) = newest {
+            self.expected = self.expected.max(newest - self.first + 1);
+        }
+    }
+
+    /// The groups in the file of one that cannot be opened, as it was before the engine touched it.
+    /// They are found again at a later attempt, whatever has become of the file.
+    pub(super) fn salvage(&mut self) -> BTreeMap<u64, Vec<u8>> {
+        if self.as_found.is_none() {
+            self.as_found = files::read_around(&self.dir.join(DB)).ok();
+        }
+        self.as_found
+            .as_deref()
+            .map(salvage::groups)
+            .unwrap_or_default()
     }
 
     /// Whether a crash came while it was made, so that nothing was ever put in. Asked of one that
     /// cannot be opened.
-    pub(super) fn was_never_whole(&self) -> bool {
-        let noted = [WHOLE, REACHED, SUMMARY]
+    pub(super) fn was_never_whole(&mut self) -> bool {
+        let noted = [WHOLE, SUMMARY]
             .iter()
-            .any(|name| fs::exists(&self.dir.join(name)));
-        let db = self.dir.join("db");
+            .any(|name| fs::exists(&self.dir.join(name)))
+            || self.reached().is_some_and(|(last, _)| last >= self.first);
         // Spools of the first versions have no such note: whatever is found is looked at.
-        let empty = || salvage::groups_around_losses(&db).is_ok_and(|groups| groups.is_empty());
-        fs::is_dir(&self.dir).unwrap_or(false) && !noted && (!fs::exists(&db) || empty())
+        fs::is_dir(&self.dir).unwrap_or(false) && !noted && self.salvage().is_empty()
     }
 
     /// The summary file, if it is there and sound.
@@ -177,10 +229,23 @@ impl Generation {
         files::replace(&dir.join(SUMMARY), &tally.to_file())
     }
 
-    fn reached(&self) -> Option<u64> {
+    /// The last group that was acknowledged, and whether that was in the present boot.
+    fn reached(&self) -> Option<(u64, bool)> {
         let bytes = fs::read(&self.dir.join(REACHED)).ok()?;
         let content = unseal(REACHED_MAGIC, &bytes).ok()?;
-        Some(u64::from_le_bytes(content.try_into().ok()?))
+        let (id, boot) = content.split_at_checked(size_of::<u64>())?;
+        Some((
+            u64::from_le_bytes(id.try_into().ok()?),
+            boot == clock::now().boot.bytes(),
+        ))
+    }
+
+    /// Everything up to `last` is synced, and is about to be acknowledged.
+    ///
+    /// # Errors
+    /// It could not be noted. After a crash nobody would know.
+    pub(super) fn note_reached(&self, last: u64) -> std::io::Result<()> {
+        fs::write_in_place(&self.dir.join(REACHED), &reached_file(last))
     }
 
     /// A commit is complete: what was put in so far must be found again.
@@ -191,11 +256,14 @@ impl Generation {
             sum.add(tally);
             self.oldest = sum.oldest;
             self.expected = sum.groups;
-            let sealed = seal(REACHED_MAGIC, &sum.last.to_le_bytes());
-            if let Err(error) = fs::write_in_place(&self.dir.join(REACHED), &sealed) {
-                tracing::debug!(dir = %self.dir.display(), %error, "cannot note the last group");
-            }
         }
+    }
+
+    /// Whether it is known that no commit of it has ever succeeded.
+    pub(super) fn nothing_acknowledged(&self) -> bool {
+        let all =
+            |range: &RangeInclusive<u64>| range.contains(&self.first) && *range.end() == u64::MAX;
+        self.expected == 0 && self.void.iter().any(all)
     }
 
     pub(super) fn count(&mut self, tally: &Tally) {
@@ -234,26 +302,47 @@ impl Generation {
     /// The engine's. `Broken`: the generation has to be replaced.
     pub(super) fn open(&mut self, engine: &dyn Engine) -> Result<&mut Open, Error> {
         if self.open.is_none() {
-            let mut store = engine.open(&self.dir)?;
-            let mut ids = store.ids()?;
-            ids.present.retain(|id| self.counts(*id));
-            let present = ids.present.len() as u64;
-            if present < self.expected {
-                let lost = self.expected - present;
-                return Err(Error::Broken(format!("{lost} groups have disappeared")));
+            if self.as_found.is_some() {
+                return Err(Error::Broken("damage was found in it before".into()));
             }
-            ids.removed.extend(&self.gone);
-            let live: BTreeSet<u64> = ids.present.difference(&ids.removed).copied().collect();
-            self.groups = live.len() as u64;
-            let removed = ids.present.intersection(&ids.removed).copied().collect();
-            self.open = Some(Open {
-                store,
-                live,
-                removed,
-            });
+            // sled takes a damaged place, or what it cannot read, for the end of its log, and cuts
+            // off what comes after it, in the file as well. A device that does not read now must
+            // not cost what a later attempt would find, nor damage more than it has hit.
+            let file = fs::read(&self.dir.join(DB))?;
+            if std::mem::take(&mut self.unsure) {
+                self.expect_what_is_in(&file);
+            }
+            match self.open_database(engine) {
+                Ok(open) => self.open = Some(open),
+                Err(Error::Broken(why)) => {
+                    self.as_found = Some(file);
+                    return Err(Error::Broken(why));
+                }
+                Err(error) => return Err(error),
+            }
             self.measure();
         }
         Ok(self.open.as_mut().expect("just opened"))
+    }
+
+    fn open_database(&mut self, engine: &dyn Engine) -> Result<Open, Error> {
+        let mut store = engine.open(&self.dir)?;
+        let mut ids = store.ids()?;
+        ids.present.retain(|id| self.counts(*id));
+        let present = ids.present.len() as u64;
+        if present < self.expected {
+            let lost = self.expected - present;
+            return Err(Error::Broken(format!("{lost} groups have disappeared")));
+        }
+        ids.removed.extend(&self.gone);
+        let live: BTreeSet<u64> = ids.present.difference(&ids.removed).copied().collect();
+        self.groups = live.len() as u64;
+        let removed = ids.present.intersection(&ids.removed).copied().collect();
+        Ok(Open {
+            store,
+            live,
+            removed,
+        })
     }
 
     /// Whether what is found under this id may be a group of this generation.
@@ -266,4 +355,9 @@ impl Generation {
         self.open = None;
         self.measure();
     }
+}
+
+fn reached_file(last: u64) -> Vec<u8> {
+    let boot = clock::now().boot.bytes();
+    seal(REACHED_MAGIC, &[&last.to_le_bytes()[..], &boot].concat())
 }

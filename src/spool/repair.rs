@@ -1,6 +1,7 @@
 //! A damaged generation: what can be saved of it, and the records of the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::attach::CORRUPT;
@@ -8,7 +9,6 @@ use super::codec;
 use super::files;
 use super::fs;
 use super::generation::Generation;
-use super::salvage;
 use super::shelf::Shelf;
 use super::store::Error;
 use super::tally::Tally;
@@ -29,28 +29,40 @@ impl Shelf {
         let known = generation.put_in();
         generation.taking = None;
         let (first, dir) = (generation.first, generation.dir.clone());
-        let mut groups = salvage::groups_around_losses(&dir.join("db")).unwrap_or_default();
+        let mut groups = generation.salvage();
         groups.retain(|id, _| generation.counts(*id));
-        let removed = self.read_what_is_left(index, &mut groups);
+        let mut removed = self.read_what_is_left(index, &mut groups);
+        // In case that could not be written down, or not be read.
+        removed.extend(&self.generations[index].gone);
 
-        let mut found = Tally::default();
+        let (mut found, mut sound) = (Tally::default(), Tally::default());
         for bytes in groups.values() {
             if let Ok(header) = codec::header(bytes) {
                 found.add(&header.tally);
+                if header.damage().is_none() {
+                    sound.add(&header.tally);
+                }
             }
         }
         let generation = &self.generations[index];
-        // The id for the records: the last that is free.
-        let free = (first..=generation.last)
-            .rev()
-            .find(|id| !groups.contains_key(id) && !removed.contains(id));
+        let there = |id: &u64| groups.contains_key(id) || removed.contains(id);
         let gaps = match &known {
+            // What cannot be found was deleted.
+            Some(known) if (first..=known.last).all(|id| there(&id)) => Vec::new(),
             Some(known) => known.lacking(&found, GapReason::Corrupt, now),
+            None if generation.nothing_acknowledged() => Vec::new(),
             None if groups.is_empty() || (groups.len() as u64) < generation.expected => {
                 vec![codec::unknown_gap(now)]
             }
             None => Vec::new(),
         };
+        // The id for the records: one after all that anybody can have read, or the last before.
+        let newest = groups.keys().chain(&removed).max().copied();
+        let newest = newest.max(known.as_ref().map(|known| known.last));
+        let end = newest.map_or(first, |id| id.saturating_add(1));
+        let free = (first..=generation.last.min(end))
+            .rev()
+            .find(|id| !there(id));
         let id = free.unwrap_or(generation.last);
         groups.retain(|id, _| !removed.contains(id));
         let saved = groups.len();
@@ -62,13 +74,13 @@ impl Shelf {
         for mark in known.iter().flat_map(Tally::implied_marks) {
             self.marks.raise(mark);
         }
-        let copy = self.build(&dir, &groups)?;
+        let (copy, put_in) = self.build(&dir, &groups)?;
+        for mark in sound.implied_marks() {
+            self.marks.raise(mark);
+        }
         self.in_doubt.remove(&first);
         report(why, saved, &gaps, &copy);
-        let void = std::mem::take(&mut self.generations[index].void);
-        let (mut replacement, _) = Generation::found(first, id, dir);
-        replacement.void = void;
-        self.generations[index] = replacement;
+        self.generations[index] = Generation::sealed(first, id, dir, &put_in);
         self.measure_others();
         Ok(())
     }
@@ -102,12 +114,13 @@ impl Shelf {
         ids.removed
     }
 
-    /// Makes a generation of these groups beside the damaged one, then puts it in its place.
+    /// Makes a generation of these groups beside the damaged one, then puts it in its place. Returns
+    /// where the damaged one is now, and what is in the new one.
     fn build(
         &self,
-        dir: &std::path::Path,
+        dir: &Path,
         groups: &BTreeMap<u64, Vec<u8>>,
-    ) -> Result<std::path::PathBuf, Error> {
+    ) -> Result<(PathBuf, Tally), Error> {
         let new = dir.with_extension("new");
         if fs::exists(&new) {
             files::remove(&new)?;
@@ -123,14 +136,35 @@ impl Shelf {
         store.sync()?;
         drop(store);
         Generation::write_summary(&new, &tally)?;
-        let copy = files::set_aside(dir, CORRUPT)?;
-        files::rename(&new, dir)?;
+        let copy = swap(dir, &new)?;
+        if let Err(error) = files::sync_dir(&self.path) {
+            tracing::warn!(%error, "cannot sync the spool's directory");
+        }
         files::prune_copies(&self.path, "gen-", CORRUPT, files::KEPT_COPIES);
-        Ok(copy)
+        Ok((copy, tally))
     }
 }
 
-fn report(why: &str, saved: usize, gaps: &[Gap], copy: &std::path::Path) {
+/// Puts the new generation in the place of the damaged one, which is set aside. Returns where. A
+/// power cut may undo it or leave it half done, until the directory is synced: then the next start
+/// finds the damaged one again, or takes the new one.
+fn swap(dir: &Path, new: &Path) -> std::io::Result<PathBuf> {
+    let copy = files::name_aside(dir, CORRUPT);
+    // An earlier attempt may have come that far.
+    let there = fs::exists(dir);
+    if there {
+        fs::rename(dir, &copy)?;
+    }
+    if let Err(error) = fs::rename(new, dir) {
+        if there {
+            fs::rename(&copy, dir)?;
+        }
+        return Err(error);
+    }
+    Ok(copy)
+}
+
+fn report(why: &str, saved: usize, gaps: &[Gap], copy: &Path) {
     let copy = copy.display();
     if gaps.is_empty() {
         tracing::warn!(error = why, saved, %copy, "a part of the spool was damaged: set aside, every group saved");

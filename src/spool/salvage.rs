@@ -5,32 +5,16 @@
 //! checksums: so the file is searched for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::codec;
-use super::files;
 use super::fs;
 use super::store::{Engine, Error, Ids, Store};
 
-/// Searches `file` for groups. Those whose body is damaged are among them: their header says what
-/// they were. A group of several pieces (one that holds a very large frame) is found as damaged.
-///
-/// # Errors
-/// The file cannot be read at all.
-pub(super) fn groups(file: &Path) -> io::Result<BTreeMap<u64, Vec<u8>>> {
-    Ok(groups_in(&fs::read(file)?))
-}
-
-/// The same of a file that the device may not give in full.
-///
-/// # Errors
-/// The file cannot be opened.
-pub(super) fn groups_around_losses(file: &Path) -> io::Result<BTreeMap<u64, Vec<u8>>> {
-    Ok(groups_in(&files::read_around(file)?))
-}
-
-fn groups_in(bytes: &[u8]) -> BTreeMap<u64, Vec<u8>> {
+/// Searches the content of a database file for groups. Those whose body is damaged are among them:
+/// their header says what they were. A group of several pieces (one that holds a very large frame)
+/// is found as damaged.
+pub(super) fn groups(bytes: &[u8]) -> BTreeMap<u64, Vec<u8>> {
     let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut at = 0;
     while let Some(begin) = find(&bytes[at..]).map(|offset| at + offset) {
@@ -66,7 +50,7 @@ impl Engine for Salvage {
     }
 
     fn open(&self, dir: &Path) -> Result<Box<dyn Store>, Error> {
-        let mut groups = groups(&dir.join("db"))?;
+        let mut groups = groups(&fs::read(&dir.join("db"))?);
         // What looks damaged may be whole for the engine.
         groups
             .retain(|_, bytes| codec::header(bytes).is_ok_and(|header| header.damage().is_none()));
@@ -80,7 +64,10 @@ impl Store for Found {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        Ok(fs::sync(&self.1)?)
+        fs::sync(&self.1)?;
+        #[cfg(test)]
+        super::simulated::synced(self.0.iter().map(|(id, bytes)| (*id, &bytes[..])));
+        Ok(())
     }
 
     fn ids(&mut self) -> Result<Ids, Error> {
@@ -119,9 +106,6 @@ mod tests {
             file.extend_from_slice(b"thg1thg2");
             expected.insert(id, bytes);
         }
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        std::fs::write(&path, file).unwrap();
-        assert_eq!(groups(&path).unwrap(), expected);
+        assert_eq!(groups(&file), expected);
     }
 }

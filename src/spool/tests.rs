@@ -512,6 +512,27 @@ fn a_spool_of_a_newer_version_is_set_aside_and_kept() {
 }
 
 #[test]
+fn spools_of_newer_versions_are_not_gathered_without_end_and_none_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    for copies in 1..6 {
+        std::fs::create_dir_all(&config.path).unwrap();
+        std::fs::write(config.path.join("format"), "telehub spool 9\n").unwrap();
+        let mut shelf = Shelf::new(&config, disk());
+        let attached = shelf.attach(false);
+        assert_eq!(attached.is_ok(), copies <= 3);
+        if let Err(failure) = attached {
+            assert!(
+                failure.error.contains("3 such are beside it"),
+                "{failure:?}"
+            );
+        }
+        let there = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(there, (copies + 1).min(4) - usize::from(copies <= 3));
+    }
+}
+
+#[test]
 fn a_spool_of_the_version_before_goes_on_and_says_so_before_it_is_written_to() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");

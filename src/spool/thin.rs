@@ -53,7 +53,7 @@ impl Shelf {
             self.record(gaps).map(|gaps| (copied, gaps))
         });
         let swapped = copied.and_then(|(copied, gaps)| {
-            self.swap(cut.run.clone(), &new)?;
+            self.swap(cut.run.clone(), &new, &copied.kept)?;
             Ok((copied, gaps))
         });
         let (copied, gaps) = match swapped {
@@ -115,7 +115,7 @@ impl Shelf {
     }
 
     /// Puts the new generation in the place of old ones.
-    fn swap(&mut self, run: Range<usize>, new: &Path) -> Result<(), Error> {
+    fn swap(&mut self, run: Range<usize>, new: &Path, kept: &Tally) -> Result<(), Error> {
         for generation in &mut self.generations[run.clone()] {
             generation.open = None;
         }
@@ -137,7 +137,7 @@ impl Shelf {
             tracing::warn!(%error, "cannot sync the spool's directory");
         }
         let last = self.generations[run.end - 1].last;
-        let (mut generation, _) = Generation::found(first, last, dir);
+        let mut generation = Generation::sealed(first, last, dir, kept);
         generation.thinned = true;
         generation.used = self.commands;
         let old: Vec<(PathBuf, u64)> = self

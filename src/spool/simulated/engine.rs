@@ -155,7 +155,9 @@ impl Store for Opened {
         self.write_out()?;
         if !self.log.lazy {
             fs::sync(&self.dir.join(DB))?;
-            super::synced(self.unsynced.iter().map(|id| (*id, &self.values[id][..])));
+            // What is removed is not stored, though its bytes are.
+            let stored = self.unsynced.iter().filter(|id| !self.removed.contains(id));
+            super::synced(stored.map(|id| (*id, &self.values[id][..])));
         }
         self.unsynced.clear();
         self.broken = false;

@@ -47,7 +47,7 @@ pub(crate) fn with_disk<T>(ask: impl FnOnce(&mut Disk) -> T) -> Option<T> {
     DISK.with_borrow_mut(|slot| slot.as_mut().map(ask))
 }
 
-fn synced<'a>(groups: impl Iterator<Item = (u64, &'a [u8])>) {
+pub(in crate::spool) fn synced<'a>(groups: impl Iterator<Item = (u64, &'a [u8])>) {
     let groups = groups.map(|(id, bytes)| Stored {
         id,
         items: codec::decode(bytes, 0.0).unwrap_or_default(),
