@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::Mutation;
 use super::trace::Note;
 use super::truth::{Broken, Link, Publish, Told, uid_of};
-use super::world::{Ev, World};
+use super::world::{Ev, SETTLING, World};
 use crate::reading::Gap;
 use crate::uplink::simulated::Written;
 
@@ -111,6 +111,7 @@ impl World {
         let agrees = now >= self.broker.away_until;
         if agrees {
             hub.up_since = Some(now);
+            hub.caught_up = false;
             self.stats.connects += 1;
         }
         hub.net.answer(agrees);
@@ -189,6 +190,7 @@ impl World {
             self.cut_now(true, 0);
             return Ok(());
         }
+        self.busy_until = now + SETTLING;
         self.takes(coming, (run, serial))?;
         if self.broker.coming.is_empty() {
             self.broker.busy = None;

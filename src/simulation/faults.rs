@@ -38,7 +38,7 @@ impl World {
             }
             Fault::DiskFails { permille, ms } => self.moody(Mood::Failing(permille), ms),
             Fault::DiskUnreadable { permille, ms } => {
-                self.truth.disturbed.unreadable |= permille == 1000;
+                self.truth.disturbed.unreadable = true;
                 self.moody(Mood::Unreadable(permille), ms);
             }
             Fault::DiskReadOnly { ms } => self.moody(Mood::ReadOnly, ms),

@@ -22,9 +22,9 @@ use crate::uplink::simulated::Net;
 
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
 
-/// Tells whether one of the tasks has something to do.
-#[derive(Debug, Default)]
-pub(super) struct Flag {
+/// Tells whether a task has something to do.
+#[derive(Debug)]
+struct Flag {
     set: AtomicBool,
     outer: Mutex<Option<Waker>>,
 }
@@ -39,11 +39,60 @@ impl Wake for Flag {
     }
 }
 
+/// A task that is polled by hand, and only when it was woken.
+struct ByHand<T> {
+    /// `None`: it has ended.
+    task: Option<Task<T>>,
+    flag: Arc<Flag>,
+    waker: Waker,
+}
+
+impl<T> ByHand<T> {
+    fn new(task: impl Future<Output = T> + 'static) -> Self {
+        let flag = Arc::new(Flag {
+            set: AtomicBool::new(true),
+            outer: Mutex::default(),
+        });
+        Self {
+            task: Some(Box::pin(tokio::task::unconstrained(task))),
+            waker: Waker::from(flag.clone()),
+            flag,
+        }
+    }
+
+    /// Whom to wake when the task is woken.
+    fn tells(&self, outer: &Waker) {
+        let mut known = self
+            .flag
+            .outer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|known| !known.will_wake(outer)) {
+            *known = Some(outer.clone());
+        }
+    }
+
+    fn is_woken(&self) -> bool {
+        self.task.is_some() && self.flag.set.load(Relaxed)
+    }
+
+    /// Polls it; returns what it ended with.
+    fn works(&mut self) -> Option<T> {
+        self.flag.set.store(false, Relaxed);
+        let mut cx = Context::from_waker(&self.waker);
+        let Poll::Ready(result) = self.task.as_mut()?.as_mut().poll(&mut cx) else {
+            return None;
+        };
+        self.task = None;
+        Some(result)
+    }
+}
+
 /// One run of the hub.
 pub(super) struct Hub {
     pub(super) run: u64,
-    intake: Option<Task<anyhow::Result<()>>>,
-    uplink: Option<Task<()>>,
+    intake: ByHand<anyhow::Result<()>>,
+    uplink: ByHand<()>,
     pub(super) spool: Spool,
     pub(super) spool_events: mpsc::Sender<spool::Event>,
     /// `None`: stopping.
@@ -52,7 +101,6 @@ pub(super) struct Hub {
     pub(super) board: Arc<Board>,
     opened: Arc<AtomicBool>,
     stop: Stopper,
-    flag: Arc<Flag>,
     /// How the intake ended.
     pub(super) ended: Option<Result<(), String>>,
     /// The spool's thread is at work.
@@ -64,6 +112,8 @@ pub(super) struct Hub {
     pub(super) writes: usize,
     /// Since when there is a connection.
     pub(super) up_since: Option<u64>,
+    /// Since then the live lane has been empty: what had gathered before is through.
+    pub(super) caught_up: bool,
 }
 
 impl Hub {
@@ -108,8 +158,8 @@ impl Hub {
         );
         Self {
             run,
-            intake: Some(Box::pin(tokio::task::unconstrained(intake))),
-            uplink: Some(Box::pin(tokio::task::unconstrained(uplink))),
+            intake: ByHand::new(intake),
+            uplink: ByHand::new(uplink),
             spool,
             spool_events,
             ways_in: Some((control, data)),
@@ -117,13 +167,13 @@ impl Hub {
             board,
             opened,
             stop,
-            flag: Arc::default(),
             ended: None,
             busy: false,
             turn: 0,
             seen_dial: 0,
             writes: 0,
             up_since: None,
+            caught_up: false,
         }
     }
 
@@ -140,33 +190,21 @@ impl Hub {
 
     /// Whether nothing of it runs any more.
     pub(super) fn is_over(&self) -> bool {
-        self.intake.is_none() && self.uplink.is_none() && self.spool.stopped()
+        self.intake.task.is_none() && self.uplink.task.is_none() && self.spool.stopped()
     }
 
     /// Lets the tasks work until they wait for something.
     pub(super) fn work(&mut self, outer: &Waker) {
-        *self
-            .flag
-            .outer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(outer.clone());
-        let waker = Waker::from(self.flag.clone());
-        let mut cx = Context::from_waker(&waker);
-        loop {
-            self.flag.set.store(false, Relaxed);
-            if let Some(intake) = &mut self.intake
-                && let Poll::Ready(result) = intake.as_mut().poll(&mut cx)
+        self.intake.tells(outer);
+        self.uplink.tells(outer);
+        while self.intake.is_woken() || self.uplink.is_woken() {
+            if self.intake.is_woken()
+                && let Some(result) = self.intake.works()
             {
                 self.ended = Some(result.map_err(|error| format!("{error:#}")));
-                self.intake = None;
             }
-            if let Some(uplink) = &mut self.uplink
-                && uplink.as_mut().poll(&mut cx).is_ready()
-            {
-                self.uplink = None;
-            }
-            if !self.flag.set.load(Relaxed) {
-                return;
+            if self.uplink.is_woken() {
+                self.uplink.works();
             }
         }
     }

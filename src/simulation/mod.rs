@@ -12,6 +12,7 @@
 //!
 //! ```text
 //! SIM_SEED=17 SIM_TRACE=1000000 cargo test --lib simulation::tests::many      # replays one
+//! SIM_SEED=17 SIM_LOG=1 cargo test --lib simulation::tests::many -- --nocapture   # with the log
 //! SIM_SEEDS=1000000 cargo test --profile sim --lib simulation::tests::many_histories
 //! ```
 #![allow(clippy::unwrap_used)]

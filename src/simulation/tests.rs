@@ -58,6 +58,10 @@ fn histories(
 fn many_histories_break_no_promise() {
     let begin = number("SIM_SEED").unwrap_or(0);
     let count = number("SIM_SEEDS").unwrap_or(if begin > 0 { 1 } else { SEEDS });
+    if std::env::var_os("SIM_LOG").is_some() {
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        let _ = log.with_writer(std::io::stderr).try_init();
+    }
     let started = Instant::now();
     let (mut stats, broken) = histories(begin, begin + count, None);
     if let Some((seed, why, last)) = broken {

@@ -1,7 +1,6 @@
 //! What happened, as a hash of all of it and the last of it in words.
 
 use std::collections::VecDeque;
-use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::plan::Fault;
@@ -59,6 +58,8 @@ pub(super) struct Trace {
     hasher: DefaultHasher,
     kept: VecDeque<(u64, Note)>,
     keep: usize,
+    /// Tells everything at once: beside the hub's own log.
+    loud: bool,
     pub(super) events: u64,
 }
 
@@ -71,6 +72,7 @@ impl Default for Trace {
                 Ok(all) => all.parse().unwrap_or(usize::MAX),
                 Err(_) => KEPT,
             },
+            loud: std::env::var_os("SIM_LOG").is_some(),
             events: 0,
         }
     }
@@ -81,6 +83,9 @@ impl Trace {
     pub(super) fn note(&mut self, ms: u64, note: Note) {
         self.events += 1;
         (ms, note).hash(&mut self.hasher);
+        if self.loud {
+            eprint!("{}", line(ms, &note));
+        }
         if self.kept.len() >= self.keep {
             self.kept.pop_front();
         }
@@ -92,14 +97,10 @@ impl Trace {
     }
 
     pub(super) fn last(&self) -> String {
-        let lines = self
-            .kept
-            .iter()
-            .map(|(ms, note)| format!("{:>8}.{:03} s  {}\n", ms / 1000, ms % 1000, short(note)));
-        lines.collect()
+        self.kept.iter().map(|(ms, note)| line(*ms, note)).collect()
     }
 }
 
-fn short(note: &impl Debug) -> String {
-    format!("{note:?}")
+fn line(ms: u64, note: &Note) -> String {
+    format!("{:>8}.{:03} s  {note:?}\n", ms / 1000, ms % 1000)
 }

@@ -21,6 +21,8 @@ pub(super) struct Fact {
     pub(super) seq: u64,
     pub(super) readings: u64,
     pub(super) taken: bool,
+    /// The run that took it first.
+    pub(super) taken_by: u64,
     pub(super) acked: bool,
     /// Whether the broker has it.
     arrived: bool,
@@ -31,8 +33,6 @@ pub(super) struct Fact {
     /// Where it was published last.
     published: Option<Link>,
     synced: bool,
-    /// The run that stored it first.
-    stored_by: Option<u64>,
     /// A group with it was damaged by the world.
     hit: bool,
     /// It was in the newest generation.
@@ -91,7 +91,7 @@ pub(super) struct Disturbed {
     pub(super) disk: bool,
     /// A disk hung or failed: batches went past it.
     pub(super) order: bool,
-    /// No read went through for a while: what had to make way then may have been unknown.
+    /// Reads failed for a while: what had to make way then may have been unknown.
     pub(super) unreadable: bool,
     /// The disk failed: marks may not have been written.
     pub(super) marks: bool,
@@ -121,6 +121,8 @@ pub(super) struct Truth {
     pub(super) broken: Option<Broken>,
     /// The last run ended in order: devices must not be asked for what was acked.
     in_order: bool,
+    /// The power went, and no hub has started since.
+    cut_off: bool,
     /// Everything was out, and the hub was stopped in order: nothing may come again.
     drained: bool,
 }
@@ -229,7 +231,8 @@ impl Truth {
 
     /// It ended in any other way.
     pub(super) fn crashed(&mut self, power: bool) {
-        self.in_order = false;
+        (self.in_order, self.drained) = (false, false);
+        self.cut_off = power;
         if power && self.facts.iter().any(|fact| fact.newest) {
             for fact in &mut self.facts {
                 fact.forgotten |= fact.newest;
@@ -237,6 +240,17 @@ impl Truth {
         }
         for stream in &mut self.streams {
             stream.acked_since = 0;
+        }
+    }
+
+    /// Another run begins.
+    pub(super) fn starts(&mut self) {
+        self.cut_off = false;
+        if !self.in_order {
+            for stream in &mut self.streams {
+                // What was on its way to the disk comes again as live data, behind newer ones.
+                stream.newest[1] = 0;
+            }
         }
     }
 
@@ -267,19 +281,26 @@ impl Truth {
     /// The world has damaged a group with these items.
     pub(super) fn damaged(&mut self, items: &[Arc<Item>], newest: bool) {
         self.disturbed.disk = true;
+        let cut_off = self.cut_off;
         for item in items {
-            if let Item::Batch(batch) = &**item
-                && let Some(uid) = uid_of(&batch.frame)
-            {
+            let hit: Vec<Uid> = match &**item {
+                Item::Batch(batch) => uid_of(&batch.frame).into_iter().collect(),
+                // Those whose loss it tells of.
+                Item::Gap(gap) => (0..self.facts.len() as u64)
+                    .filter(|uid| self.covers(gap, &self.facts[*uid as usize]))
+                    .collect(),
+            };
+            for uid in hit {
                 let fact = self.fact(uid);
                 fact.hit = true;
                 fact.newest |= newest;
+                fact.forgotten |= newest && cut_off;
             }
         }
     }
 
     /// A group has reached the medium.
-    pub(super) fn stored(&mut self, stored: Stored, run: u64) {
+    pub(super) fn stored(&mut self, stored: Stored) {
         self.stored_groups += 1;
         let new = !self.groups.contains_key(&stored.id);
         for item in &stored.items {
@@ -288,7 +309,6 @@ impl Truth {
                     if let Some(uid) = uid_of(&batch.frame) {
                         let fact = self.fact(uid);
                         fact.synced = true;
-                        fact.stored_by.get_or_insert(run);
                     }
                 }
                 Item::Gap(gap) => {
@@ -377,8 +397,8 @@ impl Truth {
                 "P4: batch {uid} comes again after a new start of an empty hub"
             ));
         }
-        // What an earlier run had stored may not have been readable when this one began.
-        let unread = self.disturbed.marks && fact.stored_by.is_some_and(|run| run < link.0);
+        // What an earlier run had written may not have been readable when this one began.
+        let unread = self.disturbed.marks && fact.taken_by < link.0;
         if fact.published == Some(link) && !unread {
             return Err(format!(
                 "P4: batch {uid} is published twice on one connection"
@@ -453,7 +473,8 @@ impl Truth {
         // What is missing of each stream, and what its gap records add up to.
         let mut missing: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
         for fact in &self.facts {
-            let unknown = fact.hit || fact.forgotten || self.disturbed.unreadable;
+            let unread = self.disturbed.unreadable && self.unknown(true);
+            let unknown = fact.hit || fact.forgotten || unread;
             if fact.acked && !fact.arrived && !unknown {
                 let sum = missing.entry(fact.stream).or_default();
                 *sum = (sum.0 + 1, sum.1 + fact.readings);
@@ -477,7 +498,9 @@ impl Truth {
             };
             let batches = &self.streams[stream].batches;
             let known = |seq| batches.binary_search_by_key(&seq, |(seq, _)| *seq).is_ok();
-            if !known(from) || !known(to) {
+            // Of what is damaged, only the limits are known.
+            let exact = gap.reason != GapReason::Corrupt;
+            if exact && (!known(from) || !known(to)) || from > to {
                 return Err(format!(
                     "P3: a gap record of batches that never were: {gap:?}"
                 ));

@@ -26,6 +26,7 @@ use crate::spool::simulated::chance::Chance;
 use crate::spool::simulated::disk::{Disk, Mood};
 use crate::spool::simulated::{Manner, install, take_synced, with_disk};
 use crate::spool::{Command, Event};
+use crate::status::spool::SpoolState;
 
 /// Unix seconds at the beginning.
 const BEGIN: f64 = 1.8e9;
@@ -33,6 +34,9 @@ const BEGIN: f64 = 1.8e9;
 /// The world is well again and devices are quiet: everything has to be out after this long. A
 /// payload that kills the connection takes seven connects with growing pauses until it is found.
 const PATIENCE: u64 = 900_000;
+
+/// A spool that could not be opened, or read, is tried again every 5 s.
+pub(super) const SETTLING: u64 = 6_000;
 
 /// An orderly stop takes no longer; the hub would be killed.
 const STOP: u64 = 10_000;
@@ -104,6 +108,8 @@ pub(super) struct World {
     due: Vec<(u64, Uid)>,
     quiet: bool,
     healed: bool,
+    /// Until some time after the last publish.
+    pub(super) busy_until: u64,
     /// Everything was out at this time, and the hub was stopped in order.
     drained: bool,
     finished: bool,
@@ -153,6 +159,7 @@ impl World {
             due: Vec::new(),
             quiet: false,
             healed: false,
+            busy_until: 0,
             drained: false,
             finished: false,
             restart: false,
@@ -265,9 +272,12 @@ impl World {
         let mut any = self.collect_from_uplink();
         any |= self.collect_for_disk()?;
         any |= self.collect_mail()?;
-        let Some(hub) = &self.hub else {
+        let Some(hub) = &mut self.hub else {
             return Ok(any);
         };
+        hub.caught_up |= hub.board.live_batches.get() == 0;
+        // Batches go past a disk that does not answer in time.
+        self.truth.disturbed.order |= hub.board.spool.state().0 == SpoolState::Failed;
         if let Some(ended) = &hub.ended
             && hub.ways_in.is_some()
         {
@@ -450,6 +460,7 @@ impl World {
             return;
         }
         self.runs += 1;
+        self.truth.starts();
         self.note(Note::Starts(self.runs));
         clock::simulated::begin(self.boots);
         let manner = Manner {
@@ -485,7 +496,7 @@ impl World {
         }
         let told = self.truth.in_gaps;
         for stored in take_synced() {
-            self.truth.stored(stored, self.runs);
+            self.truth.stored(stored);
         }
         self.truth.all_in_gaps(&lost, self.truth.in_gaps - told);
         if with_disk(|disk| disk.frozen) == Some(true) {
@@ -559,6 +570,8 @@ impl World {
         }
         self.truth.disturbed.disk = true;
         self.truth.crashed(power);
+        // A crash that was still to come, in the middle of the stop: what was deleted may be back.
+        (self.drained, self.restart) = (false, false);
         with_disk(|disk| disk.frozen = true);
         self.leave_the_network();
         self.hub = None;
@@ -775,7 +788,12 @@ impl World {
         conn.coming.pop_front();
         let mailbox = conn.mailbox.clone();
         self.note(Note::Taken(n, kept.uid));
-        let fresh = !std::mem::replace(&mut self.truth.fact(kept.uid).taken, true);
+        let run = self.runs;
+        let fact = self.truth.fact(kept.uid);
+        let fresh = !std::mem::replace(&mut fact.taken, true);
+        if fresh {
+            fact.taken_by = run;
+        }
         if fresh && self.is_calm() {
             let bound = now + self.live_bound();
             self.due.push((bound, kept.uid));
@@ -805,7 +823,8 @@ impl World {
             .map(|ms| 1000.0 / *ms as f64)
             .sum();
         let kept: usize = self.devices.iter().map(|device| device.kept.len()).sum();
-        let up = self.hub.as_ref().and_then(|hub| hub.up_since);
+        let hub = self.hub.as_ref().filter(|hub| hub.caught_up);
+        let up = hub.and_then(|hub| hub.up_since);
         !self.plan_in_order()
             && !lanes.write_always
             && lanes.live_batches > 100
@@ -842,8 +861,11 @@ impl World {
                 self.due.push((bound, uid));
             }
         }
-        if !self.quiet || self.drained && !self.restart {
+        if !self.quiet {
             return Ok(());
+        }
+        if self.drained && !self.restart {
+            return self.too_late(now);
         }
         let Some(hub) = self.hub.as_ref().filter(|hub| hub.is_open()) else {
             return self.too_late(now);
@@ -853,7 +875,9 @@ impl World {
             && hub.up_since.is_some()
             && !hub.busy;
         let kept = self.devices.iter().all(|device| device.kept.is_empty());
-        if empty && kept && (self.drained || self.truth.missing().is_empty()) {
+        // What could not be read at the start is not in the numbers.
+        let idle = now >= self.busy_until && now >= self.plan.quiet + SETTLING;
+        if empty && idle && kept && (self.drained || self.truth.missing().is_empty()) {
             if !self.drained {
                 self.truth.drained();
             }
