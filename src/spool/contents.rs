@@ -162,4 +162,18 @@ impl Generation {
             }
         }
     }
+
+    /// What the file of one that cannot be read still says of what is in it: perhaps not all.
+    pub(super) fn salvaged(&mut self) -> Tally {
+        let mut tally = Tally::default();
+        for (id, bytes) in self.salvage() {
+            if self.counts(id)
+                && !self.gone.contains(&id)
+                && let Ok(header) = codec::header(&bytes)
+            {
+                tally.add(&header.tally);
+            }
+        }
+        tally
+    }
 }

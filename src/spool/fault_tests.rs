@@ -11,6 +11,7 @@ use super::shelf::Shelf;
 use super::store::{Engine, Error, Ids, Store};
 use super::testing::copy;
 use super::tests::{BIG, config, gaps, items, load_all, seqs};
+use crate::reading::Gap;
 
 /// Calls that succeed before one fails; counts down. `u32::MAX`: all succeed.
 #[derive(Default)]
@@ -289,30 +290,24 @@ fn what_a_device_refuses_for_good_is_saved_without_the_engine_and_does_not_hold_
     assert_eq!(copies(&dir.path().join("spool")), 1);
 }
 
-#[test]
-fn a_damaged_part_that_cannot_be_replaced_yet_is_not_taken_for_empty() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("spool");
-    let faults = Faults::none();
+/// Nine groups of ten batches, as a kill leaves them, of which the fifth is damaged; found when no
+/// other database can be made.
+fn damaged(dir: &Path, faults: &Arc<Faults>) -> Shelf {
+    let (path, killed) = (dir.join("spool"), dir.join("killed"));
     let engine = || Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
     let config = config(&path, BIG);
     let mut shelf = Shelf::new(&config, engine());
     for at in 0..9 {
-        shelf
-            .commit(&items(at * 10 + 1..at * 10 + 11, 2000), &[])
-            .unwrap();
+        let batches = items(at * 10 + 1..at * 10 + 11, 2000);
+        shelf.commit(&batches, &[]).unwrap();
     }
-    // As a kill leaves it, and then a damaged byte in the middle.
-    let killed = dir.path().join("killed");
     copy(&path, &killed);
     drop(shelf);
     std::fs::remove_dir_all(&path).unwrap();
     copy(&killed, &path);
-    let generation = std::fs::read_dir(&path)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let db = generation
-        .map(|path| path.join("db"))
+    let entries = std::fs::read_dir(&path).unwrap();
+    let db = entries
+        .map(|entry| entry.unwrap().path().join("db"))
         .find(|path| path.exists())
         .unwrap();
     let mut content = std::fs::read(&db).unwrap();
@@ -327,8 +322,17 @@ fn a_damaged_part_that_cannot_be_replaced_yet_is_not_taken_for_empty() {
     faults.creates.store(0, Relaxed);
     let mut shelf = Shelf::new(&config, engine());
     shelf.attach(false).unwrap();
+    shelf
+}
+
+#[test]
+fn a_damaged_part_that_cannot_be_replaced_yet_is_not_taken_for_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let mut shelf = damaged(dir.path(), &faults);
     shelf.idle();
-    assert!(load_all_once(&mut shelf).is_empty());
+    assert!(shelf.load(None, usize::MAX).is_empty());
+    assert!(shelf.unreadable);
     faults.creates.store(u32::MAX, Relaxed);
     let groups = load_all(&mut shelf);
     let lost = gaps(&groups);
@@ -339,8 +343,17 @@ fn a_damaged_part_that_cannot_be_replaced_yet_is_not_taken_for_empty() {
     assert_eq!(seqs(&groups).len(), 80);
 }
 
-fn load_all_once(shelf: &mut Shelf) -> Vec<crate::spool::Group> {
-    let groups = shelf.load(None, usize::MAX);
-    assert!(shelf.unreadable);
-    groups
+#[test]
+fn of_a_damaged_part_that_has_to_make_way_everything_that_is_known_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::none();
+    let mut shelf = damaged(dir.path(), &faults);
+    faults.creates.store(u32::MAX, Relaxed);
+    shelf.limits.max_size = 1;
+    shelf.commit(&items(91..95, 10), &[]).unwrap();
+    let lost = gaps(&load_all(&mut shelf));
+    let known = (lost[0].from, lost[0].to, lost[0].batches);
+    assert_eq!(known, (Some(1), Some(90), 90), "{lost:?}");
+    // There may have been more.
+    assert_eq!((lost.len(), &*lost[1].device), (2, Gap::UNKNOWN));
 }

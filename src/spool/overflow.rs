@@ -193,14 +193,12 @@ impl Shelf {
                 });
             }
         }
-        let mut gaps = tally
-            .as_ref()
-            .map(|tally| tally.as_gaps(GapReason::Overflow, now))
-            .unwrap_or_default();
-        if gaps.is_empty() {
+        let known = tally.is_some();
+        let tally = tally.unwrap_or_else(|| self.generations[index].salvaged());
+        let mut gaps = tally.as_gaps(GapReason::Overflow, now);
+        if !known || gaps.is_empty() {
             gaps.push(codec::unknown_gap(now));
         }
-        let tally = tally.unwrap_or_default();
         let gaps = self.record(gaps)?;
         let generation = &self.generations[index];
         let (from, upto) = (GroupId(generation.first), GroupId(generation.last));
