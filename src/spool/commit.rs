@@ -176,6 +176,11 @@ impl Shelf {
                     {
                         open.store.sync()?;
                     }
+                    if let Some(before) = self.generations.last_mut() {
+                        // One is left out, for the records of what may get lost in that one.
+                        before.bound = before.bound.min(self.next_id);
+                        self.next_id += 1;
+                    }
                     let dir = self.path.join(generations::name(self.next_id));
                     let new = Generation::create(dir, self.next_id, &*self.engine)?;
                     self.generations.push(new);

@@ -182,6 +182,8 @@ impl Shelf {
                 continue;
             }
             let all = here.len() as u64 >= generation.groups && !generation.thinned;
+            // Before it is opened, and perhaps found damaged and replaced.
+            generation.gone.extend(here);
             if generation.open.is_none() && all {
                 generation.groups = 0;
             } else if let Err(error) = self

@@ -46,6 +46,8 @@ pub(super) struct Open {
 pub(super) struct Generation {
     pub(super) first: u64,
     pub(super) last: u64,
+    /// No group of it may ever have a larger id than this.
+    pub(super) bound: u64,
     pub(super) dir: PathBuf,
     /// Groups that are not deleted, and what is in them (the latter as of the last look).
     pub(super) groups: u64,
@@ -87,6 +89,7 @@ impl Generation {
         Self {
             first,
             last,
+            bound: last,
             groups: 0,
             batches: 0,
             readings: 0,
@@ -125,6 +128,7 @@ impl Generation {
         match made {
             Ok(store) => {
                 let mut generation = Self::empty(first, first, dir);
+                generation.bound = u64::MAX;
                 generation.taking = Some(Tally::default());
                 generation.open = Some(Open {
                     store,
@@ -143,8 +147,8 @@ impl Generation {
 
     /// One that takes no more groups, of which this is put in. Its summary was just written, and is
     /// not asked for: a disk that does not give it back now must not make an empty one of it.
-    pub(super) fn sealed(first: u64, last: u64, dir: PathBuf, tally: &Tally) -> Self {
-        let mut generation = Self::empty(first, last, dir);
+    pub(super) fn sealed(first: u64, bound: u64, dir: PathBuf, tally: &Tally) -> Self {
+        let mut generation = Self::empty(first, bound, dir);
         generation.measure();
         generation.last = tally.last.max(first);
         generation.expected = tally.groups;

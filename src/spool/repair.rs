@@ -56,14 +56,15 @@ impl Shelf {
             }
             None => Vec::new(),
         };
-        // The id for the records: one after all that anybody can have read, or the last before.
+        // The id for the records: one that no group has had, behind all of them, which every
+        // generation keeps for this. Of any other, the end may be on its way already. Spools of
+        // before have none to spare.
         let newest = groups.keys().chain(&removed).max().copied();
         let newest = newest.max(known.as_ref().map(|known| known.last));
         let end = newest.map_or(first, |id| id.saturating_add(1));
-        let free = (first..=generation.last.min(end))
-            .rev()
-            .find(|id| !there(id));
-        let id = free.unwrap_or(generation.last);
+        let bound = generation.bound;
+        let free = (first..=bound.min(end)).rev().find(|id| !there(id));
+        let id = free.unwrap_or(bound);
         groups.retain(|id, _| !removed.contains(id));
         let saved = groups.len();
         if !gaps.is_empty() {
@@ -80,7 +81,8 @@ impl Shelf {
         }
         self.in_doubt.remove(&first);
         report(why, saved, &gaps, &copy);
-        self.generations[index] = Generation::sealed(first, id, dir, &put_in);
+        self.generations[index] = Generation::sealed(first, bound, dir, &put_in);
+        self.next_id = self.next_id.max(self.generations[index].last + 1);
         self.measure_others();
         Ok(())
     }

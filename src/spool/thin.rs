@@ -136,8 +136,8 @@ impl Shelf {
         if let Err(error) = files::sync_dir(&self.path) {
             tracing::warn!(%error, "cannot sync the spool's directory");
         }
-        let last = self.generations[run.end - 1].last;
-        let mut generation = Generation::sealed(first, last, dir, kept);
+        let bound = self.generations[run.end - 1].bound;
+        let mut generation = Generation::sealed(first, bound, dir, kept);
         generation.thinned = true;
         generation.used = self.commands;
         let old: Vec<(PathBuf, u64)> = self
