@@ -1,6 +1,6 @@
 //! Who loses what when the spool is full, seen from outside.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::trace::Uid;
@@ -10,19 +10,27 @@ use crate::spool::Event;
 
 /// What the spool holds, as far as it was synced, and was not deleted or given up.
 #[derive(Debug, Default)]
-pub(super) struct Held(BTreeMap<u64, Vec<Arc<Item>>>);
+pub(super) struct Held {
+    groups: BTreeMap<u64, Vec<Arc<Item>>>,
+    /// Every group there has been.
+    seen: HashSet<u64>,
+}
 
 impl Held {
+    /// One that is stored again, in another place, is what it was or less: it may have been given
+    /// up meanwhile.
     pub(super) fn stored(&mut self, group: u64, items: &[Arc<Item>]) {
-        self.0.insert(group, items.to_vec());
+        if self.seen.insert(group) {
+            self.groups.insert(group, items.to_vec());
+        }
     }
 
     pub(super) fn deleted(&mut self, group: u64) {
-        self.0.remove(&group);
+        self.groups.remove(&group);
     }
 
     fn items(&self) -> impl Iterator<Item = &Arc<Item>> {
-        self.0.values().flatten()
+        self.groups.values().flatten()
     }
 
     /// Takes out what was given up.
@@ -30,7 +38,7 @@ impl Held {
         let mut gone = Vec::new();
         match event {
             Event::Dropped { from, upto, .. } => {
-                self.0.retain(|id, items| {
+                self.groups.retain(|id, items| {
                     let goes = (from.0..=upto.0).contains(id);
                     if goes {
                         gone.append(items);
@@ -40,7 +48,7 @@ impl Held {
             }
             Event::Thinned { groups, .. } => {
                 for thinned in groups {
-                    let Some(items) = self.0.get_mut(&thinned.group.0) else {
+                    let Some(items) = self.groups.get_mut(&thinned.group.0) else {
                         continue;
                     };
                     let mut at = 0;

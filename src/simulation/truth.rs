@@ -82,6 +82,8 @@ fn words(gap: &Gap) -> Words {
 struct GapFact {
     arrived: bool,
     pubacked: bool,
+    /// A group with it was damaged by the world.
+    hit: bool,
 }
 
 /// How far the numbers of gap records can be trusted to the last.
@@ -286,9 +288,11 @@ impl Truth {
             let hit: Vec<Uid> = match &**item {
                 Item::Batch(batch) => uid_of(&batch.frame).into_iter().collect(),
                 // Those whose loss it tells of.
-                Item::Gap(gap) => (0..self.facts.len() as u64)
-                    .filter(|uid| self.covers(gap, &self.facts[*uid as usize]))
-                    .collect(),
+                Item::Gap(gap) => {
+                    self.gap(gap).hit = true;
+                    let covered = |uid: &Uid| self.covers(gap, &self.facts[*uid as usize]);
+                    (0..self.facts.len() as u64).filter(covered).collect()
+                }
             };
             for uid in hit {
                 let fact = self.fact(uid);
@@ -359,7 +363,7 @@ impl Truth {
                 }
                 Item::Gap(gap) => {
                     let state = self.gaps.get(&words(gap));
-                    if !state.is_some_and(|state| state.pubacked) {
+                    if !state.is_some_and(|state| state.pubacked || state.hit) {
                         return Err(format!(
                             "P2: group {id} is deleted, but its gap record was not PUBACKed: \
                              {gap:?}"
