@@ -9,6 +9,7 @@ use super::salvage::Salvage;
 use super::store::{Engine, Error};
 use super::tally::Tally;
 use super::wire::Damage;
+use crate::clock;
 
 /// What is in a generation.
 pub(super) struct Scanned {
@@ -47,6 +48,7 @@ impl Generation {
                 Err(damage) => {
                     if damage != Damage::Short || !newest || Some(id) != last {
                         tally.groups += 1;
+                        tally.gaps.push(codec::unknown_gap(clock::now()));
                     }
                     Some(damage)
                 }
@@ -99,13 +101,21 @@ impl Generation {
             .collect();
         let left = open.live.len() as u64;
         // A drained one that takes no more is about to go as a whole.
-        if (left > 0 || taking)
-            && let Err(error) = open.store.remove(&gone)
-        {
-            tracing::debug!(dir = %self.dir.display(), %error, "a removal was not written down");
-        }
+        let written = if left > 0 || taking {
+            open.store.remove(&gone)
+        } else {
+            Ok(())
+        };
         self.groups = left;
-        self.gone.extend(gone);
+        self.gone.extend(&gone);
+        if let Err(error) = written {
+            tracing::debug!(dir = %self.dir.display(), %error, "a removal was not written down");
+            if !taking {
+                // By one that was opened without the engine, on a full disk: made up for later.
+                self.open = None;
+                self.owed.extend(gone);
+            }
+        }
         Ok(())
     }
 

@@ -34,6 +34,8 @@ impl Remains {
             result => result,
         };
         if !self.renamed {
+            // What an attempt to replace it has left would take its place at the next start.
+            there(files::remove(&self.dir.with_extension("new")))?;
             let dead = self.dir.with_extension("dead");
             there(fs::rename(&self.dir, &dead))?;
             self.dir = dead;

@@ -724,3 +724,20 @@ fn a_clock_that_stands_in_the_past_hides_nothing_that_is_stored() {
     assert_eq!(seqs(&load_all(&mut shelf)), (1..10).collect::<Vec<_>>());
     simulated::set(None);
 }
+
+#[test]
+fn what_an_attempt_at_a_repair_has_left_does_not_come_back_for_what_was_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    let mut shelf = shelf_of(&config);
+    shelf.commit(&items(1..20, 2000), &[]).unwrap();
+    shelf.stop(Vec::new());
+    let mut shelf = shelf_of(&config);
+    // It was complete, and an error came before it could take its place.
+    let generation = shelf.generations[0].dir.clone();
+    super::testing::copy(&generation, &generation.with_extension("new"));
+    shelf.discard(0);
+    drop(shelf);
+    let mut shelf = shelf_of(&config);
+    assert!(load_all(&mut shelf).is_empty());
+}
