@@ -65,7 +65,7 @@ pub(crate) fn take_synced() -> Vec<Stored> {
 pub(crate) struct Hit {
     /// The items of the groups there.
     pub(crate) items: Vec<Arc<Item>>,
-    /// It was the newest log.
+    /// It was the newest log, or nothing beside it says how much is in it.
     pub(crate) newest: bool,
 }
 
@@ -86,7 +86,8 @@ pub(crate) fn damage(spool: &Path, which: u64, at: u64) -> Option<Hit> {
             disk.damage(path, at);
             Hit {
                 items: items.unwrap_or_default(),
-                newest: at_log + 1 == logs.len(),
+                newest: at_log + 1 == logs.len()
+                    || disk.read(&path.with_file_name("summary")).is_err(),
             }
         });
         disk.mood = mood;
