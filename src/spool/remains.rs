@@ -113,6 +113,10 @@ impl Shelf {
             if self.generations[index].owed.is_empty() {
                 continue;
             }
+            if self.generations[index].taking.is_none() {
+                // It may have been opened without the engine.
+                self.generations[index].open = None;
+            }
             let removed = self
                 .open(index)
                 .and_then(|()| self.generations[index].remove(&[], &*self.engine));

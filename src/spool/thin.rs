@@ -166,6 +166,7 @@ impl Copied {
         let Ok(header) = codec::header(&bytes) else {
             // Damaged: whoever reads it makes a record of it.
             self.kept.groups += 1;
+            self.kept.gaps.push(codec::unknown_gap(clock::now()));
             return store.append(id, &bytes);
         };
         let concerned = header
