@@ -441,8 +441,8 @@ enum Expired {
     Within(u32),
 }
 
-/// Replaces expired batches: the first of each stream by the gap of all of them, the others by
-/// nothing.
+/// Replaces expired batches: the first of each stream by the gap of all of them. The others are
+/// within that, and done when it is.
 fn expire(items: Vec<(u32, Arc<Item>)>, expiry: &Expiry) -> Vec<(u32, Expired)> {
     let too_old = |age: f64| age > expiry.max_age;
     let mut gaps: Vec<(usize, u32, Gap)> = Vec::new();

@@ -80,11 +80,12 @@ impl Generation {
         Ok(Scanned { tally, sound })
     }
 
-    /// Hides groups. Returns how many of them were there.
+    /// Hides groups.
     ///
     /// # Errors
     /// The engine's, when the database has to be opened and cannot. Failing to write the removal
-    /// down is no error: the groups come back after a restart and are published again.
+    /// down is no error: it is made up for later, and where that does not come about either, the
+    /// groups come back after a restart and are published again.
     pub(super) fn remove(&mut self, ids: &[u64], engine: &dyn Engine) -> Result<(), Error> {
         self.touch();
         let taking = self.taking.is_some();
