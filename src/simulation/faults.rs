@@ -31,6 +31,9 @@ impl World {
                 self.broker.service = each;
                 self.broker.slow_until = self.broker.slow_until.max(now + ms);
                 self.lasts(ms);
+                // The last of it, and what waits behind it in the window.
+                let window = self.plan.lanes.window as u64 * self.plan.service;
+                self.disturbs(ms + each + window);
             }
             Fault::Poison { device } => {
                 self.poison_next.insert(device);

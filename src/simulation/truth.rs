@@ -123,8 +123,10 @@ pub(super) struct Truth {
     pub(super) broken: Option<Broken>,
     /// The last run ended in order: devices must not be asked for what was acked.
     in_order: bool,
-    /// The power went, and no hub has started since.
+    /// The power went, and no hub has looked at the disk since.
     cut_off: bool,
+    /// As it was before the present hub had its look.
+    was_cut_off: bool,
     /// Everything was out, and the hub was stopped in order: nothing may come again.
     drained: bool,
 }
@@ -234,7 +236,7 @@ impl Truth {
     /// It ended in any other way.
     pub(super) fn crashed(&mut self, power: bool) {
         (self.in_order, self.drained) = (false, false);
-        self.cut_off = power;
+        self.cut_off |= power;
         if power && self.facts.iter().any(|fact| fact.newest) {
             for fact in &mut self.facts {
                 fact.forgotten |= fact.newest;
@@ -247,12 +249,20 @@ impl Truth {
 
     /// Another run begins.
     pub(super) fn starts(&mut self) {
-        self.cut_off = false;
         if !self.in_order {
             for stream in &mut self.streams {
                 // What was on its way to the disk comes again as live data, behind newer ones.
                 stream.newest[1] = 0;
             }
+        }
+    }
+
+    /// The hub has looked at its spool, or tried to.
+    pub(super) fn looks(&mut self, could: bool) {
+        if could {
+            self.was_cut_off = std::mem::take(&mut self.cut_off);
+        } else {
+            self.cut_off = self.was_cut_off;
         }
     }
 

@@ -521,6 +521,7 @@ impl World {
                     if self.mutation == Some(Mutation::ForgetMarks) {
                         marks.clear();
                     }
+                    self.truth.looks(true);
                     Note::Opened
                 }
                 Event::Committed { ticket, .. } => Note::Committed(*ticket),
@@ -539,6 +540,14 @@ impl World {
                     self.stats.dropped += *batches;
                     self.stats.thinnings += 1;
                     Note::Thinned(*batches, *gaps)
+                }
+                Event::Unusable { .. } => {
+                    self.truth.looks(false);
+                    Note::OtherSpoolEvent
+                }
+                Event::Reopened { .. } => {
+                    self.truth.looks(true);
+                    Note::OtherSpoolEvent
                 }
                 _ => Note::OtherSpoolEvent,
             };

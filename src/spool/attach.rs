@@ -291,7 +291,11 @@ impl Shelf {
         let known = match (&summary, generation.touched) {
             (Some(_), false) => summary,
             _ => match scanned(&mut generation) {
-                Ok(Scanned { tally, sound }) => {
+                Ok(Scanned {
+                    tally,
+                    put_in,
+                    sound,
+                }) => {
                     if summary.is_none()
                         && let Err(why) = self.make_sure(&mut generation)
                     {
@@ -301,18 +305,19 @@ impl Shelf {
                     // A damaged group is a loss only if it was acknowledged. Nobody knows, so the
                     // device is asked for it, after the next start as well.
                     let whole = sound.groups == tally.groups;
-                    if summary.is_none()
-                        && !in_doubt
-                        && whole
-                        && let Err(error) = Generation::write_summary(&generation.dir, &tally)
-                    {
-                        tracing::debug!(%error, "no summary written");
+                    if summary.is_none() && !in_doubt && whole {
+                        if put_in.groups > tally.groups {
+                            generation.touch();
+                        }
+                        if let Err(error) = Generation::write_summary(&generation.dir, &put_in) {
+                            tracing::debug!(%error, "no summary written");
+                        }
                     }
                     // What was deleted stays safe.
                     for mark in summary.iter().flat_map(Tally::implied_marks) {
                         self.marks.raise(mark);
                     }
-                    generation.last = generation.last.max(tally.last);
+                    generation.last = generation.last.max(put_in.last);
                     Some(sound)
                 }
                 Err(Error::Broken(why)) if generation.was_never_whole() => {

@@ -13,8 +13,10 @@ use crate::clock;
 
 /// What is in a generation.
 pub(super) struct Scanned {
-    /// All of it, damaged or not.
+    /// All that is not deleted, damaged or not.
     pub(super) tally: Tally,
+    /// All of it, deleted or not.
+    pub(super) put_in: Tally,
     /// What can be read, and the marks of what is deleted.
     pub(super) sound: Tally,
 }
@@ -57,12 +59,16 @@ impl Generation {
                 torn = Some(id);
             }
         }
+        let mut deleted = Tally::default();
         for id in &open.removed {
             if let Ok(header) = codec::header(&open.store.read(*id)?) {
                 tally.marks.extend(header.tally.implied_marks());
                 sound.marks.extend(header.tally.implied_marks());
+                deleted.add(&header.tally);
             }
         }
+        deleted.groups = open.removed.len() as u64;
+        deleted.last = open.removed.last().copied().unwrap_or_default();
         if let Some(id) = torn {
             tracing::debug!(
                 group = id,
@@ -77,7 +83,13 @@ impl Generation {
             .and_then(|open| open.live.last().copied())
             .unwrap_or(self.first);
         self.count(&tally);
-        Ok(Scanned { tally, sound })
+        let mut put_in = deleted;
+        put_in.add(&tally);
+        Ok(Scanned {
+            tally,
+            put_in,
+            sound,
+        })
     }
 
     /// Hides groups.
@@ -127,7 +139,8 @@ impl Generation {
         self.owed.extend(ids);
     }
 
-    fn touch(&mut self) {
+    /// Notes that something in it is deleted, so that its summary says too much.
+    pub(super) fn touch(&mut self) {
         if self.touched {
             return;
         }

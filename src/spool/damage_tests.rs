@@ -226,3 +226,44 @@ fn a_damaged_place_hides_nothing_that_was_acknowledged_after_it() {
         fs::remove_dir_all(&tried).unwrap();
     }
 }
+
+/// A start after a kill sums up what it finds. What is deleted is part of that: otherwise as much
+/// again could get lost later, and nobody would notice.
+#[test]
+fn what_is_deleted_hides_nothing_that_gets_lost_after_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let config = config(&live, BIG);
+    let mut shelf = shelf_of(&config);
+    for at in 0..5 {
+        let places = shelf.commit(&items(at * 10 + 1..at * 10 + 11, 2000), &[]);
+        let group = places.unwrap()[0].group;
+        if at < 3 {
+            shelf.delete(&[group]);
+        }
+    }
+    let killed = dir.path().join("killed");
+    copy(&live, &killed);
+    let config = self::config(&killed, BIG);
+    drop(shelf_of(&config));
+    let db = killed.join(super::generations::name(shelf.generations[0].first));
+    let db = db.join("db");
+    let mut content = fs::read(&db).unwrap();
+    let groups = salvage::groups(&content);
+    assert_eq!(groups.len(), 5);
+    let fourth = groups.values().nth(3).unwrap();
+    let at = content
+        .windows(fourth.len())
+        .position(|part| part == fourth);
+    // The engine finds nothing from there on, and neither does anybody.
+    content[at.unwrap()..].fill(0);
+    fs::write(&db, content).unwrap();
+    let mut shelf = shelf_of(&config);
+    let groups = load_all(&mut shelf);
+    // That some were deleted may have been written behind it.
+    assert!(seqs(&groups).iter().all(|seq| *seq <= 30));
+    let gaps = gaps(&groups);
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    let told = (gaps[0].from, gaps[0].to, gaps[0].batches);
+    assert_eq!(told, (Some(31), Some(50), 20));
+}

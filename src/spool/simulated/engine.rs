@@ -50,7 +50,8 @@ impl Engine for Log {
         store.parse(&bytes)?;
         // An earlier process may not have come to its sync.
         store.unsynced = store.values.keys().copied().collect();
-        if let Ok(removed) = fs::read(&dir.join(REMOVED)) {
+        if fs::exists(&dir.join(REMOVED)) {
+            let removed = fs::read(&dir.join(REMOVED))?;
             let ids = removed.chunks_exact(8);
             store.removed = ids
                 .map(|id| u64::from_le_bytes(id.try_into().expect("eight bytes")))
