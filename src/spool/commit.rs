@@ -78,11 +78,8 @@ impl Shelf {
         if self.attach(true).is_err() {
             return false;
         }
-        // Under `refuse` nobody else would: no commit comes while the spool counts as full, and
-        // what could not be removed so far may be all that fills it.
-        if self.room_for(generations::GROUP_BYTES as u64).is_err()
-            && !(self.make_up() | self.give_back())
-        {
+        // Under `refuse` nobody else would: no commit comes while the spool counts as full.
+        if self.room_for(generations::GROUP_BYTES as u64).is_err() && !self.give_back() {
             self.lend_ballast();
         }
         self.may_write().is_ok()

@@ -62,7 +62,6 @@ impl Generation {
         let mut deleted = Tally::default();
         for id in &open.removed {
             if let Ok(header) = codec::header(&open.store.read(*id)?) {
-                tally.marks.extend(header.tally.implied_marks());
                 sound.marks.extend(header.tally.implied_marks());
                 deleted.add(&header.tally);
             }

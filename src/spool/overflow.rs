@@ -97,10 +97,10 @@ impl Shelf {
         }
     }
 
-    /// Gives back what is drained, which otherwise waits for the spool to be idle. Returns whether
-    /// there was anything.
+    /// Gives back what is drained, and what could not be removed so far, which otherwise waits for
+    /// the spool to be idle. Returns whether there was anything.
     pub(super) fn give_back(&mut self) -> bool {
-        let freed = self.bury_remains();
+        let freed = self.make_up();
         let before = self.generations.len();
         for index in (0..before).rev() {
             if self.generations[index].groups == 0 {
