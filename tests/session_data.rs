@@ -325,7 +325,7 @@ async fn a_message_too_large_is_told_the_limit_before_the_close() {
     let port = Port::start(devices()).await;
     let mut device = port.connect("a").await;
     device.hello("s").await;
-    let long = "x".repeat(65_536);
+    let long = "x".repeat(65_537);
     // The hub stops reading before the end of it.
     let _ = device.ws.send(Message::text(long)).await;
     match device.answer().await.1 {

@@ -124,10 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     fn look_at(&mut self, candidate: &Candidate) -> Result<(), Ending> {
         let device = &self.present.device;
         if candidate.dropped > 0 {
-            self.present
-                .board
-                .dropped_records
-                .add(candidate.dropped.into());
+            self.present.board.dropped(candidate.dropped);
         }
         if candidate.implausible.is_none() && candidate.dropped == 0 {
             return Ok(());
