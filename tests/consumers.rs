@@ -347,5 +347,5 @@ async fn postgresql_holds_every_reading_exactly_once_whoever_is_killed() {
         .iter()
         .filter_map(|one| Some((one.batch()?, one.json()["pack"].as_array()?.len())))
         .collect();
-    assert_eq!(postgres.count("reading"), readings.values().sum());
+    assert_eq!(postgres.count("reading"), readings.values().sum::<usize>());
 }

@@ -1,6 +1,8 @@
 //! Programs of others in Python: a virtual environment with packages from PyPI, made on first use
 //! under the build directory.
 
+#![allow(clippy::unwrap_used, unreachable_pub, dead_code)]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
