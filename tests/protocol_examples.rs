@@ -8,8 +8,9 @@ mod daemon;
 mod python;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use daemon::{Consumer, Device, Hub, Mosquitto, config, free_port, until};
 use serde_json::{Value, json};
@@ -26,9 +27,16 @@ fn first(page: &str, language: &str, holds: &str) -> String {
         .to_owned()
 }
 
+/// The environment of tests/foreign.rs; made once, whichever test comes first.
+fn python() -> Result<PathBuf, String> {
+    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let packages = ["websockets>=14", "cbor2>=5"];
+    let made = || python::python("foreign-venv", &packages, "websockets, cbor2");
+    PYTHON.get_or_init(made).clone()
+}
+
 fn skip(why: &str) {
-    // Past the test harness, which swallows what passing tests print.
-    let _ = writeln!(std::io::stderr(), "\nNOT TESTED: an example: {why}\n");
+    python::not_tested("an example", why);
 }
 
 /// The values that the broker has, by stream and number.
@@ -50,7 +58,7 @@ fn values(consumer: &Consumer) -> BTreeMap<(String, u64), Vec<Value>> {
 #[tokio::test]
 async fn the_smallest_correct_device_loses_nothing_over_kills_of_the_hub() {
     const COUNT: u64 = 1_000;
-    let python = match python::python() {
+    let python = match python() {
         Ok(python) => python,
         Err(why) => return skip(&why),
     };
@@ -109,7 +117,7 @@ async fn the_readme_and_the_post_example_work_as_they_are_pasted() {
     let hub = Hub::start(dir.path(), &config(dir.path(), broker.port, "")).await;
     hub.until_uplink("connected").await;
     let here = |text: String| text.replace("127.0.0.1:8787", &hub.address.to_string());
-    match python::python() {
+    match python() {
         Err(why) => skip(&why),
         Ok(python) => {
             let script = here(first(include_str!("../README.md"), "python", "hello"));
