@@ -167,7 +167,12 @@ async fn a_refused_number_is_told_before_any_ack_and_does_not_count_towards_the_
         port.intake.mailbox(arrival.conn).settle(1, Some(200));
         while device.ack().await != 200 {}
     }
-    assert_eq!(port.report("a").rejected, 30);
+    // Nor does a number that is none.
+    for _ in 0..12 {
+        device.data(0).await;
+        assert_eq!(device.reject().await, (RejectCode::BadSeq, None));
+    }
+    assert_eq!(port.report("a").rejected, 42);
     assert_eq!(port.report("a").state, "online");
 }
 

@@ -173,7 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
         self.present.board.reject(reject.code.as_str());
-        self.rejects_in_a_row += 1;
+        // A number can be wrong and the content good.
+        self.rejects_in_a_row += u32::from(reject.code != RejectCode::BadSeq);
         info!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
         self.send(&ToDevice::Reject(reject))?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
