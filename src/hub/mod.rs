@@ -131,7 +131,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let max_size = spool.max_size;
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
     let wiring = Wiring {
-        settings: lane_settings(&spool, &uplink),
+        settings: lane_settings(&spool, &uplink, devices.window),
         control: control_rx,
         data: data_rx,
         spool: spool_sender,
@@ -294,7 +294,7 @@ fn inherit(
     Ok(listener)
 }
 
-fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
+fn lane_settings(spool: &config::Spool, uplink: &config::Uplink, device_window: u32) -> Settings {
     Settings {
         write_always: spool.write == SpoolWrite::Always,
         in_order: uplink.drain == DrainOrder::InOrder,
@@ -306,6 +306,8 @@ fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
         live_bytes: Settings::LIVE_BYTES,
         held_bytes: Settings::HELD_BYTES,
         hold_back: HOLD_BACK,
+        commit_interval: spool.commit_interval,
+        device_window,
     }
 }
 
