@@ -277,7 +277,10 @@ impl World {
             return;
         }
         let interval = self.settings.commit_interval;
-        let longest = interval.max(self.settings.hold_back.min(HOLD_BACK_MOST));
+        let longest = match self.settings.hold_back.is_zero() {
+            true => interval,
+            false => interval.max(HOLD_BACK_MOST),
+        };
         assert!(self.now.mono < oldest + longest, "held back for too long");
         assert_eq!(lanes.phase, Phase::Running);
         let of = |d: usize| {
