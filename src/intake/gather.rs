@@ -11,9 +11,9 @@
 //! full group is there, because waiting would spare nothing more, and not when a device has its
 //! whole window unacked, because it could send nothing more.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::ids::IdMap;
 use super::port::ConnId;
 
 /// A fast disk is not asked more often than once in this time: the least that makes a difference
@@ -42,7 +42,7 @@ pub struct Gather {
     /// Batches that a connection may have unacked.
     window: u32,
     /// Batches that wait, by connection. Only counted with an interval.
-    waiting: HashMap<ConnId, u32>,
+    waiting: IdMap<ConnId, u32>,
     /// A connection has so many waiting that it may send no more.
     used_up: bool,
     /// What a commit takes, smoothed.
@@ -61,7 +61,7 @@ impl Gather {
             least,
             interval,
             window,
-            waiting: HashMap::new(),
+            waiting: IdMap::default(),
             used_up: false,
             takes: Duration::ZERO,
             last: None,

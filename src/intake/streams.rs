@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use super::ids::IdMap;
 use super::port::{Attached, ConnId, StreamId};
 use crate::reading::Mark;
 
@@ -47,9 +48,9 @@ struct Stream {
 /// All streams of all devices.
 #[derive(Debug, Default)]
 pub struct Streams {
-    streams: HashMap<StreamId, Stream>,
+    streams: IdMap<StreamId, Stream>,
     by_device: HashMap<Arc<str>, Vec<StreamId>>,
-    by_conn: HashMap<ConnId, StreamId>,
+    by_conn: IdMap<ConnId, StreamId>,
     dirty: Vec<StreamId>,
     next: u64,
     clock: u64,
