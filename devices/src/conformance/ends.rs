@@ -122,6 +122,12 @@ pub async fn endless_head(rig: &mut Rig) -> Result<(), String> {
             }
             Err(_) => return Err("the device stopped reading a head and did not hang up".into()),
         }
+        // A device that has ended its side throws away what still comes.
+        let ended = timeout(Duration::ZERO, arrival.io.read(&mut [0; 16])).await;
+        if matches!(ended, Ok(Ok(0) | Err(_))) {
+            took_it_all = false;
+            break;
+        }
     }
     if took_it_all {
         return Err("the device read 16 MiB of an answer's head".into());
