@@ -231,6 +231,15 @@ pub async fn commands(rig: &mut Rig) -> Result<(), String> {
     // A reject ends a result as an ack does.
     let reject = json!({"reject": {"result": "c-2", "code": "malformed", "detail": "no"}});
     session.send(&reject).await;
+    // The pong proves that it has arrived.
+    session.raw(&frame::frame(FIN | PING, b"settled")).await;
+    loop {
+        match session.next("pong").await? {
+            Event::Pong(payload) if payload == b"settled" => break,
+            Event::Close(_) | Event::Ended(_) => return Err("the device left a good hub".into()),
+            _ => {}
+        }
+    }
     drop(session);
 
     let mut session = rig.welcomed(120.0).await?;

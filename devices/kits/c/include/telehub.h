@@ -26,6 +26,12 @@ extern "C" {
 #define TELEHUB_COMMANDS 0
 #endif
 
+/* Whether the answer to the upgrade must prove that it comes from a WebSocket server (RFC 6455 §4.1):
+ * 0 saves some 500 bytes, and is defensible only behind TLS. */
+#ifndef TELEHUB_PROOF
+#define TELEHUB_PROOF 1
+#endif
+
 /* Bytes of one command: its id, its name and its arguments; later its id, name and value. */
 #ifndef TELEHUB_COMMAND_SIZE
 #define TELEHUB_COMMAND_SIZE 160
@@ -53,9 +59,9 @@ enum telehub_todo {
 struct telehub_config {
     const char *host;   /* For the Host header; with the port when it is not the usual one. */
     const char *id;     /* The device's id. */
-    const char *token;  /* Its token, or NULL. */
+    const char *token;  /* Its token; empty where the hub is open. */
     const char *stream; /* 1 to 64 characters: random and new at every boot. */
-    const char *clock;  /* "none", "unsure", "synced", or NULL. With "none" give no times. */
+    const char *clock;  /* "none", "unsure" or "synced". With "none" give no times in packs. */
     uint32_t (*random)(void *user);
     void (*event)(void *user, enum telehub_event event, uint16_t tag);
     void *user;
@@ -70,39 +76,37 @@ struct telehub_slot {
 };
 #endif
 
-/* Fields are the core's own. */
+/* Fields are the core's own. Small ones stand first, where short instructions reach them. */
 struct telehub {
-    const struct telehub_config *config;
+    uint8_t phase, flags, failures, alone, budget;
+    uint8_t tx, tx_head; /* What is being sent. */
+    uint8_t rx, rx_op, rx_need, rx_fin, ctl_len; /* Frames, */
+    uint8_t level, major, info, need;            /* and the items in them. */
+#if TELEHUB_COMMANDS
+    uint8_t slot, slot_tx; /* The slot that is read into, or sent from; plus one. */
+#endif
+    uint16_t head, bytes;     /* The ring: where it begins, how much is in it. */
+    uint16_t batches, flight; /* Batches in it, and how many of them are sent. */
+    uint16_t tx_at, tx_len, tx_skip, tx_room, tx_entry;
+    uint16_t window, spacing, max, sleep, bye;
+    uint16_t code;    /* How the connection ended: a close code, an HTTP status, or 0. */
     uint32_t now;
     uint32_t first;   /* Number of the oldest batch in the queue. */
     uint32_t used;    /* The highest number that was ever sent. */
     uint32_t sent;    /* The highest number sent on this connection. */
     uint32_t since, heard, acked, retry, allowed;
     uint32_t silence; /* Milliseconds without a frame until the hub is given up. */
-    uint32_t stream;  /* Hash of the stream. */
-    uint16_t head, bytes;     /* The ring: where it begins, how much is in it. */
-    uint16_t batches, flight; /* Batches in it, and how many of them are sent. */
-    uint16_t window, spacing, max, sleep;
-    uint16_t code;    /* How the connection ended: a close code, an HTTP status, or 0. */
-    uint8_t phase, failures, flags, alone, budget;
-    /* What is being sent. */
-    uint8_t tx, tx_head;
-    uint16_t tx_at, tx_len, tx_skip, tx_room, tx_entry;
-    uint8_t *tx_out;
+    uint32_t wish;    /* Retry-After, in milliseconds. */
     uint32_t mask, age;
-    /* What is being received: frames, then items. */
-    uint8_t rx, rx_op, rx_need, rx_fin;
-    uint8_t level, major, info, need;
     uint32_t rx_left, message;
     uint32_t kind, field, hash, text, pairs, skip;
-    uint64_t arg;
-    uint32_t got[7];
-    uint32_t wish;    /* Retry-After, in milliseconds. */
+    uint32_t arg, arg_high;
+    uint8_t *tx_out;
+    const struct telehub_config *config;
+    uint32_t got[9];
     uint32_t nonce[4];
-    uint8_t ctl_len;
     uint8_t ctl[125];
 #if TELEHUB_COMMANDS
-    uint8_t slot, slot_tx; /* The slot that is read into, or sent from; plus one. */
     struct telehub_slot slots[TELEHUB_COMMANDS];
 #endif
     uint8_t ring[TELEHUB_QUEUE];

@@ -16,13 +16,17 @@
 #define WELCOME_TIMEOUT 30000 /* TCP is up, and no welcome. */
 #define ACK_TIMEOUT 60000     /* Batches unacked, and no ack. */
 #define SETTLED 60000         /* A connection that held so long was good. */
-#define FIRST_PAUSE 1000
-#define LONGEST_PAUSE 60000
+/* Pauses; each is doubled so many times at most, and as much again is jitter. */
+#define USUAL_PAUSE 450
+#define USUAL_DOUBLED 6 /* 29 to 58 s. */
+#define RESTART_PAUSE 2000
 #define FAULT_PAUSE 10000
-#define LONGEST_FAULT 300000
+#define FAULT_DOUBLED 4 /* 160 to 320 s. */
 #define REFUSED_PAUSE 60000
-#define LONGEST_REFUSED 3600000
+#define REFUSED_DOUBLED 5 /* 32 to 64 min. */
+#define LONGEST_WISH 3600000
 
+#define CLOCK_WRAPS (UINT32_MAX / 1000) /* Seconds. */
 #define MAX_HEAD 8192     /* Bytes of an HTTP answer's head. */
 #define MAX_INPUT 65536   /* Bytes of a message; a hub that sends more is not one. */
 #define MAX_SKIP 65536    /* Items of a message, for the same reason. */
@@ -41,13 +45,12 @@ enum { RX_STATUS, RX_HEADER, RX_FIRST, RX_SECOND, RX_LENGTH, RX_BODY, RX_DEAF };
 enum { L_TOP, L_KIND, L_BODY, L_KEY, L_VALUE, L_DONE, L_BAD };
 enum { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
 enum { SLOT_FREE, SLOT_READING, SLOT_RUNNING, SLOT_RESULT, SLOT_SENT };
-enum { G_SEQ, G_INTERVAL, G_TIMEOUT, G_MAX, G_RATE, G_WINDOW, G_TEXT };
+enum { G_SEQ, G_INTERVAL, G_TIMEOUT, G_MAX, G_RATE, G_WINDOW, G_STREAM, G_RESULT, G_CODE, G_ALL };
 #define NOTHING 0xffffffffu
 
 /* FNV-1a of the words that a hub says; tests/words.c holds them to it. */
-enum {
-    H_WELCOME = 0x27e17df3, H_ACK = 0x3a4a5a02
-};
+#define H_WELCOME 0x27e17df3u
+#define H_ACK 0x3a4a5a02u
 #define H_REJECT 0x8534cac6u
 #define H_COMMAND 0x93594ab2u
 #define H_STREAM 0x5f6f6d65u
@@ -81,11 +84,6 @@ static uint32_t hash_of(const void *bytes, size_t len)
 static void tell(struct telehub *h, enum telehub_event event, uint16_t tag)
 {
     h->config->event(h->config->user, event, tag);
-}
-
-static uint32_t draw(struct telehub *h, uint32_t below)
-{
-    return h->config->random(h->config->user) % (below + 1);
 }
 
 /* ---- The ring of batches ---- */
@@ -170,7 +168,7 @@ static void leave(struct telehub *h, uint16_t code)
 {
     if (h->phase && !(h->flags & HANG_UP)) {
         h->flags |= code ? HANG_UP | SAY_CLOSE : HANG_UP;
-        h->sleep = code == 1000 ? h->sleep : code;
+        h->bye = code;
         h->rx = RX_DEAF;
     }
 }
@@ -228,38 +226,28 @@ void telehub_leave(struct telehub *h, uint16_t sleep)
 
 /* ---- When to come back ---- */
 
-static uint32_t doubled(struct telehub *h, uint32_t first, uint32_t longest)
-{
-    uint32_t span = first << (h->failures < 9 ? h->failures : 9);
-    return span < longest ? span : longest;
-}
-
 static uint32_t pause_after(struct telehub *h, uint16_t code)
 {
-    uint32_t span = doubled(h, FIRST_PAUSE, LONGEST_PAUSE);
-    uint32_t usual = span / 2 + draw(h, span / 2), other = 0;
-    switch (code) {
-    case 4001:
-        return 60000 + draw(h, 15000);
-    case 1001:
-    case 1013:
-        other = 1000 + draw(h, 4000);
-        return h->failures > 2 && usual > other ? usual : other;
-    case 1002: case 1003: case 1007: case 1008: case 1009: case 4003:
-        span = doubled(h, FAULT_PAUSE, LONGEST_FAULT);
-        return span + draw(h, span / 4);
-    default:
-        break;
+    uint32_t span = USUAL_PAUSE;
+    uint8_t doubled = USUAL_DOUBLED;
+    if (code == 4001) {
+        span = REFUSED_PAUSE;
+        doubled = 0;
+    } else if (code == 1001 || code == 1013) {
+        span = RESTART_PAUSE;
+        doubled = 0;
+    } else if (code == 4003 || (code >= 1002 && code <= 1009)) {
+        span = FAULT_PAUSE;
+        doubled = FAULT_DOUBLED;
+    } else if (h->wish) {
+        span = h->wish;
+        doubled = 0;
+    } else if (code && code < 500 && code != 429) {
+        span = REFUSED_PAUSE;
+        doubled = REFUSED_DOUBLED;
     }
-    if (h->wish) {
-        other = h->wish + draw(h, h->wish / 10);
-        return other > usual ? other : usual;
-    }
-    if (code && code < 500 && code != 429) {
-        span = doubled(h, REFUSED_PAUSE, LONGEST_REFUSED);
-        return span + draw(h, span / 4);
-    }
-    return usual;
+    span <<= h->failures < doubled ? h->failures : doubled;
+    return span + h->config->random(h->config->user) % span;
 }
 
 /* An end that speaks of a fault with a batch. Blame needs proof: it was alone in flight, twice. */
@@ -311,7 +299,7 @@ void telehub_disconnected(struct telehub *h, uint32_t now)
         h->failures++;
     }
     h->phase = OFFLINE;
-    h->flags &= ~HANG_UP;
+    h->flags &= STOPPED | CAREFUL | LEAVING;
     h->flight = 0;
     h->tx = TX_NONE;
 #if TELEHUB_COMMANDS
@@ -331,10 +319,10 @@ uint32_t telehub_pause(const struct telehub *h, uint32_t now)
 enum telehub_todo telehub_tick(struct telehub *h, uint32_t now)
 {
     h->now = now;
-    if (h->flags & STOPPED) {
-        return TELEHUB_STOP;
-    }
     if (!h->phase) {
+        if (h->flags & STOPPED) {
+            return TELEHUB_STOP;
+        }
         return telehub_pause(h, now) ? TELEHUB_WAIT : TELEHUB_CONNECT;
     }
     if (now - h->heard >= h->silence ||
@@ -351,7 +339,6 @@ void telehub_init(struct telehub *h, const struct telehub_config *config, uint32
     h->config = config;
     h->first = 1;
     h->retry = h->now = now;
-    h->stream = hash_of(config->stream, strlen(config->stream));
 }
 
 /* ---- Sending ---- */
@@ -384,18 +371,6 @@ static void emit_item(struct telehub *h, uint8_t major, uint32_t value)
     }
 }
 
-static void emit_string(struct telehub *h, const char *text)
-{
-    emit_item(h, 3, strlen(text));
-    emit_text(h, text);
-}
-
-static void emit_field(struct telehub *h, const char *key, uint32_t value)
-{
-    emit_string(h, key);
-    emit_item(h, 0, value);
-}
-
 static const char *const BASE64 =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -417,55 +392,102 @@ static void base64(const uint32_t *words, uint8_t len, char *out)
     *out = 0;
 }
 
-static void emit_request(struct telehub *h)
-{
-    char key[25];
-    base64(h->nonce, 16, key);
-    emit_text(h, "GET /v1/devices/");
-    emit_text(h, h->config->id);
-    emit_text(h, " HTTP/1.1\r\nHost: ");
-    emit_text(h, h->config->host);
-    if (h->config->token) {
-        emit_text(h, "\r\nAuthorization: Bearer ");
-        emit_text(h, h->config->token);
-    }
-    emit_text(h, "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                 "Sec-WebSocket-Protocol: telehub.v1\r\nSec-WebSocket-Key: ");
-    emit_text(h, key);
-    emit_text(h, "\r\n\r\n");
-}
+/* Messages as templates: bytes as they are, and these. Carriage return and line feed are not among
+ * them, nor is what CBOR's texts and heads of more than 16 are made of. */
+#define I_HOST "\001"
+#define I_ID "\002"
+#define I_TOKEN "\003"
+#define I_KEY "\004"
+#define I_STREAM "\005"
+#define I_NEXT "\006"
+#define I_CLOCK "\007"
+#define I_SEQ "\010"
+#define I_AGE "\011"
+#define I_PACK "\013"
+#define I_SLEEP "\014"
+#define I_MAX "\016"
 
-static void emit_hello(struct telehub *h)
-{
-    uint8_t fields = 2 + (h->config->clock != NULL) + (TELEHUB_COMMANDS > 0);
-    emit_item(h, 5, 1);
-    emit_string(h, "hello");
-    emit_item(h, 5, fields);
-    emit_string(h, "stream");
-    emit_string(h, h->config->stream);
-    emit_field(h, "next", h->used + 1);
-    if (h->config->clock) {
-        emit_string(h, "clock");
-        emit_string(h, h->config->clock);
-    }
+static const char *const REQUEST =
+    "GET /v1/devices/" I_ID " HTTP/1.1\r\nHost: " I_HOST "\r\nAuthorization: Bearer " I_TOKEN
+    "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Protocol: telehub.v1\r\nSec-WebSocket-Key: " I_KEY "\r\n\r\n";
+static const char *const HELLO =
+    "\xa1\x65hello"
 #if TELEHUB_COMMANDS
-    emit_field(h, "max_message", TELEHUB_COMMAND_SIZE);
+    "\xa4\x6bmax_message" I_MAX
+#else
+    "\xa3"
 #endif
+    "\x66stream" I_STREAM "\x64next" I_NEXT "\x65" "clock" I_CLOCK;
+static const char *const DATA =
+    "\xa1\x64" "data\xa3\x63seq" I_SEQ "\x63" "age" I_AGE "\x64pack" I_PACK;
+static const char *const BYE = "\xa1\x63" "bye\xa1\x65sleep" I_SLEEP;
+
+static void emit_string(struct telehub *h, const char *text)
+{
+    emit_item(h, 3, strlen(text));
+    emit_text(h, text);
 }
 
-static void emit_data(struct telehub *h)
+static void emit_pack(struct telehub *h)
 {
     uint16_t at = h->tx_entry, len = length_at(h, at);
-    emit_item(h, 5, 1);
-    emit_string(h, "data");
-    emit_item(h, 5, 3);
-    emit_field(h, "seq", h->sent);
-    emit_field(h, "age", h->age);
-    emit_string(h, "pack");
     at = wrap(at + ENTRY);
     while (len--) {
         emit(h, h->ring[at]);
         at = wrap(at + 1);
+    }
+}
+
+static void emit_template(struct telehub *h, const char *template)
+{
+    const struct telehub_config *config = h->config;
+    char key[25], code;
+    while ((code = *template++)) {
+        switch (code) {
+        case 1:
+            emit_text(h, config->host);
+            break;
+        case 2:
+            emit_text(h, config->id);
+            break;
+        case 3:
+            emit_text(h, config->token);
+            break;
+        case 4:
+            base64(h->nonce, 16, key);
+            emit_text(h, key);
+            break;
+        case 5:
+            emit_string(h, config->stream);
+            break;
+        case 6:
+            emit_item(h, 0, h->used + 1);
+            break;
+        case 7:
+            emit_string(h, config->clock);
+            break;
+        case 8:
+            emit_item(h, 0, h->sent);
+            break;
+        case 9:
+            emit_item(h, 0, h->age);
+            break;
+        case 11:
+            emit_pack(h);
+            break;
+        case 12:
+            emit_item(h, 0, h->sleep);
+            break;
+#if TELEHUB_COMMANDS
+        case 14:
+            emit_item(h, 0, TELEHUB_COMMAND_SIZE);
+            break;
+#endif
+        default:
+            emit(h, code);
+            break;
+        }
     }
 }
 
@@ -507,36 +529,25 @@ static void emit_message(struct telehub *h)
 {
     uint8_t at = 0;
     switch (h->tx) {
-    case TX_REQUEST:
-        emit_request(h);
-        break;
-    case TX_HELLO:
-        emit_hello(h);
-        break;
     case TX_PONG:
         while (at < h->ctl_len) {
             emit(h, h->ctl[at++]);
         }
+        break;
+    case TX_CLOSE:
+        emit(h, h->bye >> 8);
+        emit(h, h->bye);
         break;
 #if TELEHUB_COMMANDS
     case TX_RESULT:
         emit_result(h);
         break;
 #endif
-    case TX_DATA:
-        emit_data(h);
-        break;
-    case TX_BYE:
-        emit_item(h, 5, 1);
-        emit_string(h, "bye");
-        emit_item(h, 5, h->sleep != 0);
-        if (h->sleep) {
-            emit_field(h, "sleep", h->sleep);
-        }
-        break;
     default:
-        emit(h, h->code >> 8);
-        emit(h, h->code);
+        emit_template(h, h->tx == TX_REQUEST ? REQUEST
+                         : h->tx == TX_HELLO ? HELLO
+                         : h->tx == TX_DATA  ? DATA
+                                             : BYE);
         break;
     }
 }
@@ -546,10 +557,6 @@ static uint8_t choose(struct telehub *h)
 {
     if (h->flags & SAY_CLOSE) {
         h->flags &= ~SAY_CLOSE;
-        if (!h->code) {
-            /* The code of a leave() here; a close of the hub is answered with its own. */
-            h->code = h->flags & LEAVING && h->batches == 0 ? 1000 : 1002;
-        }
         return TX_CLOSE;
     }
     if (h->flags & HANG_UP || h->phase < GREETING) {
@@ -584,6 +591,9 @@ static uint8_t choose(struct telehub *h)
         h->used = h->sent > h->used ? h->sent : h->used;
         h->tx_entry = at;
         h->age = h->now / 1000 - peek(h, wrap(at + 4), 4);
+        if (h->age > CLOCK_WRAPS) {
+            h->age += CLOCK_WRAPS + 1;
+        }
         return h->ring[at] & (DEAD >> 8) ? TX_NONE : TX_DATA;
     }
     if (h->flags & LEAVING && telehub_idle(h)) {
@@ -606,10 +616,13 @@ static void begin(struct telehub *h, uint8_t tx)
         h->allowed = h->now + h->spacing;
         if (h->tx_len > h->max) {
 #if TELEHUB_COMMANDS
+            struct telehub_slot *s = &h->slots[h->slot_tx - 1];
             if (tx == TX_RESULT) {
-                h->slots[h->slot_tx - 1].ok |= 2;
-                h->slots[h->slot_tx - 1].state = SLOT_RESULT;
                 h->tx = TX_NONE;
+                if (!(s->ok & 2)) {
+                    s->ok |= 2;
+                    s->state = SLOT_RESULT;
+                }
                 return;
             }
 #endif
@@ -689,6 +702,7 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
     return total;
 }
 
+#if TELEHUB_PROOF
 /* ---- SHA-1, for the proof that the other end speaks WebSocket (RFC 6455 §4.1) ---- */
 
 static uint32_t turn(uint32_t word, uint8_t by) { return word << by | word >> (32 - by); }
@@ -696,33 +710,32 @@ static uint32_t turn(uint32_t word, uint8_t by) { return word << by | word >> (3
 /* `text` is the 60 characters of key and GUID. */
 static void sha1(const char *text, uint32_t state[5])
 {
-    uint32_t w[80];
     static const uint32_t K[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
-    state[0] = 0x67452301;
-    state[1] = 0xefcdab89;
-    state[2] = 0x98badcfe;
-    state[3] = 0x10325476;
-    state[4] = 0xc3d2e1f0;
-    for (uint8_t block = 0; block < 2; block++) {
-        uint32_t s[5];
-        for (uint8_t t = 0; t < 16; t++) {
-            uint32_t word = 0;
-            for (uint8_t byte = 0; byte < 4; byte++) {
-                uint8_t at = block * 64 + t * 4 + byte;
-                word = word << 8 | (at < 60 ? (uint8_t)text[at] : at == 60 ? 0x80 : 0);
-            }
-            w[t] = block && t == 15 ? 60 * 8 : word;
-        }
-        for (uint8_t t = 16; t < 80; t++) {
-            w[t] = turn(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
-        }
+    static const uint32_t FIRST[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
+    uint32_t w[16], s[5];
+    uint8_t padded[128] = {0};
+    memcpy(state, FIRST, sizeof FIRST);
+    memcpy(padded, text, 60);
+    padded[60] = 0x80;
+    padded[126] = 60 * 8 >> 8;
+    padded[127] = (uint8_t)(60 * 8);
+    for (const uint8_t *at = padded; at < padded + 128;) {
         memcpy(s, state, sizeof s);
         for (uint8_t t = 0; t < 80; t++) {
-            uint8_t round = t / 20;
-            uint32_t f = round == 0   ? (s[1] & s[2]) | (~s[1] & s[3])
-                         : round == 2 ? (s[1] & s[2]) | (s[1] & s[3]) | (s[2] & s[3])
-                                      : s[1] ^ s[2] ^ s[3];
-            uint32_t next = turn(s[0], 5) + f + s[4] + K[round] + w[t];
+            uint32_t word = 0, f, next;
+            if (t < 16) {
+                for (uint8_t byte = 0; byte < 4; byte++) {
+                    word = word << 8 | *at++;
+                }
+            } else {
+                word = turn(w[(t - 3) & 15] ^ w[(t - 8) & 15] ^ w[(t - 14) & 15] ^ w[t & 15], 1);
+            }
+            w[t & 15] = word;
+            f = t < 20   ? (s[1] & s[2]) | (~s[1] & s[3])
+                : t < 40 ? s[1] ^ s[2] ^ s[3]
+                : t < 60 ? (s[1] & s[2]) | (s[1] & s[3]) | (s[2] & s[3])
+                         : s[1] ^ s[2] ^ s[3];
+            next = turn(s[0], 5) + f + s[4] + K[t / 20] + word;
             s[4] = s[3];
             s[3] = s[2];
             s[2] = turn(s[1], 30);
@@ -734,6 +747,7 @@ static void sha1(const char *text, uint32_t state[5])
         }
     }
 }
+#endif
 
 /* ---- The answer to the upgrade ---- */
 
@@ -754,7 +768,7 @@ static const char *after(const char *line, const char *name)
 static uint32_t decimal(const char *text)
 {
     uint32_t value = 0;
-    while (*text >= '0' && *text <= '9' && value < LONGEST_REFUSED) {
+    while (*text >= '0' && *text <= '9' && value < LONGEST_WISH) {
         value = value * 10 + (*text++ - '0');
     }
     return value;
@@ -762,15 +776,20 @@ static uint32_t decimal(const char *text)
 
 static void proof(struct telehub *h, const char *value)
 {
+#if TELEHUB_PROOF
     char text[61];
     uint32_t digest[5];
     base64(h->nonce, 16, text);
     memcpy(text + 24, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 37);
     sha1(text, digest);
     base64(digest, 20, text);
-    if (!strcmp(value, text)) {
-        h->flags |= ACCEPTED;
+    if (strcmp(value, text)) {
+        return;
     }
+#else
+    (void)value;
+#endif
+    h->flags |= ACCEPTED;
 }
 
 static void head_line(struct telehub *h)
@@ -784,7 +803,6 @@ static void head_line(struct telehub *h)
     } else if (!*line) {
         if (h->code != 101 || !(h->flags & ACCEPTED)) {
             h->code = h->code >= 300 && h->code < 600 ? h->code : 0;
-            h->phase = UPGRADING;
             fault(h, h->code);
             return;
         }
@@ -794,7 +812,7 @@ static void head_line(struct telehub *h)
         h->rx = RX_FIRST;
     } else if ((value = after(line, "retry-after:"))) {
         h->wish = decimal(value);
-        h->wish = h->wish < LONGEST_REFUSED / 1000 ? h->wish * 1000 : LONGEST_REFUSED;
+        h->wish = h->wish < LONGEST_WISH / 1000 ? h->wish * 1000 : LONGEST_WISH;
     } else if ((value = after(line, "sec-websocket-accept:"))) {
         proof(h, value);
     }
@@ -845,7 +863,7 @@ static void welcomed(struct telehub *h)
     if (h->phase != GREETING || h->flags & SAY_HELLO || seq >= NOTHING - 0x10000) {
         return;
     }
-    if (h->got[G_TEXT] != h->stream) {
+    if (h->got[G_STREAM] != hash_of(h->config->stream, strlen(h->config->stream))) {
         fault(h, 1002);
         return;
     }
@@ -858,9 +876,6 @@ static void welcomed(struct telehub *h)
         h->first = seq + 1;
         h->used = seq;
         tell(h, TELEHUB_RENUMBERED, 0);
-    }
-    if (!h->batches && h->first <= h->used) {
-        h->first = h->used + 1;
     }
     h->flight = 0;
     h->sent = seq;
@@ -878,7 +893,6 @@ static void welcomed(struct telehub *h)
 static void again(struct telehub *h, uint16_t at)
 {
     uint16_t size = ENTRY + length_at(h, at);
-    uint16_t tag = peek(h, wrap(at + 2), 2);
     if (!h->budget || size > TELEHUB_QUEUE - h->bytes) {
         give_up(h, at, true);
         return;
@@ -888,7 +902,6 @@ static void again(struct telehub *h, uint16_t at)
         poke(h, h->ring[wrap(at + byte)], 1);
     }
     h->batches++;
-    (void)tag;
     give_up(h, at, false);
 }
 
@@ -908,7 +921,7 @@ static void rejected(struct telehub *h)
 {
     uint32_t index = h->got[G_SEQ] - h->first;
     if (h->got[G_SEQ] == NOTHING) {
-        if (h->got[G_TEXT] == H_UNKNOWN_KIND || !h->flight) {
+        if (h->got[G_CODE] == H_UNKNOWN_KIND || !h->flight) {
             return;
         }
         if (alive_in_flight(h) != 1) {
@@ -926,7 +939,7 @@ static void rejected(struct telehub *h)
     if (h->ring[at] & (DEAD >> 8)) {
         return;
     }
-    if (h->got[G_TEXT] == H_BAD_SEQ) {
+    if (h->got[G_CODE] == H_BAD_SEQ) {
         again(h, at);
     } else {
         give_up(h, at, true);
@@ -1028,7 +1041,7 @@ static void dispatch(struct telehub *h)
         break;
     case H_ACK:
 #if TELEHUB_COMMANDS
-        slot_settled(h, h->got[G_MAX]);
+        slot_settled(h, h->got[G_RESULT]);
 #endif
         if (h->got[G_SEQ] != NOTHING && h->phase == WELCOMED) {
             batch_acked(h, h->got[G_SEQ]);
@@ -1036,9 +1049,9 @@ static void dispatch(struct telehub *h)
         break;
     case H_REJECT:
 #if TELEHUB_COMMANDS
-        slot_settled(h, h->got[G_MAX]);
+        slot_settled(h, h->got[G_RESULT]);
 #endif
-        if (h->phase == WELCOMED && h->got[G_MAX] == NOTHING) {
+        if (h->phase == WELCOMED && h->got[G_RESULT] == NOTHING) {
             rejected(h);
         }
         break;
@@ -1057,39 +1070,41 @@ static void dispatch(struct telehub *h)
 /* A number as an unsigned integer: whole, and NOTHING for what is none. */
 static uint32_t number(const struct telehub *h)
 {
-    uint64_t bits = h->arg;
-    int32_t exponent;
+    uint32_t bits = h->arg;
+    uint8_t fraction = 10;
+    int32_t exponent = 15;
     if (h->major == 0) {
-        return bits < NOTHING ? bits : NOTHING;
+        return h->arg_high ? NOTHING : bits;
     }
-    if (h->major != 7 || h->info < 25 || h->info > 27) {
+    if (h->major != 7 || h->info < 25) {
         return NOTHING;
     }
-    /* To the parts of a double. */
-    if (h->info == 27) {
-        exponent = (int32_t)(bits >> 52) - 1023;
-        bits = (bits & 0xfffffffffffffu) | 0x10000000000000u;
-    } else if (h->info == 26) {
-        exponent = (int32_t)(bits >> 23) - 127;
-        bits = ((bits & 0x7fffff) | 0x800000) << 29;
-    } else {
-        exponent = (int32_t)(bits >> 10) - 15;
-        bits = ((bits & 0x3ff) | 0x400) << 42;
+    if (h->info == 26) {
+        fraction = 23;
+        exponent = 127;
+    } else if (h->info == 27) {
+        /* Its upper half is precise enough for seconds. */
+        bits = h->arg_high;
+        fraction = 20;
+        exponent = 1023;
     }
-    /* A sign is a huge exponent here, and so is infinity. */
+    exponent = (int32_t)(bits >> fraction) - exponent;
+    bits = (bits & ((1u << fraction) - 1)) | 1u << fraction;
     if (exponent < 0) {
         return 0;
     }
-    return exponent > 31 ? NOTHING : bits >> (52 - exponent);
+    /* A sign is a huge exponent here, and so is infinity. */
+    if (exponent > 15) {
+        return NOTHING;
+    }
+    return exponent > fraction ? bits << (exponent - fraction) : bits >> (fraction - exponent);
 }
 
 /* An item has ended, with all that is in it. */
 static void item_done(struct telehub *h)
 {
-    if (h->skip) {
-        if (--h->skip) {
-            return;
-        }
+    if (h->skip && --h->skip) {
+        return;
     }
     if (h->level == L_KEY) {
         h->field = h->major == 3 ? h->hash : 0;
@@ -1108,19 +1123,13 @@ static void item_done(struct telehub *h)
 /* A scalar for a field. */
 static void value(struct telehub *h)
 {
-    uint8_t index;
-    switch (h->field) {
-    case H_SEQ: index = G_SEQ; break;
-    case H_PING_INTERVAL: index = G_INTERVAL; break;
-    case H_PING_TIMEOUT: index = G_TIMEOUT; break;
-    case H_MAX_MESSAGE: index = G_MAX; break;
-    case H_MAX_RATE: index = G_RATE; break;
-    case H_WINDOW: index = G_WINDOW; break;
-    case H_STREAM: case H_CODE: index = G_TEXT; break;
-    case H_RESULT: index = G_MAX; break;
-    default: return;
+    static const uint32_t FIELDS[] = {H_SEQ, H_PING_INTERVAL, H_PING_TIMEOUT, H_MAX_MESSAGE,
+                                      H_MAX_RATE, H_WINDOW, H_STREAM, H_RESULT, H_CODE};
+    for (uint8_t index = 0; index < sizeof FIELDS / sizeof *FIELDS; index++) {
+        if (FIELDS[index] == h->field) {
+            h->got[index] = h->major == 3 ? h->hash : number(h);
+        }
     }
-    h->got[index] = h->major == 3 ? h->hash : number(h);
 }
 
 static void begin_message(struct telehub *h)
@@ -1141,10 +1150,10 @@ static void begin_message(struct telehub *h)
 /* The head of an item is complete. */
 static void item(struct telehub *h)
 {
-    uint32_t count = h->arg < MAX_SKIP ? h->arg : MAX_SKIP;
+    uint32_t count = !h->arg_high && h->arg < MAX_SKIP ? h->arg : MAX_SKIP;
     h->hash = H_NONE;
     if (h->major == 2 || h->major == 3) {
-        h->text = h->arg < NOTHING ? h->arg : NOTHING;
+        h->text = h->arg_high ? NOTHING : h->arg;
         if (h->text) {
             return;
         }
@@ -1169,17 +1178,17 @@ static void item(struct telehub *h)
 #endif
             return;
         }
+        if (h->level != L_VALUE) {
+            h->level = L_BAD;
+            return;
+        }
         count = h->major == 6 ? 1 : h->major == 5 ? 2 * count : count;
         if (count) {
-            h->skip += count + !h->skip;
+            /* It is done when the items in it are; one that is skipped stood for one already. */
+            h->skip += count - (h->skip != 0);
             if (h->skip > 4 * MAX_SKIP) {
                 h->level = L_BAD;
-            } else {
-                h->skip -= 1;
-                /* The container itself ends with the last item in it. */
-                h->skip += 1;
             }
-            h->skip -= h->skip > count ? 1 : 0;
             return;
         }
     }
@@ -1211,6 +1220,7 @@ static void item_byte(struct telehub *h, uint8_t byte)
             item_done(h);
         }
     } else if (h->need) {
+        h->arg_high = h->arg_high << 8 | h->arg >> 24;
         h->arg = h->arg << 8 | byte;
         if (!--h->need) {
             item(h);
@@ -1219,6 +1229,7 @@ static void item_byte(struct telehub *h, uint8_t byte)
         h->major = byte >> 5;
         h->info = byte & 31;
         h->arg = h->info;
+        h->arg_high = 0;
         if (h->info < 24) {
             item(h);
         } else if (h->info < 28) {
