@@ -10,6 +10,9 @@ import ssl
 import sys
 import time
 
+# A device has one hub: it does not carry its token where a redirect points.
+os.environ["WEBSOCKETS_MAX_REDIRECTS"] = "1"
+
 import cbor2
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import connect
