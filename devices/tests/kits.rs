@@ -82,6 +82,34 @@ fn passes(program: &[&OsStr], environment: &[(&str, &Path)]) {
     assert!(passed, "{report}");
 }
 
+/// Builds the C kit and its tests into the build directory.
+fn c_kit() -> Result<PathBuf, String> {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-c");
+    run(Command::new("make")
+        .arg(format!("OUT={}", out.display()))
+        .args(["all", "check", "ROUNDS=20000"])
+        .current_dir(kits().join("c")))?;
+    Ok(out)
+}
+
+#[test]
+fn the_c_kit_keeps_the_rules_and_conforms_under_sanitizers() {
+    for (tool, header) in [("make", None), ("cc", Some("/usr/include/openssl/ssl.h"))] {
+        let there = run(Command::new(tool).arg("--version"));
+        if let Err(why) = there {
+            return not_tested("the C kit", &why);
+        }
+        if header.is_some_and(|header| !Path::new(header).exists()) {
+            return not_tested(
+                "the C kit",
+                "OpenSSL's headers are not installed (libssl-dev)",
+            );
+        }
+    }
+    let out = c_kit().unwrap();
+    passes(&[out.join("probe").as_ref()], &[]);
+}
+
 #[test]
 fn the_python_kit_conforms_with_its_queue_in_memory() {
     match python() {

@@ -1,8 +1,14 @@
 //! Numbers, windows, acks and rejects; resuming by the rule.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::rig::{Answer, Rig};
+use super::session::Event;
+
+/// Real time without an ack, in which a device that ignores the window shows it.
+const WITHOUT_ACK: Duration = Duration::from_millis(500);
 
 /// Acks that cover several batches, and a window that is kept.
 pub async fn merged_acks(rig: &mut Rig) -> Result<(), String> {
@@ -13,7 +19,15 @@ pub async fn merged_acks(rig: &mut Rig) -> Result<(), String> {
 /// A window of one batch.
 pub async fn window_of_one(rig: &mut Rig) -> Result<(), String> {
     rig.terms.window = 1;
-    let session = rig.welcomed(60.0).await?;
+    let mut session = rig.welcomed(60.0).await?;
+    // The session notes what comes beyond the window; a device that keeps to it sends nothing.
+    rig.take(&mut session, 1).await?;
+    let beyond = tokio::time::timeout(WITHOUT_ACK, session.event()).await;
+    if let Ok(event @ (Event::Close(_) | Event::Ended(_))) = beyond {
+        return Err(format!(
+            "the device left while it waited for an ack: {event:?}"
+        ));
+    }
     rig.to_the_end_with(Some(session), Answer::Merge).await
 }
 

@@ -295,6 +295,8 @@ void telehub_disconnected(struct telehub *h, uint32_t now)
         tell(h, TELEHUB_STOPPED, 0);
     }
     h->retry = now + pause_after(h, h->code);
+    h->code = 0;
+    h->wish = 0;
     if (h->failures < 20) {
         h->failures++;
     }
