@@ -178,6 +178,62 @@ fn a_device_on_websockets_and_cbor2_conforms() {
     }
 }
 
+/// A folder with `ws` and `cbor-x`, made on first use.
+fn node_modules() -> Result<PathBuf, String> {
+    static MODULES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let make = || {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-npm");
+        let there = |package: &str| dir.join("node_modules").join(package).is_dir();
+        run(Command::new("node").arg("--version"))?;
+        if !there("ws") || !there("cbor-x") {
+            std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
+            std::fs::write(dir.join("package.json"), "{}").map_err(|error| error.to_string())?;
+            // Without the native parts, which would be compiled or downloaded.
+            run(Command::new("npm")
+                .args([
+                    "install",
+                    "--silent",
+                    "--no-audit",
+                    "--no-fund",
+                    "--omit=optional",
+                ])
+                .args(["ws@8", "cbor-x@1"])
+                .current_dir(&dir))?;
+        }
+        Ok(dir)
+    };
+    MODULES.get_or_init(make).clone()
+}
+
+#[test]
+fn the_javascript_kit_keeps_the_rules_and_conforms() {
+    match node_modules() {
+        Err(why) => not_tested("the JavaScript kit", &why),
+        Ok(modules) => {
+            let kit = kits().join("javascript");
+            run(Command::new("node")
+                .args(["--test", "tests/core.test.js"])
+                .current_dir(&kit))
+            .unwrap();
+            let probe = kit.join("tests/probe.js");
+            let ws = modules.join("node_modules/ws/wrapper.mjs");
+            passes(&["node".as_ref(), probe.as_ref()], &[("TELEHUB_WS", &ws)]);
+        }
+    }
+}
+
+#[test]
+fn a_device_on_ws_and_cbor_x_conforms() {
+    match node_modules() {
+        Err(why) => not_tested("the device on ws and cbor-x", &why),
+        Ok(modules) => {
+            let program = kits().join("foreign/ws_cborx.mjs");
+            let environment = [("TELEHUB_MODULES", modules.as_path())];
+            passes(&["node".as_ref(), program.as_ref()], &environment);
+        }
+    }
+}
+
 /// A conformance test that passes everything would pass everything.
 #[test]
 fn a_device_that_breaks_a_rule_does_not_conform() {

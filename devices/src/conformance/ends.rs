@@ -37,7 +37,7 @@ async fn comes_back(rig: &mut Rig, ended: Instant, back: Back, why: &str) -> Res
     }
     let mut session = rig.upgrade(arrival).await?;
     rig.welcome(&mut session).await;
-    rig.to_the_end_with(Some(session), super::rig::Answer::Ack)
+    rig.until_done_with(Some(session), super::rig::Answer::Ack)
         .await
 }
 
@@ -173,7 +173,7 @@ pub async fn backoff(rig: &mut Rig) -> Result<(), String> {
     if ratios.iter().all(even) {
         return Err(format!("pauses of {} s: no jitter", told.join(", ")));
     }
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// A server that cannot prove who it is hears nothing from the device, least of all the token.
@@ -196,7 +196,7 @@ pub async fn untrusted(rig: &mut Rig, good: tokio_rustls::TlsAcceptor) -> Result
         before = Some(Instant::now());
     }
     rig.tls = Some(good);
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// The device takes its leave, and not before everything is safe.
@@ -214,7 +214,7 @@ pub async fn bye(rig: &mut Rig) -> Result<(), String> {
                     return Err("`bye` before everything was acked".into());
                 }
                 return rig
-                    .to_the_end_with(Some(session), super::rig::Answer::Ack)
+                    .until_done_with(Some(session), super::rig::Answer::Ack)
                     .await;
             }
             Event::Close(_) | Event::Ended(_) => {

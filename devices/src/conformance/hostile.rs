@@ -92,7 +92,7 @@ pub async fn broken(rig: &mut Rig, how: Broken) -> Result<(), String> {
     }
     drop(session);
     memory(rig, before)?;
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// Sends the same piece until the device has gone, at most 64 MiB; says whether it has.
@@ -147,7 +147,7 @@ pub async fn bad_messages(rig: &mut Rig) -> Result<(), String> {
     ];
     each(rig, &binary, FIN | BINARY).await?;
     each(rig, &text, FIN | TEXT).await?;
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// Sends each to the device, on a new connection where it left the one before.
@@ -195,11 +195,11 @@ pub async fn deep(rig: &mut Rig) -> Result<(), String> {
     let next = session.next("anything after deep nesting").await?;
     memory(rig, before)?;
     match next {
-        Event::Close(_) | Event::Ended(_) => rig.to_the_end().await,
+        Event::Close(_) | Event::Ended(_) => rig.until_done().await,
         Event::Data(batch) => {
             session.ack(batch.seq).await;
-            rig.to_the_end_with(Some(session), Answer::Ack).await
+            rig.until_done_with(Some(session), Answer::Ack).await
         }
-        _ => rig.to_the_end_with(Some(session), Answer::Ack).await,
+        _ => rig.until_done_with(Some(session), Answer::Ack).await,
     }
 }

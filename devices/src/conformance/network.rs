@@ -33,7 +33,7 @@ pub async fn no_answer(rig: &mut Rig) -> Result<(), String> {
     rig.waited(at, next.at, 1.0, "no answer");
     let mut session = rig.upgrade(next).await?;
     rig.welcome(&mut session).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// A hub that upgrades and never answers the hello.
@@ -51,7 +51,7 @@ pub async fn no_welcome(rig: &mut Rig) -> Result<(), String> {
     left.await
         .map_err(|_| "the device waits for a welcome for ever".to_owned())?;
     drop(session);
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// After the welcome nothing comes any more, and nothing is read: the cable was pulled.
@@ -76,7 +76,7 @@ pub async fn half_open(rig: &mut Rig) -> Result<(), String> {
     }
     let mut session = rig.upgrade(arrival).await?;
     rig.welcome(&mut session).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// A link of 1 kB/s in both directions.
@@ -96,7 +96,7 @@ pub async fn slow_link(rig: &mut Rig) -> Result<(), String> {
             _ => {}
         }
     }
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// Puts a slow link before a connection.
@@ -132,7 +132,7 @@ pub async fn byte_by_byte(rig: &mut Rig) -> Result<(), String> {
     for byte in session.framed(&json!({"ack": {"seq": batches[2].seq}})) {
         session.raw(&[byte]).await;
     }
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// What a flood is made of.
@@ -184,7 +184,7 @@ pub async fn flood(rig: &mut Rig, of: Flood) -> Result<(), String> {
         }
     }
     memory(rig, before)?;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// Deals with one event; says how the device left, if it did.
@@ -207,7 +207,7 @@ async fn during_flood(session: &mut Session, event: Event) -> Option<String> {
 async fn after_flood(rig: &mut Rig, left: String, before: Option<u64>) -> Result<(), String> {
     rig.notes.push(format!("left the flood: {left}"));
     memory(rig, before)?;
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// Its memory has not grown by more than is reasonable.
@@ -247,5 +247,5 @@ pub async fn pongs(rig: &mut Rig) -> Result<(), String> {
             }
         }
     }
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }

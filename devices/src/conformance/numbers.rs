@@ -13,7 +13,7 @@ const WITHOUT_ACK: Duration = Duration::from_millis(500);
 /// Acks that cover several batches, and a window that is kept.
 pub async fn merged_acks(rig: &mut Rig) -> Result<(), String> {
     let session = rig.welcomed(60.0).await?;
-    rig.to_the_end_with(Some(session), Answer::Merge).await
+    rig.until_done_with(Some(session), Answer::Merge).await
 }
 
 /// A window of one batch.
@@ -28,7 +28,7 @@ pub async fn window_of_one(rig: &mut Rig) -> Result<(), String> {
             "the device left while it waited for an ack: {event:?}"
         ));
     }
-    rig.to_the_end_with(Some(session), Answer::Merge).await
+    rig.until_done_with(Some(session), Answer::Merge).await
 }
 
 /// The connection is lost with batches unacked, some of which the hub has; it says so.
@@ -55,7 +55,7 @@ pub async fn resume_below(rig: &mut Rig) -> Result<(), String> {
         ));
     }
     session.ack(again[0].seq).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// Everything that was sent is safe, and the welcome says so: nothing comes again.
@@ -71,7 +71,7 @@ pub async fn resume_at(rig: &mut Rig) -> Result<(), String> {
         return Err(format!("number {} after welcome.seq {last}", more[0].seq));
     }
     session.ack(more[0].seq).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// The hub knows more of the stream than the device: its counter was lost. All that it holds,
@@ -102,7 +102,7 @@ pub async fn resume_above(rig: &mut Rig, ahead: u64) -> Result<(), String> {
         }
     }
     session.ack(again[2].seq).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// The hub was killed in a healthy hour: it knows less than it has acked.
@@ -124,7 +124,7 @@ pub async fn hub_restart(rig: &mut Rig) -> Result<(), String> {
         ));
     }
     session.ack(again[0].seq).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// The device loses its power twice in the middle.
@@ -136,7 +136,7 @@ pub async fn device_restart(rig: &mut Rig) -> Result<(), String> {
         rig.restart(life * 1000 + 1).await?;
         drop(session);
     }
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// A batch that is refused for good.
@@ -152,7 +152,7 @@ pub async fn reject(rig: &mut Rig, code: &str, with_seq: bool) -> Result<(), Str
         return Err("a rejected batch was sent again".into());
     }
     session.ack(more[0].seq).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// A batch at which the hub ends the connection each time, without naming it: the device finds
@@ -171,7 +171,7 @@ pub async fn poison(rig: &mut Rig) -> Result<(), String> {
             rig.notes
                 .push(format!("given up after {refusals} refusals"));
             session.ack(batch.seq).await;
-            return rig.to_the_end_with(Some(session), Answer::Ack).await;
+            return rig.until_done_with(Some(session), Answer::Ack).await;
         }
     }
     Err(format!(
@@ -187,7 +187,7 @@ pub async fn bad_seq(rig: &mut Rig) -> Result<(), String> {
     rig.ledger().forget(&session.stream, batches[0].seq);
     session.reject(&batches[0], "bad-seq", true).await;
     session.ack(batches[1].seq).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// An ack for numbers that the device has never used takes nothing from what it holds.
@@ -198,5 +198,5 @@ pub async fn ack_never_sent(rig: &mut Rig) -> Result<(), String> {
     session.acked(batches[2].seq);
     let wild = batches[2].seq + 1_000_000;
     session.send(&json!({"ack": {"seq": wild}})).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }

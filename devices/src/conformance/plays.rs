@@ -274,7 +274,7 @@ impl Play {
             Self::Nonsense(answer) => ends::nonsense(rig, answer.as_bytes()).await,
             Self::EndlessHead => ends::endless_head(rig).await,
             Self::Backoff => ends::backoff(rig).await,
-            Self::Tls => rig.to_the_end().await,
+            Self::Tls => rig.until_done().await,
             Self::Untrusted(_) => ends::untrusted(rig, certificates.acceptor(Shows::Good)).await,
             Self::Bye => ends::bye(rig).await,
             Self::NoAnswer => network::no_answer(rig).await,

@@ -205,12 +205,9 @@ impl Rig {
                         session.ack(batch.seq).await;
                     }
                 }
-                Event::Result(result) => {
-                    if result["more"] != true {
-                        session
-                            .send(&json!({"ack": {"result": result["id"]}}))
-                            .await;
-                    }
+                Event::Result(result) if result["more"] != true => {
+                    let ack = json!({"ack": {"result": result["id"]}});
+                    session.send(&ack).await;
                 }
                 Event::Close(code) => {
                     session.raw(&frame::close(code.unwrap_or(1000), "")).await;
@@ -227,15 +224,15 @@ impl Rig {
     ///
     /// # Errors
     /// When it does not end.
-    pub async fn to_the_end(&mut self) -> Result<(), String> {
-        self.to_the_end_with(None, Answer::Ack).await
+    pub async fn until_done(&mut self) -> Result<(), String> {
+        self.until_done_with(None, Answer::Ack).await
     }
 
-    /// As [`Self::to_the_end`], beginning with a connection that is open.
+    /// As [`Self::until_done`], beginning with a connection that is open.
     ///
     /// # Errors
     /// When it does not end.
-    pub async fn to_the_end_with(
+    pub async fn until_done_with(
         &mut self,
         open: Option<Session>,
         answer: Answer,

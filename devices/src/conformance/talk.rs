@@ -35,7 +35,7 @@ pub async fn unknown(rig: &mut Rig) -> Result<(), String> {
     session
         .send(&json!({"ack": {"zzz": [], "seq": batches[2].seq, "by": "broker"}}))
         .await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// How the numbers of a welcome in CBOR are written.
@@ -59,7 +59,7 @@ pub async fn floats(rig: &mut Rig) -> Result<(), String> {
             rig.notes
                 .push("speaks JSON: its numbers have one form".into());
             rig.welcome(&mut session).await;
-            return rig.to_the_end_with(Some(session), Answer::Ack).await;
+            return rig.until_done_with(Some(session), Answer::Ack).await;
         }
         let mark = rig.ledger().mark(&session.stream);
         let body = session.welcome_body(mark, mark > 0, &rig.terms);
@@ -71,7 +71,7 @@ pub async fn floats(rig: &mut Rig) -> Result<(), String> {
         rig.take(&mut session, 1).await?;
         session.close(1001).await;
     }
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 fn welcome_in(body: &Value, form: Form) -> Vec<u8> {
@@ -148,7 +148,7 @@ pub async fn clocks(rig: &mut Rig) -> Result<(), String> {
         rig.take(&mut session, 1).await?;
         session.close(1001).await;
     }
-    rig.to_the_end().await
+    rig.until_done().await
 }
 
 /// A message in three fragments with a ping between them.
@@ -183,7 +183,7 @@ pub async fn fragments(rig: &mut Rig) -> Result<(), String> {
     }
     session.acked(batches[2].seq);
     fragmented(&mut session, &json!({"ack": {"seq": batches[2].seq}})).await?;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// Waits for the result of one command; batches meanwhile are acked.
@@ -249,7 +249,7 @@ pub async fn commands(rig: &mut Rig) -> Result<(), String> {
     // Only this one comes again: both before it are settled.
     result_of(&mut session, "c-3").await?;
     session.send(&json!({"ack": {"result": "c-3"}})).await;
-    let end = rig.to_the_end_with(Some(session), Answer::Ack).await;
+    let end = rig.until_done_with(Some(session), Answer::Ack).await;
     let carried_out = rig.program.said().commands.clone();
     let times = carried_out.iter().filter(|id| *id == "c-1").count();
     if times != 1 {
@@ -268,7 +268,7 @@ pub async fn large_result(rig: &mut Rig) -> Result<(), String> {
     {
         rig.notes
             .push("takes no command so long that its echo would be too large".into());
-        return rig.to_the_end_with(Some(session), Answer::Ack).await;
+        return rig.until_done_with(Some(session), Answer::Ack).await;
     }
     let args = "x".repeat(200);
     session
@@ -279,7 +279,7 @@ pub async fn large_result(rig: &mut Rig) -> Result<(), String> {
         return Err(format!("a result above max_message came as {result}"));
     }
     session.send(&json!({"ack": {"result": "big"}})).await;
-    rig.to_the_end_with(Some(session), Answer::Ack).await
+    rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// A hub that is away for longer than the queue lasts: what is dropped is told.
@@ -295,7 +295,7 @@ pub async fn drops(rig: &mut Rig) -> Result<(), String> {
             drop(stream);
         }
     }
-    rig.to_the_end().await?;
+    rig.until_done().await?;
     let (drops, safe) = {
         let ledger = rig.ledger();
         (ledger.drops(), ledger.safe_readings())
@@ -336,5 +336,5 @@ pub async fn max_rate(rig: &mut Rig) -> Result<(), String> {
             ));
         }
     }
-    rig.to_the_end().await
+    rig.until_done().await
 }

@@ -1,8 +1,11 @@
 // Where batches wait until they are safe. Each has its number from the moment it is put in; a number
 // is *used* once it has been sent. No number is ever used for other content.
 
+// Node 18 has it in a module only.
+const random = globalThis.crypto ?? (await import("node:crypto")).webcrypto;
+
 function randomStream() {
-  const bytes = crypto.getRandomValues(new Uint8Array(8));
+  const bytes = random.getRandomValues(new Uint8Array(8));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
