@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
 use super::life::Ports;
 use super::publication::{Publication, Publisher};
-use super::{Event, Settings, Submission, stale};
+use super::{Cause, Event, Refusal, Settings, Submission, stale};
 use crate::clock;
 use crate::reading::{GapReason, Item, Moment};
 use crate::status::board::UplinkState;
@@ -377,6 +377,22 @@ impl<L: Link> Connection<'_, L> {
                     Record::Farewell => self.link.disconnect(),
                 }
             }
+            Signal::Refused(id, code) => match self.ledger.acked(id)? {
+                Record::Data(data) => {
+                    self.out_bytes = self.out_bytes.saturating_sub(data.bytes);
+                    self.ports.outlet.push(Event::Refused {
+                        epoch: self.epoch,
+                        token: data.token,
+                        refusal: Refusal {
+                            cause: Cause::Reason(code),
+                            detail: format!("the broker refuses it with reason code 0x{code:02x}"),
+                        },
+                    });
+                }
+                Record::Device => self.statuses -= 1,
+                Record::Hub => {}
+                Record::Farewell => self.link.disconnect(),
+            },
         }
         let in_flight = self.ledger.len() as u64;
         self.ports.board.uplink.in_flight.set(in_flight);

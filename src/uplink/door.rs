@@ -16,8 +16,10 @@ pub(super) enum Signal {
     Connected,
     /// A publish was written under this packet id.
     Sent(u16),
-    /// PUBACK.
+    /// PUBACK, which accepts.
     Acked(u16),
+    /// PUBACK with a reason code of 0x80 or above (MQTT 5 §3.4.2.1): not accepted.
+    Refused(u16, u8),
     /// SUBACK, and whether the broker agreed.
     Subscribed(bool),
     /// A retained message that was there before the subscription.

@@ -172,6 +172,16 @@ pub enum Event {
         /// Of the submission.
         token: u64,
     },
+    /// The broker refuses this publish, which it has therefore not taken. Comes before the
+    /// [`Event::Down`] of its connection where it was proven by a hang-up.
+    Refused {
+        /// Of the submission.
+        epoch: u64,
+        /// Of the submission.
+        token: u64,
+        /// How it said so.
+        refusal: Refusal,
+    },
     /// This item cannot be published at all: it does not decode, or is larger than any broker
     /// takes. The connection is unharmed.
     Unpublishable {
@@ -182,4 +192,24 @@ pub enum Event {
         /// One sentence.
         error: String,
     },
+}
+
+/// How the broker refused a publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What shows it.
+    pub cause: Cause,
+    /// One sentence for people: the topic, the reason in words, what to do.
+    pub detail: String,
+}
+
+/// What shows that a publish was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The reason code of a PUBACK, 0x80 or above (MQTT 5 §3.4.2.1). It costs nobody else
+    /// anything.
+    Reason(u8),
+    /// The broker hangs up on it and on nothing else: proven by hang-ups while it was alone on
+    /// the wire. Each attempt costs everybody a reconnect.
+    HungUp,
 }

@@ -153,6 +153,18 @@ impl Net {
         true
     }
 
+    /// A PUBACK with this reason code comes in: the broker refuses. Returns whether anybody
+    /// hears it.
+    pub(crate) fn refuse(&self, id: u16, code: u8) -> bool {
+        let mut state = self.lock();
+        let Some(connection) = state.connection.as_mut().filter(|one| one.end.is_none()) else {
+            return false;
+        };
+        connection.signals.push_back(Signal::Refused(id, code));
+        Self::wake(&mut state);
+        true
+    }
+
     /// A SUBACK comes in.
     pub(crate) fn suback(&self) {
         let mut state = self.lock();
