@@ -16,8 +16,6 @@ impl<W: Wire> Connection<'_, W> {
         while let Some(signal) = self.wire.take() {
             self.hear(signal, now)?;
         }
-        let in_flight = self.ledger.len() as u64;
-        self.ports.board.uplink.in_flight.set(in_flight);
         Ok(())
     }
 

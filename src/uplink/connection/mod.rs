@@ -214,6 +214,8 @@ impl<W: Wire> Connection<'_, W> {
         let mut closing = false;
         loop {
             self.feed()?;
+            let in_flight = self.ledger.len() as u64;
+            self.ports.board.uplink.in_flight.set(in_flight);
             let serving = self.phase == Phase::Serving;
             if !serving && !closing {
                 closing = true;
