@@ -79,6 +79,19 @@ struct DeviceStatus<'a> {
     firmware: Option<&'a str>,
 }
 
+/// The device of the probe.
+const PROBE: &str = "_probe";
+
+/// Payload of the probe.
+#[derive(Debug, Serialize)]
+struct Empty<'a> {
+    device: &'a str,
+    stream: &'a str,
+    seq: Option<u64>,
+    received: f64,
+    pack: [u8; 0],
+}
+
 /// The moment as it is known now, and the word for it if that is not well.
 fn known(then: Moment) -> (f64, Option<Doubt>) {
     let then = clock::corrected(then);
@@ -218,6 +231,39 @@ impl Publisher {
             .filter(|device| is_id(device))
     }
 
+    /// Where the hub's own state stands.
+    pub(super) fn hub_topic(&self) -> String {
+        format!("{}status", self.root)
+    }
+
+    /// Where the probe goes. No device can have this id.
+    pub(super) fn probe_topic(&self) -> String {
+        self.topic(PROBE, "data")
+    }
+
+    /// A batch without records, in the configured format.
+    pub(super) fn probe(&self, now: Moment) -> Publication {
+        let whole = Empty {
+            device: PROBE,
+            stream: "",
+            seq: None,
+            received: now.wall,
+            pack: [],
+        };
+        let none: [u8; 0] = [];
+        let payload = match self.format {
+            Format::Json => serde_json::to_vec(&whole).ok(),
+            Format::SenmlJson => serde_json::to_vec(&none).ok(),
+            Format::Cbor => serde_cbor::to_vec(&whole).ok(),
+            Format::SenmlCbor => serde_cbor::to_vec(&none).ok(),
+        };
+        Publication {
+            topic: self.probe_topic(),
+            payload: payload.expect("invariant: texts and numbers always serialize"),
+            retain: false,
+        }
+    }
+
     /// The hub's own state.
     pub(super) fn hub_status(&self, state: &str, since: Moment) -> Publication {
         let (since, clock) = known(since);
@@ -228,7 +274,7 @@ impl Publisher {
             version: &self.version,
             commands: false,
         };
-        self.retained(format!("{}status", self.root), &status)
+        self.retained(self.hub_topic(), &status)
     }
 
     fn topic(&self, device: &str, level: &str) -> String {
