@@ -20,7 +20,7 @@ use telehub::intake::lanes::Settings;
 use telehub::intake::port::{Arrival, Attached, Control, IntakePort, Mailbox};
 use telehub::intake::{self, Wiring};
 use telehub::pulse::Pulse;
-use telehub::reading::{Batch, Encoding};
+use telehub::reading::{Batch, Content, Encoding};
 use telehub::status::board::Board;
 use telehub::status::presence::Outbox;
 use telehub::{spool, stop, uplink};
@@ -51,9 +51,14 @@ impl Rig {
             overflow: Overflow::DropOldest,
         };
         let uplink_config = config::Uplink {
-            host: "127.0.0.1".into(),
-            port: broker,
-            tls: None,
+            brokers: vec![config::Broker {
+                host: "127.0.0.1".into(),
+                port: broker,
+                tls: None,
+            }],
+            version: config::MqttVersion::V311,
+            return_after: Duration::from_secs(300),
+            max_payload: 1 << 20,
             client_id: "telehub-barn".into(),
             username: None,
             password_file: None,
@@ -69,6 +74,7 @@ impl Rig {
             in_order: false,
             refuse: false,
             window: 10,
+            device_window: 32,
             ack_timeout: ACK_TIMEOUT,
             max_age: spool_config.max_age,
             live_batches: 1_000,
@@ -76,7 +82,6 @@ impl Rig {
             held_bytes: 1 << 20,
             hold_back: Duration::from_millis(5),
             commit_interval: Duration::ZERO,
-            device_window: 32,
         };
         let pace = uplink::Pace {
             first_retry: Duration::from_millis(5),
@@ -155,6 +160,7 @@ impl Rig {
             conn: 1,
             stream: self.attached.stream,
             batch,
+            content: Content(seq),
         };
         soon("room for a batch", self.port.data.send(arrival))
             .await

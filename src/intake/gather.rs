@@ -40,9 +40,9 @@ pub struct Gather {
     /// `spool.commit_interval`; zero: none.
     interval: Duration,
     /// Batches that a connection may have unacked.
-    window: u32,
+    window: usize,
     /// Batches that wait, by connection. Only counted with an interval.
-    waiting: IdMap<ConnId, u32>,
+    waiting: IdMap<ConnId, usize>,
     /// A connection has so many waiting that it may send no more.
     used_up: bool,
     /// What a commit takes, smoothed.
@@ -56,7 +56,7 @@ impl Gather {
     /// `least`: usually [`HOLD_BACK`]; zero: commits are not held back for company. `interval`:
     /// `spool.commit_interval`; `window`: batches that a connection may have unacked.
     #[must_use]
-    pub fn new(least: Duration, interval: Duration, window: u32) -> Self {
+    pub fn new(least: Duration, interval: Duration, window: usize) -> Self {
         Self {
             least,
             interval,

@@ -276,6 +276,21 @@ impl Intake {
             }
             uplink::Event::Down { hung_up, .. } => Event::Down { hung_up },
             uplink::Event::Acked { epoch, token } => Event::Acked { epoch, token },
+            uplink::Event::Refused {
+                epoch,
+                token,
+                refusal,
+            } => {
+                tracing::warn!(
+                    detail = refusal.detail,
+                    "the broker refuses a publish; it stays in the spool"
+                );
+                Event::Refused {
+                    epoch,
+                    token,
+                    refusal,
+                }
+            }
             uplink::Event::Unpublishable {
                 epoch,
                 token,
@@ -443,6 +458,11 @@ impl Intake {
             Action::Settle { conn, settled, ack } => {
                 if let Some(mailbox) = self.mailboxes.get(&conn) {
                     mailbox.settle(settled, ack);
+                }
+            }
+            Action::Conflict { conn, refused } => {
+                if let Some(mailbox) = self.mailboxes.get(&conn) {
+                    mailbox.refuse(refused);
                 }
             }
             Action::Refuse { conn } => {

@@ -122,9 +122,14 @@ impl Plan {
         let inflight = chance.pick(&[1, 2, 4, 8, 16, 100]);
         let ack_timeout = Duration::from_secs(chance.pick(&[2, 5, 10]));
         let uplink = config::Uplink {
-            host: "simulated".into(),
-            port: 1883,
-            tls: None,
+            brokers: vec![config::Broker {
+                host: "simulated".into(),
+                port: 1883,
+                tls: None,
+            }],
+            version: config::MqttVersion::V5,
+            return_after: Duration::from_secs(300),
+            max_payload: 1 << 20,
             client_id: "sim".into(),
             username: None,
             password_file: None,
@@ -145,6 +150,8 @@ impl Plan {
             in_order,
             refuse,
             window: usize::from(inflight),
+            // The largest of `window` below.
+            device_window: 32,
             ack_timeout,
             max_age: spool.max_age,
             live_batches: if tiny {
@@ -164,7 +171,6 @@ impl Plan {
                 lanes::Settings::HELD_BYTES
             },
             commit_interval: Duration::ZERO,
-            device_window: 0,
         };
         let loud = if unequal {
             chance.range(1, 2) as usize
@@ -226,7 +232,7 @@ impl Plan {
         };
         let lanes = lanes::Settings {
             commit_interval,
-            device_window: window as u32,
+            device_window: window,
             ..lanes
         };
         Self {

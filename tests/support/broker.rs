@@ -129,15 +129,22 @@ impl Peer {
                     let agreed = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
                     self.write(&Packet::SubAck(SubAck::new(subscribe.pkid, agreed)))
                         .await;
-                    for filter in subscribe.filters {
-                        self.subscriptions.push(filter.path);
-                    }
+                    // The hub's own status and its probe are there on every connection.
+                    let filters = subscribe.filters.into_iter().map(|filter| filter.path);
+                    self.subscriptions.extend(filters.filter(|filter| filter.contains('+')));
                 }
                 Ok(Packet::Unsubscribe(unsubscribe)) => {
                     self.write(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)))
                         .await;
                     self.subscriptions
                         .retain(|filter| !unsubscribe.topics.contains(filter));
+                }
+                // As a broker does that keeps what it promises.
+                Ok(Packet::Publish(probe)) if probe.topic.ends_with("/_probe/data") => {
+                    self.puback(probe.pkid).await;
+                    let mut echo = probe;
+                    (echo.qos, echo.pkid) = (QoS::AtMostOnce, 0);
+                    self.write(&Packet::Publish(echo)).await;
                 }
                 Ok(packet) => return Some(packet),
                 Err(mqttbytes::Error::InsufficientBytes(_)) => {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment};
+use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment};
 use crate::spool::{Depth, Group, GroupId, Thinned};
 
 mod interval;
@@ -211,6 +211,7 @@ impl World {
             conn: d as u64,
             stream: self.streams[d],
             batch,
+            content: Content(seq),
         };
         self.apply(Event::Arrived(arrival));
     }
@@ -287,7 +288,7 @@ impl World {
             let conns = lanes.to_commit.iter().filter_map(|p| p.entry.origin);
             conns.filter(|origin| origin.conn == d as u64).count()
         };
-        let used_up = (0..DEVICES).any(|d| of(d) >= self.settings.device_window as usize);
+        let used_up = (0..DEVICES).any(|d| of(d) >= self.settings.device_window);
         let since = self.now.mono.duration_since(oldest);
         assert!(!used_up || since < HOLD_BACK_MOST, "a window is used up");
     }
@@ -372,7 +373,9 @@ impl World {
                 }
             }
             Action::Reconnect => self.step(&Op::Down(false)),
-            Action::Refuse { .. } | Action::Lost(_) => panic!("not in this model"),
+            Action::Conflict { .. } | Action::Refuse { .. } | Action::Lost(_) => {
+                panic!("not in this model")
+            }
         }
     }
 
@@ -584,6 +587,7 @@ fn settings(write_always: bool, in_order: bool) -> Settings {
         in_order,
         refuse: false,
         window: WINDOW,
+        device_window: 8,
         ack_timeout: Duration::from_secs(10),
         max_age: Duration::from_secs(1 << 30),
         live_batches: 8,
@@ -591,7 +595,6 @@ fn settings(write_always: bool, in_order: bool) -> Settings {
         held_bytes: 1 << 20,
         hold_back: Duration::ZERO,
         commit_interval: Duration::ZERO,
-        device_window: 32,
     }
 }
 
@@ -819,6 +822,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
             conn,
             stream,
             batch: batch(seq),
+            content: Content(seq),
         });
         world.lanes.apply(world.now, event, &mut out);
         out
