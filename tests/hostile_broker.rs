@@ -47,12 +47,18 @@ impl Rig {
             max_size: 1 << 30,
             min_free: 0,
             max_age: Duration::from_secs(86_400),
+            commit_interval: Duration::ZERO,
             overflow: Overflow::DropOldest,
         };
         let uplink_config = config::Uplink {
-            host: "127.0.0.1".into(),
-            port: broker,
-            tls: None,
+            brokers: vec![config::Broker {
+                host: "127.0.0.1".into(),
+                port: broker,
+                tls: None,
+            }],
+            version: config::MqttVersion::V311,
+            return_after: Duration::from_secs(300),
+            max_payload: 1 << 20,
             client_id: "telehub-barn".into(),
             username: None,
             password_file: None,
@@ -75,6 +81,7 @@ impl Rig {
             live_bytes: 1 << 20,
             held_bytes: 1 << 20,
             hold_back: Duration::from_millis(5),
+            commit_interval: Duration::ZERO,
         };
         let pace = uplink::Pace {
             first_retry: Duration::from_millis(5),

@@ -8,6 +8,7 @@ use crate::intake::moved::Moved;
 use crate::intake::port::{Arrival, ConnId, Refused};
 use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
+use crate::uplink::Refusal;
 
 /// What can be set.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +36,8 @@ pub struct Settings {
     /// How long a commit waits for more at least, while more is arriving: see
     /// [`gather`](crate::intake::gather). Zero: never.
     pub hold_back: Duration,
+    /// `spool.commit_interval`: acks wait for a common commit so long at most. Zero: they do not.
+    pub commit_interval: Duration,
 }
 
 impl Settings {
@@ -82,6 +85,15 @@ pub enum Event {
         epoch: u64,
         /// Its name.
         token: u64,
+    },
+    /// The broker refuses a publish: it has not taken it.
+    Refused {
+        /// Its connection.
+        epoch: u64,
+        /// Its name.
+        token: u64,
+        /// How it said so.
+        refusal: Refusal,
     },
     /// A publish is impossible.
     Unpublishable {
