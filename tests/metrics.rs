@@ -82,6 +82,12 @@ const STEADY: &[(&str, &str)] = &[
     ("telehub_build_info", "does not change"),
     ("telehub_event_readers_dropped_total", "in events.rs"),
     ("telehub_spool_max_bytes", "a limit"),
+    ("telehub_uplink_probe_state", "in uplink_blame.rs"),
+    ("telehub_uplink_refused_statuses_total", "in uplink_v5.rs"),
+    ("telehub_uplink_refused_total", "in uplink_v5.rs"),
+    ("telehub_uplink_skipped_total", "in uplink_v5.rs"),
+    ("telehub_uplink_twins", "in uplink_v5.rs"),
+    ("telehub_uplink_unheard_total", "in uplink_v5.rs"),
 ];
 
 /// Whether a value has changed as expected: before, now.
