@@ -231,7 +231,9 @@ fn uplink_trouble(uplink: &UplinkReport) -> Vec<String> {
     }
     if uplink.refused_statuses > 0 {
         let devices = uplink.refused_statuses;
-        trouble.push(format!("the broker refuses the status of {devices} devices"));
+        trouble.push(format!(
+            "the broker refuses the status of {devices} devices"
+        ));
     }
     trouble
 }

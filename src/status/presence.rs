@@ -140,7 +140,10 @@ impl Outbox {
     /// is gone from there, for this reason. The states themselves stay as they are.
     pub fn gone(&self, reason: &str, now: Moment) -> Vec<(Arc<str>, Presence)> {
         let state = self.lock();
-        let there = state.devices.iter().filter(|(_, one)| one.presence.state != "offline");
+        let there = state
+            .devices
+            .iter()
+            .filter(|(_, one)| one.presence.state != "offline");
         let gone = |(device, one): (&Arc<str>, &Entry)| {
             let presence = Presence {
                 state: "offline",
@@ -285,7 +288,10 @@ mod tests {
         outbox.put(&"b".into(), presence("offline", "closed"));
         let gone = outbox.gone("moved", Moment::at(7.0));
         assert_eq!(gone.len(), 1);
-        assert_eq!((&*gone[0].0, gone[0].1.state, &*gone[0].1.reason), ("a", "offline", "moved"));
+        assert_eq!(
+            (&*gone[0].0, gone[0].1.state, &*gone[0].1.reason),
+            ("a", "offline", "moved")
+        );
         assert_eq!(outbox.try_next().unwrap().1.state, "online");
     }
 

@@ -171,7 +171,11 @@ impl Blame {
         if !self.careful {
             return Go::Now;
         }
-        match self.suspects.iter().position(|suspect| suspect.thing == *thing) {
+        match self
+            .suspects
+            .iter()
+            .position(|suspect| suspect.thing == *thing)
+        {
             None => Go::Now,
             Some(0) if self.is_its_turn() => Go::Now,
             Some(_) => Go::Later,
@@ -181,15 +185,20 @@ impl Blame {
     /// The suspect on trial goes first on a connection until it has done so, and then after
     /// something else has passed.
     fn is_its_turn(&self) -> bool {
-        self.suspects.front().is_some_and(|suspect| match (suspect.first, self.here) {
-            (false, 0) => true,
-            (_, passed) => passed > 0,
-        })
+        self.suspects
+            .front()
+            .is_some_and(|suspect| match (suspect.first, self.here) {
+                (false, 0) => true,
+                (_, passed) => passed > 0,
+            })
     }
 
     /// What should go out next if it can be had.
     pub(super) fn wanted(&self) -> Option<&Thing> {
-        let suspect = self.suspects.front().filter(|_| self.careful && self.is_its_turn())?;
+        let suspect = self
+            .suspects
+            .front()
+            .filter(|_| self.careful && self.is_its_turn())?;
         Some(&suspect.thing)
     }
 
@@ -252,7 +261,10 @@ impl Blame {
     }
 
     fn accuse(&mut self, thing: &Thing, here: u32) -> Option<Thing> {
-        let place = self.suspects.iter().position(|suspect| suspect.thing == *thing);
+        let place = self
+            .suspects
+            .iter()
+            .position(|suspect| suspect.thing == *thing);
         let Some(place) = place else {
             if self.taken.contains(thing) {
                 // What was good is not now: the broker hangs up on anything.
@@ -361,9 +373,17 @@ mod tests {
                 let mut out: Vec<Thing> = Vec::new();
                 if careful {
                     let wanted = self.blame.wanted().cloned();
-                    let wanted = wanted.filter(|thing| self.queue.contains(thing) || *thing == Thing::Hub);
-                    let other = || self.queue.iter().find(|thing| self.blame.may_go(thing) != Go::Later).cloned();
-                    let witness = (self.blame.needs_witness() && self.blame.may_go(&Thing::Hub) == Go::Now).then_some(Thing::Hub);
+                    let wanted =
+                        wanted.filter(|thing| self.queue.contains(thing) || *thing == Thing::Hub);
+                    let other = || {
+                        self.queue
+                            .iter()
+                            .find(|thing| self.blame.may_go(thing) != Go::Later)
+                            .cloned()
+                    };
+                    let witness = (self.blame.needs_witness()
+                        && self.blame.may_go(&Thing::Hub) == Go::Now)
+                        .then_some(Thing::Hub);
                     match wanted.or(witness).or_else(other) {
                         Some(thing) => out.push(thing),
                         None => return,
@@ -464,7 +484,10 @@ mod tests {
         blame.passed(&data(1), 10_000);
         assert!(blame.is_for_size(&data(1), 10_001));
         assert!(!blame.is_for_size(&data(1), 10_000));
-        assert!(!blame.is_for_size(&data(2), 50_000), "its topic may be forbidden");
+        assert!(
+            !blame.is_for_size(&data(2), 50_000),
+            "its topic may be forbidden"
+        );
         assert!(!blame.refused_for_size(&data(1), 20_000));
         assert_eq!(blame.too_large(), None, "one may have been something else");
         assert!(blame.refused_for_size(&data(1), 15_000));

@@ -57,7 +57,20 @@ impl Failure {
     pub(super) fn is_explained(&self) -> bool {
         matches!(
             self.code,
-            Some(0x00 | 0x88 | 0x89 | 0x8B | 0x8D | 0x8E | 0x96 | 0x97 | 0x98 | 0x9C | 0x9D | 0x9F | 0xA0)
+            Some(
+                0x00 | 0x88
+                    | 0x89
+                    | 0x8B
+                    | 0x8D
+                    | 0x8E
+                    | 0x96
+                    | 0x97
+                    | 0x98
+                    | 0x9C
+                    | 0x9D
+                    | 0x9F
+                    | 0xA0
+            )
         )
     }
 

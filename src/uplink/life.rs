@@ -143,7 +143,9 @@ pub(super) async fn run<D: Dial>(
                         let error = match why {
                             Leave::Return => {
                                 returns.left();
-                                format!("{broker} was left for the first choice, which answers again")
+                                format!(
+                                    "{broker} was left for the first choice, which answers again"
+                                )
                             }
                             Leave::Version => format!("{broker} is asked for MQTT 5 again"),
                         };

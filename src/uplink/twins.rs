@@ -57,7 +57,10 @@ mod tests {
 
     #[test]
     fn a_takeover_that_is_said_twice_is_told_once() {
-        let (mut twins, taken) = (Twins::default(), Failure::disconnected("b", TAKEN_OVER, "", ""));
+        let (mut twins, taken) = (
+            Twins::default(),
+            Failure::disconnected("b", TAKEN_OVER, "", ""),
+        );
         let told: Vec<_> = (0..4).map(|_| twins.ended(&taken, false, SOON)).collect();
         assert_eq!(told, [false, true, false, false]);
         twins.ended(&Failure::passing("broke"), true, PEACE);

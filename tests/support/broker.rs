@@ -131,7 +131,8 @@ impl Peer {
                         .await;
                     // The hub's own status and its probe are there on every connection.
                     let filters = subscribe.filters.into_iter().map(|filter| filter.path);
-                    self.subscriptions.extend(filters.filter(|filter| filter.contains('+')));
+                    self.subscriptions
+                        .extend(filters.filter(|filter| filter.contains('+')));
                 }
                 Ok(Packet::Unsubscribe(unsubscribe)) => {
                     self.write(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)))

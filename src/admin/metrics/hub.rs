@@ -2,7 +2,7 @@
 
 use super::text::Text;
 use crate::clock::unix_now;
-use crate::status::board::{Board, SpoolState, UplinkState, ProbeState};
+use crate::status::board::{Board, ProbeState, SpoolState, UplinkState};
 use crate::status::process;
 
 pub(super) fn itself(text: &mut Text, board: &Board) {

@@ -71,19 +71,22 @@ impl<W: Wire> Connection<'_, W> {
     /// Sends the first thing that may go, data and states by turns.
     fn offer_any(&mut self) {
         self.data_first = !self.data_first;
-        if self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later && self.say_online() {
+        if self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later && self.say_online()
+        {
             return;
         }
         if self.make_subscription(None) || self.send_probe() {
             return;
         }
         let blame = &self.ports.blame;
-        let state = self.states.iter().position(|(device, _)| {
-            blame.may_go(&Thing::Status(device.clone())) != Go::Later
-        });
-        let held = self.held.iter().position(|one| {
-            blame.may_go(&thing_of(&one.item, one.lane)) != Go::Later
-        });
+        let state = self
+            .states
+            .iter()
+            .position(|(device, _)| blame.may_go(&Thing::Status(device.clone())) != Go::Later);
+        let held = self
+            .held
+            .iter()
+            .position(|one| blame.may_go(&thing_of(&one.item, one.lane)) != Go::Later);
         match (held, state) {
             (Some(held), None) => _ = self.send_held(held),
             (Some(held), Some(_)) if self.data_first => _ = self.send_held(held),

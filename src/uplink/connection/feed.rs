@@ -134,7 +134,10 @@ impl<W: Wire> Connection<'_, W> {
             ..publisher.head(&item, lane)
         };
         let id = self.ledger.next_id();
-        match self.wire.publish(id, &head, |out| publisher.append(&item, out)) {
+        match self
+            .wire
+            .publish(id, &head, |out| publisher.append(&item, out))
+        {
             Ok(bytes) => {
                 self.out_bytes += bytes;
                 self.ports.board.uplink.published.add(1);

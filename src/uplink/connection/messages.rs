@@ -133,7 +133,8 @@ impl<W: Wire> Connection<'_, W> {
     /// Makes one subscription that may be made, this one or any. `false`: there is none.
     pub(super) fn make_subscription(&mut self, filter: Option<&str>) -> bool {
         let blame = &self.ports.blame;
-        let go = |one: &Subscription| blame.may_go(&Thing::Subscription(one.filter.as_str().into()));
+        let go =
+            |one: &Subscription| blame.may_go(&Thing::Subscription(one.filter.as_str().into()));
         // One that was proven to make the broker hang up is not worth another reconnect.
         self.subscriptions.wanted.retain(|(purpose, one)| {
             let forbidden = go(one) == Go::Alone;
@@ -180,7 +181,9 @@ impl<W: Wire> Connection<'_, W> {
         };
         made.answered = true;
         let (purpose, refused) = (made.purpose, reason >= reasons::ERRORS);
-        self.ports.blame.passed(&Thing::Subscription(made.filter.clone()), 0);
+        self.ports
+            .blame
+            .passed(&Thing::Subscription(made.filter.clone()), 0);
         if refused {
             let (filter, why) = (&made.filter, reasons::sentence(reason, "", ""));
             debug!(%filter, why, "the broker does not agree to a subscription");
@@ -242,7 +245,8 @@ impl<W: Wire> Connection<'_, W> {
 
     /// A message that was asked for.
     pub(super) fn message(&mut self, message: &Message) {
-        if matches!(self.probe, Probe::Waiting(_)) && message.topic == self.publisher.probe_topic() {
+        if matches!(self.probe, Probe::Waiting(_)) && message.topic == self.publisher.probe_topic()
+        {
             self.probe = Probe::Off;
             self.unsubscribe(Purpose::Echo);
             if self.ports.board.uplink.set_probe(ProbeState::Heard) {

@@ -374,7 +374,11 @@ impl<W: Wire> Connection<'_, W> {
                  other's connection: give each hub its own uplink.client_id"
             );
         }
-        self.ports.board.uplink.twins.set(u64::from(self.ports.twins.are_likely()));
+        self.ports
+            .board
+            .uplink
+            .twins
+            .set(u64::from(self.ports.twins.are_likely()));
         let Some(guilty) = self.ports.blame.ended(&ending, &things) else {
             return;
         };

@@ -98,7 +98,11 @@ impl<W: Wire> Connection<'_, W> {
         if self.phase != Phase::Serving {
             return None;
         }
-        let hub = self.ports.hub_pause.filter(|_| self.untold_hub).map(|(until, _)| until);
+        let hub = self
+            .ports
+            .hub_pause
+            .filter(|_| self.untold_hub)
+            .map(|(until, _)| until);
         let devices = self.ports.parked.next().filter(|_| !self.untold);
         hub.into_iter().chain(devices).min()
     }
