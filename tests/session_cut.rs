@@ -325,7 +325,7 @@ async fn takeover() {
         send(&mut first, data(seq)).await;
     }
     let mut second = net.connect(16, "twin").await;
-    assert_eq!(net.ended("twin").await.1, "replaced");
+    assert_eq!(net.ended("twin").await, "replaced");
     send(&mut second, json!({"hello": {"stream": "s"}})).await;
     let safe = receive(&mut second).await["welcome"]["seq"]
         .as_u64()

@@ -6,7 +6,7 @@ mod daemon;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, until};
 

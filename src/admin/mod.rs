@@ -4,12 +4,18 @@
 //! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until its time is over.
 
 mod answer;
+mod change;
 mod events;
+mod guard;
 mod host;
 mod line;
+mod list;
 mod metrics;
 pub mod page;
+mod query;
 mod readings;
+mod reply;
+mod seats;
 mod token;
 
 use std::convert::Infallible;
@@ -25,11 +31,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::line::Line;
+use self::guard::Wrong;
+use self::line::{Line, Table};
 use self::token::Token;
 use crate::status::board::Board;
 use crate::stop::Stop;
@@ -58,7 +64,7 @@ const MAX_HEADER: usize = 16 * 1024;
 /// Pause when the process has no file descriptor left: the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// What a client hears when [`MAX_CONNECTIONS`] are open.
+/// What a client hears when [`MAX_CONNECTIONS`] are open, each by right.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
     Retry-After: 1\r\nConnection: close\r\n\r\n";
 
@@ -94,6 +100,7 @@ struct Desk {
     board: Arc<Board>,
     settings: Settings,
     bound: Option<SocketAddr>,
+    wrong: Wrong,
 }
 
 /// Serves `board` on `listener` until the stop is asked for, and a second longer at most.
@@ -102,8 +109,9 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
         board: board.clone(),
         settings,
         bound: listener.local_addr().ok(),
+        wrong: Wrong::default(),
     });
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let table = Table::new(MAX_CONNECTIONS);
     let mut connections = JoinSet::new();
     let mut telling = pin!(events::tell(&board));
     loop {
@@ -113,8 +121,8 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
             () = &mut telling => continue,
             accepted = listener.accept() => accepted,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, remote) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the admin listener");
                 tokio::select! {
@@ -123,15 +131,14 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
                 }
             }
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
+        let Some(line) = table.enter(remote.ip()) else {
             // Without waiting: whoever does not read it hears nothing.
             let _ = socket.try_write(FULL);
             continue;
         };
         let (desk, stop) = (desk.clone(), stop.clone());
         connections.spawn(async move {
-            serve(socket, &desk, stop).await;
-            drop(slot);
+            serve(socket, &desk, line, stop).await;
         });
     }
     drop(listener);
@@ -142,14 +149,13 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
     .await;
 }
 
-async fn serve(socket: TcpStream, desk: &Desk, mut stop: Stop) {
+async fn serve(socket: TcpStream, desk: &Desk, line: Line, mut stop: Stop) {
     // Small answers; the options' absence costs only time.
     let _ = socket.set_nodelay(true);
     let _ = sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED);
-    let line = Line::default();
-    let service = service_fn(|request| {
-        let response = answer::answer(desk, &line, &request);
-        async move { Ok::<_, Infallible>(response) }
+    let line = &line;
+    let service = service_fn(|request| async move {
+        Ok::<_, Infallible>(answer::answer(desk, line, request).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -241,7 +241,7 @@ mod tests {
         for file in FILES.iter().filter(|file| file.path != "/") {
             let name = file.path.trim_start_matches('/');
             assert!(
-                all.contains(&format!("\"/{name}\"")) || all.contains(&format!("\"./{name}\"")),
+                all.contains(&format!("\"./{name}\"")),
                 "{name} is served and not used"
             );
         }

@@ -68,11 +68,19 @@ impl Address {
 }
 
 impl Hub {
-    /// The body of the answer to `GET {base}{path}`.
+    /// The body of the answer to `GET {base}{path}`. HTTP/1.0 has no chunks, so a list comes as it is.
     pub(super) fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
         let answer =
-            exchange(&self.host, &self.request(path, "1.1")).with_context(|| self.no_answer())?;
+            exchange(&self.host, &self.request("GET", path, "1.0")).with_context(|| self.no_answer())?;
         parse(&answer).with_context(|| format!("{}{path} is not answered by a hub", self.base))
+    }
+
+    /// Has something changed; what the hub says against it is the error.
+    pub(super) fn change(&self, method: &str, path: &str) -> anyhow::Result<()> {
+        let request = self.request(method, path, "1.1");
+        let answer = exchange(&self.host, &request).with_context(|| self.no_answer())?;
+        parse(&answer).with_context(|| format!("the hub at {} did not do it", self.base))?;
+        Ok(())
     }
 
     /// The body of an answer without end, line by line.
@@ -82,7 +90,7 @@ impl Hub {
             socket.set_write_timeout(Some(TIMEOUT))?;
             socket.set_read_timeout(Some(TIMEOUT))?;
             // HTTP/1.0 has no chunks, so the events come as they are.
-            socket.write_all(self.request(path, "1.0").as_bytes())?;
+            socket.write_all(self.request("GET", path, "1.0").as_bytes())?;
             let mut answer = BufReader::new(socket);
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -98,12 +106,12 @@ impl Hub {
         Ok(answer)
     }
 
-    fn request(&self, path: &str, version: &str) -> String {
+    fn request(&self, method: &str, path: &str, version: &str) -> String {
         let token = self.token.as_ref().map_or_else(String::new, |token| {
             format!("Authorization: Bearer {token}\r\n")
         });
         let host = &self.host;
-        format!("GET {path} HTTP/{version}\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n")
+        format!("{method} {path} HTTP/{version}\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n")
     }
 
     fn no_answer(&self) -> String {
@@ -179,12 +187,14 @@ fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
         .and_then(|line| line.split(' ').nth(1))
         .unwrap_or_default();
     match status {
-        "200" => {}
+        "200" | "204" => {}
         "401" => bail!(Refused(
             "it asks for a token; name its file with --token-file".to_owned()
         )),
         "503" => bail!("it cannot answer now (503)"),
-        _ => bail!(Refused(format!("the status is {status:?}, not 200"))),
+        _ => bail!(Refused(detail(body).unwrap_or_else(|| {
+            format!("the status is {status:?}, not 200")
+        }))),
     }
     let length = lines.filter_map(|line| line.split_once(':'));
     let length = length
@@ -195,6 +205,12 @@ fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
         "the answer is cut short"
     );
     Ok(body.to_vec())
+}
+
+/// What a problem body (RFC 9457) says, fit for a terminal.
+fn detail(body: &[u8]) -> Option<String> {
+    let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
+    problem["detail"].as_str().map(super::page::plain)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use telehub::config::{self, Checked, DEFAULT_FILE, Problem};
 use telehub::hub::Start;
 use telehub::service::socket;
+use telehub::spool::look::Make;
 
 /// `EX_CONFIG` of sysexits.h; the systemd unit does not restart on it.
 const EXIT_CONFIG: u8 = 78;
@@ -120,6 +121,10 @@ fn check(path: &Path) -> Result<(), Failure> {
         complain(&format!("warning: {warning}"));
     }
     write!(io::stdout(), "{config}")?;
+    let config::Spool { path, min_free, .. } = &config.spool;
+    // The hub starts without a spool (P8, P9), so that this is no fault of the configuration.
+    telehub::spool::look::look(path, Some(*min_free), Make::No)
+        .map_err(|error| anyhow::anyhow!("the spool cannot be used by this user: {error}"))?;
     Ok(())
 }
 

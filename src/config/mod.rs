@@ -22,6 +22,7 @@ pub use crate::protocol::payload::Format;
 pub use changes::changes;
 pub use load::{Checked, DEFAULT_FILE, keys, load, parse};
 pub use problem::{Errors, Problem};
+pub use units::parse_duration;
 pub use values::is_id;
 
 /// Everything that can be set. A room receives its own part, never the whole.
@@ -76,6 +77,8 @@ pub struct Devices {
     pub handshake_timeout: Duration,
     /// Connections at a time.
     pub max_connections: usize,
+    /// A device without an entry in the registry that has not come for so long is forgotten.
+    pub forget_after: Duration,
     /// Bytes of one message, over all its fragments.
     pub max_message: usize,
     /// Messages a second and device; the burst is twice that.
@@ -168,6 +171,20 @@ pub struct Uplink {
     pub ack_timeout: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
+}
+
+impl Uplink {
+    /// The broker's address as `uplink.url` has it, without credentials.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let scheme = if self.tls.is_some() { "mqtts" } else { "mqtt" };
+        let host = &self.host;
+        if host.contains(':') {
+            format!("{scheme}://[{host}]:{}", self.port)
+        } else {
+            format!("{scheme}://{host}:{}", self.port)
+        }
+    }
 }
 
 /// TLS to the broker; files are read at every connect.

@@ -57,6 +57,7 @@ fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
         &show_duration(devices.handshake_timeout),
     )?;
     writeln!(f, "max_connections = {}", devices.max_connections)?;
+    text(f, "forget_after", &show_duration(devices.forget_after))?;
     text(f, "max_message", &show_size(devices.max_message as u64))?;
     writeln!(f, "max_rate = {}", devices.max_rate)?;
     writeln!(f, "window = {}", devices.window)?;

@@ -7,6 +7,7 @@
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
 mod reload;
+mod remember;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::reload::Reload;
+use self::remember::Remember;
 use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::lanes::Settings;
@@ -95,6 +97,10 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     } = config;
     let board = Board::new(&hub.id);
     board.spool.max_size.set(spool.max_size);
+    board.spool.set_path(&spool.path);
+    board.uplink.set_broker(&uplink.address());
+    let remember = Remember::new(&spool.path, board.clone(), devices.forget_after);
+    remember.restore();
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {
@@ -109,6 +115,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let (stop_listen, listen_stop) = stop::channel();
     let memory_stop = listen_stop.clone();
     let (status_stop, feed_stop) = (listen_stop.clone(), listen_stop.clone());
+    let remember_stop = listen_stop.clone();
     let (stop_uplink, uplink_stop) = stop::channel();
     let (stop_admin, admin_stop) = stop::channel();
     let (control, control_rx) = mpsc::channel(CONTROLS);
@@ -175,6 +182,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
             (Part::Admin, Ok(()))
         });
     }
+    tokio::spawn(remember.clone().keep(remember_stop));
     tokio::spawn(clock::watch());
     let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
@@ -237,7 +245,11 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
                 outcome = result;
             }
         }
-        let _ = tokio::task::spawn_blocking(move || spool_thread.join()).await;
+        let last = move || {
+            let _ = spool_thread.join();
+            remember.save();
+        };
+        let _ = tokio::task::spawn_blocking(last).await;
     };
     tokio::select! {
         () = rest => {

@@ -58,6 +58,7 @@ pub fn devices() -> Devices {
         ping_timeout: Duration::from_secs(60),
         handshake_timeout: Duration::from_secs(10),
         max_connections: 100,
+        forget_after: Duration::from_secs(30 * 86_400),
         max_message: 64 * 1024,
         max_rate: 1_000_000,
         window: 32,

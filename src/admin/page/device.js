@@ -1,6 +1,8 @@
 // The page of one device: facts, plots of its readings, when it came and went.
 
 import { ago, at, clean, count, duration, milliseconds, NOTHING, plural, rate } from "./format.js";
+import { WORDS } from "./devices.js";
+import { standing, trouble } from "./model.js";
 import { put } from "./overview.js";
 import { Series } from "./plot.js";
 
@@ -11,7 +13,9 @@ const SERIES = 48;
 const HISTORY = 32;
 
 const FACTS = [
-  ["Last seen", (d, now) => (now - d.last_seen < 3 ? "now" : `${ago(now - d.last_seen)} ago`)],
+  ["Last reading", (d, now) => since(d.last_reading, now)],
+  ["Usually every", (d) => (d.expect ? `${duration(d.expect)}, expected` : d.usual ? duration(Math.max(1, d.usual)) : NOTHING)],
+  ["Last seen", (d, now) => since(d.last_seen, now)],
   ["Round trip", (d) => milliseconds(d.rtt_ms)],
   ["Readings", (d, now, speed) => `${count(d.readings)}${d.state === "online" && speed > 0 ? `, ${rate(speed)}` : ""}`],
   ["Batches", (d) => count(d.batches)],
@@ -22,6 +26,11 @@ const FACTS = [
   ["Stream", (d) => (d.stream ? clean(d.stream, 64) : NOTHING)],
   ["Sequence number", (d) => count(d.seq)],
 ];
+
+function since(time, now) {
+  if (!time) return NOTHING;
+  return now - time < 3 ? "now" : `${ago(now - time)} ago`;
+}
 
 function make(kind, className, text) {
   const node = document.createElement(kind);
@@ -47,6 +56,30 @@ export function devicePage(root, model, id) {
   const word = make("span", "state-word");
   const why = make("bdi", "why");
   stateLine.append(word, " ", why);
+
+  // What ends an alarm.
+  const actions = make("p", "actions");
+  const known = make("button", "", "I know");
+  const forget = make("button", "", "Forget this device");
+  const outcome = make("span", "outcome");
+  outcome.setAttribute("role", "status");
+  for (const button of [known, forget]) button.type = "button";
+  known.addEventListener("click", () => ask("POST", "/acknowledge", ""));
+  forget.addEventListener("click", () => {
+    if (confirm(`Forget ${clean(id)}? What is known of it here is gone then.`)) ask("DELETE", "", "Forgotten.");
+  });
+  actions.append(known, " ", forget, " ", outcome);
+  actions.hidden = true;
+
+  async function ask(method, what, done) {
+    try {
+      const answer = await fetch(`./api/devices/${encodeURIComponent(id)}${what}`, { method });
+      put(outcome, answer.ok ? done : clean((await answer.json()).detail ?? answer.status, 240));
+    } catch {
+      put(outcome, "The hub did not answer.");
+    }
+    load();
+  }
 
   const facts = make("dl", "facts");
   const values = FACTS.map(([label]) => {
@@ -84,7 +117,7 @@ export function devicePage(root, model, id) {
   table.append(caption, thead, body);
   past.append(table);
 
-  root.replaceChildren(back, head, stateLine, facts, readings, past);
+  root.replaceChildren(back, head, stateLine, actions, facts, readings, past);
 
   // Plots outside the screen are not drawn.
   const watch = new IntersectionObserver((seen) => {
@@ -148,7 +181,7 @@ export function devicePage(root, model, id) {
   async function load() {
     let answer;
     try {
-      answer = await fetch(`/api/devices/${encodeURIComponent(id)}`, { cache: "no-store" });
+      answer = await fetch(`./api/devices/${encodeURIComponent(id)}`, { cache: "no-store" });
       if (answer.status === 404) {
         put(wait, "The hub knows no device of this name.");
         return;
@@ -178,9 +211,14 @@ export function devicePage(root, model, id) {
     if (entry) {
       const d = entry.report;
       const now = model.now();
-      root.dataset.state = d.state === "online" ? "online" : "offline";
-      put(word, d.state === "online" ? "online" : "offline");
-      put(why, `since ${at(d.since)}, ${duration(now - d.since)}${d.state === "online" ? "" : `: ${clean(d.reason, 120)}`}`);
+      const stands = standing(d);
+      root.dataset.state = stands;
+      put(word, WORDS[stands] ?? clean(stands));
+      const reason = stands === "online" ? "" : `: ${trouble(d, now)}`;
+      const noted = d.acknowledged ? ", and that is known" : "";
+      put(why, `since ${at(d.since)}, ${duration(now - d.since)}${reason}${noted}`);
+      actions.hidden = d.state === "online" || !model.hello?.changes;
+      known.hidden = stands !== "lost";
       const speed = entry.rate.perSecond(ticks);
       FACTS.forEach(([, write], i) => put(values[i], write(d, now, speed)));
     }

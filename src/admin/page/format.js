@@ -26,12 +26,12 @@ export const count = (n) => (Number.isFinite(n) ? whole.format(n) : NOTHING);
 /** `1 batch`, `2 batches` */
 export const plural = (n, one, many = one + "s") => `${count(n)} ${n === 1 ? one : many}`;
 
-/** 1.2 MB, in powers of 1,024 as the configuration has them. */
+/** 1.2 MiB, as the configuration and the command line have it. */
 export function bytes(n) {
   if (!Number.isFinite(n)) return NOTHING;
-  const units = ["bytes", "KB", "MB", "GB", "TB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
-  while (n >= 1000 && unit < units.length - 1) {
+  while (n >= 1024 && unit < units.length - 1) {
     n /= 1024;
     unit += 1;
   }
