@@ -42,7 +42,10 @@ fn health_follows_the_spool_and_readiness_the_listener() {
             .board
             .spool
             .set(SpoolState::Failed, Some("read-only file system".into()));
-        admin.board.spool.set_path(std::path::Path::new("/var/spool/telehub"));
+        admin
+            .board
+            .spool
+            .set_path(std::path::Path::new("/var/spool/telehub"));
         for state in [SpoolState::Failed, SpoolState::Unusable] {
             let reason = Some("read-only file system".into());
             admin.board.spool.set(state, reason);
@@ -191,9 +194,7 @@ fn a_page_of_another_site_gets_nothing_but_the_page_itself_by_a_link() {
             for path in ["/api/events", "/api/status", "/healthz", "/"] {
                 assert_problem(&get_with(&admin, path, &headers).await, 403);
             }
-            let link = format!(
-                "{headers}Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
-            );
+            let link = format!("{headers}Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n");
             assert_eq!(status(&get_with(&admin, "/", &link).await), 200);
         }
         assert_eq!(admin.board.feed().readers(), 0);
@@ -205,7 +206,8 @@ fn a_page_of_another_site_gets_nothing_but_the_page_itself_by_a_link() {
 #[test]
 fn an_alarm_is_ended_by_who_has_the_token_and_by_nobody_else() {
     let change = async |admin: &Admin, request: &str, more: &str| {
-        let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\n{more}Connection: close\r\n\r\n");
+        let head =
+            format!("{request} HTTP/1.1\r\nHost: localhost\r\n{more}Connection: close\r\n\r\n");
         status(&admin.send(&head).await)
     };
     test(async |admin| {
@@ -241,10 +243,11 @@ fn an_alarm_is_ended_by_who_has_the_token_and_by_nobody_else() {
 fn a_list_of_ten_thousand_devices_is_made_as_it_is_read() {
     test(async |admin| {
         for number in 0..10_000 {
-            admin
-                .board
-                .devices
-                .online(&format!("device-{number:05}").into(), number, String::new());
+            admin.board.devices.online(
+                &format!("device-{number:05}").into(),
+                number,
+                String::new(),
+            );
         }
         let mut unread = Vec::new();
         for _ in 0..MAX_CONNECTIONS - 1 {
@@ -253,11 +256,16 @@ fn a_list_of_ten_thousand_devices_is_made_as_it_is_read() {
             socket.write_all(request).await.unwrap();
             unread.push(socket);
         }
-        let answer = admin.send("GET /api/devices HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
+        let answer = admin
+            .send("GET /api/devices HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            .await;
         let devices: Vec<DeviceReport> = serde_json::from_str(body(&answer)).unwrap();
         assert_eq!(devices.len(), 10_000);
         let answer = admin.get("/api/devices?limit=2&after=device-00007").await;
-        assert!(answer.contains("device-00008") && !answer.contains("device-00010"), "{answer}");
+        assert!(
+            answer.contains("device-00008") && !answer.contains("device-00010"),
+            "{answer}"
+        );
         assert_problem(&admin.get("/api/devices?limit=no").await, 400);
         drop(unread);
     });

@@ -77,6 +77,7 @@ async fn a_restart_ends_no_alarm() {
         "[devices]",
         "[devices]\nping_interval = \"1s\"\nping_timeout = \"1s\"",
     );
+    let text = text.replace("[admin]", "[admin]\ndevice_metrics = true");
     let hub = Hub::start(dir.path(), &text).await;
     // One goes without a word, one says goodbye, one is here to the end.
     let lost = Device::connect(hub.address, "lost").await;
@@ -91,7 +92,10 @@ async fn a_restart_ends_no_alarm() {
     stays.data(1).await;
     stays.acked(1).await;
     let before = device(&hub, "lost").unwrap();
-    assert_eq!((&before["lost"], &before["acknowledged"]), (&true.into(), &false.into()));
+    assert_eq!(
+        (&before["lost"], &before["acknowledged"]),
+        (&true.into(), &false.into())
+    );
     assert_eq!(hub.status("/devices/lost"), 1);
     assert!(hub.stop().await.success());
     drop(stays);
@@ -101,13 +105,29 @@ async fn a_restart_ends_no_alarm() {
     assert_eq!(state(&hub, "lost"), "offline ping timeout");
     assert_eq!(after["lost"], true);
     let apart = |key: &str| (after[key].as_f64().unwrap() - before[key].as_f64().unwrap()).abs();
-    assert!(apart("since") < 1.0 && apart("last_seen") < 1.0, "{before} {after}");
+    assert!(
+        apart("since") < 1.0 && apart("last_seen") < 1.0,
+        "{before} {after}"
+    );
     assert_eq!(hub.status("/devices/lost"), 1);
     assert_eq!(device(&hub, "left").unwrap()["lost"], false);
     assert_eq!(state(&hub, "stays"), "unseen hub restarted");
     let stays = device(&hub, "stays").unwrap();
     assert!(stays["last_reading"].is_f64(), "{stays}");
     assert_eq!(hub.status("/devices/unseen"), 1);
+    let (_, metrics) = hub.get("/metrics");
+    for line in [
+        "telehub_devices_lost 1",
+        "telehub_devices_unseen 1",
+        "telehub_devices_silent 0",
+        "telehub_device_lost{device=\"lost\"} 1",
+        "telehub_device_silent{device=\"left\"} 0",
+    ] {
+        assert!(
+            metrics.contains(&format!("\n{line}\n")),
+            "{line}: {metrics}"
+        );
+    }
 
     // Who comes back is well again.
     let mut back = Device::connect(hub.address, "lost").await;
@@ -142,13 +162,24 @@ async fn a_device_of_the_registry_is_expected_and_its_refusals_are_told() {
     assert!(Device::try_connect(hub.address, "nobody").await.is_none());
     let all = listed(&hub, &token);
     let refused = &found(&all, "barn-1")["refused"];
-    assert!(refused["why"].as_str().unwrap().contains("Bearer"), "{refused}");
+    assert!(
+        refused["why"].as_str().unwrap().contains("Bearer"),
+        "{refused}"
+    );
     assert_eq!(refused["remote"], "127.0.0.1");
     assert_eq!(found(&all, "barn-2")["refused"], Value::Null);
-    assert_eq!(all["devices"].as_array().unwrap().len(), 2, "nobody is made known by trying");
+    assert_eq!(
+        all["devices"].as_array().unwrap().len(),
+        2,
+        "nobody is made known by trying"
+    );
 
     // What is taken out of the registry is expected no longer.
-    assert!(telehub(&["device", "remove", "barn-2", "--registry", &registry]).status.success());
+    assert!(
+        telehub(&["device", "remove", "barn-2", "--registry", &registry])
+            .status
+            .success()
+    );
     until("the end of the expectation", || {
         listed(&hub, &token)["status"]["devices"]["known"] == 1
     })
@@ -163,7 +194,15 @@ async fn a_connected_device_that_sends_less_than_is_expected_is_an_alarm() {
     std::fs::write(&registry, "").unwrap();
     let (text, registry) = guarded(dir.path());
     let token_file = dir.path().join("token");
-    let added = telehub(&["device", "add", "cow", "--expect", "500ms", "--registry", &registry]);
+    let added = telehub(&[
+        "device",
+        "add",
+        "cow",
+        "--expect",
+        "500ms",
+        "--registry",
+        &registry,
+    ]);
     let token = stdout(&added).trim().to_owned();
     let hub = Hub::start(dir.path(), &text).await;
     let mut cow = Device::connect_with(hub.address, "cow", &token).await;
@@ -176,7 +215,15 @@ async fn a_connected_device_that_sends_less_than_is_expected_is_an_alarm() {
         cow_says(&all, "silent") == true && all["status"]["devices"]["silent"] == 1
     })
     .await;
-    let set = telehub(&["device", "set", "cow", "--expect", "1h", "--registry", &registry]);
+    let set = telehub(&[
+        "device",
+        "set",
+        "cow",
+        "--expect",
+        "1h",
+        "--registry",
+        &registry,
+    ]);
     assert!(set.status.success(), "{set:?}");
     until("the end of the alarm", || {
         let all = listed(&hub, &token_file);
@@ -222,10 +269,21 @@ async fn the_operator_ends_an_alarm_from_the_command_line_and_a_restart_keeps_th
     let url = format!("http://{}", hub.admin);
     let address = ["--admin", &url, "--token-file", file];
     let none = telehub(&[&["device", "forget", "pig"][..], &address].concat());
-    assert!(stderr(&none).contains("no device of this id is known"), "{none:?}");
-    assert!(telehub(&[&["device", "forget", "cow"][..], &address].concat()).status.success());
+    assert!(
+        stderr(&none).contains("no device of this id is known"),
+        "{none:?}"
+    );
+    assert!(
+        telehub(&[&["device", "forget", "cow"][..], &address].concat())
+            .status
+            .success()
+    );
     let all = listed(&hub, &token_file);
-    assert_eq!(found(&all, "cow")["state"], "unseen", "it is in the registry");
+    assert_eq!(
+        found(&all, "cow")["state"],
+        "unseen",
+        "it is in the registry"
+    );
     assert_eq!(found(&all, "cow")["last_seen"], Value::Null);
     assert!(hub.stop().await.success());
 }
@@ -238,7 +296,13 @@ async fn a_new_token_leaves_the_old_one_good_for_a_while_and_the_connection_alon
     let hub = Hub::start(dir.path(), &text).await;
     let mut cow = Device::connect_with(hub.address, "cow", old.trim()).await;
     cow.hello("s").await;
-    let new = stdout(&telehub(&["device", "rotate", "cow", "--registry", &registry]));
+    let new = stdout(&telehub(&[
+        "device",
+        "rotate",
+        "cow",
+        "--registry",
+        &registry,
+    ]));
     assert_ne!(old, new);
     let mut seq = 0;
     loop {
@@ -247,7 +311,8 @@ async fn a_new_token_leaves_the_old_one_good_for_a_while_and_the_connection_alon
         cow.acked(seq).await;
         if Device::try_connect_with(hub.address, "other", new.trim())
             .await
-            .is_err_and(|status| status == 403) {
+            .is_err_and(|status| status == 403)
+        {
             break;
         }
     }
@@ -255,9 +320,20 @@ async fn a_new_token_leaves_the_old_one_good_for_a_while_and_the_connection_alon
     let mut again = Device::connect_with(hub.address, "cow", old.trim()).await;
     again.hello("s").await;
     assert_eq!(cow.close_code().await, 4001);
-    let newest = stdout(&telehub(&["device", "rotate", "cow", "--keep", "0s", "--registry", &registry]));
+    let newest = stdout(&telehub(&[
+        "device",
+        "rotate",
+        "cow",
+        "--keep",
+        "0s",
+        "--registry",
+        &registry,
+    ]));
     assert_eq!(again.close_code().await, 4002);
-    Device::connect_with(hub.address, "cow", newest.trim()).await.hello("s").await;
+    Device::connect_with(hub.address, "cow", newest.trim())
+        .await
+        .hello("s")
+        .await;
     assert!(hub.stop().await.success());
 }
 
@@ -304,8 +380,10 @@ async fn a_spool_that_cannot_be_used_is_told_before_it_is_needed_and_when_it_can
     std::fs::write(&file, "").unwrap();
     let spool = file.join("spool");
     let usual = dir.path().join("spool");
-    let text = config(dir.path(), free_port(), "")
-        .replace(&format!("path = \"{}\"", usual.display()), &format!("path = \"{}\"", spool.display()));
+    let text = config(dir.path(), free_port(), "").replace(
+        &format!("path = \"{}\"", usual.display()),
+        &format!("path = \"{}\"", spool.display()),
+    );
     let hub = Hub::start(dir.path(), &text).await;
     let named = |text: &str| text.contains(spool.to_str().unwrap());
     until("the state", || hub.status("/spool/state") == "unusable").await;
@@ -316,7 +394,9 @@ async fn a_spool_that_cannot_be_used_is_told_before_it_is_needed_and_when_it_can
     let (_, metrics) = hub.get("/metrics");
     assert!(metrics.contains("\ntelehub_spool_state{state=\"unusable\"} 1\n"));
     let complaints = hub.complaints();
-    let told = complaints.iter().any(|line| line.contains("ERROR") && named(line));
+    let told = complaints
+        .iter()
+        .any(|line| line.contains("ERROR") && named(line));
     assert!(told, "{complaints:#?}");
     let status = telehub(&["status", "--admin", &format!("http://{}", hub.admin)]);
     assert_eq!(status.status.code(), Some(1));
@@ -327,7 +407,10 @@ async fn a_spool_that_cannot_be_used_is_told_before_it_is_needed_and_when_it_can
     assert!(named(&stderr(&check)), "{check:?}");
     // Somebody mends it.
     std::fs::remove_file(&file).unwrap();
-    until("the end of the trouble", || hub.status("/spool/state") == "ok").await;
+    until("the end of the trouble", || {
+        hub.status("/spool/state") == "ok"
+    })
+    .await;
     assert_eq!(hub.get("/healthz").0, 200);
     assert!(hub.stop().await.success());
 }

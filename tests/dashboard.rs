@@ -375,7 +375,7 @@ async fn the_table_is_sorted_and_filtered_by_keyboard_and_holds_a_thousand_devic
     let dir = tempfile::tempdir().unwrap();
     let hub = lonely_hub(dir.path()).await;
     let prepare = "fake.devices = Array.from({ length: 1000 }, (_, i) => fake.device(`sensor-${i}`,
-          { last_seen: Date.now() / 1000 - 90000, rejected: i % 7 === 3 ? i : 0, rtt_ms: (i * 37) % 100, state: i % 100 === 50 ? 'offline' : 'online', lost: i % 100 === 50, reason: i % 100 === 50 ? 'ping timeout' : 'connected' }));
+          { last_seen: Date.now() / 1000 - 90000, last_reading: Date.now() / 1000 - 90000, rejected: i % 7 === 3 ? i : 0, rtt_ms: (i * 37) % 100, state: i % 100 === 50 ? 'offline' : 'online', lost: i % 100 === 50, reason: i % 100 === 50 ? 'ping timeout' : 'connected' }));
         fake.status.devices = { connected: 990, known: 1000, evicted: 10 };";
     faked(&browser, &hub, prepare).await;
     let rows = |n: u32| format!("document.querySelectorAll('#devices tbody tr').length === {n}");

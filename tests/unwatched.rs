@@ -89,7 +89,10 @@ async fn an_idle_hub_is_woken_no_more_often_after_somebody_has_looked_than_befor
             break;
         }
     }
-    assert!(watched >= before + 5, "{watched} times while watched, {before} before");
+    assert!(
+        watched >= before + 5,
+        "{watched} times while watched, {before} before"
+    );
     drop(reader);
     until("its end", || {
         hub.get("/metrics")

@@ -177,7 +177,11 @@ fn round(board: &Board, told: &mut Option<StatusReport>) -> Vec<u8> {
     let status = board.status();
     // The time goes on in any case.
     let mut timeless = status.clone();
-    (timeless.uptime, timeless.spool.flash_per_day, timeless.spool.full_in) = (0.0, 0, None);
+    (
+        timeless.uptime,
+        timeless.spool.flash_per_day,
+        timeless.spool.full_in,
+    ) = (0.0, 0, None);
     if told.as_ref() != Some(&timeless) {
         event(&mut text, "status", &status);
         *told = Some(timeless);

@@ -181,11 +181,17 @@ mod tests {
     #[test]
     fn a_page_of_another_site_may_link_here_and_nothing_else() {
         assert!(!foreign("/api/events", &[]));
-        assert!(!foreign("/api/events", &[("sec-fetch-site", "same-origin")]));
+        assert!(!foreign(
+            "/api/events",
+            &[("sec-fetch-site", "same-origin")]
+        ));
         assert!(!foreign("/", &[("sec-fetch-site", "none")]));
         for site in ["cross-site", "same-site"] {
             assert!(foreign("/api/events", &[("sec-fetch-site", site)]));
-            assert!(foreign("/", &[("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")]));
+            assert!(foreign(
+                "/",
+                &[("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")]
+            ));
             let link = [
                 ("sec-fetch-site", site),
                 ("sec-fetch-mode", "navigate"),

@@ -39,13 +39,20 @@ impl List {
     pub(super) fn new(board: &Board, query: &Query<'_>) -> Result<Self, String> {
         let left = match query.get("limit") {
             None => usize::MAX,
-            Some(text) => text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| {
-                format!("limit={text:?} is no number of devices; write one from 1")
-            })?,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| *limit > 0)
+                .ok_or_else(|| {
+                    format!("limit={text:?} is no number of devices; write one from 1")
+                })?,
         };
         let state = query.get("state");
         if let Some(state) = state.filter(|state| !STATES.contains(state)) {
-            return Err(format!("state={state:?} is none; there are {}", STATES.join(", ")));
+            return Err(format!(
+                "state={state:?} is none; there are {}",
+                STATES.join(", ")
+            ));
         }
         let mut devices = board.devices.all();
         if let Some(after) = query.get("after") {
@@ -67,14 +74,22 @@ impl List {
         }
         let mut text = Vec::new();
         for _ in 0..PIECE {
-            let next = if self.left > 0 { self.devices.next() } else { None };
+            let next = if self.left > 0 {
+                self.devices.next()
+            } else {
+                None
+            };
             let Some(device) = next else {
                 text.extend_from_slice(if self.begun { b"]" } else { b"[]" });
                 self.ended = true;
                 break;
             };
             let report = device.report();
-            if self.state.as_ref().is_some_and(|state| *state != report.state) {
+            if self
+                .state
+                .as_ref()
+                .is_some_and(|state| *state != report.state)
+            {
                 continue;
             }
             text.push(if self.begun { b',' } else { b'[' });
@@ -116,7 +131,9 @@ mod tests {
         let mut list = List::new(board, &Query::of(Some(query))).unwrap();
         let text: Vec<u8> = std::iter::from_fn(|| list.piece()).flatten().collect();
         let list: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
-        let ids = list.iter().map(|one| one["id"].as_str().unwrap().to_owned());
+        let ids = list
+            .iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned());
         ids.collect()
     }
 
@@ -125,7 +142,9 @@ mod tests {
         let board = Board::new("barn");
         assert!(ids(&board, "").is_empty());
         for n in 0..1_000 {
-            board.devices.online(&format!("d{n:03}").into(), n, String::new());
+            board
+                .devices
+                .online(&format!("d{n:03}").into(), n, String::new());
         }
         board.devices.offline("d007", 7, "closed");
         let all = ids(&board, "");
@@ -147,7 +166,10 @@ mod tests {
     fn what_is_no_part_of_a_list_is_refused() {
         let board = Board::new("barn");
         for query in ["limit=0", "limit=many", "state=gone"] {
-            assert!(List::new(&board, &Query::of(Some(query))).is_err(), "{query}");
+            assert!(
+                List::new(&board, &Query::of(Some(query))).is_err(),
+                "{query}"
+            );
         }
     }
 }

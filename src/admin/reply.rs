@@ -104,11 +104,7 @@ pub(super) fn done() -> Answer {
     answer
 }
 
-pub(super) fn response(
-    status: StatusCode,
-    kind: &'static str,
-    body: impl Into<Bytes>,
-) -> Answer {
+pub(super) fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Content::Whole(Full::new(body.into())));
     *response.status_mut() = status;
     dress(&mut response, kind);

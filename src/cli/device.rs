@@ -209,9 +209,9 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             written(&registry);
             Ok(())
         }
-        Command::Forget { id, address } => {
-            address.hub()?.change("DELETE", &format!("/api/devices/{id}"))
-        }
+        Command::Forget { id, address } => address
+            .hub()?
+            .change("DELETE", &format!("/api/devices/{id}")),
         Command::Acknowledge { id, address } => {
             let path = format!("/api/devices/{id}/acknowledge");
             address.hub()?.change("POST", &path)
@@ -219,7 +219,12 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
     }
 }
 
-fn add(ids: &[String], expect: Option<&str>, token: bool, file: &RegistryFile) -> anyhow::Result<()> {
+fn add(
+    ids: &[String],
+    expect: Option<&str>,
+    token: bool,
+    file: &RegistryFile,
+) -> anyhow::Result<()> {
     let mut registry = Registry::edit(&file.path()?)?;
     let mut entries: Vec<Registered> = Vec::new();
     let mut shown = String::new();
@@ -260,7 +265,10 @@ fn list(file: &RegistryFile) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for entry in Registry::read(&file.path()?)?.entries() {
         let added = entry.added.map_or_else(|| "-".to_owned(), utc);
-        let expect = entry.expect.as_ref().map(|expect| format!("  expect {expect}"));
+        let expect = entry
+            .expect
+            .as_ref()
+            .map(|expect| format!("  expect {expect}"));
         let token = entry.token_sha256.is_none().then_some("  no token");
         writeln!(
             out,
@@ -279,7 +287,10 @@ fn rotate(id: &str, keep: std::time::Duration, file: &RegistryFile) -> anyhow::R
     let token = new_token().context("cannot read random numbers from /dev/urandom")?;
     let old = entry.token_sha256.replace(hash(&token));
     // A token that may be in wrong hands is not kept at all.
-    entry.old_until = old.as_ref().filter(|_| !keep.is_zero()).map(|_| now() + keep.as_secs());
+    entry.old_until = old
+        .as_ref()
+        .filter(|_| !keep.is_zero())
+        .map(|_| now() + keep.as_secs());
     entry.old_sha256 = old.filter(|_| !keep.is_zero());
     registry.replace(entry)?;
     written(&registry);
@@ -306,7 +317,8 @@ fn written(registry: &Registry) {
 
 /// The first column of a CSV file.
 fn ids_of(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut ids = Vec::new();
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let first = line.split([',', ';', '\t']).next().unwrap_or_default();
@@ -315,11 +327,18 @@ fn ids_of(path: &Path) -> anyhow::Result<Vec<String>> {
             continue;
         }
         let id = parse_id(id).map_err(|error| {
-            anyhow::anyhow!("{}:{number}: {id:?} is no id: {error}; nothing was added", path.display())
+            anyhow::anyhow!(
+                "{}:{number}: {id:?} is no id: {error}; nothing was added",
+                path.display()
+            )
         })?;
         ids.push(id);
     }
-    ensure!(!ids.is_empty(), "{} has no ids in its first column", path.display());
+    ensure!(
+        !ids.is_empty(),
+        "{} has no ids in its first column",
+        path.display()
+    );
     Ok(ids)
 }
 

@@ -70,8 +70,8 @@ impl Address {
 impl Hub {
     /// The body of the answer to `GET {base}{path}`. HTTP/1.0 has no chunks, so a list comes as it is.
     pub(super) fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
-        let answer =
-            exchange(&self.host, &self.request("GET", path, "1.0")).with_context(|| self.no_answer())?;
+        let answer = exchange(&self.host, &self.request("GET", path, "1.0"))
+            .with_context(|| self.no_answer())?;
         parse(&answer).with_context(|| format!("{}{path} is not answered by a hub", self.base))
     }
 
@@ -111,7 +111,9 @@ impl Hub {
             format!("Authorization: Bearer {token}\r\n")
         });
         let host = &self.host;
-        format!("{method} {path} HTTP/{version}\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n")
+        format!(
+            "{method} {path} HTTP/{version}\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n"
+        )
     }
 
     fn no_answer(&self) -> String {

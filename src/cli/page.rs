@@ -69,7 +69,9 @@ pub(super) fn page(
         line("", format!("broker {}", plain(broker)));
     }
     if let Some(error) = &uplink.last_error {
-        let when = uplink.last_error_at.map(|at| format!(" {} ago", span(now - at)));
+        let when = uplink
+            .last_error_at
+            .map(|at| format!(" {} ago", span(now - at)));
         line(
             "",
             format!("last error{}: {}", when.unwrap_or_default(), plain(error)),
@@ -132,10 +134,16 @@ pub(super) fn page(
 /// The devices that somebody should look after, if there are any.
 fn alarms(report: &StatusReport) -> String {
     let devices = &report.devices;
-    [(devices.lost, "lost"), (devices.silent, "silent"), (devices.unseen, "not seen yet")]
-        .iter()
-        .filter(|(number, _)| *number > 0)
-        .fold(String::new(), |text, (number, what)| text + &format!(", {number} {what}"))
+    [
+        (devices.lost, "lost"),
+        (devices.silent, "silent"),
+        (devices.unseen, "not seen yet"),
+    ]
+    .iter()
+    .filter(|(number, _)| *number > 0)
+    .fold(String::new(), |text, (number, what)| {
+        text + &format!(", {number} {what}")
+    })
 }
 
 fn disk(used: u64, most: u64) -> String {
@@ -151,7 +159,11 @@ const HEADING: [&str; 9] = [
 
 /// Those that somebody should look after first.
 fn rank(device: &DeviceReport) -> u8 {
-    match (device.lost && !device.acknowledged, device.silent, &*device.state) {
+    match (
+        device.lost && !device.acknowledged,
+        device.silent,
+        &*device.state,
+    ) {
         (true, ..) => 0,
         (_, true, _) => 1,
         (.., "offline") => 2,
@@ -203,10 +215,16 @@ fn table(page: &mut String, devices: &[DeviceReport], now: f64, paint: Paint, li
 
 fn cells(device: &DeviceReport, now: f64) -> [String; HEADING.len()] {
     let ping = device.rtt_ms.map(|ms| format!("{ms:.1} ms"));
-    let reading = device.last_reading.map(|at| format!("{} ago", span(now - at)));
+    let reading = device
+        .last_reading
+        .map(|at| format!("{} ago", span(now - at)));
     [
         plain(&device.id),
-        plain(if device.silent { "silent" } else { &device.state }),
+        plain(if device.silent {
+            "silent"
+        } else {
+            &device.state
+        }),
         span(now - device.since),
         reading.unwrap_or_else(|| "-".to_owned()),
         ping.unwrap_or_else(|| "-".to_owned()),

@@ -163,7 +163,10 @@ fn block(entry: &Registered) -> anyhow::Result<String> {
 fn with_block(text: &str, index: usize, block: &str) -> String {
     let lines: Vec<_> = text.split_inclusive('\n').collect();
     let is_head = |line: &&str| line.trim_start().starts_with("[[device]]");
-    let Some(head) = (0..lines.len()).filter(|&at| is_head(&lines[at])).nth(index) else {
+    let Some(head) = (0..lines.len())
+        .filter(|&at| is_head(&lines[at]))
+        .nth(index)
+    else {
         return text.to_owned();
     };
     let own = lines[head + 1..]
@@ -260,8 +263,14 @@ mod tests {
     fn what_is_added_is_there_after_the_next_reading() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/devices.toml");
-        Registry::edit(&path).unwrap().add(vec![entry("a")]).unwrap();
-        Registry::edit(&path).unwrap().add(vec![entry("b")]).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("a")])
+            .unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("b")])
+            .unwrap();
         assert_eq!(ids(&Registry::read(&path).unwrap()), ["a", "b"]);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert!(Registry::edit(&path).unwrap().remove("a").unwrap());
@@ -287,7 +296,10 @@ mod tests {
         );
         fs::write(&path, &text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        Registry::edit(&path).unwrap().add(vec![entry("c")]).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("c")])
+            .unwrap();
         Registry::edit(&path).unwrap().remove("a").unwrap();
         let edited = fs::read_to_string(&path).unwrap();
         assert!(
@@ -340,7 +352,10 @@ mod tests {
              {{ id = \"b\", token_sha256 = \"{hash}\" }},\n]\n"
         );
         fs::write(&path, inline).unwrap();
-        Registry::edit(&path).unwrap().add(vec![entry("c")]).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("c")])
+            .unwrap();
         Registry::edit(&path).unwrap().remove("b").unwrap();
         assert_eq!(ids(&Registry::read(&path).unwrap()), ["a", "c"]);
     }

@@ -86,10 +86,11 @@ fn look(hub: &Hub, json: bool, paint: Paint, listed: usize) -> anyhow::Result<Lo
 }
 
 fn verdict(report: &StatusReport) -> anyhow::Result<()> {
-    let reason = report.spool.reason.as_deref().map_or_else(
-        || "see the hub's log for the reason".to_owned(),
-        plain,
-    );
+    let reason = report
+        .spool
+        .reason
+        .as_deref()
+        .map_or_else(|| "see the hub's log for the reason".to_owned(), plain);
     match (report.spool.state, report.uplink.state) {
         (SpoolState::Failed, _) => bail!("the spool cannot be written: {reason}"),
         (SpoolState::Unusable, _) => bail!("the spool cannot be used: {reason}"),

@@ -114,7 +114,9 @@ impl Entry {
         let same = |known: TokenHash| bool::from(known.ct_eq(hash));
         // Both are compared, so that the time tells nothing.
         let token = self.token.is_some_and(same);
-        let old = self.old.is_some_and(|(old, until)| same(old) & (now < until));
+        let old = self
+            .old
+            .is_some_and(|(old, until)| same(old) & (now < until));
         token | old
     }
 
@@ -432,14 +434,23 @@ mod tests {
         let path = dir.path().join("devices.toml");
         fs::write(&path, entry("a", "old")).unwrap();
         let registry = Registry::open(&path);
-        let old: String = token_hash("old").iter().map(|b| format!("{b:02x}")).collect();
+        let old: String = token_hash("old")
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         let rotated = |until: u64| {
-            format!("{}old_sha256 = \"{old}\"\nold_until = {until}\n", entry("a", "new"))
+            format!(
+                "{}old_sha256 = \"{old}\"\nold_until = {until}\n",
+                entry("a", "new")
+            )
         };
         replace(&path, &rotated(now() + 3_600));
         assert!(registry.refresh().is_empty());
         for token in ["old", "new"] {
-            assert!(matches!(registry.judge("a", token), Judgement::Own(_)), "{token}");
+            assert!(
+                matches!(registry.judge("a", token), Judgement::Own(_)),
+                "{token}"
+            );
         }
         replace(&path, &rotated(now()));
         assert!(registry.refresh().is_empty());
@@ -457,10 +468,17 @@ mod tests {
         let registry = Registry::optional(&path);
         let roll = registry.take_roll().unwrap();
         assert_eq!(roll.len(), 1);
-        assert_eq!((&*roll[0].id, roll[0].every), ("a", Some(Duration::from_secs(90))));
+        assert_eq!(
+            (&*roll[0].id, roll[0].every),
+            ("a", Some(Duration::from_secs(90)))
+        );
         assert_eq!(registry.take_roll(), None);
         assert_eq!(registry.judge("a", ""), Judgement::Unknown);
-        assert!(parse("[[device]]\nid = \"a\"\nexpect = \"soon\"\n").unwrap_err().contains("\"1m\""));
+        assert!(
+            parse("[[device]]\nid = \"a\"\nexpect = \"soon\"\n")
+                .unwrap_err()
+                .contains("\"1m\"")
+        );
     }
 
     #[test]

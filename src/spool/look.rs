@@ -62,8 +62,7 @@ pub fn look(path: &Path, min_free: Option<u64>, make: Make) -> Result<(), String
     room(path, min_free)
 }
 
-const REMEDY: &str =
-    "let the hub's user write there, or name another directory as spool.path";
+const REMEDY: &str = "let the hub's user write there, or name another directory as spool.path";
 
 /// Of a directory that is not there: whether it could be made.
 fn look_above(path: &Path, min_free: Option<u64>) -> Result<(), String> {

@@ -53,7 +53,10 @@ impl Memory {
         if memory.version == VERSION {
             Ok(memory)
         } else {
-            Err(format!("it is of version {}, not {VERSION}", memory.version))
+            Err(format!(
+                "it is of version {}, not {VERSION}",
+                memory.version
+            ))
         }
     }
 

@@ -97,7 +97,8 @@ mod tests {
         let fast = of((0..1_000).map(|n| f64::from(n) / 64.0));
         assert_eq!(fast.usual(), Some(1.0));
         // A backlog of a hundred batches between readings that come every ten minutes.
-        let slow = of((0..20).flat_map(|n| (0..100).map(move |i| f64::from(n) * 600.0 + f64::from(i) * 0.001)));
+        let slow = of((0..20)
+            .flat_map(|n| (0..100).map(move |i| f64::from(n) * 600.0 + f64::from(i) * 0.001)));
         assert_eq!(slow.usual().unwrap().round(), 600.0);
         assert_eq!(slow.silent_after().unwrap().round(), 1_860.0);
     }
