@@ -373,6 +373,36 @@ fn many_devices_are_added_at_once_or_none() {
 }
 
 #[tokio::test]
+async fn who_may_open_the_socket_of_the_machine_needs_neither_listener_nor_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, registry) = guarded(dir.path());
+    let token = stdout(&telehub(&["device", "add", "cow", "--registry", &registry]));
+    let mut command = daemon::command();
+    command.env("RUNTIME_DIRECTORY", dir.path());
+    let hub = Hub::start_by(&mut command, dir.path(), &text, |_| {}).await;
+    let socket = dir.path().join("admin.sock");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&socket).unwrap());
+    assert_eq!(mode & 0o777, 0o660);
+    let url = format!("unix:{}", socket.display());
+    let status = telehub(&["status", "--json", "-a", &url]);
+    let all: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(found(&all, "cow")["state"], "unseen");
+    let mut cow = Device::connect_with(hub.address, "cow", token.trim()).await;
+    cow.hello("s").await;
+    cow.close().await;
+    until("the change", || {
+        telehub(&["device", "acknowledge", "cow", "-a", &url])
+            .status
+            .success()
+    })
+    .await;
+    // By the other door the token is asked for as ever.
+    let without = telehub(&["status", "-a", &format!("http://{}", hub.admin)]);
+    assert!(stderr(&without).contains("--token-file"), "{without:?}");
+    assert!(hub.stop().await.success());
+}
+
+#[tokio::test]
 async fn a_spool_that_cannot_be_used_is_told_before_it_is_needed_and_when_it_can_be_again() {
     let dir = tempfile::tempdir().unwrap();
     // Where root cannot make a directory either.

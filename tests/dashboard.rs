@@ -536,7 +536,19 @@ async fn numbers_and_verdicts_are_written_as_people_read_them() {
         ("format.value({ a: [1] })", "{\"a\":[1]}"),
         ("format.clean('a\\u202eb\\u0000c')", "a·b·c"),
         ("format.clean('abcdef', 4)", "abc…"),
-        ("format.unit('Cel')", "°C"),
+        ("shown('Cel', 23.5)", "23.5 °C"),
+        ("shown('B', 75.39e9)", "70.21 GiB"),
+        ("shown('/', 0.68)", "68 %"),
+        ("shown('m3', 4)", "4 m³"),
+        ("shown('Pa', 101325)", "1,013 hPa"),
+        ("shown('furlong', 3)", "3 furlong"),
+        ("format.number(75.39e9)", "75,390,000,000"),
+        ("span.likely(1.79e12, 1.79e9)", "it looks like milliseconds"),
+        ("span.plausible(1.79e12, 1.79e9)", "false"),
+        ("span.window(5, 5).join()", "-25,35"),
+        ("axis(19, 23)", "19 20 21 22 23"),
+        ("axis(0, 0)", "-0.4 -0.2 0 0.2 0.4"),
+        ("axis(20, 20.000000000000004)", "19.999 20 20.001 20.002"),
         ("verdict({ state: 'connected' }, {})", "ok All is well"),
         (
             "verdict({ state: 'connected' }, { batches: 1, drain_eta: null })",
@@ -583,7 +595,9 @@ async fn numbers_and_verdicts_are_written_as_people_read_them() {
     ];
     let script = format!(
         "const done = arguments[0];
-         Promise.all([import('/format.js'), import('/model.js')]).then(([format, model]) => {{
+         Promise.all(['format', 'model', 'span', 'units'].map((name) => import(`/${{name}}.js`))).then(([format, model, span, units]) => {{
+           const shown = (unit, v) => {{ const s = units.scale(unit, v); return `${{format.scaled(v, s.by)}} ${{s.sign}}`; }};
+           const axis = (low, high) => span.axis(low, high).marks.map((mark) => format.number(mark.v)).join(' ');
            const verdict = (uplink, spool, sum) => {{
              const said = model.verdict({{ uplink: {{ since: 0, last_error: null, ...uplink }}, spool: {{ state: 'ok', batches: 0, drain_eta: 0, ...spool }} }}, {{ online: 2, lost: [], silent: [], unseen: 0, gone: 0, ...sum }}, 10);
              return said.level + ' ' + said.head;
@@ -593,7 +607,7 @@ async fn numbers_and_verdicts_are_written_as_people_read_them() {
              for (const [at, n] of samples) rate.add(n, at);
              return String(rate.perSecond(now));
            }};
-           done([{}]);
+           done([{}].map(String));
          }});",
         cases.map(|(expression, _)| expression).join(", ")
     );
@@ -601,6 +615,74 @@ async fn numbers_and_verdicts_are_written_as_people_read_them() {
     for ((expression, expected), said) in cases.iter().zip(said.as_array().unwrap()) {
         assert_eq!(said, expected, "{expression}");
     }
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn any_two_numbers_make_an_axis_that_can_be_drawn() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let hub = lonely_hub(dir.path()).await;
+    browser.open(&format!("http://{}/", hub.admin)).await;
+    // Pairs of doubles of every size, those one unit in the last place apart among them.
+    let found = browser
+        .eval_async(
+            "const done = arguments[0];
+             import('/span.js').then(({ axis }) => {
+               let seed = 12345;
+               const word = () => ((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) ^ (seed >>> 15)) >>> 0;
+               const view = new DataView(new ArrayBuffer(8));
+               const any = () => { view.setUint32(0, word()); view.setUint32(4, word()); return view.getFloat64(0); };
+               const next = (v) => { view.setFloat64(0, v); view.setUint32(4, view.getUint32(4) + 1); return view.getFloat64(0); };
+               const wrong = [];
+               const check = (a, b) => {
+                 const [low, high] = a <= b ? [a, b] : [b, a];
+                 const { place, marks } = axis(low, high);
+                 const ends = [place(low), place(high)];
+                 const inside = (at) => at >= 0 && at <= 1;
+                 const ascending = marks.every((mark, i) => i === 0 || (mark.place > marks[i - 1].place && mark.v > marks[i - 1].v));
+                 const finite = marks.every((mark) => Number.isFinite(mark.v) && inside(mark.place));
+                 const tiny = Math.max(Math.abs(low), Math.abs(high)) < 1e-290;
+                 const enough = tiny || (marks.length >= 2 && marks.length <= 6);
+                 if (!(ends.every(inside) && ends[0] <= ends[1] && ascending && finite && enough)) wrong.push([low, high, marks]);
+               };
+               for (let i = 0; i < 20000; i += 1) {
+                 const [a, b] = [any(), any()];
+                 if (!Number.isFinite(a) || !Number.isFinite(b)) continue;
+                 check(a, b); check(a, next(a)); check(a, a); check(-a, a); check(0, Math.abs(a));
+               }
+               for (const odd of [NaN, Infinity, -Infinity]) axis(odd, odd);
+               done(wrong.slice(0, 3).map((one) => JSON.stringify(one)));
+             });",
+        )
+        .await;
+    assert_eq!(found, json!([]));
+}
+
+#[tokio::test]
+async fn a_page_of_numbers_that_no_sensor_should_send_is_drawn_and_says_what_is_odd() {
+    let Some(mut browser) = Browser::start().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let hub = lonely_hub(dir.path()).await;
+    let prepare = "const now = Date.now() / 1000;
+        fake.devices = [fake.device('odd', {})];
+        const reading = (name, value, time = now - 1) => ({ name, unit: null, value, time, received: now });
+        fake.page.last = [reading('ulp', 20.0), reading('ulp', 20.000000000000004), reading('huge', 1.7e308), reading('huge', -1.7e308),
+          reading('counter', 9007199254740991), reading('counter', 9007199254740992), reading('micro', 1, now * 1e6), reading('milli', 2, now * 1e3),
+          reading('one', 5), reading('tiny', 5e-324), reading('door', true), reading('door', false, now)];";
+    faked(&browser, &hub, prepare).await;
+    browser.eval("location.hash = '#/device/odd'").await;
+    let drawn = "document.querySelectorAll('.plot canvas').length === 7";
+    browser.until("every plot", drawn).await;
+    browser
+        .until_text(".odd", "it looks like milliseconds")
+        .await;
+    browser.until_text(".odd", "2 readings").await;
+    browser.picture(&screenshot("odd-numbers")).await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 

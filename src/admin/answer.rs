@@ -10,6 +10,7 @@ use super::Desk;
 use super::change;
 use super::events::Events;
 use super::guard::{self, Refused, Shown};
+use super::history::{self, Range};
 use super::line::Line;
 use super::list::List;
 use super::metrics;
@@ -20,12 +21,14 @@ use super::reply::{Answer, Content, TEXT, events, json, last, list, problem, res
 use crate::status::board::{Board, SpoolState};
 use crate::status::report::DevicePage;
 
+const CSV: &str = "text/csv; charset=utf-8";
+
 /// Readings of a device's last batch that are shown.
 const LAST_READINGS: usize = 1_000;
 
 /// The answer to one request. Its body is not read.
 pub(super) async fn answer<B>(desk: &Desk, line: &Line, request: Request<B>) -> Answer {
-    let shown = match guard::judge(desk, &request) {
+    let shown = match guard::judge(desk, line, &request) {
         Ok(shown) => shown,
         Err(Refused::At(refused)) => {
             line.prove(false);
@@ -71,7 +74,7 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
     if let Some(device) = device
         && let Some(change) = change::of(request.method(), device)
     {
-        return match guard::may_change(desk, shown, request.headers()) {
+        return match guard::may_change(shown, request.headers()) {
             Ok(()) => change.make(board),
             Err(refused) => refused,
         };
@@ -88,7 +91,10 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
         return file.answer(request.headers()).map(Content::Whole);
     }
     match (path, device) {
-        (_, Some(id)) => device_page(board, id),
+        (_, Some(id)) => match id.strip_suffix("/readings") {
+            Some(id) => readings_of(desk, id, query),
+            None => device_page(board, id),
+        },
         ("/healthz", _) => healthz(board),
         ("/readyz", _) => readyz(board),
         ("/metrics", _) => {
@@ -100,7 +106,7 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
             Ok(devices) => list(devices),
             Err(error) => problem(StatusCode::BAD_REQUEST, &error),
         },
-        _ => event_stream(desk, line, query),
+        _ => event_stream(desk, line, query, shown),
     }
 }
 
@@ -141,8 +147,43 @@ fn device_page(board: &Board, id: &str) -> Answer {
     json(&page)
 }
 
+/// The last hours: of one name with `name=`, of all else.
+fn readings_of(desk: &Desk, id: &str, query: Query<'_>) -> Answer {
+    if desk.board.devices.get(id).is_none() {
+        return problem(StatusCode::NOT_FOUND, "no device of this id is known");
+    }
+    let range = match (query.time("from"), query.time("to")) {
+        (Ok(from), Ok(to)) => Range {
+            from: from.unwrap_or(f64::NEG_INFINITY),
+            to: to.unwrap_or(f64::INFINITY),
+        },
+        (Err(error), _) | (_, Err(error)) => return problem(StatusCode::BAD_REQUEST, &error),
+    };
+    let format = query.get("format").unwrap_or("json");
+    let Some(name) = query.decoded("name") else {
+        if format != "json" {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                "format=csv is of one name; add name=",
+            );
+        }
+        return json(&history::all(&desk.history, id, range));
+    };
+    let Some(found) = history::one(&desk.history, id, &name, range) else {
+        return problem(
+            StatusCode::NOT_FOUND,
+            "the device has sent no such name in the last hours, or not lately enough to be kept",
+        );
+    };
+    match format {
+        "json" => json(&found),
+        "csv" => response(StatusCode::OK, CSV, history::csv(&found)),
+        _ => problem(StatusCode::BAD_REQUEST, "format is json or csv"),
+    }
+}
+
 /// `query`: `device=ID`, or nothing.
-fn event_stream(desk: &Desk, line: &Line, query: Query<'_>) -> Answer {
+fn event_stream(desk: &Desk, line: &Line, query: Query<'_>, shown: Shown) -> Answer {
     let board: &Arc<Board> = &desk.board;
     let Some(reader) = board.feed().attach(query.get("device"), line.cut.clone()) else {
         let mut full = problem(
@@ -154,5 +195,5 @@ fn event_stream(desk: &Desk, line: &Line, query: Query<'_>) -> Answer {
         return full;
     };
     line.begin_events();
-    events(Events::new(board, reader, desk.settings.token.is_some()))
+    events(Events::new(board, reader, shown == Shown::Token))
 }

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::Desk;
 use super::host::is_meant;
+use super::line::Line;
 use super::reply::{Answer, last, problem, unauthorized};
 
 /// A wrong token is answered after this time, and no more than [`SLOW`] of them at a time: four
@@ -29,7 +30,7 @@ pub(super) const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 /// What a request has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// The token.
+    /// The token, or that it may open the socket of this machine.
     Token,
     /// Nothing, and it needs nothing.
     Nothing,
@@ -44,7 +45,10 @@ pub(super) enum Refused {
 }
 
 /// Judges a request by its head.
-pub(super) fn judge<B>(desk: &Desk, request: &Request<B>) -> Result<Shown, Refused> {
+pub(super) fn judge<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Result<Shown, Refused> {
+    if line.local {
+        return Ok(Shown::Token);
+    }
     let headers = request.headers();
     let mut hosts = headers.get_all(HOST).iter();
     // RFC 9112 §3.2: a request with none or with two is answered with 400.
@@ -104,8 +108,8 @@ fn is_foreign<B>(request: &Request<B>) -> bool {
 
 /// Whether a request with this head may change something: what a form of another page can send as
 /// well may not.
-pub(super) fn may_change(desk: &Desk, shown: Shown, headers: &HeaderMap) -> Result<(), Answer> {
-    if desk.settings.token.is_none() || shown != Shown::Token {
+pub(super) fn may_change(shown: Shown, headers: &HeaderMap) -> Result<(), Answer> {
+    if shown != Shown::Token {
         return Err(problem(
             StatusCode::FORBIDDEN,
             "changes need a token: write token_file in [admin] of the hub's configuration",

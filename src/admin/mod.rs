@@ -7,6 +7,7 @@ mod answer;
 mod change;
 mod events;
 mod guard;
+mod history;
 mod host;
 mod line;
 mod list;
@@ -19,7 +20,7 @@ mod seats;
 mod token;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,11 +31,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::guard::Wrong;
+use self::history::History;
+pub use self::history::Settings as HistorySettings;
 use self::line::{Line, Table};
 use self::token::Token;
 use crate::status::board::Board;
@@ -73,6 +77,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
 pub struct Settings {
     token: Option<Token>,
     device_metrics: bool,
+    history: HistorySettings,
 }
 
 impl Settings {
@@ -90,7 +95,14 @@ impl Settings {
         Ok(Self {
             token,
             device_metrics,
+            history: HistorySettings::default(),
         })
+    }
+
+    /// The same, and how much is kept of the last hours.
+    #[must_use]
+    pub fn with_history(self, history: HistorySettings) -> Self {
+        Self { history, ..self }
     }
 }
 
@@ -101,27 +113,77 @@ struct Desk {
     settings: Settings,
     bound: Option<SocketAddr>,
     wrong: Wrong,
+    history: History,
 }
 
 /// Serves `board` on `listener` until the stop is asked for, and a second longer at most.
-pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, mut stop: Stop) {
+pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, stop: Stop) {
+    let doors = Doors {
+        tcp: Some(listener),
+        unix: None,
+    };
+    serve_all(doors, board, settings, stop).await;
+}
+
+/// Where the listener is reached.
+#[derive(Debug)]
+pub struct Doors {
+    /// `admin.listen`.
+    pub tcp: Option<TcpListener>,
+    /// A socket of this machine. Whoever may open it needs no token, because its mode says who may.
+    pub unix: Option<UnixListener>,
+}
+
+/// A client's end.
+enum Client {
+    Tcp(TcpStream, IpAddr),
+    Unix(UnixStream),
+}
+
+impl Doors {
+    /// Cancel safe.
+    async fn next(&self) -> std::io::Result<Client> {
+        let tcp = async {
+            match &self.tcp {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        let unix = async {
+            match &self.unix {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            tcp = tcp => tcp.map(|(socket, remote)| Client::Tcp(socket, remote.ip())),
+            unix = unix => unix.map(|(socket, _)| Client::Unix(socket)),
+        }
+    }
+}
+
+/// Serves `board` at all doors until the stop is asked for, and a second longer at most.
+pub async fn serve_all(doors: Doors, board: Arc<Board>, settings: Settings, mut stop: Stop) {
     let desk = Arc::new(Desk {
         board: board.clone(),
+        history: History::new(settings.history),
         settings,
-        bound: listener.local_addr().ok(),
+        bound: doors.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()),
         wrong: Wrong::default(),
     });
     let table = Table::new(MAX_CONNECTIONS);
     let mut connections = JoinSet::new();
     let mut telling = pin!(events::tell(&board));
+    let mut gathering = pin!(desk.history.gather(&board));
     loop {
         let accepted = tokio::select! {
             () = stop.requested() => break,
             Some(_) = connections.join_next() => continue,
             () = &mut telling => continue,
-            accepted = listener.accept() => accepted,
+            () = &mut gathering => continue,
+            accepted = doors.next() => accepted,
         };
-        let (socket, remote) = match accepted {
+        let client = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the admin listener");
@@ -131,17 +193,29 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
                 }
             }
         };
-        let Some(line) = table.enter(remote.ip()) else {
-            // Without waiting: whoever does not read it hears nothing.
-            let _ = socket.try_write(FULL);
-            continue;
-        };
         let (desk, stop) = (desk.clone(), stop.clone());
-        connections.spawn(async move {
-            serve(socket, &desk, line, stop).await;
-        });
+        match client {
+            Client::Tcp(socket, from) => {
+                let Some(line) = table.enter(from) else {
+                    // Without waiting: whoever does not read it hears nothing.
+                    let _ = socket.try_write(FULL);
+                    continue;
+                };
+                // Small answers; the options' absence costs only time.
+                let _ = socket.set_nodelay(true);
+                let _ = sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED);
+                connections.spawn(async move { serve(socket, &desk, line, stop).await });
+            }
+            Client::Unix(socket) => {
+                let Some(line) = table.enter_local() else {
+                    let _ = socket.try_write(FULL);
+                    continue;
+                };
+                connections.spawn(async move { serve(socket, &desk, line, stop).await });
+            }
+        }
     }
-    drop(listener);
+    drop(doors);
     board.feed().close();
     let _ = timeout(GRACE, async {
         while connections.join_next().await.is_some() {}
@@ -149,10 +223,10 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
     .await;
 }
 
-async fn serve(socket: TcpStream, desk: &Desk, line: Line, mut stop: Stop) {
-    // Small answers; the options' absence costs only time.
-    let _ = socket.set_nodelay(true);
-    let _ = sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED);
+async fn serve<S>(socket: S, desk: &Desk, line: Line, mut stop: Stop)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let line = &line;
     let service = service_fn(|request| async move {
         Ok::<_, Infallible>(answer::answer(desk, line, request).await)

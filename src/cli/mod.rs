@@ -37,8 +37,16 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the hub
+    #[command(after_help = "\
+Examples:
+  telehub run
+  telehub run --config ./telehub.toml")]
     Run(ConfigFile),
     /// Read the configuration and print it resolved, or every error in it
+    #[command(after_help = "\
+Examples:
+  telehub check
+  telehub check --config ./telehub.toml && systemctl restart telehub")]
     Check(ConfigFile),
     /// Ask a running hub how it is: uplink, spool, devices
     Status(status::Arguments),
@@ -59,7 +67,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
 }
 

@@ -5,18 +5,29 @@ use std::fmt::Write;
 use telehub::clock::ClockState;
 use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
 
+use telehub::plain::text as plain;
+
 use super::terminal::{Mood, Paint};
 
 /// Devices that are listed when there is no terminal to say how many fit.
 pub(super) const LISTED: usize = 16;
 
-/// The whole page, with at most `listed` devices. `now`: Unix seconds.
+/// How much of the devices is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Room {
+    /// So many of them.
+    Devices(usize),
+    /// As many as fit into so many rows with the head above them.
+    Rows(usize),
+}
+
+/// The whole page. `now`: Unix seconds.
 pub(super) fn page(
     report: &StatusReport,
     devices: &[DeviceReport],
     now: f64,
     paint: Paint,
-    listed: usize,
+    room: Room,
 ) -> String {
     let mut page = String::new();
     let StatusReport {
@@ -127,6 +138,11 @@ pub(super) fn page(
             paint.text(Mood::Poor, alarms(report))
         ),
     );
+    let listed = match room {
+        Room::Devices(listed) => listed,
+        // Between them a blank line and the heading, below them what does not fit, and the cursor.
+        Room::Rows(rows) => rows.saturating_sub(page.lines().count() + 4),
+    };
     table(&mut page, devices, now, paint, listed);
     page
 }
@@ -251,13 +267,6 @@ fn why(device: &DeviceReport) -> String {
     why
 }
 
-/// Text of another's making, without the control characters that could steer a terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
-}
-
 /// A duration in its two largest units.
 pub(super) fn span(seconds: f64) -> String {
     #[expect(
@@ -311,7 +320,7 @@ mod tests {
             &board.device_reports(),
             unix_now(),
             Paint::never(),
-            LISTED,
+            Room::Devices(LISTED),
         );
         let lines: Vec<_> = page.lines().collect();
         assert!(lines[0].starts_with("hub      barn, version "), "{page}");
@@ -347,7 +356,7 @@ mod tests {
         board.devices.offline("b", 2, "closed");
         board.uplink.set(UplinkState::Down, None);
         let (status, devices) = (board.status(), board.device_reports());
-        let painted = |paint| page(&status, &devices, unix_now(), paint, LISTED);
+        let painted = |paint| page(&status, &devices, unix_now(), paint, Room::Devices(LISTED));
         let (with, without) = (painted(Paint::always()), painted(Paint::never()));
         assert!(
             !without.contains('\x1b') && with.contains("\x1b[31;1m"),
@@ -377,7 +386,7 @@ mod tests {
             &board.device_reports(),
             unix_now(),
             Paint::never(),
-            5,
+            Room::Devices(5),
         );
         assert!(page.ends_with("and 25 more; --json lists all\n"), "{page}");
         assert_eq!(page.matches("device-").count(), 5);

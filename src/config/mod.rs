@@ -205,6 +205,10 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
     /// Whether `/metrics` has metrics of each device.
     pub device_metrics: bool,
+    /// For how long readings are kept for the page, in memory; zero: not at all.
+    pub history: Duration,
+    /// In how many bytes, of all devices together.
+    pub history_size: u64,
 }
 
 /// `log.level`, from the quietest to the loudest.

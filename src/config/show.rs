@@ -37,6 +37,8 @@ impl fmt::Display for Config {
             text(f, "listen", &admin.listen.to_string())?;
             path(f, "token_file", admin.token_file.as_deref())?;
             writeln!(f, "device_metrics = {}", admin.device_metrics)?;
+            text(f, "history", &show_duration(admin.history))?;
+            text(f, "history_size", &show_size(admin.history_size))?;
         }
         writeln!(f, "\n[log]")?;
         text(f, "level", word(LEVEL, self.log.level))?;

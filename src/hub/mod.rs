@@ -6,6 +6,7 @@
 //! last, and disconnects. A second signal or ten seconds ends it all regardless; what was acked is
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
+mod local;
 mod reload;
 mod remember;
 
@@ -170,15 +171,21 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         life.await;
         (Part::Uplink, Ok(()))
     });
-    if let (Some(listener), Some(admin)) = (admin_listener, &admin) {
-        let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
-        let address = listener
-            .local_addr()
-            .context("the admin listener has no address")?;
-        tracing::info!(%address, "admin listening");
+    let doors = admin::Doors {
+        tcp: admin_listener,
+        unix: local::listen(),
+    };
+    if doors.tcp.is_some() || doors.unix.is_some() {
+        let settings = admin_settings(admin.as_ref())?;
+        if let Some(listener) = &doors.tcp {
+            let address = listener
+                .local_addr()
+                .context("the admin listener has no address")?;
+            tracing::info!(%address, "admin listening");
+        }
         let board = board.clone();
         parts.spawn(async move {
-            admin::run(listener, board, settings, admin_stop).await;
+            admin::serve_all(doors, board, settings, admin_stop).await;
             (Part::Admin, Ok(()))
         });
     }
@@ -262,6 +269,17 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         }
     }
     outcome
+}
+
+fn admin_settings(admin: Option<&config::Admin>) -> anyhow::Result<admin::Settings> {
+    let Some(admin) = admin else {
+        return Ok(admin::Settings::default());
+    };
+    let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
+    Ok(settings.with_history(admin::HistorySettings {
+        span: admin.history,
+        bytes: usize::try_from(admin.history_size).unwrap_or(usize::MAX),
+    }))
 }
 
 fn unasked(ended: Result<(Part, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {

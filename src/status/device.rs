@@ -14,6 +14,8 @@ use super::memory::Remembered;
 use super::number::{Number, lock};
 use super::report::{DeviceReport, Past, RefusedReport};
 use super::rhythm::Rhythm;
+use super::sampling::Budget;
+use super::tap::OF_ONE;
 use crate::clock;
 use crate::reading::Batch;
 
@@ -102,6 +104,8 @@ pub struct DeviceBoard {
     rtt_micros: AtomicU64,
     kept: Mutex<Kept>,
     rhythm: Mutex<Rhythm>,
+    /// Batches that whoever keeps readings may be offered.
+    offers: Mutex<Budget>,
     /// What the readers of events were told: a digest, and when, in rounds.
     told: Number,
     pub(super) told_in: Number,
@@ -143,6 +147,7 @@ impl DeviceBoard {
             rtt_micros: AtomicU64::new(0),
             kept: Mutex::new(Kept::new(shared.kept_bytes.clone())),
             rhythm: Mutex::default(),
+            offers: Mutex::new(Budget::new(OF_ONE, Instant::now())),
             told: Number::default(),
             told_in: Number::default(),
             seq: Number::default(),
@@ -244,6 +249,10 @@ impl DeviceBoard {
         self.shared.readings.add(u64::from(batch.readings));
         lock(&self.kept).put(batch);
         self.shared.feed.offer(batch, now);
+        let tap = &self.shared.tap;
+        if tap.is_open() && lock(&self.offers).take(1, now) > 0 {
+            tap.offer(batch, now);
+        }
     }
 
     /// A message was rejected with this code.

@@ -10,6 +10,7 @@ use super::feed::{Feed, News};
 use super::histogram::Histogram;
 use super::memory::{Memory, Remembered};
 use super::number::{Number, lock};
+use super::tap::Tap;
 use crate::clock;
 
 /// Devices that are remembered after they went; the one longest gone is forgotten first.
@@ -21,6 +22,8 @@ pub const KNOWN_DEVICES: usize = 16_384;
 #[derive(Debug)]
 pub struct Shared {
     pub(super) feed: Arc<Feed>,
+    /// For whoever keeps readings.
+    pub tap: Tap,
     /// Bytes of last batches.
     pub(super) kept_bytes: Arc<AtomicUsize>,
     /// Batches taken.
@@ -39,6 +42,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             feed: Arc::default(),
+            tap: Tap::default(),
             kept_bytes: Arc::default(),
             batches: Number::default(),
             readings: Number::default(),

@@ -19,4 +19,5 @@ pub mod report;
 pub mod rhythm;
 pub mod sampling;
 pub mod spool;
+pub mod tap;
 pub mod uplink;

@@ -130,7 +130,10 @@ mod tests {
         board.set(UplinkState::Down, Some("refused".into()));
         board.set(UplinkState::Connecting, None);
         let present = board.whole();
-        assert_eq!((present.state, present.since), (UplinkState::Connecting, lost));
+        assert_eq!(
+            (present.state, present.since),
+            (UplinkState::Connecting, lost)
+        );
         let (error, at) = present.error.unwrap_or_default();
         assert!(error == "refused" && at > lost, "{error} at {at}");
         board.set(UplinkState::Connected, None);

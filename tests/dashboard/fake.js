@@ -54,6 +54,9 @@
   window.EventSource = FakeSource;
   const real = window.fetch;
   window.fetch = (url, options) => {
+    if (/^\.\/api\/devices\/[^/]+\/readings$/.test(url)) {
+      return Promise.resolve(new Response(JSON.stringify(fake.readings ?? []), { status: 200 }));
+    }
     const id = /^\.\/api\/devices\/([^/]+)$/.exec(url);
     if (!id) return real(url, options);
     const device = fake.devices.find((device) => device.id === decodeURIComponent(id[1]));

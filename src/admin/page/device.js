@@ -5,9 +5,15 @@ import { WORDS } from "./devices.js";
 import { standing, trouble } from "./model.js";
 import { put } from "./overview.js";
 import { Series } from "./plot.js";
+import { likely, plausible } from "./span.js";
 
 /** Names that get a card of their own. A device that sends more is shown these, and says so. */
 const SERIES = 48;
+
+/** From so many names on they are a list, in which one can search, instead of plots. */
+const MANY = 12;
+
+const order = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
 /** Connects and drops that are listed; as many as the hub remembers. */
 const HISTORY = 32;
@@ -94,12 +100,32 @@ export function devicePage(root, model, id) {
 
   const readings = make("section");
   const readingsHead = make("h2", "", "Readings");
+  const search = make("label", "search");
+  const words_ = make("span", "hidden", "Filter by name of the reading");
+  const filter = make("input", "");
+  filter.type = "search";
+  filter.placeholder = "Filter";
+  filter.maxLength = 100;
+  search.append(words_, filter);
+  search.hidden = true;
+  filter.addEventListener("input", () => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const one of series.values()) {
+      const name = one.key.toLowerCase();
+      one.card.hidden = !words.every((word) => name.includes(word));
+    }
+  });
+  // Times that cannot be true: how many, and the last one.
+  const odd = make("p", "odd");
+  odd.hidden = true;
+  let odds = 0;
+  let opened = null;
   const wait = make("p", "empty", "Waiting for readings.");
   const grid = make("div", "grid");
   const rest = make("p", "empty");
   rest.hidden = true;
   const words = make("div", "grid words");
-  readings.append(readingsHead, wait, grid, words, rest);
+  readings.append(readingsHead, odd, search, wait, grid, words, rest);
 
   const past = make("section");
   past.append(make("h2", "", "Connects and drops"));
@@ -143,20 +169,58 @@ export function devicePage(root, model, id) {
       one = new Series(reading.name, reading.unit, clean);
       one.key = key;
       one.card.series = one;
+      one.name.addEventListener("click", () => {
+        const before = opened;
+        opened = opened === one ? null : one;
+        for (const changed of [before, one]) {
+          if (!changed) continue;
+          changed.card.classList.toggle("open", changed === opened);
+          changed.name.setAttribute("aria-expanded", String(changed === opened));
+          dirty.add(changed);
+        }
+        paint(performance.now());
+      });
       series.set(key, one);
+      if (series.size === MANY) {
+        grid.classList.add("compact");
+        words.classList.add("compact");
+        search.hidden = false;
+        for (const other of series.values()) dirty.add(other);
+      }
+      if (compact()) {
+        for (const other of series.values()) {
+          if (!other.name.disabled) continue;
+          other.name.disabled = false;
+          other.name.setAttribute("aria-expanded", "false");
+        }
+      }
       watch.observe(one.card);
     }
-    one.add(reading.time ?? reading.received, reading.value);
+    one.add(when(reading), reading.value);
     place(one);
     dirty.add(one);
   }
 
+  /** When a reading was taken; when that cannot be, when it came. */
+  function when({ time, received }) {
+    const now = model.now();
+    if (time === undefined || time === null || plausible(time, now)) return time ?? received;
+    odds += 1;
+    odd.hidden = false;
+    const guess = likely(time, now);
+    put(odd, `${plural(odds, "reading")} had a time that cannot be true, and stand where they came. The last was ${time}${guess ? `: ${guess}` : ""}.`);
+    return received;
+  }
+
+  const compact = () => series.size >= MANY;
+
   /** Cards stand in the order of their names, plots before texts, so that they are found again. */
   function place(one) {
-    const home = one.values.length > 0 ? grid : words;
+    const home = one.isText ? words : grid;
     if (one.card.parentNode === home) return;
     wait.hidden = true;
-    const after = Array.from(home.children).find((card) => card.series.key > one.key);
+    // flow/3 before flow/11.
+    const after = Array.from(home.children).find((card) => order.compare(card.series.key, one.key) > 0);
     home.insertBefore(one.card, after ?? null);
   }
 
@@ -195,8 +259,24 @@ export function devicePage(root, model, id) {
     history = answer.history.slice().reverse();
     list();
     // Only into an empty page: after a reconnect they may be drawn already.
-    if (series.size === 0) answer.last.forEach(take);
+    if (series.size === 0) {
+      await remember();
+      if (series.size === 0) answer.last.forEach(take);
+    }
     paint(performance.now());
+  }
+
+  /** What the hub remembers of the last hours. */
+  async function remember() {
+    try {
+      const answer = await fetch(`./api/devices/${encodeURIComponent(id)}/readings`, { cache: "no-store" });
+      if (!answer.ok) return;
+      for (const { name, unit, readings } of await answer.json()) {
+        for (const { t, v } of readings) take({ name, unit, time: t, received: t, value: v });
+      }
+    } catch {
+      // The last batch will do.
+    }
   }
 
   function change(event) {
@@ -222,7 +302,7 @@ export function devicePage(root, model, id) {
       const speed = entry.rate.perSecond(ticks);
       FACTS.forEach(([, write], i) => put(values[i], write(d, now, speed)));
     }
-    for (const one of dirty) one.paint();
+    for (const one of dirty) one.paint(compact() && one !== opened);
     dirty.clear();
   }
 
@@ -240,12 +320,18 @@ export function devicePage(root, model, id) {
     load,
     paint,
     restarted,
-    recolour: () => series.forEach((one) => one.recolour()),
+    recolour() {
+      for (const one of series.values()) {
+        one.drop();
+        dirty.add(one);
+      }
+      paint(performance.now());
+    },
     names: () => plural(series.size, "name"),
     close() {
       watch.disconnect();
       resize.disconnect();
-      for (const one of series.values()) if (one.chart) one.chart.destroy();
+      for (const one of series.values()) one.drop();
       root.replaceChildren();
     },
   };

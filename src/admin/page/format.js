@@ -95,13 +95,17 @@ export function milliseconds(ms) {
   return ms < 10 ? `${ms.toFixed(1)} ms` : `${whole.format(ms)} ms`;
 }
 
-/** A reading's value. Numbers as they are, to six digits; anything else as text. */
-export function value(v) {
-  if (typeof v !== "number") return clean(typeof v === "string" ? v : JSON.stringify(v) ?? "", 400);
+/** A number, to six digits. */
+export function number(v) {
   const size = Math.abs(v);
-  return size !== 0 && (size >= 1e9 || size < 1e-4) ? v.toExponential(3) : fine.format(v);
+  return size !== 0 && (size >= 1e16 || size < 1e-4) ? v.toExponential(3) : size >= 1e6 ? whole.format(v) : fine.format(v);
 }
 
-/** SenML's names for units, where everybody else uses another one. */
-const UNITS = { Cel: "°C", degF: "°F", deg: "°", "/": "" };
-export const unit = (u) => (u ? (UNITS[u] ?? clean(u, 24)) : "");
+/** A number in another scale: no more digits than one reads. */
+export const scaled = (v, by) => number(by === 1 ? v : Number((v / by).toPrecision(4)));
+
+/** A reading's value that is no number, as text. */
+export function value(v) {
+  if (typeof v === "number") return number(v);
+  return clean(typeof v === "string" ? v : JSON.stringify(v) ?? "", 400);
+}
