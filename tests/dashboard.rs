@@ -548,7 +548,10 @@ async fn numbers_and_verdicts_are_written_as_people_read_them() {
         ("span.window(5, 5).join()", "-25,35"),
         ("axis(19, 23)", "19 20 21 22 23"),
         ("axis(0, 0)", "-0.4 -0.2 0 0.2 0.4"),
-        ("axis(20, 20.000000000000004)", "19.999 20 20.001 20.002"),
+        (
+            "axis(20, 20.000000000000004)",
+            "19.998 19.999 20 20.001 20.002",
+        ),
         ("verdict({ state: 'connected' }, {})", "ok All is well"),
         (
             "verdict({ state: 'connected' }, { batches: 1, drain_eta: null })",

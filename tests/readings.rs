@@ -42,25 +42,40 @@ async fn the_last_hours_are_answered_by_name_and_time_as_json_and_as_a_table() {
     let _cow = a_minute(&hub).await;
     until("all names", || list(&hub, "").len() == 3).await;
     let all = list(&hub, "");
-    let names: Vec<_> = all.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let names: Vec<_> = all
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["barn/temp", "door", "odd"]);
     assert_eq!(all[0]["unit"], "Cel");
     let temperatures = list(&hub, "?name=barn%2Ftemp");
-    let values: Vec<_> = temperatures.iter().map(|one| one["v"].as_f64().unwrap()).collect();
+    let values: Vec<_> = temperatures
+        .iter()
+        .map(|one| one["v"].as_f64().unwrap())
+        .collect();
     let expected: Vec<_> = (0..60).map(|n| 20.0 + f64::from(n)).collect();
     // One a second; two may fall into the same one by a rounding.
     assert!(values.len() >= 58, "{values:?}");
     assert_eq!((values[0], values.last()), (20.0, expected.last()));
-    let times: Vec<_> = temperatures.iter().map(|one| one["t"].as_f64().unwrap()).collect();
+    let times: Vec<_> = temperatures
+        .iter()
+        .map(|one| one["t"].as_f64().unwrap())
+        .collect();
     let (from, to) = (times[10], times[19]);
     let part = list(&hub, &format!("?name=barn%2Ftemp&from={from}&to={to}"));
     assert_eq!(part, &temperatures[10..20]);
     // Where it changed, and no more.
-    let door: Vec<_> = list(&hub, "?name=door").iter().map(|one| one["v"].clone()).collect();
+    let door: Vec<_> = list(&hub, "?name=door")
+        .iter()
+        .map(|one| one["v"].clone())
+        .collect();
     assert_eq!(door, [json!(false), json!(true), json!(false)]);
     // A time that cannot be true stands where it came.
     let odd = list(&hub, "?name=odd")[0]["t"].as_f64().unwrap();
-    assert!((odd - times[59.min(times.len() - 1)]).abs() < 120.0, "{odd}");
+    assert!(
+        (odd - times[59.min(times.len() - 1)]).abs() < 120.0,
+        "{odd}"
+    );
 
     let (code, table) = hub.get("/api/devices/cow/readings?name=door&format=csv");
     assert_eq!(code, 200);
@@ -79,7 +94,11 @@ async fn the_last_hours_are_answered_by_name_and_time_as_json_and_as_a_table() {
     let files = std::fs::read_dir(dir.path().join("spool")).unwrap();
     for file in files {
         let path = file.unwrap().path();
-        assert!(!path.to_string_lossy().contains("reading"), "{}", path.display());
+        assert!(
+            !path.to_string_lossy().contains("reading"),
+            "{}",
+            path.display()
+        );
     }
     assert!(hub.stop().await.success());
 }
@@ -107,7 +126,9 @@ async fn the_page_of_a_device_remembers_over_a_reload() {
     until("all names", || list(&hub, "").len() == 3).await;
     browser.screen(1280, 900, false).await;
     for _ in 0..2 {
-        browser.open(&format!("http://{}/#/device/cow", hub.admin)).await;
+        browser
+            .open(&format!("http://{}/#/device/cow", hub.admin))
+            .await;
         let points = "document.querySelector('.plot')?.dataset.points >= 58";
         browser.until("the minute before the page", points).await;
         browser.until_text(".grid .unit", "°C").await;
@@ -115,8 +136,12 @@ async fn the_page_of_a_device_remembers_over_a_reload() {
         let bar = "document.querySelectorAll('.bar span').length === 3";
         browser.until("the door's times", bar).await;
     }
-    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    browser.picture(&target.join("screenshots/remembered.png")).await;
+    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .unwrap();
+    browser
+        .picture(&target.join("screenshots/remembered.png"))
+        .await;
     assert_eq!(browser.complaints().await, [""; 0]);
     assert!(hub.stop().await.success());
 }

@@ -139,8 +139,8 @@ fn url_of(mut listen: SocketAddr) -> String {
 
 fn off(file: &Path) -> String {
     format!(
-        "the hub's admin listener is off; write these two lines into {} and restart the hub:\n\
-         [admin]\nlisten = \"127.0.0.1:8788\"",
+        "the hub's admin listener is off: write the two lines `[admin]` and `listen = \
+         \"127.0.0.1:8788\"` into {} and restart the hub",
         file.display()
     )
 }
@@ -252,7 +252,7 @@ impl Hub {
 
     fn no_answer(&self) -> String {
         format!(
-            "no answer from {}; is the hub running? If it is, {}",
+            "no answer from {}; is the hub running, or {}",
             self.base, self.hint
         )
     }

@@ -24,7 +24,7 @@ pub(super) fn listen() -> Option<UnixListener> {
     });
     match listener {
         Ok(listener) => {
-            tracing::info!(path = %path.display(), "admin listening for this machine");
+            tracing::info!(path = %path.display(), "the local operator can ask");
             Some(listener)
         }
         Err(error) => {
