@@ -30,15 +30,13 @@ const LAST_READINGS: usize = 1_000;
 pub(super) async fn answer<B>(desk: &Desk, line: &Line, request: Request<B>) -> Answer {
     let shown = match guard::judge(desk, line, &request) {
         Ok(shown) => shown,
-        Err(Refused::At(refused)) => {
+        Err(Refused { answer, slowly }) => {
             line.prove(false);
-            return refused;
-        }
-        Err(Refused::Slowly(refused)) => {
-            line.prove(false);
-            desk.wrong.note(line.from, Instant::now());
-            desk.wrong.slow().await;
-            return refused;
+            if slowly {
+                desk.wrong.note(line.from, Instant::now());
+                desk.wrong.slow().await;
+            }
+            return *answer;
         }
     };
     line.prove(shown == Shown::Token);
@@ -76,7 +74,7 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
     {
         return match guard::may_change(shown, request.headers()) {
             Ok(()) => change.make(board),
-            Err(refused) => refused,
+            Err(refused) => *refused,
         };
     }
     // HEAD goes the same way; hyper leaves the body out.

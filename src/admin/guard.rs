@@ -36,12 +36,12 @@ pub(super) enum Shown {
     Nothing,
 }
 
-/// Why a request is not answered.
+/// A request that is not answered as it asks.
 #[derive(Debug)]
-pub(super) enum Refused {
-    At(Answer),
-    /// After [`Wrong::slow`].
-    Slowly(Answer),
+pub(super) struct Refused {
+    pub(super) answer: Box<Answer>,
+    /// Not before [`Wrong::slow`]: it has shown a wrong token.
+    pub(super) slowly: bool,
 }
 
 /// Judges a request by its head.
@@ -81,17 +81,18 @@ pub(super) fn judge<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Result
     if OPEN.contains(&request.uri().path()) {
         return Ok(Shown::Nothing);
     }
-    let refused = last(unauthorized());
-    Err(if headers.contains_key(AUTHORIZATION) {
-        Refused::Slowly(refused)
-    } else {
-        // How a browser begins.
-        Refused::At(refused)
+    Err(Refused {
+        answer: Box::new(last(unauthorized())),
+        // Without any a browser only begins.
+        slowly: headers.contains_key(AUTHORIZATION),
     })
 }
 
 fn refuse(status: StatusCode, detail: &str) -> Result<Shown, Refused> {
-    Err(Refused::At(last(problem(status, detail))))
+    Err(Refused {
+        answer: Box::new(last(problem(status, detail))),
+        slowly: false,
+    })
 }
 
 /// Whether a page of another site has made the browser ask (Fetch Metadata, W3C). Links to the
@@ -108,21 +109,21 @@ fn is_foreign<B>(request: &Request<B>) -> bool {
 
 /// Whether a request with this head may change something: what a form of another page can send as
 /// well may not.
-pub(super) fn may_change(shown: Shown, headers: &HeaderMap) -> Result<(), Answer> {
+pub(super) fn may_change(shown: Shown, headers: &HeaderMap) -> Result<(), Box<Answer>> {
     if shown != Shown::Token {
-        return Err(problem(
+        return Err(Box::new(problem(
             StatusCode::FORBIDDEN,
             "changes need a token: write token_file in [admin] of the hub's configuration",
-        ));
+        )));
     }
     // A browser adds the token of Basic by itself, also to a form of a page that an older browser
     // says nothing of.
     let site = headers.get("sec-fetch-site").map(|value| value.as_bytes());
     if headers.contains_key("origin") && site != Some(b"same-origin") {
-        return Err(problem(
+        return Err(Box::new(problem(
             StatusCode::FORBIDDEN,
             "only the hub's own page may change something from within a browser",
-        ));
+        )));
     }
     Ok(())
 }

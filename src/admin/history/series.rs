@@ -47,8 +47,8 @@ impl Point {
         self.least = self.least.min(other.least);
         self.most = self.most.max(other.most);
         self.time = self.time.max(other.time);
-        // Only for the weights: more than this weigh the same.
-        self.count = self.count.checked_add(other.count).unwrap_or(u32::MAX);
+        // Only for the weights: more than there are numbers for weigh the same.
+        self.count = self.count.saturating_add(other.count);
     }
 }
 
