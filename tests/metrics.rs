@@ -208,6 +208,15 @@ async fn each_metric_moves_when_what_it_measures_happens() {
     assert!(watch.last.value(&format!("{last}{each}")) > 1.7e9);
     watch.moved.insert(last.to_owned());
 
+    // One with an unplugged sensor.
+    let mut unplugged = Device::connect(address, "unplugged").await;
+    let pack = r#"[{"n":"a","v":1},{"n":"b","v":null}]"#;
+    unplugged.send_text(pack).await;
+    watch
+        .until_moved(&[("telehub_dropped_records_total", by_one)])
+        .await;
+    drop(unplugged);
+
     // One that does not, until it is sent away. Its connection stays for now.
     let mut rogue = Device::connect(address, "rogue").await;
     for _ in 0..10 {

@@ -131,6 +131,8 @@ pub struct Spool {
     pub min_free: u64,
     /// Older data becomes a gap record.
     pub max_age: Duration,
+    /// How long acks wait for a common commit at most; zero: they do not.
+    pub commit_interval: Duration,
     /// What happens when the spool is full.
     pub overflow: Overflow,
 }
@@ -144,15 +146,39 @@ pub enum DrainOrder {
     InOrder,
 }
 
-/// `[uplink]`
+/// `uplink.version`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// MQTT 5, and 3.1.1 for brokers that do not know it.
+    Auto,
+    /// MQTT 5 only.
+    V5,
+    /// MQTT 3.1.1 only.
+    V311,
+}
+
+/// One entry of `uplink.url`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Uplink {
-    /// The broker's host name or address.
+pub struct Broker {
+    /// The broker's host name or address, an IPv6 address without its brackets.
     pub host: String,
     /// The broker's port.
     pub port: u16,
     /// `None`: plain `mqtt://`.
     pub tls: Option<UplinkTls>,
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uplink {
+    /// The brokers, the first choice first; never empty.
+    pub brokers: Vec<Broker>,
+    /// Which MQTT is spoken.
+    pub version: MqttVersion,
+    /// How long the first choice must have answered before another broker is left for it.
+    pub return_after: Duration,
+    /// Bytes of one publish's payload.
+    pub max_payload: usize,
     /// MQTT client id.
     pub client_id: String,
     /// MQTT user name.
@@ -171,20 +197,6 @@ pub struct Uplink {
     pub ack_timeout: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
-}
-
-impl Uplink {
-    /// The broker's address as `uplink.url` has it, without credentials.
-    #[must_use]
-    pub fn address(&self) -> String {
-        let scheme = if self.tls.is_some() { "mqtts" } else { "mqtt" };
-        let host = &self.host;
-        if host.contains(':') {
-            format!("{scheme}://[{host}]:{}", self.port)
-        } else {
-            format!("{scheme}://{host}:{}", self.port)
-        }
-    }
 }
 
 /// TLS to the broker; files are read at every connect.

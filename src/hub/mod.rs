@@ -99,7 +99,6 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let board = Board::new(&hub.id);
     board.spool.max_size.set(spool.max_size);
     board.spool.set_path(&spool.path);
-    board.uplink.set_broker(&uplink.address());
     let remember = Remember::new(&spool.path, board.clone(), devices.forget_after);
     remember.restore();
     let outbox = Arc::new(Outbox::default());
@@ -130,7 +129,8 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let port = IntakePort { control, data };
     let mut heart = Heart::default();
     let server = Server::new(&devices, port, roster.clone(), listen_stop)?
-        .with_pulse(heart.pulse("the device port"));
+        .with_pulse(heart.pulse("the device port"))
+        .with_ack_timeout(uplink.ack_timeout);
     let reloader = server.reloader();
     let (spool_sender, spool_events, spool_thread) =
         spool::start(&spool).context("cannot start the spool's thread")?;
@@ -139,7 +139,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let max_size = spool.max_size;
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
     let wiring = Wiring {
-        settings: lane_settings(&spool, &uplink),
+        settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
         data: data_rx,
         spool: spool_sender,
@@ -324,18 +324,24 @@ fn inherit(
     Ok(listener)
 }
 
-fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
+fn lane_settings(
+    spool: &config::Spool,
+    uplink: &config::Uplink,
+    devices: &config::Devices,
+) -> Settings {
     Settings {
         write_always: spool.write == SpoolWrite::Always,
         in_order: uplink.drain == DrainOrder::InOrder,
         refuse: spool.overflow == Overflow::Refuse,
         window: usize::from(uplink.inflight),
+        device_window: devices.window as usize,
         ack_timeout: uplink.ack_timeout,
         max_age: spool.max_age,
         live_batches: Settings::LIVE_BATCHES,
         live_bytes: Settings::LIVE_BYTES,
         held_bytes: Settings::HELD_BYTES,
         hold_back: HOLD_BACK,
+        commit_interval: spool.commit_interval,
     }
 }
 

@@ -21,7 +21,7 @@ pub use super::report::{
     UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
-pub use super::uplink::{UplinkBoard, UplinkState};
+pub use super::uplink::{ProbeState, UplinkBoard, UplinkState};
 use crate::clock;
 
 /// The board.
@@ -143,6 +143,7 @@ impl Board {
         self.spool.watch_fill(clock::uptime());
         let census = self.devices.census();
         let (written_bytes, flash_per_day) = self.flash();
+        let broker = self.uplink.broker();
         StatusReport {
             hub: self.hub.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,7 +156,14 @@ impl Board {
                 acknowledged: self.uplink.acknowledged.get(),
                 last_error_at: uplink.error.as_ref().map(|(_, at)| clock::wall_at(*at)),
                 last_error: uplink.error.map(|(error, _)| error),
-                broker: uplink.broker,
+                broker: broker.as_ref().map(|(address, _)| address.clone()),
+                mqtt: broker.map(|(_, version)| version.to_owned()),
+                probe: self.uplink.probe(),
+                twins: self.uplink.twins.get() > 0,
+                refused: self.uplink.refused.get(),
+                refused_statuses: self.uplink.parked_statuses.get(),
+                unheard: self.uplink.unheard.get(),
+                skipped: self.uplink.skipped.get(),
             },
             spool: SpoolReport {
                 state: spool_state,

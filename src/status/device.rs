@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::counts::ENDINGS;
 use super::devices::Shared;
-use super::history::{History, state};
+use super::history::{ASLEEP, History, state};
 use super::kept::{Kept, Last};
 use super::memory::Remembered;
 use super::number::{Number, lock};
@@ -21,7 +21,14 @@ use crate::reading::Batch;
 
 /// Endings that nobody has to look after: the device said goodbye, or the hub or its operator
 /// ended the connection. After any other one the device is lost.
-const LEFT: [&str; 5] = ["closed", "hub stopping", "refused", "replaced", "revoked"];
+const LEFT: [&str; 6] = [
+    ASLEEP,
+    "closed",
+    "hub stopping",
+    "refused",
+    "replaced",
+    "revoked",
+];
 
 /// Seconds that a device has for coming back after a start of the hub before it counts as lost:
 /// devices come back within a minute, with their own pauses between two tries.
@@ -49,8 +56,10 @@ pub struct Expected {
 pub(super) struct DeviceText {
     pub(super) conn: u64,
     pub(super) online: bool,
-    /// It has not come since the hub started.
+    /// It has not been connected since the hub started.
     pub(super) unseen: bool,
+    /// It sends without a connection.
+    pub(super) posts: bool,
     acknowledged: bool,
     /// Its entry in the registry.
     pub(super) expected: Option<Expected>,
@@ -117,6 +126,8 @@ pub struct DeviceBoard {
     pub readings: Number,
     /// Messages rejected.
     pub rejected: Number,
+    /// Records left out because they had no usable value.
+    pub dropped_records: Number,
     /// Pongs that came after `ping_timeout`, when something else had kept the device alive.
     pub late_pongs: Number,
 }
@@ -130,6 +141,7 @@ impl DeviceBoard {
                 conn: 0,
                 online: false,
                 unseen: true,
+                posts: false,
                 acknowledged: false,
                 expected: None,
                 refused: None,
@@ -154,6 +166,7 @@ impl DeviceBoard {
             batches: Number::default(),
             readings: Number::default(),
             rejected: Number::default(),
+            dropped_records: Number::default(),
             late_pongs: Number::default(),
             shared,
         }
@@ -171,6 +184,7 @@ impl DeviceBoard {
             conn,
             online: true,
             unseen: false,
+            posts: text.posts,
             acknowledged: false,
             expected: text.expected.take(),
             refused: None,
@@ -209,6 +223,19 @@ impl DeviceBoard {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The device said that it would be back by now; `false` when it is no sleeper.
+    pub(super) fn overdue(&self, reason: &'static str, now: f64) -> bool {
+        let mut text = lock(&self.text);
+        if text.online || text.reason != ASLEEP {
+            return false;
+        }
+        text.since = now;
+        text.reason = reason;
+        text.history.push(now, false, reason);
+        self.changes.add(1);
+        true
     }
 
     /// A frame came from the device. `now`: [`clock::uptime`].
@@ -253,6 +280,12 @@ impl DeviceBoard {
         if tap.is_open() && lock(&self.offers).take(1, now) > 0 {
             tap.offer(batch, now);
         }
+    }
+
+    /// Records of a batch were left out because they had no usable value.
+    pub fn dropped(&self, records: u32) {
+        self.dropped_records.add(records.into());
+        self.shared.dropped_records.add(records.into());
     }
 
     /// A message was rejected with this code.
@@ -303,6 +336,7 @@ impl DeviceBoard {
         store(&self.last_reading, before.last_reading);
         let mut text = lock(&self.text);
         text.acknowledged = before.acknowledged;
+        text.posts = before.posts;
         let known = |reason: &&&str| **reason == before.reason;
         let reason = ENDINGS.iter().find(known).copied();
         match reason {
@@ -326,7 +360,13 @@ impl DeviceBoard {
             last_seen: Some(last_seen),
             last_reading: wall(&self.last_reading),
             acknowledged: text.acknowledged,
+            posts: text.posts,
         })
+    }
+
+    /// It sends without a connection.
+    pub(super) fn posts(&self) {
+        lock(&self.text).posts = true;
     }
 
     /// When something last came from it; uptime.
@@ -350,8 +390,8 @@ impl DeviceBoard {
             return false;
         }
         if text.unseen {
-            // One that never came was made ready for later.
-            return at(&self.last_seen).is_some() && now - text.since > COMING_BACK;
+            // One that never came was made ready for later; one that posts is nowhere in between.
+            return !text.posts && at(&self.last_seen).is_some() && now - text.since > COMING_BACK;
         }
         !LEFT.contains(&text.reason)
     }
@@ -363,7 +403,8 @@ impl DeviceBoard {
             None => lock(&self.rhythm).silent_after(),
         };
         let last = at(&self.last_reading).unwrap_or(text.since).max(text.since);
-        text.online && after.is_some_and(|after| now - last > after)
+        let is_here = text.online || (text.unseen && text.posts);
+        is_here && after.is_some_and(|after| now - last > after)
     }
 
     /// The last batch that was taken.
@@ -401,6 +442,7 @@ impl DeviceBoard {
             self.batches.get(),
             self.readings.get(),
             self.rejected.get(),
+            self.dropped_records.get(),
         ] {
             number.hash(&mut hasher);
         }
@@ -416,7 +458,7 @@ impl DeviceBoard {
         let word = if text.unseen {
             "unseen"
         } else {
-            state(text.online)
+            state(text.online, text.reason)
         };
         let expect = text.expected.as_ref().and_then(|expected| expected.every);
         // Before the report is put together, which looks into it again.
@@ -447,6 +489,7 @@ impl DeviceBoard {
             batches: self.batches.get(),
             readings: self.readings.get(),
             rejected: self.rejected.get(),
+            dropped_records: self.dropped_records.get(),
             model: text.model.clone(),
             firmware: text.firmware.clone(),
         }

@@ -32,6 +32,8 @@ pub struct Shared {
     pub readings: Number,
     /// Messages rejected, by code.
     pub rejected: Counts<{ CODES.len() }>,
+    /// Records left out because they had no usable value.
+    pub dropped_records: Number,
     /// Batches whose device was told that they are safe.
     pub acked: Number,
     /// From the arrival of a batch to its ack.
@@ -47,6 +49,7 @@ impl Default for Shared {
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),
+            dropped_records: Number::default(),
             acked: Number::default(),
             ack_latency: Histogram::default(),
         }
@@ -298,6 +301,22 @@ impl DeviceTable {
         census
     }
 
+    /// The entry of a device that sends a batch without a connection. When as many devices are
+    /// remembered as may be, one that was never connected is not.
+    pub fn posting(&self, id: &Arc<str>) -> Arc<DeviceBoard> {
+        let mut devices = lock(&self.devices);
+        if let Some(known) = devices.get(id) {
+            known.posts();
+            return known.clone();
+        }
+        let entry = self.unseen(id.clone());
+        entry.posts();
+        if devices.len() < KNOWN_DEVICES {
+            devices.insert(id.clone(), entry.clone());
+        }
+        entry
+    }
+
     /// The connection `conn` of a device has ended. Ignored when a newer one has taken over;
     /// returns whether it was the present one.
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
@@ -306,6 +325,17 @@ impl DeviceTable {
         let Some(device) = self.get(id).filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
+        self.tell_change(now, &device.id, false, reason);
+        true
+    }
+
+    /// A device that said when it would be back has not come. `false`: it is no sleeper.
+    pub fn overdue(&self, id: &str, reason: &'static str) -> bool {
+        let now = clock::uptime();
+        let Some(device) = self.get(id).filter(|device| device.overdue(reason, now)) else {
+            return false;
+        };
+        self.changes.add(1);
         self.tell_change(now, &device.id, false, reason);
         true
     }

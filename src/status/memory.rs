@@ -32,6 +32,9 @@ pub struct Remembered {
     /// Somebody knows that it is gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub acknowledged: bool,
+    /// It sends without a connection.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub posts: bool,
 }
 
 impl Memory {
@@ -82,6 +85,7 @@ mod tests {
             last_seen: Some(4.5),
             last_reading: None,
             acknowledged: true,
+            posts: false,
         }]);
         assert_eq!(Memory::parse(memory.text().as_bytes()).unwrap(), memory);
         for wrong in ["", "{}", "[]", r#"{"version":2,"devices":[]}"#] {

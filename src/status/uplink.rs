@@ -30,8 +30,23 @@ pub struct Present {
     pub since: f64,
     /// Why it is not connected, and the uptime of that.
     pub error: Option<(String, f64)>,
-    /// The broker's address, once it is known.
-    pub broker: Option<String>,
+}
+
+/// Whether a broker of MQTT 3.1.1 delivers what it acknowledges: an empty batch must come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeState {
+    /// MQTT 5 needs none, or there is no connection.
+    #[default]
+    Off,
+    /// The echo is waited for.
+    Waiting,
+    /// It came.
+    Heard,
+    /// It did not: the broker throws away what it acknowledges.
+    Silent,
+    /// The hub may not subscribe to it, so it cannot be known.
+    Unknown,
 }
 
 /// The uplink's part of the board.
@@ -44,6 +59,20 @@ pub struct UplinkBoard {
     pub published: Number,
     /// PUBACKs that matched one.
     pub acknowledged: Number,
+    /// Batches and gap records that the broker refused with a reason.
+    pub refused: Number,
+    /// Statuses that it refused.
+    pub refused_statuses: Number,
+    /// Gauge: devices whose status it refuses now.
+    pub parked_statuses: Number,
+    /// Gauge: 1 while another client seems to have the same client id.
+    pub twins: Number,
+    /// The broker's address and the version of MQTT spoken with it; the probe.
+    broker: Mutex<(Option<(String, &'static str)>, ProbeState)>,
+    /// Publishes that it took and that nobody subscribes to.
+    pub unheard: Number,
+    /// Messages from it that were skipped: unasked, too large, malformed.
+    pub skipped: Number,
     /// Connections that the broker agreed to.
     pub connects: Number,
     /// Tries that came to nothing.
@@ -63,11 +92,17 @@ impl UplinkBoard {
                 state: UplinkState::Connecting,
                 since: clock::uptime(),
                 error: None,
-                broker: None,
             }),
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
+            refused: Number::default(),
+            refused_statuses: Number::default(),
+            parked_statuses: Number::default(),
+            twins: Number::default(),
+            broker: Mutex::default(),
+            unheard: Number::default(),
+            skipped: Number::default(),
             connects: Number::default(),
             connect_failures: Number::default(),
             puback_latency: Histogram::default(),
@@ -94,9 +129,32 @@ impl UplinkBoard {
         }
     }
 
-    /// The broker that is spoken to, or tried, from now on.
-    pub fn set_broker(&self, address: &str) {
-        lock(&self.state).broker = Some(address.to_owned());
+    /// The broker that is connected to, and the version of MQTT.
+    pub fn set_broker(&self, address: &str, version: &'static str) {
+        lock(&self.broker).0 = Some((address.to_owned(), version));
+    }
+
+    /// The broker of the present or last connection, and the version of MQTT.
+    #[must_use]
+    pub fn broker(&self) -> Option<(String, &'static str)> {
+        lock(&self.broker).0.clone()
+    }
+
+    /// Records where the probe is. `true`: nobody has been told so yet.
+    pub fn set_probe(&self, state: ProbeState) -> bool {
+        // While a new echo is waited for, what was known last still holds.
+        let known = [ProbeState::Heard, ProbeState::Silent, ProbeState::Unknown];
+        let last = &mut lock(&self.broker).1;
+        if state == ProbeState::Waiting && known.contains(last) {
+            return false;
+        }
+        std::mem::replace(last, state) != state
+    }
+
+    /// Where the probe is.
+    #[must_use]
+    pub fn probe(&self) -> ProbeState {
+        lock(&self.broker).1
     }
 
     /// Connections beyond the first.
@@ -146,11 +204,9 @@ mod tests {
     #[test]
     fn an_error_is_over_with_the_next_connection() {
         let board = UplinkBoard::new();
-        board.set_broker("mqtt://b:1883");
         board.set(UplinkState::Down, Some("refused".into()));
         board.set(UplinkState::Connected, None);
         let present = board.whole();
         assert_eq!(present.error, None);
-        assert_eq!(present.broker.as_deref(), Some("mqtt://b:1883"));
     }
 }
