@@ -11,7 +11,7 @@
 //! - once right after another publish had been taken on the same connection, which rules out
 //!   brokers that hang up on everything, crash in a loop, or are behind a link that breaks;
 //! - and nothing else that had been taken before was hung up on alone meanwhile, which rules out
-//!   quotas and rates.
+//!   quotas and rates. Each time that this happens a proof needs one hang-up more.
 //!
 //! A suspect that is taken is innocent, at whatever point. A convict is remembered: when it is
 //! tried again it goes alone, and one more hang-up refuses it at once.
@@ -60,6 +60,10 @@ const QUICK: u32 = 2;
 /// Times that a convict was hung up on alone.
 const PROOF: u8 = 4;
 
+/// A broker that hangs up on half of all publishes, whatever they are, does so this often in a row
+/// once in 65,536 times.
+const NOISE: u8 = 12;
+
 /// Publishes that pass one at a time, with no suspect left, before the whole window is used again.
 const CALM: u32 = 16;
 
@@ -95,13 +99,15 @@ struct Suspect {
     after: bool,
     /// Publishes that passed since it was offered last.
     absent: u32,
+    /// What it was, if it was the same each time.
+    content: Option<u64>,
 }
 
 impl Suspect {
-    fn is_proven(&self) -> bool {
+    fn is_proven(&self, noise: u8) -> bool {
         let (fewest, most) = self.before;
         let varied = self.first || most >= 2 * (fewest + 1);
-        self.alone >= PROOF && varied && self.after
+        self.alone >= PROOF.saturating_add(noise) && varied && self.after
     }
 }
 
@@ -114,6 +120,36 @@ pub(super) enum Go {
     Alone,
     /// Not before something else has.
     Later,
+}
+
+/// What was out alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Alone {
+    /// Tells one content from another.
+    pub(super) content: u64,
+    /// Of its packet.
+    pub(super) bytes: usize,
+}
+
+/// What is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The broker hangs up on whatever is published there.
+    Topic(Thing),
+    /// It hangs up on this one, each time that it is tried, and has taken others there.
+    Item {
+        thing: Thing,
+        /// And none that was so large.
+        for_size: bool,
+    },
+}
+
+impl Verdict {
+    pub(super) fn thing(&self) -> &Thing {
+        match self {
+            Self::Topic(thing) | Self::Item { thing, .. } => thing,
+        }
+    }
 }
 
 /// How a connection ended.
@@ -143,6 +179,9 @@ pub(super) struct Blame {
     taken: HashSet<Thing>,
     /// Publishes taken on this connection.
     here: u32,
+    /// How often something that had been taken before was hung up on alone: so many more hang-ups
+    /// a proof needs.
+    noise: u8,
     /// Bytes of the largest packet that was taken.
     largest: usize,
     /// Things that were refused for their size, and how large they were.
@@ -244,11 +283,17 @@ impl Blame {
         if self.suspects.is_empty() && self.calm >= CALM {
             self.careful = false;
             self.quick = 0;
+            self.noise /= 2;
         }
     }
 
     /// A connection has ended while this was out. Tells what is guilty, which was alone then.
-    pub(super) fn ended(&mut self, ending: &Ending, out: &[Thing]) -> Option<Thing> {
+    pub(super) fn ended(
+        &mut self,
+        ending: &Ending,
+        out: &[Thing],
+        alone: Alone,
+    ) -> Option<Verdict> {
         let here = std::mem::take(&mut self.here);
         if !matches!(ending, Ending::HungUp) || out.is_empty() {
             return None;
@@ -260,7 +305,7 @@ impl Blame {
             return None;
         };
         if self.convicts.contains(thing) {
-            return Some(thing.clone());
+            return Some(Verdict::Topic(thing.clone()));
         }
         self.quick += 1;
         self.calm = 0;
@@ -269,17 +314,18 @@ impl Blame {
             self.careful = self.quick >= QUICK;
             return None;
         }
-        self.accuse(thing, here)
+        self.accuse(thing, here, alone)
     }
 
-    fn accuse(&mut self, thing: &Thing, here: u32) -> Option<Thing> {
+    fn accuse(&mut self, thing: &Thing, here: u32, alone: Alone) -> Option<Verdict> {
         let place = self
             .suspects
             .iter()
             .position(|suspect| suspect.thing == *thing);
         let Some(place) = place else {
-            if self.taken.contains(thing) {
+            if self.taken.contains(thing) && !self.suspects.is_empty() {
                 // What was good is not now: the broker hangs up on anything.
+                self.noise = self.noise.saturating_add(1).min(NOISE);
                 for suspect in &mut self.suspects {
                     (suspect.alone, suspect.first, suspect.after) = (0, false, false);
                     suspect.before = (u32::MAX / 4, 0);
@@ -293,6 +339,7 @@ impl Blame {
                     before: (here, here),
                     after: here > 0,
                     absent: 0,
+                    content: Some(alone.content),
                 });
             }
             return None;
@@ -303,15 +350,26 @@ impl Blame {
         suspect.before = (suspect.before.0.min(here), suspect.before.1.max(here));
         suspect.after |= here > 0;
         suspect.absent = 0;
-        if !suspect.is_proven() {
+        suspect.content = suspect.content.filter(|content| *content == alone.content);
+        if !suspect.is_proven(self.noise) {
             return None;
         }
-        self.suspects.remove(place);
+        let same = self
+            .suspects
+            .remove(place)
+            .is_some_and(|one| one.content.is_some());
+        let for_size = self.is_for_size(thing, alone.bytes);
         if self.convicts.len() >= CONVICTS {
             self.convicts.pop_front();
         }
+        // Whether it is the topic after all shows with the next one, which goes alone.
         self.convicts.push_back(thing.clone());
-        Some(thing.clone())
+        let thing = thing.clone();
+        Some(if self.taken.remove(&thing) && same {
+            Verdict::Item { thing, for_size }
+        } else {
+            Verdict::Topic(thing)
+        })
     }
 
     /// Whether it must be its size that made a convict one: it is larger than all that was ever
@@ -421,9 +479,11 @@ mod tests {
                 while let Some(thing) = out.first().cloned() {
                     sent += 1;
                     if !broker(&thing, passed + 1, sent) {
-                        if let Some(guilty) = self.blame.ended(&Ending::HungUp, &out) {
-                            self.queue.retain(|waiting| *waiting != guilty);
-                            self.convicted.push(guilty);
+                        let alone = Alone::default();
+                        if let Some(verdict) = self.blame.ended(&Ending::HungUp, &out, alone) {
+                            let guilty = verdict.thing();
+                            self.queue.retain(|waiting| waiting != guilty);
+                            self.convicted.push(guilty.clone());
                         }
                         return;
                     }
@@ -438,7 +498,7 @@ mod tests {
                     out.remove(0);
                 }
             }
-            self.blame.ended(&Ending::Other, &[]);
+            self.blame.ended(&Ending::Other, &[], Alone::default());
         }
     }
 
@@ -486,11 +546,48 @@ mod tests {
         let mut blame = Blame::default();
         for _ in 0..20 {
             for ending in [Ending::Explained, Ending::Other] {
-                assert_eq!(blame.ended(&ending, &[data(1)]), None);
+                assert_eq!(blame.ended(&ending, &[data(1)], Alone::default()), None);
             }
-            assert_eq!(blame.ended(&Ending::HungUp, &[]), None, "nothing was out");
+            assert_eq!(
+                blame.ended(&Ending::HungUp, &[], Alone::default()),
+                None,
+                "nothing was out"
+            );
         }
         assert!(!blame.is_careful());
+    }
+
+    #[test]
+    fn one_content_that_is_hung_up_on_is_told_from_its_topic() {
+        // What the broker hangs up on each time: always the same, or another each time.
+        for same in [true, false] {
+            let mut blame = Blame::default();
+            blame.begin();
+            blame.passed(&data(1), 100);
+            let mut verdict = None;
+            for n in 0..20 {
+                blame.begin();
+                if n % 2 == 0 {
+                    blame.passed(&Thing::Hub, 0);
+                }
+                let content = if same { 7 } else { n };
+                let alone = Alone { content, bytes: 50 };
+                verdict = verdict.or(blame.ended(&Ending::HungUp, &[data(1)], alone));
+            }
+            let thing = data(1);
+            let item = Verdict::Item {
+                thing: thing.clone(),
+                for_size: false,
+            };
+            assert_eq!(
+                verdict,
+                Some(if same { item } else { Verdict::Topic(thing) })
+            );
+            // The next one shows whether it is the topic.
+            let alone = Alone::default();
+            let next = blame.ended(&Ending::HungUp, &[data(1)], alone);
+            assert_eq!(next, Some(Verdict::Topic(data(1))));
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Connection, Phase, Record, thing_of};
-use crate::uplink::blame::{Go, Thing};
+use super::{Connection, Data, Phase, Record, thing_of};
+use crate::uplink::blame::{Go, Thing, Verdict};
 use crate::uplink::door::Wire;
 use crate::uplink::{Cause, Event, Refusal};
 
@@ -115,46 +115,52 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     /// It is proven that the broker hangs up on this and on nothing else.
-    pub(super) fn condemn(&mut self, guilty: &Thing, record: Option<Record>) {
+    pub(super) fn condemn(&mut self, verdict: &Verdict, record: Option<Record>) {
+        let guilty = verdict.thing();
         warn!(
             %guilty,
             "the broker hangs up on it, each time that it is alone on the wire, and takes everything \
              else; it is tried again with growing pauses: check the broker's rules (ACL) and limits"
         );
         match record {
-            Some(Record::Data(data)) => {
-                let head = self.publisher.head(&data.item, data.lane);
-                let topic = head.topic.concat();
-                let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
-                if self.ports.blame.is_for_size(guilty, bytes) {
-                    self.ports.blame.refused_for_size(guilty, bytes);
-                    let error = format!(
-                        "the broker hangs up on its packet of {bytes} bytes and takes smaller ones \
-                         on {topic}"
-                    );
-                    self.ports.outlet.push(Event::Unpublishable {
-                        epoch,
-                        token,
-                        error,
-                    });
-                    return;
-                }
-                self.ports.board.uplink.refused.add(1);
-                self.ports.outlet.push(Event::Refused {
-                    epoch,
-                    token,
-                    refusal: Refusal {
-                        cause: Cause::HungUp,
-                        detail: format!(
-                            "the broker hangs up on what is published to {topic}, and on nothing \
-                             else: check its rules (ACL) for this topic, and its limits"
-                        ),
-                    },
-                });
-            }
+            Some(Record::Data(data)) => self.give_back(verdict, &data),
             Some(state) => self.park(state, "the broker hangs up on it"),
             // A subscription: it is not asked for again.
             None => {}
         }
+    }
+
+    fn give_back(&mut self, verdict: &Verdict, data: &Data) {
+        let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
+        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        self.ports.board.uplink.refused.add(1);
+        self.ports.outlet.push(match verdict {
+            Verdict::Topic(_) => Event::Refused {
+                epoch,
+                token,
+                refusal: Refusal {
+                    cause: Cause::HungUp,
+                    detail: format!(
+                        "the broker hangs up on what is published to {topic}, and on nothing else: \
+                         check its rules (ACL) for this topic, and its limits"
+                    ),
+                },
+            },
+            Verdict::Item { thing, for_size } => {
+                let mut why = format!("the broker hangs up on it and takes others on {topic}");
+                if *for_size {
+                    self.ports.blame.refused_for_size(thing, bytes);
+                    why = format!(
+                        "the broker hangs up on its packet of {bytes} bytes and takes smaller ones \
+                         on {topic}"
+                    );
+                }
+                Event::Unpublishable {
+                    epoch,
+                    token,
+                    error: why,
+                }
+            }
+        });
     }
 }
