@@ -13,6 +13,9 @@
 //! - and nothing else that had been taken before was hung up on alone meanwhile, which rules out
 //!   quotas and rates. Each time that this happens a proof needs one hang-up more.
 //!
+//! Where nothing has ever been taken on its topic, another content is tried there before the verdict:
+//! if that is taken, it is the content, and else the topic.
+//!
 //! A suspect that is taken is innocent, at whatever point. A convict is remembered: when it is
 //! tried again it goes alone, and one more hang-up refuses it at once.
 
@@ -101,6 +104,8 @@ struct Suspect {
     absent: u32,
     /// What it was, if it was the same each time.
     content: Option<u64>,
+    /// It is proven, and another content has to show whether it is the topic.
+    rival: bool,
 }
 
 impl Suspect {
@@ -184,6 +189,8 @@ pub(super) struct Blame {
     noise: u8,
     /// Bytes of the largest packet that was taken.
     largest: usize,
+    /// Contents that are proven guilty, and are given up when they are offered again.
+    condemned: VecDeque<(Thing, u64)>,
     /// Things that were refused for their size, and how large they were.
     large: Vec<(Thing, usize)>,
 }
@@ -196,7 +203,7 @@ impl Blame {
 
     /// Nothing has to be asked before something goes out.
     pub(super) fn is_idle(&self) -> bool {
-        !self.careful && self.convicts.is_empty()
+        !self.careful && self.convicts.is_empty() && self.condemned.is_empty()
     }
 
     /// A connection begins.
@@ -245,6 +252,22 @@ impl Blame {
         Some(&suspect.thing)
     }
 
+    /// The content that should not go when its topic is wanted, if there is another.
+    pub(super) fn unwanted(&self) -> Option<u64> {
+        let suspect = self.suspects.front().filter(|suspect| suspect.rival)?;
+        suspect.content
+    }
+
+    /// Whether this content was proven guilty when another one of its topic was taken. It is told
+    /// once.
+    pub(super) fn take_condemned(&mut self, thing: &Thing, content: u64) -> bool {
+        let mut condemned = self.condemned.iter();
+        let place = condemned.position(|one| one.1 == content && one.0 == *thing);
+        place
+            .and_then(|place| self.condemned.remove(place))
+            .is_some()
+    }
+
     /// The suspect on trial should be the first on this connection, and may still come.
     pub(super) fn awaits_first(&self) -> bool {
         self.careful && self.here == 0 && self.suspects.front().is_some_and(|one| !one.first)
@@ -256,7 +279,8 @@ impl Blame {
     }
 
     /// The broker has taken this.
-    pub(super) fn passed(&mut self, thing: &Thing, bytes: usize) {
+    pub(super) fn passed(&mut self, thing: &Thing, alone: Alone) {
+        let bytes = alone.bytes;
         // That a subscription is taken says nothing of publishes.
         if !matches!(thing, Thing::Subscription(_)) {
             self.here = self.here.saturating_add(1);
@@ -273,6 +297,15 @@ impl Blame {
                 self.quick = 0;
             }
             return;
+        }
+        if let Some(suspect) = self.suspects.iter().find(|suspect| suspect.thing == *thing)
+            && suspect.rival
+            && let Some(guilty) = suspect.content.filter(|content| *content != alone.content)
+        {
+            if self.condemned.len() >= LARGE {
+                self.condemned.pop_front();
+            }
+            self.condemned.push_back((thing.clone(), guilty));
         }
         self.suspects.retain(|suspect| suspect.thing != *thing);
         for suspect in &mut self.suspects {
@@ -340,6 +373,7 @@ impl Blame {
                     after: here > 0,
                     absent: 0,
                     content: Some(alone.content),
+                    rival: false,
                 });
             }
             return None;
@@ -350,8 +384,14 @@ impl Blame {
         suspect.before = (suspect.before.0.min(here), suspect.before.1.max(here));
         suspect.after |= here > 0;
         suspect.absent = 0;
-        suspect.content = suspect.content.filter(|content| *content == alone.content);
+        if !suspect.rival {
+            suspect.content = suspect.content.filter(|content| *content == alone.content);
+        }
         if !suspect.is_proven(self.noise) {
+            return None;
+        }
+        if suspect.content.is_some() && !suspect.rival && !self.taken.contains(thing) {
+            suspect.rival = true;
             return None;
         }
         let same = self
@@ -410,6 +450,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn sized(bytes: usize) -> Alone {
+        Alone { content: 0, bytes }
+    }
 
     fn data(device: usize) -> Thing {
         Thing::Data(device.to_string().into())
@@ -488,7 +532,11 @@ mod tests {
                         return;
                     }
                     passed += 1;
-                    self.blame.passed(&thing, 100);
+                    let alone = Alone {
+                        content: 0,
+                        bytes: 100,
+                    };
+                    self.blame.passed(&thing, alone);
                     self.taken.push(thing.clone());
                     if let Some(at) = self.queue.iter().position(|waiting| *waiting == thing) {
                         // The next batch of this device waits behind the others.
@@ -563,12 +611,12 @@ mod tests {
         for same in [true, false] {
             let mut blame = Blame::default();
             blame.begin();
-            blame.passed(&data(1), 100);
+            blame.passed(&data(1), Alone::default());
             let mut verdict = None;
             for n in 0..20 {
                 blame.begin();
                 if n % 2 == 0 {
-                    blame.passed(&Thing::Hub, 0);
+                    blame.passed(&Thing::Hub, Alone::default());
                 }
                 let content = if same { 7 } else { n };
                 let alone = Alone { content, bytes: 50 };
@@ -591,9 +639,44 @@ mod tests {
     }
 
     #[test]
+    fn a_first_content_that_is_hung_up_on_is_told_from_its_topic_by_another() {
+        for another_passes in [true, false] {
+            let mut blame = Blame::default();
+            let guilty = Alone {
+                content: 7,
+                bytes: 50,
+            };
+            let mut rounds = 0;
+            while blame.unwanted().is_none() {
+                blame.begin();
+                if rounds % 2 == 0 {
+                    blame.passed(&Thing::Hub, Alone::default());
+                }
+                assert_eq!(blame.ended(&Ending::HungUp, &[data(1)], guilty), None);
+                rounds += 1;
+                assert!(rounds < 20);
+            }
+            assert_eq!(blame.unwanted(), Some(7));
+            let other = Alone {
+                content: 8,
+                bytes: 50,
+            };
+            if another_passes {
+                blame.passed(&data(1), other);
+                assert!(blame.take_condemned(&data(1), 7));
+                assert!(!blame.take_condemned(&data(1), 7), "told once");
+            } else {
+                let verdict = blame.ended(&Ending::HungUp, &[data(1)], other);
+                assert_eq!(verdict, Some(Verdict::Topic(data(1))));
+                assert!(!blame.take_condemned(&data(1), 7));
+            }
+        }
+    }
+
+    #[test]
     fn only_what_is_larger_than_all_that_passed_is_refused_for_its_size() {
         let mut blame = Blame::default();
-        blame.passed(&data(1), 10_000);
+        blame.passed(&data(1), sized(10_000));
         assert!(blame.is_for_size(&data(1), 10_001));
         assert!(!blame.is_for_size(&data(1), 10_000));
         assert!(
@@ -604,7 +687,7 @@ mod tests {
         assert_eq!(blame.too_large(), None, "one may have been something else");
         assert!(blame.refused_for_size(&data(1), 15_000));
         assert_eq!(blame.too_large(), Some(15_000));
-        blame.passed(&data(1), 16_000);
+        blame.passed(&data(1), sized(16_000));
         assert_eq!(blame.too_large(), None, "it was not the size");
     }
 

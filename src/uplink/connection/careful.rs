@@ -4,10 +4,10 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Connection, Data, Phase, Record, thing_of};
+use super::{Connection, Data, Phase, Record, content_of, thing_of};
 use crate::uplink::blame::{Go, Thing, Verdict};
 use crate::uplink::door::Wire;
-use crate::uplink::{Cause, Event, Refusal};
+use crate::uplink::{Cause, Event, Refusal, Submission};
 
 impl<W: Wire> Connection<'_, W> {
     /// Sends the next thing, if nothing is out.
@@ -63,7 +63,15 @@ impl<W: Wire> Connection<'_, W> {
             }
             Thing::Data(_) | Thing::History(_) | Thing::Gap(_) => {
                 let mut held = self.held.iter();
-                let place = held.position(|one| thing_of(&one.item, one.lane) == *thing);
+                let unwanted = self.ports.blame.unwanted();
+                let other = |one: &Submission| {
+                    thing_of(&one.item, one.lane) == *thing
+                        && unwanted.is_none_or(|content| content_of(&one.item) != content)
+                };
+                let place = held.position(other).or_else(|| {
+                    let mut held = self.held.iter();
+                    held.position(|one| thing_of(&one.item, one.lane) == *thing)
+                });
                 place.is_some_and(|place| self.send_held(place))
             }
             Thing::Probe => self.send_probe(),

@@ -89,19 +89,24 @@ struct Data {
 
 impl Data {
     fn alone(&self) -> Alone {
-        let mut hasher = DefaultHasher::new();
-        match &*self.item {
-            Item::Batch(batch) => {
-                (&batch.stream, batch.seq).hash(&mut hasher);
-                batch.frame.hash(&mut hasher);
-            }
-            Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
-        }
         Alone {
-            content: hasher.finish(),
+            content: content_of(&self.item),
             bytes: self.bytes,
         }
     }
+}
+
+/// Tells one item from another, over all connections.
+fn content_of(item: &Item) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match item {
+        Item::Batch(batch) => {
+            (&batch.stream, batch.seq).hash(&mut hasher);
+            batch.frame.hash(&mut hasher);
+        }
+        Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 /// What a publish was.
