@@ -42,6 +42,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     );
     assert_eq!((spool.max_size, spool.min_free), (1 << 30, 256 << 20));
     assert_eq!(spool.max_age, Duration::from_secs(30 * 86_400));
+    assert_eq!(spool.commit_interval, Duration::ZERO);
     let uplink = &config.uplink;
     assert_eq!(
         uplink.brokers,
@@ -118,6 +119,8 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
             listen: "127.0.0.1:8788".parse().unwrap(),
             token_file: Some("/etc/telehub/admin-token".into()),
             device_metrics: true,
+            history: Duration::from_secs(86_400),
+            history_size: 16 << 20,
         })
     );
 }
@@ -181,6 +184,7 @@ prop_compose! {
         max_message in 64usize..=262_144, window in 1u32..=1_024, paths in prop::array::uniform8(path()),
         tls in prop::option::of(any::<bool>()), uplink_tls in prop::option::of(any::<(bool, bool)>()),
         max_size in (8u64 << 20)..(1 << 44), min_free in 0u64..(1 << 44), max_age in 1u64..300_000_000,
+        commit_interval in 0u64..=10_000,
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
@@ -202,6 +206,7 @@ prop_compose! {
         config.spool.overflow = [Overflow::DropOldest, Overflow::Refuse][choice / 2];
         (config.spool.max_size, config.spool.min_free) = (max_size, min_free);
         config.spool.max_age = Duration::from_secs(max_age);
+        config.spool.commit_interval = Duration::from_millis(commit_interval);
         let tls = uplink_tls.map(|(with_ca, client)| UplinkTls {
             ca: with_ca.then_some(ca),
             client: client.then_some((up_cert, up_key)),
@@ -225,6 +230,8 @@ prop_compose! {
             listen: ([127, 0, 0, 1], port).into(),
             token_file: (port % 2 == 0).then(|| "/etc/telehub/token".into()),
             device_metrics: port % 3 == 0,
+            history: Duration::from_secs(u64::from(port)),
+            history_size: (1 << 20) + u64::from(port),
         });
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];
         config.log.format = [LogFormat::Text, LogFormat::Json][choice % 2];

@@ -37,6 +37,8 @@ impl fmt::Display for Config {
             text(f, "listen", &admin.listen.to_string())?;
             path(f, "token_file", admin.token_file.as_deref())?;
             writeln!(f, "device_metrics = {}", admin.device_metrics)?;
+            text(f, "history", &show_duration(admin.history))?;
+            text(f, "history_size", &show_size(admin.history_size))?;
         }
         writeln!(f, "\n[log]")?;
         text(f, "level", word(LEVEL, self.log.level))?;
@@ -57,6 +59,7 @@ fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
         &show_duration(devices.handshake_timeout),
     )?;
     writeln!(f, "max_connections = {}", devices.max_connections)?;
+    text(f, "forget_after", &show_duration(devices.forget_after))?;
     text(f, "max_message", &show_size(devices.max_message as u64))?;
     writeln!(f, "max_rate = {}", devices.max_rate)?;
     writeln!(f, "window = {}", devices.window)?;
@@ -76,6 +79,7 @@ fn spool(f: &mut fmt::Formatter<'_>, spool: &Spool) -> fmt::Result {
     text(f, "max_size", &show_size(spool.max_size))?;
     text(f, "min_free", &show_size(spool.min_free))?;
     text(f, "max_age", &show_duration(spool.max_age))?;
+    text(f, "commit_interval", &show_duration(spool.commit_interval))?;
     text(f, "overflow", word(OVERFLOW, spool.overflow))
 }
 
