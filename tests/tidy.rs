@@ -198,6 +198,27 @@ fn each_outside_thing_has_one_door() {
 }
 
 #[test]
+fn every_duty_of_an_mqtt_client_names_a_test_that_is_there() {
+    let table = std::fs::read_to_string(root().join("src/uplink/mqtt/mod.rs")).unwrap();
+    let (mut files, mut all) = (Vec::new(), String::new());
+    for dir in ["src/uplink", "tests"] {
+        rust_files(&root().join(dir), &mut files);
+    }
+    for file in files {
+        all.push_str(&code(&file));
+    }
+    let rows: Vec<_> = table
+        .lines()
+        .filter(|line| line.starts_with("//! | "))
+        .filter_map(|line| line.rsplit('`').nth(1))
+        .collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    for test in rows {
+        assert!(all.contains(&format!("fn {test}(")), "no test {test}");
+    }
+}
+
+#[test]
 fn the_simulators_share_no_code_with_the_hub() {
     let mut files = Vec::new();
     rust_files(&root().join("devices/src"), &mut files);

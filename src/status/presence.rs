@@ -166,6 +166,8 @@ impl Outbox {
             entry.dirty = true;
             state.due.push_back(device.clone());
         }
+        // The order is a matter of chance in a map, and one run is to be like another.
+        state.due.make_contiguous().sort();
         self.notify.notify_one();
     }
 

@@ -34,6 +34,7 @@ mod life;
 mod mqtt;
 mod outlet;
 mod parked;
+mod paths;
 mod publication;
 mod reasons;
 mod route;

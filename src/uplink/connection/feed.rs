@@ -3,7 +3,7 @@
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, thing_of};
+use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, content_of, thing_of};
 use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
@@ -122,6 +122,17 @@ impl<W: Wire> Connection<'_, W> {
         } = submission;
         if epoch != self.epoch {
             return;
+        }
+        if !self.ports.blame.is_idle() {
+            let thing = thing_of(&item, lane);
+            if self.ports.blame.take_condemned(&thing, content_of(&item)) {
+                self.ports.outlet.push(Event::Unpublishable {
+                    epoch,
+                    token,
+                    error: format!("the broker hangs up on it and takes other {thing}"),
+                });
+                return;
+            }
         }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);

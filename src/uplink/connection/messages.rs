@@ -13,7 +13,7 @@ use tracing::{debug, error, info};
 use super::{Connection, Phase, Record};
 use crate::clock;
 use crate::status::board::ProbeState;
-use crate::uplink::blame::{Go, Thing};
+use crate::uplink::blame::{Alone, Go, Thing};
 use crate::uplink::door::{Message, Retained, Subscription, Wire};
 use crate::uplink::terms::Version;
 use crate::uplink::{reasons, stale};
@@ -183,7 +183,7 @@ impl<W: Wire> Connection<'_, W> {
         let (purpose, refused) = (made.purpose, reason >= reasons::ERRORS);
         self.ports
             .blame
-            .passed(&Thing::Subscription(made.filter.clone()), 0);
+            .passed(&Thing::Subscription(made.filter.clone()), Alone::default());
         if refused {
             let (filter, why) = (&made.filter, reasons::sentence(reason, "", ""));
             debug!(%filter, why, "the broker does not agree to a subscription");

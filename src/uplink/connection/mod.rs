@@ -10,12 +10,13 @@ mod states;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::blame::{Ending, Thing};
+use super::blame::{Alone, Ending, Thing};
 use super::door::Wire;
 use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
@@ -84,6 +85,28 @@ struct Data {
     /// Of its packet.
     bytes: usize,
     since: Instant,
+}
+
+impl Data {
+    fn alone(&self) -> Alone {
+        Alone {
+            content: content_of(&self.item),
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// Tells one item from another, over all connections.
+fn content_of(item: &Item) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match item {
+        Item::Batch(batch) => {
+            (&batch.stream, batch.seq).hash(&mut hasher);
+            batch.frame.hash(&mut hasher);
+        }
+        Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 /// What a publish was.
@@ -270,7 +293,9 @@ pub(super) async fn serve<W: Wire>(
             let lived = began.elapsed();
             let careful = connection.ports.blame.is_careful() && connection.told_hub;
             let good = connection.acked_data || careful || lived >= settings.pace.settled;
-            connection.end(&failure, lived);
+            // What is proven is not tried for a while: nothing speaks against the next connect.
+            let known = connection.end(&failure, lived);
+            let good = good || known;
             End::Lost { failure, good }
         }
     };
@@ -360,8 +385,8 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
-    /// The connection is lost: what was out, and whose doing it was.
-    fn end(&mut self, failure: &Failure, lived: Duration) {
+    /// The connection is lost: what was out, and whose doing it was. `true`: that is known.
+    fn end(&mut self, failure: &Failure, lived: Duration) -> bool {
         if !failure.hung_up {
             self.release();
         }
@@ -388,11 +413,16 @@ impl<W: Wire> Connection<'_, W> {
             .uplink
             .twins
             .set(u64::from(self.ports.twins.are_likely()));
-        let Some(guilty) = self.ports.blame.ended(&ending, &things) else {
-            return;
+        let alone = match &out[..] {
+            [Record::Data(data)] => data.alone(),
+            _ => Alone::default(),
         };
-        let record = out.into_iter().find(|record| record.thing() == guilty);
-        self.condemn(&guilty, record);
+        let Some(verdict) = self.ports.blame.ended(&ending, &things, alone) else {
+            return false;
+        };
+        let record = out.into_iter().next();
+        self.condemn(&verdict, record);
+        true
     }
 
     /// Keeps a submission of this connection until it fits; `None`: there are no more.
