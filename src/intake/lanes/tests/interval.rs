@@ -8,6 +8,7 @@ fn world() -> World {
     World::new(Settings {
         hold_back: HOLD_BACK,
         commit_interval: INTERVAL,
+        device_window: 32,
         ..settings(false, false)
     })
 }
