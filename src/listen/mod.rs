@@ -102,6 +102,7 @@ pub struct Server {
     dead_after: Duration,
     reload: Arc<Notify>,
     pulse: Pulse,
+    files: Files,
 }
 
 impl Server {
@@ -125,13 +126,23 @@ impl Server {
             (Auth::Certificate, None) => return Err(TlsError::NoClientCa),
             (Auth::Certificate, Some(tls)) => Access::Certificate(Certificates::new(tls.clone())),
         };
+        // There entries only say more of devices that certificates let in.
+        let roll = (devices.auth == Auth::Certificate)
+            .then(|| Arc::new(Registry::optional(&devices.registry)));
+        let files = Files {
+            access: Arc::new(access),
+            roll,
+            tls: tls.clone(),
+            roster: roster.clone(),
+        };
+        files.tell_roll();
         Ok(Self {
             sockets: devices.max_connections.saturating_add(EXTRA_SOCKETS),
             dead_after: devices.ping_interval + devices.ping_timeout,
             reload: Arc::default(),
             pulse: Pulse::default(),
             shared: Arc::new(Shared {
-                access: Arc::new(access),
+                access: files.access.clone(),
                 gate: Gate::new(),
                 tls,
                 handshake_timeout: devices.handshake_timeout,
@@ -141,6 +152,7 @@ impl Server {
                 roster,
                 stop,
             }),
+            files,
         })
     }
 
@@ -203,12 +215,8 @@ impl Server {
             dead_after,
             reload,
             mut pulse,
+            files,
         } = self;
-        let files = Files {
-            access: shared.access.clone(),
-            tls: shared.tls.clone(),
-            roster: shared.roster.clone(),
-        };
         let mut looking: Option<JoinHandle<()>> = None;
         let sockets = u32::try_from(sockets).unwrap_or(u32::MAX);
         let free = Arc::new(Semaphore::new(sockets as usize));
@@ -262,11 +270,27 @@ impl Server {
 #[derive(Clone)]
 struct Files {
     access: Arc<Access>,
+    /// The registry, where it admits nobody.
+    roll: Option<Arc<Registry>>,
     tls: Option<Arc<Tls>>,
     roster: Arc<Roster>,
 }
 
 impl Files {
+    fn registry(&self) -> Option<&Registry> {
+        match &*self.access {
+            Access::Token(registry) => Some(registry),
+            Access::Certificate(_) | Access::Open => self.roll.as_deref(),
+        }
+    }
+
+    /// Tells the board which devices there are to be.
+    fn tell_roll(&self) {
+        if let Some(roll) = self.registry().and_then(Registry::take_roll) {
+            self.roster.board().devices.expect(roll);
+        }
+    }
+
     /// Looks at them, and closes the sessions of devices that may no longer connect. Blocks.
     fn follow(&self) {
         let renewed = self.tls.as_ref().is_some_and(|tls| tls.refresh());
@@ -278,13 +302,17 @@ impl Files {
         for device in lost {
             self.roster.close(&device, Close::Revoked);
         }
+        if let Some(roll) = &self.roll {
+            roll.refresh();
+        }
+        self.tell_roll();
     }
 
     fn read_again(&self) {
         if let Some(tls) = &self.tls {
             tls.read_again();
         }
-        if let Access::Token(registry) = &*self.access {
+        if let Some(registry) = self.registry() {
             registry.read_again();
         }
     }

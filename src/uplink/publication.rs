@@ -163,7 +163,11 @@ impl Publisher {
         if let Some(seq) = batch.seq {
             user.push(("seq".into(), seq.to_string()));
         }
-        if let Some(doubt) = clock::corrected(batch.received).doubt() {
+        let corrected = Batch {
+            received: clock::corrected(batch.received),
+            ..batch.clone()
+        };
+        if let Ok(Some(doubt)) = payload::doubt(&corrected) {
             user.push(("clock".into(), word(doubt)));
         }
         Some(Properties {
@@ -176,33 +180,35 @@ impl Publisher {
     /// Appends an item's payload. The error is one sentence that says why it can never be
     /// published.
     pub(super) fn append(&self, item: &Item, out: &mut Vec<u8>) -> Result<(), String> {
-        let payload = match item {
-            Item::Batch(batch) => {
-                let payload = if batch.received.synced {
-                    payload::encode_batch(batch, self.format)
-                } else {
-                    // It may have become known meanwhile what the time was.
-                    let received = clock::corrected(batch.received);
-                    let batch = Batch {
-                        received,
-                        ..batch.clone()
-                    };
-                    // Of an earlier boot nobody knows how long ago it was.
-                    let waited = received.age(&clock::now()).unwrap_or(0.0);
-                    payload::encode_batch_after(&batch, self.format, waited)
-                };
-                payload.map_err(|error| why(&error).to_owned())?
+        let start = out.len();
+        match item {
+            Item::Batch(batch) if batch.received.synced => {
+                payload::append_batch(out, batch, self.format)
             }
-            Item::Gap(gap) => payload::encode_gap(gap, self.format),
-        };
-        if payload.len() > self.max_payload {
+            Item::Batch(batch) => {
+                // It may have become known meanwhile what the time was.
+                let received = clock::corrected(batch.received);
+                let batch = Batch {
+                    received,
+                    ..batch.clone()
+                };
+                // Of an earlier boot nobody knows how long ago it was.
+                let waited = received.age(&clock::now()).unwrap_or(0.0);
+                payload::append_batch_after(out, &batch, self.format, waited)
+            }
+            Item::Gap(gap) => {
+                out.extend_from_slice(&payload::encode_gap(gap, self.format));
+                Ok(())
+            }
+        }
+        .map_err(|error| why(&error).to_owned())?;
+        let length = out.len() - start;
+        if length > self.max_payload {
             return Err(format!(
-                "it makes a payload of {} bytes, and uplink.max_payload is {}",
-                payload.len(),
+                "it makes a payload of {length} bytes, and uplink.max_payload is {}",
                 self.max_payload
             ));
         }
-        out.extend_from_slice(&payload);
         Ok(())
     }
 
