@@ -14,6 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("protocol", &["reading"]),
+    ("commands", &["protocol", "reading"]),
     ("config", &["protocol", "certificate", "clock"]),
     ("log", &["config"]),
     ("status", &["reading", "clock"]),

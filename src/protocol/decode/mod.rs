@@ -9,13 +9,17 @@ pub(super) mod fault;
 mod fields;
 pub(super) mod scalar;
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use serde_json::Value;
+
 use super::message::{Data, FromDevice, Reject, RejectCode};
 use super::pack::parse::PackSeed;
 use crate::reading::Encoding;
+use any::AnySeed;
 use fault::{Context, Ended, MESSAGE, reject, shown};
 use fields::{DataSeed, HelloSeed, ResultSeed};
 use scalar::TextSeed;
@@ -41,6 +45,14 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject
             Err(ctx.into_reject(&ended))
         }
     }
+}
+
+/// Reads one value of any kind, bounded in depth and in the number of its parts as the `value` of
+/// a result is; a key may not come twice, and every number is finite. `None`: it is none.
+#[must_use]
+pub fn decode_value(encoding: Encoding, bytes: &[u8]) -> Option<Value> {
+    let (ctx, parts) = (Context::new(bytes.len()), Cell::new(0));
+    read(encoding, bytes, AnySeed::new(&ctx, &parts)).ok()
 }
 
 /// Looks for the sequence number of a batch that did not decode, so that the device learns which

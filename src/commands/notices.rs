@@ -1,0 +1,128 @@
+//! What is told once and not kept: refusals, `accepted`, progress. Pure.
+//!
+//! A million commands for nobody must not become a million publishes beside the readings, so
+//! these are paced and bounded, and what goes beyond is counted.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::answer::Letter;
+use super::bucket::Bucket;
+
+/// Letters that wait.
+const QUEUED: usize = 256;
+
+/// And their bytes: four progress reports of the largest size, or thousands of refusals.
+const QUEUED_BYTES: usize = 256 * 1024;
+
+/// Letters a second. A refusal is some 200 bytes: 4 KB/s, which the slowest uplink has to spare.
+const A_SECOND: u32 = 20;
+
+/// Letters that go out as fast as [`A_SECOND`] allows.
+#[derive(Debug)]
+pub(super) struct Notices {
+    queue: VecDeque<Letter>,
+    bytes: usize,
+    bucket: Bucket,
+    /// Letters that found no room.
+    pub(super) dropped: u64,
+}
+
+impl Notices {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            bucket: Bucket::new(A_SECOND, A_SECOND, now),
+            dropped: 0,
+        }
+    }
+
+    /// Whether one more would be told: what would not need not be made.
+    pub(super) fn has_room(&self) -> bool {
+        self.queue.len() < QUEUED && self.bytes < QUEUED_BYTES
+    }
+
+    /// Takes a letter, or counts it as dropped.
+    pub(super) fn push(&mut self, letter: Letter) {
+        if self.has_room() {
+            self.bytes += letter.weight();
+            self.queue.push_back(letter);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// The next letter, if it may go now.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Letter> {
+        if self.queue.is_empty() || !self.bucket.take(now) {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// The next letter, whether or not it may go: at the end nothing is held back.
+    pub(super) fn pop(&mut self) -> Option<Letter> {
+        let letter = self.queue.pop_front()?;
+        self.bytes -= letter.weight();
+        Some(letter)
+    }
+
+    /// When [`Notices::take`] has one.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Instant> {
+        (!self.queue.is_empty()).then(|| self.bucket.next(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::commands::address::ReplyTo;
+    use crate::reading::{Encoding, Moment};
+
+    fn letter(size: usize) -> Letter {
+        Letter {
+            device: "lamp".into(),
+            name: "on".into(),
+            to: ReplyTo {
+                topic: None,
+                correlation: None,
+                encoding: Encoding::Json,
+            },
+            payload: Bytes::from(vec![b'x'; size]),
+            made: Moment::at(1.0),
+        }
+    }
+
+    #[test]
+    fn a_million_refusals_are_a_few_a_second_and_a_number() {
+        let mut now = Instant::now();
+        let mut notices = Notices::new(now);
+        for _ in 0..1_000_000 {
+            notices.push(letter(10));
+        }
+        let told = std::iter::from_fn(|| notices.take(now)).count();
+        assert_eq!(told, 20);
+        assert_eq!(notices.dropped, 1_000_000 - QUEUED as u64);
+        for _ in 0..QUEUED - 20 {
+            now = notices.due(now).unwrap_or(now);
+            assert!(notices.take(now).is_some());
+        }
+        assert_eq!((notices.bytes, notices.due(now)), (0, None));
+    }
+
+    #[test]
+    fn large_ones_are_bounded_by_their_bytes() {
+        let mut notices = Notices::new(Instant::now());
+        for _ in 0..100 {
+            notices.push(letter(64 * 1024));
+        }
+        assert!(notices.bytes < 2 * QUEUED_BYTES, "{}", notices.bytes);
+        let later = Instant::now() + Duration::from_secs(1);
+        assert!(notices.take(later).is_some());
+    }
+}
