@@ -37,6 +37,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "listen",
         &[
+            "commands",
             "pulse",
             "session",
             "intake",

@@ -22,6 +22,26 @@ pub(super) enum Command {
         #[arg(value_parser = parse_id)]
         id: String,
         #[command(flatten)]
+        rights: Rights,
+        /// Make no token: the device shows a certificate
+        #[arg(long)]
+        no_token: bool,
+        #[command(flatten)]
+        file: RegistryFile,
+    },
+    /// Change what a device may be sent; a running hub follows
+    Set {
+        /// The device's id
+        id: String,
+        #[command(flatten)]
+        rights: Rights,
+        /// No commands at all
+        #[arg(long, conflicts_with = "commands")]
+        no_commands: bool,
+        /// No desired state
+        #[arg(long, conflicts_with = "desired")]
+        no_desired: bool,
+        #[command(flatten)]
         file: RegistryFile,
     },
     /// Print the ids of all devices, and when each was added
@@ -36,6 +56,26 @@ pub(super) enum Command {
         #[command(flatten)]
         file: RegistryFile,
     },
+}
+
+/// What a device takes.
+#[derive(Debug, Args)]
+pub(super) struct Rights {
+    /// A command that the device takes, * for any characters; once for each, in place of all
+    /// that were there
+    #[arg(long = "command", value_name = "NAME", value_parser = parse_command)]
+    commands: Vec<String>,
+    /// The device takes its desired state
+    #[arg(long)]
+    desired: bool,
+}
+
+fn parse_command(pattern: &str) -> Result<String, &'static str> {
+    if telehub::commands::authority::is_pattern(pattern) {
+        Ok(pattern.to_owned())
+    } else {
+        Err("the name of a command has 1 to 64 of A-Z a-z 0-9 . _ -, and * for any of them")
+    }
 }
 
 #[derive(Debug, Args)]
@@ -61,12 +101,24 @@ pub(super) fn parse_id(id: &str) -> Result<String, &'static str> {
 pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match command {
-        Command::Add { id, file } => {
+        Command::Add {
+            id,
+            rights,
+            no_token,
+            file,
+        } => {
             let mut registry = Registry::edit(&file.registry)?;
             if registry.entries().iter().any(|entry| entry.id == *id) {
-                bail!("{id} has a token already; for a new one, first: telehub device remove {id}");
+                bail!(
+                    "{id} is there already; for a new token, first: telehub device remove {id}; \
+                     for other commands: telehub device set {id}"
+                );
             }
-            let token = new_token().context("cannot read random numbers from /dev/urandom")?;
+            let token = if *no_token {
+                None
+            } else {
+                Some(new_token().context("cannot read random numbers from /dev/urandom")?)
+            };
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -75,27 +127,59 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             let added = Some(unix_now() as u64);
             registry.add(Registered {
                 id: id.clone(),
-                token_sha256: hash(&token),
+                token_sha256: token.as_deref().map(hash),
                 added,
+                commands: rights.commands.clone(),
+                desired: rights.desired,
             })?;
-            writeln!(out, "{token}")?;
+            if let Some(token) = token {
+                writeln!(out, "{token}")?;
+            }
+        }
+        Command::Set {
+            id,
+            rights,
+            no_commands,
+            no_desired,
+            file,
+        } => {
+            let change = |entry: &mut Registered| {
+                if *no_commands || !rights.commands.is_empty() {
+                    entry.commands.clone_from(&rights.commands);
+                }
+                entry.desired = !no_desired && (entry.desired || rights.desired);
+            };
+            if !Registry::edit(&file.registry)?.set(id, change)? {
+                return Err(unknown(id, file));
+            }
         }
         Command::List { file } => {
             for entry in Registry::read(&file.registry)?.entries() {
                 let added = entry.added.map_or_else(|| "-".to_owned(), utc);
-                writeln!(out, "{:<32} {added}", entry.id)?;
+                write!(out, "{:<32} {added}", entry.id)?;
+                if !entry.commands.is_empty() {
+                    write!(out, "  commands {}", entry.commands.join(" "))?;
+                }
+                if entry.desired {
+                    write!(out, "  desired")?;
+                }
+                writeln!(out)?;
             }
         }
         Command::Remove { id, file } => {
             if !Registry::edit(&file.registry)?.remove(id)? {
-                bail!(
-                    "there is no device {id:?} in {}; telehub device list prints those that are",
-                    file.registry.display()
-                );
+                return Err(unknown(id, file));
             }
         }
     }
     Ok(())
+}
+
+fn unknown(id: &str, file: &RegistryFile) -> anyhow::Error {
+    anyhow::anyhow!(
+        "there is no device {id:?} in {}; telehub device list prints those that are",
+        file.registry.display()
+    )
 }
 
 /// 256 random bits, which nobody guesses, so that a plain hash of them suffices.

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 use telehub::listen::registry::{Registered, RegistryFile};
 
@@ -83,6 +83,21 @@ impl Registry {
         self.write(text)
     }
 
+    /// Changes what a device may be sent and writes the file. Returns whether it was there.
+    pub(super) fn set(
+        &mut self,
+        id: &str,
+        change: impl FnOnce(&mut Registered),
+    ) -> anyhow::Result<bool> {
+        let Some(index) = self.entries.iter().position(|entry| entry.id == id) else {
+            return Ok(false);
+        };
+        change(&mut self.entries[index]);
+        let text = with_rights(&self.text, index, &self.entries[index]);
+        self.write(text)?;
+        Ok(true)
+    }
+
     /// Removes a device and writes the file. Returns whether it was there.
     pub(super) fn remove(&mut self, id: &str) -> anyhow::Result<bool> {
         let Some(index) = self.entries.iter().position(|entry| entry.id == id) else {
@@ -129,10 +144,14 @@ fn parse(text: &str) -> anyhow::Result<Vec<Registered>> {
         let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let id = &entry.id;
         ensure!(telehub::config::is_id(id), "{id:?} is not an id");
+        let token = entry.token_sha256.as_ref();
         ensure!(
-            entry.token_sha256.len() == 64 && entry.token_sha256.bytes().all(hex),
+            token.is_none_or(|token| token.len() == 64 && token.bytes().all(hex)),
             "token_sha256 of {id:?} must be 64 lower-case hex digits"
         );
+        if let Some(wrong) = entry.wrong_command() {
+            bail!("commands of {id:?} has {wrong:?}, which is no name or pattern of a command");
+        }
         ensure!(
             devices[..index].iter().all(|other| other.id != *id),
             "{id:?} is there twice"
@@ -161,6 +180,37 @@ fn without_block(text: &str, index: usize) -> String {
         .get(index + 1)
         .map_or(lines.len(), |&next| above(next));
     [&lines[..above(head)], &lines[end..]].concat().concat()
+}
+
+/// The text with other `commands` and `desired` in its `index`th `[[device]]`. Whether it came out
+/// as meant has to be looked at: a list over several lines is taken for what it is not.
+fn with_rights(text: &str, index: usize, entry: &Registered) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut heads = 0;
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim_start();
+        let is_head = trimmed.starts_with("[[device]]");
+        heads += usize::from(is_head);
+        let inside = heads == index + 1;
+        let key = trimmed.split(['=', ' ', '\t']).next().unwrap_or_default();
+        if inside && matches!(key, "commands" | "desired") {
+            continue;
+        }
+        out.push_str(line);
+        if inside && is_head {
+            if !line.ends_with('\n') {
+                out.push('\n');
+            }
+            if !entry.commands.is_empty() {
+                let commands = toml::Value::from(entry.commands.clone());
+                out.push_str(&format!("commands = {commands}\n"));
+            }
+            if entry.desired {
+                out.push_str("desired = true\n");
+            }
+        }
+    }
+    out
 }
 
 /// Replaces the file's content as one step that survives a power cut once the directory is
@@ -207,8 +257,10 @@ mod tests {
     fn entry(id: &str) -> Registered {
         Registered {
             id: id.to_owned(),
-            token_sha256: "0f".repeat(32),
+            token_sha256: Some("0f".repeat(32)),
             added: Some(1_763_600_000),
+            commands: Vec::new(),
+            desired: false,
         }
     }
 
@@ -267,6 +319,65 @@ mod tests {
     }
 
     #[test]
+    fn rights_change_where_they_stand_and_comments_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("devices.toml");
+        let hash = "0f".repeat(32);
+        let text = format!(
+            "# the barn\n[[device]]\nid = \"a\"\n# from the shop\ntoken_sha256 = \"{hash}\"\n\
+             commands = [\"old\"]\n\n# no token\n[[device]]\nid = \"b\"\n"
+        );
+        fs::write(&path, text).unwrap();
+        let set = |id: &str, commands: &[&str], desired: bool| {
+            let mut registry = Registry::edit(&path).unwrap();
+            let commands = commands.iter().map(|&command| command.to_owned()).collect();
+            registry
+                .set(id, |entry| {
+                    (entry.commands, entry.desired) = (commands, desired)
+                })
+                .unwrap()
+        };
+        assert!(set("a", &["set-*", "reboot"], true) && set("b", &["x"], false));
+        assert!(!set("c", &[], false));
+        let edited = fs::read_to_string(&path).unwrap();
+        let registry = Registry::read(&path).unwrap();
+        assert_eq!(
+            registry.entries()[0].commands,
+            ["set-*", "reboot"],
+            "{edited}"
+        );
+        assert!(registry.entries()[0].desired && registry.entries()[1].commands == ["x"]);
+        for kept in ["# the barn\n", "# from the shop\n", "# no token\n"] {
+            assert!(edited.contains(kept), "{edited}");
+        }
+        assert!(set("a", &[], false));
+        assert!(
+            Registry::read(&path).unwrap().entries()[0]
+                .commands
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_list_over_several_lines_is_changed_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("devices.toml");
+        fs::write(
+            &path,
+            "[[device]]\nid = \"a\"\ncommands = [\n  \"old\",\n]\n",
+        )
+        .unwrap();
+        let mut registry = Registry::edit(&path).unwrap();
+        registry
+            .set("a", |entry| entry.commands = vec!["new".to_owned()])
+            .unwrap();
+        assert_eq!(
+            Registry::read(&path).unwrap().entries()[0].commands,
+            ["new"]
+        );
+    }
+
+    #[test]
     fn a_file_in_another_layout_loses_its_comments_rather_than_a_device() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("devices.toml");
@@ -290,7 +401,8 @@ mod tests {
         })
         .unwrap();
         for text in [
-            "[[device]]\nid = \"a\"\n",
+            "[[device]]\nid = \"a\"\ntoken_sha256 = \"00\"\n",
+            "[[device]]\nid = \"a\"\ncommands = [\"a b\"]\n",
             "x = 1\n",
             "[[device",
             double.as_str(),

@@ -90,6 +90,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         devices,
         spool,
         uplink,
+        commands,
         admin,
         log: _,
     } = config;

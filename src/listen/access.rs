@@ -11,7 +11,7 @@ use crate::certificate;
 /// The rule of `devices.auth`.
 pub(super) enum Access {
     Open,
-    Token(Registry),
+    Token(Arc<Registry>),
     Certificate(Certificates),
 }
 

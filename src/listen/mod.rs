@@ -20,11 +20,12 @@ mod version;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, warn};
@@ -37,6 +38,7 @@ use self::registry::Registry;
 pub use self::socket::Socket;
 use self::tls::Tls;
 pub use self::tls::TlsError;
+use crate::commands::authority::Authority;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
 use crate::pulse::Pulse;
@@ -91,6 +93,8 @@ impl Reloader {
 /// The device port, ready to run.
 pub struct Server {
     shared: Arc<Shared>,
+    /// With `auth = "certificate"`: read for the rights of devices alone.
+    rights: Option<Arc<Registry>>,
     sockets: usize,
     dead_after: Duration,
     reload: Arc<Notify>,
@@ -114,7 +118,7 @@ impl Server {
         };
         let access = match (devices.auth, &tls) {
             (Auth::Open, _) => Access::Open,
-            (Auth::Token, _) => Access::Token(Registry::open(&devices.registry)),
+            (Auth::Token, _) => Access::Token(Arc::new(Registry::open(&devices.registry))),
             (Auth::Certificate, None) => return Err(TlsError::NoClientCa),
             (Auth::Certificate, Some(tls)) => Access::Certificate(Certificates::new(tls.clone())),
         };
@@ -123,6 +127,7 @@ impl Server {
             dead_after: devices.ping_interval + devices.ping_timeout,
             reload: Arc::default(),
             pulse: Pulse::default(),
+            rights: None,
             shared: Arc::new(Shared {
                 access: Arc::new(access),
                 gate: Gate::new(),
@@ -140,6 +145,22 @@ impl Server {
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader(self.reload.clone())
+    }
+
+    /// Which device takes which commands, as of now and of every change in `registry`. In
+    /// `auth = "open"` anybody could be any device, so none takes any.
+    #[must_use]
+    pub fn authority(&mut self, registry: &Path) -> watch::Receiver<Arc<Authority>> {
+        match &*self.shared.access {
+            Access::Token(registry) => registry.authority(),
+            Access::Certificate(_) => {
+                let rights = Registry::open(registry);
+                let authority = rights.authority();
+                self.rights = Some(Arc::new(rights));
+                authority
+            }
+            Access::Open => watch::Sender::default().subscribe(),
+        }
     }
 
     /// The same, and it answers the watchdog.
@@ -175,6 +196,7 @@ impl Server {
     pub async fn run(self, listener: TcpListener) {
         let Self {
             shared,
+            rights,
             sockets,
             dead_after,
             reload,
@@ -182,6 +204,7 @@ impl Server {
         } = self;
         let files = Files {
             access: shared.access.clone(),
+            rights,
             tls: shared.tls.clone(),
             roster: shared.roster.clone(),
         };
@@ -237,6 +260,7 @@ impl Server {
 #[derive(Clone)]
 struct Files {
     access: Arc<Access>,
+    rights: Option<Arc<Registry>>,
     tls: Option<Arc<Tls>>,
     roster: Arc<Roster>,
 }
@@ -250,6 +274,9 @@ impl Files {
             Access::Certificate(certificates) if renewed => certificates.rejected(),
             Access::Certificate(_) | Access::Open => Vec::new(),
         };
+        if let Some(rights) = &self.rights {
+            rights.refresh();
+        }
         for device in lost {
             self.roster.close(&device, Close::Revoked);
         }
@@ -258,6 +285,9 @@ impl Files {
     fn read_again(&self) {
         if let Some(tls) = &self.tls {
             tls.read_again();
+        }
+        if let Some(rights) = &self.rights {
+            rights.read_again();
         }
         if let Access::Token(registry) = &*self.access {
             registry.read_again();

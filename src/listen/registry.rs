@@ -5,7 +5,11 @@
 //! id = "barn-1"
 //! token_sha256 = "…"   # 64 lower-case hexadecimal digits: SHA-256 of the token's UTF-8 bytes
 //! added = 1763600000   # optional, Unix seconds
+//! commands = ["reboot", "set-*"]   # optional: the commands that it takes
+//! desired = true       # optional: it takes its desired state
 //! ```
+//!
+//! With `auth = "certificate"` an entry has no token: it says only what the device takes.
 //!
 //! A token is 256 random bits, so a plain hash is enough: there is nothing to guess.
 
@@ -18,9 +22,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::version::Version;
+use crate::commands::authority::{Authority, Rights, is_pattern};
 
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
@@ -40,11 +46,27 @@ pub struct RegistryFile {
 pub struct Registered {
     /// The device's id.
     pub id: String,
-    /// 64 lower-case hexadecimal digits.
-    pub token_sha256: String,
+    /// 64 lower-case hexadecimal digits; `None`: it shows a certificate instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_sha256: Option<String>,
     /// Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<u64>,
+    /// Names of the commands that it takes, `*` for any characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// It takes its desired state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub desired: bool,
+}
+
+impl Registered {
+    /// The first of its commands that is neither a name nor a pattern.
+    #[must_use]
+    pub fn wrong_command(&self) -> Option<&str> {
+        let wrong = self.commands.iter().find(|command| !is_pattern(command));
+        wrong.map(String::as_str)
+    }
 }
 
 /// The hash of a token as the registry keeps it.
@@ -69,10 +91,11 @@ fn parse_hash(hex: &str) -> Option<TokenHash> {
     Some(hash)
 }
 
-type Devices = HashMap<Arc<str>, TokenHash>;
+/// Every device that has an entry, and its token if it has one.
+type Devices = HashMap<Arc<str>, Option<TokenHash>>;
 
 /// Reads the text of a registry. The error is one sentence that names the device.
-fn parse(text: &str) -> Result<Devices, String> {
+fn parse(text: &str) -> Result<(Devices, Authority), String> {
     let file: RegistryFile = toml::from_str(text).map_err(|error| {
         // The rest of the error's text quotes the file, which is none of the log's business.
         let line = error.span().map_or(0, |span| {
@@ -81,18 +104,32 @@ fn parse(text: &str) -> Result<Devices, String> {
         format!("line {line}: {}", error.message())
     })?;
     let mut devices = Devices::with_capacity(file.devices.len());
+    let mut rights = Vec::new();
     for device in file.devices {
-        let Some(hash) = parse_hash(&device.token_sha256) else {
+        let hash = device.token_sha256.as_deref().map(parse_hash);
+        if hash == Some(None) {
             return Err(format!(
                 "token_sha256 of device {:?} is not 64 lower-case hexadecimal digits",
                 device.id
             ));
-        };
-        if devices.insert(device.id.as_str().into(), hash).is_some() {
+        }
+        if let Some(wrong) = device.wrong_command() {
+            return Err(format!(
+                "commands of device {:?} has {wrong:?}, which is no name of a command: 1 to 64 of \
+                 A-Z a-z 0-9 . _ -, and * for any of them",
+                device.id
+            ));
+        }
+        let id: Arc<str> = device.id.as_str().into();
+        if devices.insert(id.clone(), hash.flatten()).is_some() {
             return Err(format!("device {:?} is there twice", device.id));
         }
+        if device.desired || !device.commands.is_empty() {
+            let (commands, desired) = (device.commands, device.desired);
+            rights.push((id, Rights { commands, desired }));
+        }
     }
-    Ok(devices)
+    Ok((devices, rights.into_iter().collect()))
 }
 
 /// What a token is worth to a device.
@@ -119,6 +156,7 @@ struct State {
 pub struct Registry {
     path: PathBuf,
     state: Mutex<State>,
+    authority: watch::Sender<Arc<Authority>>,
 }
 
 impl Registry {
@@ -128,6 +166,7 @@ impl Registry {
         let registry = Self {
             path: path.to_owned(),
             state: Mutex::default(),
+            authority: watch::Sender::default(),
         };
         // Twice, because a missing file counts only the second time.
         registry.refresh();
@@ -139,15 +178,22 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Which device takes which commands, as of now and of every change.
+    #[must_use]
+    pub fn authority(&self) -> watch::Receiver<Arc<Authority>> {
+        self.authority.subscribe()
+    }
+
     /// Judges a token in a time that does not depend on how much of it is right.
     #[must_use]
     pub fn judge(&self, device: &str, token: &str) -> Judgement {
         let hash = token_hash(token);
         let state = self.lock();
         let same = |known: &TokenHash| bool::from(known.ct_eq(&hash));
-        if state.devices.get(device).is_some_and(same) {
+        let own = state.devices.get(device).and_then(Option::as_ref);
+        if own.is_some_and(same) {
             Judgement::Own(hash)
-        } else if state.devices.values().any(same) {
+        } else if state.devices.values().flatten().any(same) {
             Judgement::OfAnother
         } else {
             Judgement::Unknown
@@ -159,7 +205,8 @@ impl Registry {
     pub fn holds(&self, device: &str, hash: &TokenHash) -> bool {
         let state = self.lock();
         let same = |known: &TokenHash| bool::from(known.ct_eq(hash));
-        state.devices.get(device).is_some_and(same)
+        let own = state.devices.get(device).and_then(Option::as_ref);
+        own.is_some_and(same)
     }
 
     /// Forgets what the file looked like, so that the next look reads it.
@@ -172,7 +219,7 @@ impl Registry {
     pub fn refresh(&self) -> Vec<Arc<str>> {
         let found = fs::metadata(&self.path).map(Version::from);
         let mut state = self.lock();
-        let devices = match found {
+        let (devices, authority) = match found {
             Ok(version) if state.version == Some(version) => return Vec::new(),
             Ok(version) => {
                 state.version = Some(version);
@@ -181,7 +228,7 @@ impl Registry {
                     .map_err(|error| error.to_string())
                     .and_then(|text| parse(&text))
                 {
-                    Ok(devices) => devices,
+                    Ok(read) => read,
                     Err(error) => {
                         // No device can be admitted or removed until someone repairs the file.
                         error!(registry = %self.path.display(), error, in_force = state.devices.len(), "cannot read the device registry; the devices read before stay in force");
@@ -198,9 +245,9 @@ impl Registry {
                 state.version = None;
                 if !state.complained {
                     state.complained = true;
-                    warn!(registry = %self.path.display(), "no device registry: no device can connect until `telehub device add` makes one");
+                    warn!(registry = %self.path.display(), "no device registry: no device has a token, and none takes commands, until `telehub device add` makes one");
                 }
-                Devices::new()
+                (Devices::new(), Authority::default())
             }
             Err(error) => {
                 if !state.complained {
@@ -214,10 +261,17 @@ impl Registry {
             state.complained = false;
             info!(registry = %self.path.display(), devices = devices.len(), "device registry read");
         }
+        self.authority.send_if_modified(|known| {
+            let changed = **known != authority;
+            if changed {
+                *known = Arc::new(authority);
+            }
+            changed
+        });
         let before = std::mem::replace(&mut state.devices, devices);
         before
             .into_iter()
-            .filter(|(id, hash)| state.devices.get(id) != Some(hash))
+            .filter(|(id, hash)| hash.is_some() && state.devices.get(id) != Some(hash))
             .map(|(id, _)| id)
             .collect()
     }
@@ -280,6 +334,36 @@ mod tests {
         assert_eq!(lost, ["b".into(), "c".into()]);
         assert!(registry.holds("a", &token_hash("1")));
         assert!(!registry.holds("b", &token_hash("2")));
+    }
+
+    #[test]
+    fn rights_follow_the_file_and_need_no_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("devices.toml");
+        let lamp = "[[device]]\nid = \"lamp\"\ncommands = [\"set-*\"]\n";
+        fs::write(&path, entry("a", "1") + "desired = true\n" + lamp).unwrap();
+        let registry = Registry::open(&path);
+        let mut authority = registry.authority();
+        assert!(authority.borrow_and_update().allows("lamp", "set-level"));
+        assert!(authority.borrow().takes_desired("a") && !authority.borrow().allows("a", "x"));
+        assert_eq!(registry.judge("lamp", ""), Judgement::Unknown);
+
+        replace(
+            &path,
+            &(entry("a", "1") + "# another comment\ndesired = true\n" + lamp),
+        );
+        assert!(registry.refresh().is_empty());
+        assert!(
+            !authority.has_changed().unwrap(),
+            "nothing has changed for it"
+        );
+        replace(&path, &entry("a", "1"));
+        assert!(
+            registry.refresh().is_empty(),
+            "nobody lost access to the port"
+        );
+        assert!(!authority.borrow_and_update().allows("lamp", "set-level"));
+        assert!(parse("[[device]]\nid = \"x\"\ncommands = [\"a b\"]\n").is_err());
     }
 
     #[test]

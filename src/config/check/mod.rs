@@ -2,6 +2,7 @@
 //! hold between them.
 
 mod admin;
+mod commands;
 mod devices;
 mod uplink;
 
@@ -52,6 +53,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let spool = spool(doc);
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     let admin = admin::admin(doc, &devices, &mut notes);
+    let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))
@@ -66,6 +68,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
             devices,
             spool,
             uplink,
+            commands,
             admin,
             log,
         },
