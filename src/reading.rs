@@ -11,8 +11,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 mod moment;
+mod reply;
 
 pub use moment::{Boot, Doubt, Moment};
+pub use reply::Reply;
 
 /// How a frame is encoded: CBOR (RFC 8949) in binary frames, JSON (RFC 8259) in text frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -164,6 +166,8 @@ pub enum Item {
     Batch(Batch),
     /// The record of dropped readings.
     Gap(Gap),
+    /// The final answer to a command.
+    Reply(Reply),
 }
 
 impl Item {
@@ -176,15 +180,33 @@ impl Item {
         match self {
             Self::Batch(batch) => batch.frame.len() + Self::OVERHEAD,
             Self::Gap(_) => Self::OVERHEAD,
+            Self::Reply(reply) => reply.packed_len() + Self::OVERHEAD,
         }
     }
 
-    /// Number of readings carried; a gap carries none.
+    /// Whether it tells of what was dropped. Anything else is counted as a batch where things are
+    /// counted.
+    #[must_use]
+    pub fn is_gap(&self) -> bool {
+        matches!(self, Self::Gap(_))
+    }
+
+    /// When it came to the hub; of a gap record that is of no interest.
+    #[must_use]
+    pub fn received(&self) -> Option<Moment> {
+        match self {
+            Self::Batch(batch) => Some(batch.received),
+            Self::Reply(reply) => Some(reply.made),
+            Self::Gap(_) => None,
+        }
+    }
+
+    /// Number of readings carried; only a batch carries any.
     #[must_use]
     pub fn readings(&self) -> u32 {
         match self {
             Self::Batch(batch) => batch.readings,
-            Self::Gap(_) => 0,
+            Self::Gap(_) | Self::Reply(_) => 0,
         }
     }
 }

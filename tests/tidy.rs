@@ -14,7 +14,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("protocol", &["reading"]),
-    ("commands", &["protocol", "reading"]),
+    (
+        "commands",
+        &["protocol", "reading", "clock", "pulse", "status", "stop"],
+    ),
     ("config", &["protocol", "certificate", "clock"]),
     ("log", &["config"]),
     ("status", &["reading", "clock"]),

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::address::ReplyTo;
 use crate::reading::{Doubt, Encoding, Moment};
 
 /// How far a command has got.
@@ -227,34 +225,6 @@ impl Answer<'_> {
     }
 }
 
-/// An answer on its way to the broker.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Letter {
-    /// The device that the command was for; may be no valid id when that is what was refused.
-    pub device: Arc<str>,
-    /// What stood behind `command/`.
-    pub name: Arc<str>,
-    /// Where it goes.
-    pub to: ReplyTo,
-    /// Encoded as `to` asks for.
-    pub payload: Bytes,
-    /// When it was made.
-    pub made: Moment,
-}
-
-impl Letter {
-    /// Fixed parts and bookkeeping of one letter, in bytes.
-    const OVERHEAD: usize = 128;
-
-    /// About how many bytes it holds in memory.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        let topic = self.to.topic.as_ref().map_or(0, |topic| topic.len());
-        let correlation = self.to.correlation.as_ref().map_or(0, Bytes::len);
-        self.payload.len() + topic + correlation + Self::OVERHEAD
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -322,6 +292,23 @@ mod tests {
             assert_eq!(said["state"], state.as_str());
             assert_eq!(said["error"], "busy");
             assert!(said["id"].is_null() && said.get("late").is_none());
+        }
+    }
+
+    #[test]
+    fn every_end_has_its_counter() {
+        use crate::status::commands::OUTCOMES;
+        let states = [
+            State::Done,
+            State::Failed,
+            State::Expired,
+            State::Timeout,
+            State::Unknown,
+        ];
+        let states = states.into_iter().map(State::as_str);
+        let faults = Fault::ALL.into_iter().map(Fault::as_str);
+        for word in states.chain(faults) {
+            assert!(OUTCOMES.contains(&word), "{word}");
         }
     }
 

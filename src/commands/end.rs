@@ -6,12 +6,12 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::address::{Asker, ReplyTo};
-use super::answer::{Answer, End, Fault, Letter, State};
+use super::answer::{Answer, End, Fault, State};
 use super::event::{Action, Now, Order, Record, Said};
 use super::queue::{Command, Link, Overdue, Reunion};
 use super::request::Fingerprint;
 use super::{Commands, Unsafe};
-use crate::reading::Encoding;
+use crate::reading::{Encoding, Reply};
 
 impl Said {
     fn end(&self, attempt: u32) -> End {
@@ -107,8 +107,8 @@ impl Commands {
                 state: State::Progress,
                 ..said.end(flying.attempt)
             };
-            for letter in letters(now, device, &flying.command, &end) {
-                self.notices.push(letter);
+            for reply in replies(now, device, &flying.command, &end) {
+                self.notices.push(reply);
             }
             return;
         }
@@ -167,11 +167,11 @@ impl Commands {
             correlation: None,
             encoding: Encoding::Json,
         };
-        let letter = letter(now, device, &name, &to, &answer);
+        let reply = reply_to(now, device, &name, &to, &answer);
         let token = self.token(device, &said.id);
         out.push(Action::Keep {
             token: Some(token),
-            letter,
+            reply,
         });
         out.push(Action::Ended(Record {
             device: device.clone(),
@@ -281,8 +281,8 @@ impl Commands {
             }
             self.go_on(now, &device, out);
         }
-        while let Some(letter) = self.notices.pop() {
-            out.push(Action::Tell(letter));
+        while let Some(reply) = self.notices.pop() {
+            out.push(Action::Tell(reply));
         }
     }
 
@@ -300,11 +300,11 @@ impl Commands {
             self.memory
                 .ended(device, &command.id, end.clone(), said, false);
         }
-        let mut letters = letters(now, device, &command, end);
+        let mut replies = replies(now, device, &command, end);
         for asker in &command.askers {
             if let Asker::Admin(caller) = asker {
                 let answer = answer(&command, end);
-                out.push(Action::Reply {
+                out.push(Action::Respond {
                     caller: *caller,
                     state: end.state,
                     answer: answer.encode(Encoding::Json, now.moment),
@@ -312,13 +312,13 @@ impl Commands {
             }
         }
         // What a device has done is told on the broker, whoever asked for it.
-        if letters.is_empty() && end.attempt > 0 {
+        if replies.is_empty() && end.attempt > 0 {
             let to = ReplyTo {
                 topic: None,
                 correlation: None,
                 encoding: Encoding::Json,
             };
-            letters.push(letter(
+            replies.push(reply_to(
                 now,
                 device,
                 &command.name,
@@ -326,9 +326,9 @@ impl Commands {
                 &answer(&command, end),
             ));
         }
-        for letter in letters {
+        for reply in replies {
             let token = said.map(|_| self.token(device, &command.id));
-            out.push(Action::Keep { token, letter });
+            out.push(Action::Keep { token, reply });
         }
         let fault = match end.state {
             State::Refused | State::Unknown => end.error.as_deref().and_then(Fault::from_text),
@@ -358,30 +358,32 @@ fn answer<'a>(command: &'a Command, end: &'a End) -> Answer<'a> {
     }
 }
 
-fn letter(
+fn reply_to(
     now: Now,
     device: &Arc<str>,
     name: &Arc<str>,
     to: &ReplyTo,
     answer: &Answer<'_>,
-) -> Letter {
-    Letter {
+) -> Reply {
+    Reply {
         device: device.clone(),
         name: name.clone(),
-        to: to.clone(),
+        topic: to.topic.clone(),
+        correlation: to.correlation.clone(),
+        encoding: to.encoding,
         payload: answer.encode(to.encoding, now.moment).into(),
         made: now.moment,
     }
 }
 
 /// The same answer for each who asked on the broker.
-fn letters(now: Now, device: &Arc<str>, command: &Command, end: &End) -> Vec<Letter> {
+fn replies(now: Now, device: &Arc<str>, command: &Command, end: &End) -> Vec<Reply> {
     let answer = answer(command, end);
     let askers = command.askers.iter().filter_map(|asker| match asker {
         Asker::Broker(to) => Some(to),
         Asker::Admin(_) => None,
     });
     askers
-        .map(|to| letter(now, device, &command.name, to, &answer))
+        .map(|to| reply_to(now, device, &command.name, to, &answer))
         .collect()
 }

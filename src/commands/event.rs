@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::answer::{Fault, Letter, State};
+use super::answer::{Fault, State};
 use super::authority::Authority;
 use super::request::Request;
-use crate::reading::Moment;
+use crate::reading::{Moment, Reply};
 
 /// The moment, by both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ pub struct Said {
 pub enum Event {
     /// A message came from the broker.
     Arrived(Incoming),
-    /// The operator asks, and waits for [`Action::Reply`].
+    /// The operator asks, and waits for [`Action::Respond`].
     Asked {
         /// Names the request.
         caller: u64,
@@ -179,12 +179,12 @@ pub enum Action {
         /// To be named in [`Event::Safe`]; `None`: nobody waits for it.
         token: Option<u64>,
         /// The final answer.
-        letter: Letter,
+        reply: Reply,
     },
     /// Publish this if that is possible now.
-    Tell(Letter),
+    Tell(Reply),
     /// Answer the operator.
-    Reply {
+    Respond {
         /// The request.
         caller: u64,
         /// How it ended.

@@ -23,9 +23,11 @@ mod end;
 mod event;
 mod memory;
 mod notices;
+pub mod port;
 mod queue;
 mod receive;
 pub mod request;
+pub mod run;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -145,8 +147,8 @@ impl Commands {
             Event::Stop => self.stop(now, out),
         }
         self.check_deadlines(now, out);
-        while let Some(letter) = self.notices.take(now.mono) {
-            out.push(Action::Tell(letter));
+        while let Some(reply) = self.notices.take(now.mono) {
+            out.push(Action::Tell(reply));
         }
     }
 

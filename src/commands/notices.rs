@@ -6,25 +6,25 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::answer::Letter;
 use super::bucket::Bucket;
+use crate::reading::{Item, Reply};
 
-/// Letters that wait.
+/// Replies that wait.
 const QUEUED: usize = 256;
 
 /// And their bytes: four progress reports of the largest size, or thousands of refusals.
 const QUEUED_BYTES: usize = 256 * 1024;
 
-/// Letters a second. A refusal is some 200 bytes: 4 KB/s, which the slowest uplink has to spare.
+/// Replies a second. A refusal is some 200 bytes: 4 KB/s, which the slowest uplink has to spare.
 const A_SECOND: u32 = 20;
 
-/// Letters that go out as fast as [`A_SECOND`] allows.
+/// Replies that go out as fast as [`A_SECOND`] allows.
 #[derive(Debug)]
 pub(super) struct Notices {
-    queue: VecDeque<Letter>,
+    queue: VecDeque<Reply>,
     bytes: usize,
     bucket: Bucket,
-    /// Letters that found no room.
+    /// Replies that found no room.
     pub(super) dropped: u64,
 }
 
@@ -43,35 +43,40 @@ impl Notices {
         self.queue.len() < QUEUED && self.bytes < QUEUED_BYTES
     }
 
-    /// Takes a letter, or counts it as dropped.
-    pub(super) fn push(&mut self, letter: Letter) {
+    /// Takes a reply, or counts it as dropped.
+    pub(super) fn push(&mut self, reply: Reply) {
         if self.has_room() {
-            self.bytes += letter.weight();
-            self.queue.push_back(letter);
+            self.bytes += weight(&reply);
+            self.queue.push_back(reply);
         } else {
             self.dropped += 1;
         }
     }
 
-    /// The next letter, if it may go now.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Letter> {
+    /// The next reply, if it may go now.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Reply> {
         if self.queue.is_empty() || !self.bucket.take(now) {
             return None;
         }
         self.pop()
     }
 
-    /// The next letter, whether or not it may go: at the end nothing is held back.
-    pub(super) fn pop(&mut self) -> Option<Letter> {
-        let letter = self.queue.pop_front()?;
-        self.bytes -= letter.weight();
-        Some(letter)
+    /// The next reply, whether or not it may go: at the end nothing is held back.
+    pub(super) fn pop(&mut self) -> Option<Reply> {
+        let reply = self.queue.pop_front()?;
+        self.bytes -= weight(&reply);
+        Some(reply)
     }
 
     /// When [`Notices::take`] has one.
     pub(super) fn due(&mut self, now: Instant) -> Option<Instant> {
         (!self.queue.is_empty()).then(|| self.bucket.next(now))
     }
+}
+
+/// About how many bytes it holds in memory.
+fn weight(reply: &Reply) -> usize {
+    reply.packed_len() + Item::OVERHEAD
 }
 
 #[cfg(test)]
@@ -81,18 +86,15 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::commands::address::ReplyTo;
     use crate::reading::{Encoding, Moment};
 
-    fn letter(size: usize) -> Letter {
-        Letter {
+    fn reply(size: usize) -> Reply {
+        Reply {
             device: "lamp".into(),
             name: "on".into(),
-            to: ReplyTo {
-                topic: None,
-                correlation: None,
-                encoding: Encoding::Json,
-            },
+            topic: None,
+            correlation: None,
+            encoding: Encoding::Json,
             payload: Bytes::from(vec![b'x'; size]),
             made: Moment::at(1.0),
         }
@@ -103,7 +105,7 @@ mod tests {
         let mut now = Instant::now();
         let mut notices = Notices::new(now);
         for _ in 0..1_000_000 {
-            notices.push(letter(10));
+            notices.push(reply(10));
         }
         let told = std::iter::from_fn(|| notices.take(now)).count();
         assert_eq!(told, 20);
@@ -119,7 +121,7 @@ mod tests {
     fn large_ones_are_bounded_by_their_bytes() {
         let mut notices = Notices::new(Instant::now());
         for _ in 0..100 {
-            notices.push(letter(64 * 1024));
+            notices.push(reply(64 * 1024));
         }
         assert!(notices.bytes < 2 * QUEUED_BYTES, "{}", notices.bytes);
         let later = Instant::now() + Duration::from_secs(1);

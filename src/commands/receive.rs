@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::address::{self, Asker, MAX_CORRELATION, ReplyTo};
-use super::answer::{Answer, End, Fault, Letter, State};
+use super::answer::{Answer, End, Fault, State};
 use super::authority::is_name;
 use super::event::{Action, Incoming, Now, Record};
 use super::queue::Command;
 use super::request::{self, Malformed, Request};
 use super::{Commands, WAITING, size_of};
-use crate::reading::{Encoding, Moment};
+use crate::reading::{Encoding, Moment, Reply};
 
 /// For whom, for what, and who hears of it.
 pub(super) struct Ask {
@@ -279,7 +279,7 @@ impl Commands {
                 received: now.moment,
                 late: false,
             };
-            out.push(Action::Reply {
+            out.push(Action::Respond {
                 caller,
                 state: end.state,
                 answer: answer.encode(Encoding::Json, now.moment),
@@ -315,10 +315,12 @@ impl Commands {
             received,
             late: false,
         };
-        self.notices.push(Letter {
+        self.notices.push(Reply {
             device: ask.device.clone(),
             name: ask.name.clone(),
-            to: to.clone(),
+            topic: to.topic.clone(),
+            correlation: to.correlation.clone(),
+            encoding: to.encoding,
             payload: answer.encode(to.encoding, now.moment).into(),
             made: now.moment,
         });

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::authority::Rights;
 use super::*;
-use crate::reading::{Encoding, Moment};
+use crate::reading::{Encoding, Moment, Reply};
 
 const DEVICES: usize = 3;
 
@@ -195,7 +195,10 @@ impl World {
                 assert_eq!(self.devices[d].conn, Some(conn));
                 self.devices[d].held.remove(&id);
             }
-            Action::Keep { token, letter } => {
+            Action::Keep {
+                token,
+                reply: letter,
+            } => {
                 self.letter(&letter, true);
                 if let Some(token) = token {
                     let said: Value = serde_json::from_slice(&letter.payload).unwrap();
@@ -205,7 +208,7 @@ impl World {
                 }
             }
             Action::Tell(letter) => self.letter(&letter, false),
-            Action::Reply { .. } => unreachable!("nobody asks here"),
+            Action::Respond { .. } => unreachable!("nobody asks here"),
             Action::Ended(record) => assert!(record.state.is_final()),
         }
     }
@@ -229,13 +232,13 @@ impl World {
         hw.taken = Some(order.id);
     }
 
-    fn letter(&mut self, letter: &answer::Letter, kept: bool) {
+    fn letter(&mut self, letter: &Reply, kept: bool) {
         let said: Value = serde_json::from_slice(&letter.payload).unwrap();
         let id = said["id"].as_str().map(str::to_owned);
         let d = number_of(&letter.device);
         if said["late"] == true {
             let id: Arc<str> = id.unwrap().into();
-            assert!(kept && letter.to.correlation.is_none());
+            assert!(kept && letter.correlation.is_none());
             *self.late.entry((d, id)).or_default() += 1;
             return;
         }
@@ -249,7 +252,7 @@ impl World {
             let same = |open: &Arc<str>| Some(&**open) == id.as_deref();
             hw.open.take_if(|open| same(open));
         }
-        let correlation = letter.to.correlation.as_ref().unwrap();
+        let correlation = letter.correlation.as_ref().unwrap();
         let n = u64::from_be_bytes(correlation[..].try_into().unwrap());
         let first = self.finals.insert(n, (state.to_owned(), id));
         assert!(
@@ -632,7 +635,7 @@ fn what_the_device_cannot_take_is_too_large() {
     else {
         unreachable!()
     };
-    assert_eq!(letter.to.topic.as_deref(), Some("app/7"));
+    assert_eq!(letter.topic.as_deref(), Some("app/7"));
     let said: Value = serde_json::from_slice(&letter.payload).unwrap();
     assert_eq!(said["error"], "too-large");
 }
@@ -680,7 +683,7 @@ fn refusal(payload: &[u8], change: impl FnOnce(&mut Incoming)) -> Value {
         .iter()
         .filter_map(|action| match action {
             // As the sender encodes.
-            Action::Tell(letter) => match letter.to.encoding {
+            Action::Tell(letter) => match letter.encoding {
                 Encoding::Json => Some(serde_json::from_slice(&letter.payload).unwrap()),
                 Encoding::Cbor => Some(serde_cbor::from_slice(&letter.payload).unwrap()),
             },
@@ -852,7 +855,7 @@ fn the_operator_hears_the_end_and_so_does_the_broker() {
         .commands
         .apply(world.now, Event::Result { device, said }, &mut out);
     let replies = out.iter().filter_map(|action| match action {
-        Action::Reply { caller, state, .. } => Some((*caller, *state)),
+        Action::Respond { caller, state, .. } => Some((*caller, *state)),
         _ => None,
     });
     assert!(replies.eq([(1, answer::State::Refused), (2, answer::State::Done)]));
