@@ -166,8 +166,6 @@ pub enum Item {
     Batch(Batch),
     /// The record of dropped readings.
     Gap(Gap),
-    /// The final answer to a command.
-    Reply(Reply),
 }
 
 impl Item {
@@ -180,33 +178,15 @@ impl Item {
         match self {
             Self::Batch(batch) => batch.frame.len() + Self::OVERHEAD,
             Self::Gap(_) => Self::OVERHEAD,
-            Self::Reply(reply) => reply.packed_len() + Self::OVERHEAD,
         }
     }
 
-    /// Whether it tells of what was dropped. Anything else is counted as a batch where things are
-    /// counted.
-    #[must_use]
-    pub fn is_gap(&self) -> bool {
-        matches!(self, Self::Gap(_))
-    }
-
-    /// When it came to the hub; of a gap record that is of no interest.
-    #[must_use]
-    pub fn received(&self) -> Option<Moment> {
-        match self {
-            Self::Batch(batch) => Some(batch.received),
-            Self::Reply(reply) => Some(reply.made),
-            Self::Gap(_) => None,
-        }
-    }
-
-    /// Number of readings carried; only a batch carries any.
+    /// Number of readings carried; a gap carries none.
     #[must_use]
     pub fn readings(&self) -> u32 {
         match self {
             Self::Batch(batch) => batch.readings,
-            Self::Gap(_) | Self::Reply(_) => 0,
+            Self::Gap(_) => 0,
         }
     }
 }

@@ -13,6 +13,7 @@ mod cli;
 mod client;
 #[cfg(feature = "demo")]
 mod demo;
+mod lamp;
 mod progress;
 mod rogue;
 mod sensors;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use telehub::clock::{self, unix_now};
 use telehub::config::Format;
 use telehub::protocol::payload;
-use telehub::reading::{Batch, Item, Moment, Reply};
+use telehub::reading::{Batch, Item, Moment};
 use telehub::spool::{self, Each, Inspection};
 
 use super::page::{bytes, plain, span};
@@ -141,7 +141,6 @@ fn line(group: u64, item: &Item) -> Vec<u8> {
                 Err(error) => return unreadable(group, &batch, &error.to_string()),
             }
         }
-        Item::Reply(reply) => return reply_line(group, reply),
         Item::Gap(gap) => (
             format!("{{\"group\":{group},"),
             payload::encode_gap(gap, Format::Json),
@@ -151,18 +150,6 @@ fn line(group: u64, item: &Item) -> Vec<u8> {
     let mut line = head.into_bytes();
     line.extend_from_slice(payload.strip_prefix(b"{").unwrap_or(&payload));
     line
-}
-
-/// The answer to a command: what it says stands under `result`.
-fn reply_line(group: u64, reply: &Reply) -> Vec<u8> {
-    let said = telehub::protocol::decode_value(reply.encoding, &reply.payload);
-    let line = serde_json::json!({
-        "group": group,
-        "device": &*reply.device,
-        "topic": reply.topic.as_deref(),
-        "result": said,
-    });
-    line.to_string().into_bytes()
 }
 
 /// What the broker is not told. With boot and uptime a person who knows when that boot began can

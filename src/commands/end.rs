@@ -10,7 +10,7 @@ use super::answer::{Answer, End, Fault, State};
 use super::event::{Action, Now, Order, Record, Said};
 use super::queue::{Command, Link, Overdue, Reunion};
 use super::request::Fingerprint;
-use super::{Commands, Unsafe};
+use super::{Commands, UNSAFE, UNSAFE_BYTES, Unsafe};
 use crate::reading::{Encoding, Reply};
 
 impl Said {
@@ -125,6 +125,11 @@ impl Commands {
     /// A result of what has ended, or was never asked.
     fn late(&mut self, now: Now, device: &Arc<str>, said: &Said, out: &mut Vec<Action>) {
         let hash = said.hash();
+        // The device keeps it and says it again when it has reconnected.
+        if self.results.len() >= UNSAFE || self.unsafe_bytes >= UNSAFE_BYTES {
+            self.counts.stray += 1;
+            return;
+        }
         let waits = self
             .queues
             .get_mut(device)
@@ -168,7 +173,7 @@ impl Commands {
             encoding: Encoding::Json,
         };
         let reply = reply_to(now, device, &name, &to, &answer);
-        let token = self.token(device, &said.id);
+        let token = self.token(device, &said.id, reply.weight());
         out.push(Action::Keep {
             token: Some(token),
             reply,
@@ -206,9 +211,10 @@ impl Commands {
     }
 
     pub(super) fn safe(&mut self, token: u64, out: &mut Vec<Action>) {
-        let Some(Unsafe { device, id }) = self.results.remove(&token) else {
+        let Some(Unsafe { device, id, weight }) = self.results.remove(&token) else {
             return;
         };
+        self.unsafe_bytes -= weight;
         let same = |kept: &Unsafe| kept.device == device && kept.id == id;
         // Of several who asked, the last one's answer makes it safe.
         if !self.results.values().any(same) {
@@ -216,11 +222,13 @@ impl Commands {
         }
     }
 
-    fn token(&mut self, device: &Arc<str>, id: &Arc<str>) -> u64 {
+    fn token(&mut self, device: &Arc<str>, id: &Arc<str>, weight: usize) -> u64 {
         self.last_token += 1;
+        self.unsafe_bytes += weight;
         let kept = Unsafe {
             device: device.clone(),
             id: id.clone(),
+            weight,
         };
         self.results.insert(self.last_token, kept);
         self.last_token
@@ -327,7 +335,7 @@ impl Commands {
             ));
         }
         for reply in replies {
-            let token = said.map(|_| self.token(device, &command.id));
+            let token = said.map(|_| self.token(device, &command.id, reply.weight()));
             out.push(Action::Keep { token, reply });
         }
         let fault = match end.state {
@@ -372,7 +380,6 @@ fn reply_to(
         correlation: to.correlation.clone(),
         encoding: to.encoding,
         payload: answer.encode(to.encoding, now.moment).into(),
-        made: now.moment,
     }
 }
 

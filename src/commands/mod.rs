@@ -21,6 +21,7 @@ pub mod authority;
 mod bucket;
 mod end;
 mod event;
+mod finals;
 mod memory;
 mod notices;
 pub mod port;
@@ -43,8 +44,12 @@ pub use event::{Action, Counts, Event, Incoming, Now, Order, Record, Said};
 /// Commands that wait, of all devices together. With arguments of the largest size 4 MiB.
 pub const WAITING: usize = 256;
 
-/// Final answers on their way to safety. While there are as many, results wait in the sessions.
+/// Results of devices that are not safe yet. While there are as many, as in an outage in which
+/// devices go on to say what nobody waits for, no late ones are taken: their devices keep them.
 const UNSAFE: usize = 1_024;
+
+/// And their bytes.
+const UNSAFE_BYTES: usize = 4 << 20;
 
 /// How often what is old is looked for.
 const UPKEEP: Duration = Duration::from_secs(60);
@@ -69,6 +74,7 @@ pub struct Settings {
 struct Unsafe {
     device: Arc<str>,
     id: Arc<str>,
+    weight: usize,
 }
 
 /// All commands of the hub.
@@ -86,6 +92,7 @@ pub struct Commands {
     memory: Memory,
     notices: Notices,
     results: HashMap<u64, Unsafe>,
+    unsafe_bytes: usize,
     last_token: u64,
     last_id: u64,
     stopping: bool,
@@ -107,6 +114,7 @@ impl Commands {
             memory: Memory::default(),
             notices: Notices::new(now),
             results: HashMap::new(),
+            unsafe_bytes: 0,
             last_token: 0,
             last_id: 0,
             stopping: false,
@@ -162,12 +170,6 @@ impl Commands {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Whether more results of devices may come in.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.results.len() < UNSAFE
     }
 
     /// What was counted so far.
@@ -285,6 +287,12 @@ impl Commands {
             queue.armed.map(|at| (at, device.clone()))
         });
         assert_eq!(self.timers, armed.collect(), "timers");
+        let weights = self.results.values().map(|result| result.weight);
+        assert_eq!(
+            self.unsafe_bytes,
+            weights.sum::<usize>(),
+            "bytes of results"
+        );
         self.memory.check();
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::bucket::Bucket;
-use crate::reading::{Item, Reply};
+use crate::reading::Reply;
 
 /// Replies that wait.
 const QUEUED: usize = 256;
@@ -46,7 +46,7 @@ impl Notices {
     /// Takes a reply, or counts it as dropped.
     pub(super) fn push(&mut self, reply: Reply) {
         if self.has_room() {
-            self.bytes += weight(&reply);
+            self.bytes += reply.weight();
             self.queue.push_back(reply);
         } else {
             self.dropped += 1;
@@ -64,7 +64,7 @@ impl Notices {
     /// The next reply, whether or not it may go: at the end nothing is held back.
     pub(super) fn pop(&mut self) -> Option<Reply> {
         let reply = self.queue.pop_front()?;
-        self.bytes -= weight(&reply);
+        self.bytes -= reply.weight();
         Some(reply)
     }
 
@@ -74,11 +74,6 @@ impl Notices {
     }
 }
 
-/// About how many bytes it holds in memory.
-fn weight(reply: &Reply) -> usize {
-    reply.packed_len() + Item::OVERHEAD
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -86,7 +81,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::reading::{Encoding, Moment};
+    use crate::reading::Encoding;
 
     fn reply(size: usize) -> Reply {
         Reply {
@@ -96,7 +91,6 @@ mod tests {
             correlation: None,
             encoding: Encoding::Json,
             payload: Bytes::from(vec![b'x'; size]),
-            made: Moment::at(1.0),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::answer::State;
-use super::event::{Order, Said};
+use super::event::{Incoming, Order, Said};
 use super::request::Request;
 use crate::reading::Reply;
 
@@ -124,11 +124,49 @@ pub struct Local {
     pub reply: oneshot::Sender<(State, Vec<u8>)>,
 }
 
-/// A final answer on its way to the intake, which makes it safe.
+/// A reply on its way to the uplink.
 #[derive(Debug)]
-pub struct Kept {
-    /// To be named when it is safe; `None`: nobody waits for that.
-    pub token: Option<u64>,
+pub struct Dispatch {
+    /// Of a final answer: the connection that it is meant for, and what it is called in the news
+    /// of it. `None`: published if there is a connection, and that is all.
+    pub number: Option<(u64, u64)>,
     /// What is published.
     pub reply: Reply,
+}
+
+/// What the uplink tells of its connection, and of final answers on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It is connected.
+    Up {
+        /// Which connection.
+        epoch: u64,
+    },
+    /// It is not any more.
+    Down,
+    /// The broker has taken a final answer.
+    Taken {
+        /// Its number.
+        number: u64,
+    },
+    /// The broker does not take it, or nobody could.
+    Refused {
+        /// Its number.
+        number: u64,
+        /// One sentence.
+        why: String,
+    },
+}
+
+/// The uplink's ends of the ways.
+#[derive(Debug)]
+pub struct UplinkWays {
+    /// Messages on topics of commands.
+    pub incoming: mpsc::Sender<Incoming>,
+    /// Replies. Closed when the last has been said.
+    pub replies: mpsc::Receiver<Dispatch>,
+    /// At most a few for each connection and each final answer that is out.
+    pub news: mpsc::UnboundedSender<News>,
+    /// Bytes of a command; the uplink skips what is far beyond.
+    pub max_size: usize,
 }

@@ -322,7 +322,6 @@ impl Commands {
             correlation: to.correlation.clone(),
             encoding: to.encoding,
             payload: answer.encode(to.encoding, now.moment).into(),
-            made: now.moment,
         });
     }
 

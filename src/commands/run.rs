@@ -1,25 +1,24 @@
 //! The room's task: what comes in is told the decider, and what it decides is done.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use super::answer::State;
+use super::answer::{Fault, State};
 use super::authority::Authority;
-use super::port::{FromSession, Kept, Local, Tray};
+use super::finals::{Finals, Refused};
+use super::port::{Dispatch, FromSession, Local, News, Tray};
 use super::{Action, Commands, Event, Incoming, Now, Record, Settings};
 use crate::clock;
 use crate::pulse::Pulse;
-use crate::reading::Reply;
 use crate::status::board::Board;
 use crate::stop::Stop;
 
-/// Final answers that wait for the intake. While there are more, no results are taken.
-const UNDELIVERED: usize = 256;
+/// How long the stop waits for the broker to take the last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// All ends of the room's ways.
 #[derive(Debug)]
@@ -34,12 +33,10 @@ pub struct Wiring {
     pub local: mpsc::Receiver<Local>,
     /// Which device takes what.
     pub authority: watch::Receiver<Arc<Authority>>,
-    /// To the intake.
-    pub kept: mpsc::Sender<Kept>,
-    /// From the intake: what is safe. At most as many as results are under way.
-    pub safe: mpsc::UnboundedReceiver<u64>,
-    /// To the uplink, which drops them while there is no broker.
-    pub told: mpsc::Sender<Reply>,
+    /// To the uplink.
+    pub replies: mpsc::Sender<Dispatch>,
+    /// From the uplink.
+    pub news: mpsc::UnboundedReceiver<News>,
     /// Where it is counted.
     pub board: Arc<Board>,
     /// Answers the watchdog.
@@ -53,13 +50,13 @@ struct Room {
     trays: HashMap<Arc<str>, (u64, Arc<Tray>)>,
     callers: HashMap<u64, oneshot::Sender<(State, Vec<u8>)>>,
     last_caller: u64,
-    undelivered: VecDeque<Kept>,
-    told: mpsc::Sender<Reply>,
+    finals: Finals,
+    replies: mpsc::Sender<Dispatch>,
     board: Arc<Board>,
     out: Vec<Action>,
 }
 
-/// Runs until the sessions have ended and all final answers are with the intake.
+/// Runs until the sessions have ended, and the broker has taken the last answers or is not there.
 pub async fn run(wiring: Wiring) {
     let Wiring {
         settings,
@@ -67,9 +64,8 @@ pub async fn run(wiring: Wiring) {
         mut broker,
         mut local,
         mut authority,
-        kept,
-        mut safe,
-        told,
+        replies,
+        mut news,
         board,
         mut pulse,
         mut stop,
@@ -79,16 +75,17 @@ pub async fn run(wiring: Wiring) {
         trays: HashMap::new(),
         callers: HashMap::new(),
         last_caller: 0,
-        undelivered: VecDeque::new(),
-        told,
+        finals: Finals::default(),
+        replies: replies.clone(),
         board,
         out: Vec::new(),
     };
     room.apply(Event::Allowed(authority.borrow_and_update().clone()));
     let mut stopping = false;
-    loop {
+    let mut sessions_left = true;
+    let mut patience = None;
+    while sessions_left || room.has_last_words() {
         let deadline = room.commands.next_deadline(Instant::now());
-        let has_room = room.commands.has_room() && room.undelivered.len() < UNDELIVERED;
         tokio::select! {
             // What ends something comes before what begins something.
             biased;
@@ -97,15 +94,19 @@ pub async fn run(wiring: Wiring) {
                 room.apply(Event::Stop);
             }
             () = pulse.asked() => pulse.answer().await,
-            Some(token) = safe.recv() => room.apply(Event::Safe { token }),
-            Ok(permit) = kept.reserve(), if !room.undelivered.is_empty() => {
-                if let Some(kept) = room.undelivered.pop_front() {
-                    permit.send(kept);
+            Some(news) = news.recv() => room.uplink(news),
+            Ok(permit) = replies.reserve(), if room.finals.has_next() => {
+                if let Some((epoch, number, reply)) = room.finals.next() {
+                    permit.send(Dispatch { number: Some((epoch, number)), reply });
                 }
             }
-            event = sessions.recv(), if has_room => match event {
+            event = sessions.recv(), if sessions_left => match event {
                 Some(event) => room.session(event),
-                None => break,
+                None => {
+                    sessions_left = false;
+                    room.apply(Event::Stop);
+                    patience = Some(Instant::now() + LAST_ANSWERS);
+                }
             },
             Ok(()) = authority.changed() => {
                 room.apply(Event::Allowed(authority.borrow_and_update().clone()));
@@ -113,13 +114,7 @@ pub async fn run(wiring: Wiring) {
             Some(incoming) = broker.recv() => room.apply(Event::Arrived(incoming)),
             Some(request) = local.recv() => room.asked(request),
             () = reached(deadline) => room.apply(Event::Tick),
-        }
-    }
-    // Devices that were connected are gone now, and whatever has not ended ends.
-    room.apply(Event::Stop);
-    for kept_last in room.undelivered {
-        if kept.send(kept_last).await.is_err() {
-            return;
+            () = reached(patience) => break,
         }
     }
 }
@@ -184,6 +179,33 @@ impl Room {
         }
     }
 
+    /// Whether an answer is on its way to a broker that is there.
+    fn has_last_words(&self) -> bool {
+        self.finals.is_up() && !self.finals.is_empty()
+    }
+
+    fn uplink(&mut self, news: News) {
+        match news {
+            News::Up { epoch } => self.finals.up(epoch),
+            News::Down => self.finals.down(),
+            News::Taken { number } => {
+                if let Some(token) = self.finals.taken(number) {
+                    self.apply(Event::Safe { token });
+                }
+            }
+            News::Refused { number, why } => match self.finals.refused(number) {
+                Some((Refused::Elsewhere, device)) => {
+                    info!(%device, why, "the broker does not take a result at its Response Topic; it goes to the device's own");
+                }
+                Some((Refused::GivenUp, device)) => {
+                    self.board.commands.refused.add(1);
+                    warn!(%device, why, "the broker does not take the result of a command; its device keeps it");
+                }
+                None => {}
+            },
+        }
+    }
+
     fn asked(&mut self, request: Local) {
         // Those who have hung up since are told the decider, and forgotten.
         let gone = self.callers.iter().filter(|(_, reply)| reply.is_closed());
@@ -223,10 +245,11 @@ impl Room {
                     tray.ack(id);
                 }
             }
-            Action::Keep { token, reply } => self.undelivered.push_back(Kept { token, reply }),
+            Action::Keep { token, reply } => self.finals.push(token, reply),
             Action::Tell(reply) => {
-                if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) =
-                    self.told.try_send(reply)
+                let number = None;
+                if !self.finals.is_up()
+                    || self.replies.try_send(Dispatch { number, reply }).is_err()
                 {
                     self.board.commands.dropped.add(1);
                 }
@@ -259,7 +282,10 @@ impl Room {
             took,
             late,
         } = record;
-        let outcome = fault.map_or(state.as_str(), |fault| fault.as_str());
+        let outcome = match (state, fault) {
+            (State::Refused, Some(fault)) => fault.as_str(),
+            (state, _) => state.as_str(),
+        };
         let board = &self.board.commands;
         if *late {
             board.late.add(1);
@@ -270,12 +296,12 @@ impl Room {
             }
         }
         let id = id.as_deref().unwrap_or_default();
-        let state = state.as_str();
+        let why = fault.map_or("", Fault::as_str);
         let ms = took.as_millis();
-        if matches!(fault, Some(super::answer::Fault::Forbidden)) {
+        if *fault == Some(Fault::Forbidden) {
             warn!(%device, %name, id, %who, "a command was refused: the device's entry in the registry does not allow it");
         } else {
-            info!(%device, %name, id, %who, state, outcome, attempt, late, ms, "command ended");
+            info!(%device, %name, id, %who, outcome, why, attempt, late, ms, "command ended");
         }
     }
 }

@@ -8,9 +8,6 @@
 //!         · length u32 · frame
 //! ```
 //!
-//! A final answer to a command is stored like a batch, with a flag of its own: see
-//! [`Reply::pack`](crate::reading::Reply::pack). What was written before there were any has none.
-//!
 //! The boot id stands where it differs from that of the batch before, which is once in a group.
 //! Version 1 (`thg1`) has neither uptime nor boot id, and its stamps are taken for right.
 //!
@@ -24,7 +21,7 @@ use bytes::Bytes;
 
 use super::tally::{Tally, decode_gaps, encode_gaps};
 use super::wire::{Damage, Reader, Writer};
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Mark, Moment, Reply};
+use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Mark, Moment};
 
 /// The last character is the version.
 pub(super) const MAGIC: [u8; 4] = *b"thg2";
@@ -39,7 +36,6 @@ const HAS_SEQ: u8 = 1;
 const IS_JSON: u8 = 2;
 const SYNCED: u8 = 4;
 const NEW_BOOT: u8 = 8;
-const IS_REPLY: u8 = 16;
 
 /// An encoded group.
 #[derive(Debug)]
@@ -61,12 +57,7 @@ pub(super) fn encode(id: u64, items: &[Arc<Item>], marks: &[Mark]) -> Encoded {
         match &**item {
             Item::Batch(batch) => {
                 let line = tally.add_batch(batch);
-                encode_batch(line, batch, 0, &mut boot, &mut body);
-            }
-            Item::Reply(reply) => {
-                let batch = reply.pack();
-                let line = tally.add_batch(&batch);
-                encode_batch(line, &batch, IS_REPLY, &mut boot, &mut body);
+                encode_batch(line, batch, &mut boot, &mut body);
             }
             Item::Gap(gap) => {
                 tally.add_item(item);
@@ -115,8 +106,8 @@ pub(super) fn begins(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC) || bytes.starts_with(&MAGIC_1)
 }
 
-/// `kind`: a flag, or 0 for a batch. `boot`: of the batch before, and then of this one.
-fn encode_batch(line: usize, batch: &Batch, kind: u8, boot: &mut Boot, body: &mut Writer) {
+/// `boot`: of the batch before, and then of this one.
+fn encode_batch(line: usize, batch: &Batch, boot: &mut Boot, body: &mut Writer) {
     body.len(line);
     let received = &batch.received;
     let flags = [
@@ -126,7 +117,7 @@ fn encode_batch(line: usize, batch: &Batch, kind: u8, boot: &mut Boot, body: &mu
         (NEW_BOOT, received.boot != *boot),
     ];
     let set = flags.iter().filter(|(_, set)| *set);
-    body.u8(set.fold(kind, |flags, (flag, _)| flags | flag));
+    body.u8(set.fold(0, |flags, (flag, _)| flags | flag));
     body.u64(batch.seq.unwrap_or(0));
     body.f64(received.wall);
     body.f64(received.uptime);
@@ -229,13 +220,8 @@ impl Header<'_> {
                     Err(Damage::Wrong)
                 };
             } else {
-                let (batch, is_reply) = decode_batch(&self.tally, &mut boot, &mut reader)?;
-                let item = if is_reply {
-                    Item::Reply(Reply::unpack(&batch).ok_or(Damage::Wrong)?)
-                } else {
-                    Item::Batch(batch)
-                };
-                items.push(Arc::new(item));
+                let batch = decode_batch(&self.tally, &mut boot, &mut reader)?;
+                items.push(Arc::new(Item::Batch(batch)));
             }
         }
     }
@@ -245,7 +231,6 @@ impl Header<'_> {
 /// A batch as it lies in a body.
 struct Raw<'a> {
     line: usize,
-    is_reply: bool,
     seq: Option<u64>,
     received: Moment,
     readings: u32,
@@ -277,7 +262,6 @@ impl<'a> Raw<'a> {
         };
         Ok(Self {
             line,
-            is_reply: flags & IS_REPLY != 0,
             seq: (flags & HAS_SEQ != 0).then_some(seq),
             received,
             readings: reader.u32()?,
@@ -295,10 +279,10 @@ fn decode_batch(
     tally: &Tally,
     boot: &mut Option<Boot>,
     reader: &mut Reader<'_>,
-) -> Result<(Batch, bool), Damage> {
+) -> Result<Batch, Damage> {
     let raw = Raw::read(boot, reader)?;
     let line = tally.lines.get(raw.line).ok_or(Damage::Wrong)?;
-    let batch = Batch {
+    Ok(Batch {
         device: line.device.clone(),
         stream: line.stream.clone(),
         seq: raw.seq,
@@ -308,8 +292,7 @@ fn decode_batch(
         // A copy of its own: a slice of the group would keep all of it in memory until the last
         // of its batches is gone.
         frame: Bytes::copy_from_slice(raw.frame),
-    };
-    Ok((batch, raw.is_reply))
+    })
 }
 
 /// Adds up what the batches of each stream weigh, as far as the body can be read.

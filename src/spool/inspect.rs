@@ -257,7 +257,7 @@ impl Look<'_, '_> {
             let mut tally = Tally::of_group(id, &[]);
             for item in &items {
                 tally.add_item(item);
-                self.found.gaps += u64::from(item.is_gap());
+                self.found.gaps += u64::from(matches!(**item, Item::Gap(_)));
             }
             tally.gaps.clear();
             self.sum.add(&tally);

@@ -61,9 +61,6 @@ impl Tally {
             Item::Batch(batch) => {
                 self.add_batch(batch);
             }
-            Item::Reply(reply) => {
-                self.add_batch(&reply.pack());
-            }
             Item::Gap(gap) => merge_into(&mut self.gaps, gap),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::reading::{Batch, Boot, Doubt, Encoding, Gap, GapReason, Item, Moment, Reply};
+use crate::reading::{Batch, Boot, Doubt, Encoding, Gap, GapReason, Item, Moment};
 
 /// Copies a directory with all that is in it.
 pub(super) fn copy(from: &Path, to: &Path) {
@@ -104,23 +104,5 @@ pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
                 clock: (batches % 2 == 0).then_some(Doubt::Unsynced),
             })
         });
-    let reply = (
-        any_name(),
-        any_name(),
-        any_moment(),
-        any::<bool>(),
-        any::<[u8; 8]>(),
-    );
-    let reply = reply.prop_map(|(device, name, made, json, payload)| {
-        Item::Reply(Reply {
-            device,
-            topic: json.then(|| name.clone()),
-            name,
-            correlation: (!json).then(|| Bytes::copy_from_slice(&payload)),
-            encoding: if json { Encoding::Json } else { Encoding::Cbor },
-            payload: Bytes::copy_from_slice(&payload),
-            made,
-        })
-    });
-    prop_oneof![4 => batch, 1 => gap, 1 => reply].prop_map(Arc::new)
+    prop_oneof![4 => batch, 1 => gap].prop_map(Arc::new)
 }

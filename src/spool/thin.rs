@@ -189,10 +189,6 @@ impl Copied {
                     self.lost.add_batch(batch);
                     gone.push(position);
                 }
-                Item::Reply(reply) if victims.contains(&reply.device) => {
-                    self.lost.add_batch(&reply.pack());
-                    gone.push(position);
-                }
                 _ => kept.push(item),
             }
         }

@@ -45,6 +45,8 @@ pub struct CommandBoard {
     pub untold: Number,
     /// Those of them that the uplink had no room for.
     pub dropped: Number,
+    /// Results that the broker did not take.
+    pub refused: Number,
     /// Results that answer nothing.
     pub stray: Number,
 }
@@ -62,6 +64,7 @@ impl Default for CommandBoard {
             unanswerable: Number::default(),
             untold: Number::default(),
             dropped: Number::default(),
+            refused: Number::default(),
             stray: Number::default(),
         }
     }
