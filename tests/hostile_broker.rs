@@ -20,7 +20,7 @@ use telehub::intake::lanes::Settings;
 use telehub::intake::port::{Arrival, Attached, Control, IntakePort, Mailbox};
 use telehub::intake::{self, Wiring};
 use telehub::pulse::Pulse;
-use telehub::reading::{Batch, Encoding};
+use telehub::reading::{Batch, Content, Encoding};
 use telehub::status::board::Board;
 use telehub::status::presence::Outbox;
 use telehub::{spool, stop, uplink};
@@ -68,6 +68,7 @@ impl Rig {
             in_order: false,
             refuse: false,
             window: 10,
+            device_window: 32,
             ack_timeout: ACK_TIMEOUT,
             max_age: spool_config.max_age,
             live_batches: 1_000,
@@ -152,6 +153,7 @@ impl Rig {
             conn: 1,
             stream: self.attached.stream,
             batch,
+            content: Content(seq),
         };
         soon("room for a batch", self.port.data.send(arrival))
             .await

@@ -72,6 +72,9 @@ pub struct Common {
     /// At the end, wait this long for acks
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain_timeout: Duration,
+    /// Be a board without a clock: send no times, and the age of what had to wait
+    #[arg(long)]
+    pub no_clock: bool,
 }
 
 impl Common {
@@ -92,6 +95,7 @@ impl Common {
             window: None,
             model: "",
             drain: self.drain_timeout,
+            no_clock: self.no_clock,
         }
     }
 }

@@ -64,7 +64,7 @@ fn write(into: &mut Vec<u8>, news: News) {
             online,
             reason,
         } => {
-            let state = history::state(online);
+            let state = history::state(online, reason);
             let change = json!({"time": time, "device": device, "state": state, "reason": reason});
             event(into, "change", &change);
         }

@@ -123,7 +123,8 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let port = IntakePort { control, data };
     let mut heart = Heart::default();
     let server = Server::new(&devices, port, roster.clone(), listen_stop)?
-        .with_pulse(heart.pulse("the device port"));
+        .with_pulse(heart.pulse("the device port"))
+        .with_ack_timeout(uplink.ack_timeout);
     let reloader = server.reloader();
     let (spool_sender, spool_events, spool_thread) =
         spool::start(&spool).context("cannot start the spool's thread")?;
@@ -132,7 +133,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let max_size = spool.max_size;
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
     let wiring = Wiring {
-        settings: lane_settings(&spool, &uplink),
+        settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
         data: data_rx,
         spool: spool_sender,
@@ -295,12 +296,17 @@ fn inherit(
     Ok(listener)
 }
 
-fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
+fn lane_settings(
+    spool: &config::Spool,
+    uplink: &config::Uplink,
+    devices: &config::Devices,
+) -> Settings {
     Settings {
         write_always: spool.write == SpoolWrite::Always,
         in_order: uplink.drain == DrainOrder::InOrder,
         refuse: spool.overflow == Overflow::Refuse,
         window: usize::from(uplink.inflight),
+        device_window: devices.window as usize,
         ack_timeout: uplink.ack_timeout,
         max_age: spool.max_age,
         live_batches: Settings::LIVE_BATCHES,

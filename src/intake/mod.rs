@@ -440,6 +440,11 @@ impl Intake {
                     mailbox.settle(settled, ack);
                 }
             }
+            Action::Conflict { conn, refused } => {
+                if let Some(mailbox) = self.mailboxes.get(&conn) {
+                    mailbox.refuse(refused);
+                }
+            }
             Action::Refuse { conn } => {
                 if let Some(mailbox) = self.mailboxes.get(&conn) {
                     mailbox.close(Close::Refused);

@@ -11,6 +11,7 @@ mod attempts;
 pub mod fuzzing;
 mod gate;
 mod handshake;
+mod post;
 mod refusal;
 pub mod registry;
 mod socket;
@@ -22,7 +23,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -67,12 +69,17 @@ const STOP_TIME: Duration = Duration::from_secs(5);
 /// How long a handshake may still take once the stop is asked for: enough to be told so.
 const STOP_HANDSHAKE: Duration = Duration::from_millis(500);
 
+/// The default of `uplink.ack_timeout`.
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What every connection needs.
 struct Shared {
     access: Arc<Access>,
     gate: Arc<Gate>,
     tls: Option<Arc<Tls>>,
     handshake_timeout: Duration,
+    /// How long a batch by `POST` waits until it is safe.
+    ack_timeout: Duration,
     settings: Arc<Settings>,
     port: IntakePort,
     roster: Arc<Roster>,
@@ -133,6 +140,7 @@ impl Server {
                 gate: Gate::new(),
                 tls,
                 handshake_timeout: devices.handshake_timeout,
+                ack_timeout: ACK_TIMEOUT,
                 settings: Arc::new(Settings::from(devices)),
                 port,
                 roster,
@@ -169,6 +177,16 @@ impl Server {
         Self { pulse, ..self }
     }
 
+    /// The same, and a batch by `POST` waits so long until it is safe (`uplink.ack_timeout`).
+    #[must_use]
+    pub fn with_ack_timeout(mut self, ack_timeout: Duration) -> Self {
+        // Nobody else has it yet.
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.ack_timeout = ack_timeout;
+        }
+        self
+    }
+
     /// Serves one connection up to the end of its opening handshake and hands out its WebSocket,
     /// set up as every session's is, instead of running a session on it. How often somebody comes
     /// is not counted. `None`: it was refused or lost, or took longer than `handshake_timeout`.
@@ -177,7 +195,13 @@ impl Server {
         socket::prepare(&tcp, self.dead_after).ok()?;
         let outcome = timeout(
             shared.handshake_timeout,
-            handshake(shared, &Gate::new(), tcp, remote.ip().into()),
+            handshake(
+                shared,
+                &Gate::new(),
+                tcp,
+                remote.ip().into(),
+                &AtomicBool::new(false),
+            ),
         )
         .await;
         let upgraded = outcome.ok()?.ok()??;
@@ -224,6 +248,7 @@ impl Server {
                     continue;
                 }
                 _ = look.tick() => {
+                    shared.roster.look_for_sleepers(Instant::now());
                     // Beside everything else: a disk that hangs must not hold up the devices.
                     if looking.as_ref().is_none_or(JoinHandle::is_finished) {
                         let files = files.clone();
@@ -361,6 +386,7 @@ async fn connection(
 ) {
     let origin = Origin::from(remote.ip());
     let mut stop = shared.stop.clone();
+    let posted = AtomicBool::new(false);
     let cut = async {
         let stopped = async {
             stop.requested().await;
@@ -368,9 +394,13 @@ async fn connection(
         };
         // Either way the time is up.
         let _ = timeout(shared.handshake_timeout, stopped).await;
+        if posted.load(Relaxed) {
+            // It has its answer before that.
+            sleep(shared.ack_timeout + STOP_HANDSHAKE).await;
+        }
     };
     let outcome = tokio::select! {
-        outcome = handshake(&shared, &shared.gate, tcp, origin) => outcome,
+        outcome = handshake(&shared, &shared.gate, tcp, origin, &posted) => outcome,
         () = cut => {
             let reason = "handshake not finished in time";
             return shared.gate.log(Loudness::Info, origin, reason, "");

@@ -7,8 +7,9 @@ use super::decode::decode;
 use super::decode::scalar::base64url;
 use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
+use super::number::Number;
 use super::pack::Pack;
-use super::pack::resolve::{Resolved, ResolvedValue};
+use super::pack::resolve::{RELATIVE_BELOW, Resolved, ResolvedValue};
 use crate::reading::{Batch, Doubt, Gap};
 
 /// `uplink.format`
@@ -53,13 +54,41 @@ pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;
 /// JSON takes more than CBOR. Only a first guess for the buffer.
 const GROWTH: usize = 3;
 
-/// The payload of `…/data` and `…/history`: decodes the frame again, resolves its pack with the
-/// moment of arrival, and writes it. A moment that is not [`synced`](crate::reading::Moment) is
-/// said so in the two formats that have a place for it.
+/// What is to be said of the times of a batch; the payload of `json` and `cbor` says it itself.
+///
+/// # Errors
+/// When the frame is not what was taken.
+pub fn doubt(batch: &Batch) -> Result<Option<Doubt>, PayloadError> {
+    let message = decode(batch.encoding, &batch.frame)
+        .map_err(|reject| PayloadError::Frame(reject.detail))?;
+    let FromDevice::Data(data) = message else {
+        return Err(PayloadError::NoPack);
+    };
+    let received = batch.received.wall - data.age;
+    Ok(data.pack.times(received).doubt(&batch.received))
+}
+
+/// [`encode_batch_after`], published at the moment of arrival.
 ///
 /// # Errors
 /// When the frame is not what was taken.
 pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadError> {
+    encode_batch_after(batch, format, 0.0)
+}
+
+/// The payload of `…/data` and `…/history`: decodes the frame again, resolves its pack with the
+/// moment of arrival, and writes it. Times that are in doubt are marked in the two formats that
+/// have a place for it. `waited`: seconds since the arrival; the SenML formats write a time before
+/// 1978, which comes of a hub whose clock nobody has set, relative to now, because that is what a
+/// reader takes such a number for (RFC 8428 §4.5.3).
+///
+/// # Errors
+/// When the frame is not what was taken.
+pub fn encode_batch_after(
+    batch: &Batch,
+    format: Format,
+    waited: f64,
+) -> Result<Vec<u8>, PayloadError> {
     let message = decode(batch.encoding, &batch.frame)
         .map_err(|reject| PayloadError::Frame(reject.detail))?;
     let FromDevice::Data(data) = message else {
@@ -73,10 +102,16 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
         Format::SenmlCbor => Labels::Integers,
         Format::Json | Format::Cbor | Format::SenmlJson => Labels::Texts,
     };
+    let received = batch.received.wall - data.age;
+    let published = match format {
+        Format::SenmlJson | Format::SenmlCbor => Some(batch.received.wall + waited),
+        Format::Json | Format::Cbor => None,
+    };
     let pack = Records {
         pack: &data.pack,
         readings,
-        received: batch.received.wall,
+        received,
+        published,
         labels,
     };
     let whole = Whole {
@@ -84,7 +119,7 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
         stream: &batch.stream,
         seq: batch.seq,
         received: batch.received.wall,
-        clock: batch.received.doubt(),
+        clock: data.pack.times(received).doubt(&batch.received),
         pack: &pack,
     };
     let room = batch.frame.len() * GROWTH + ENVELOPE;
@@ -145,6 +180,8 @@ struct Records<'a> {
     pack: &'a Pack<'a>,
     readings: usize,
     received: f64,
+    /// By the hub's clock; `None`: times stay as they are resolved.
+    published: Option<f64>,
     labels: Labels,
 }
 
@@ -152,7 +189,13 @@ impl Serialize for Records<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut array = serializer.serialize_seq(Some(self.readings))?;
         for record in self.pack.resolve(self.received) {
-            let record = record.map_err(S::Error::custom)?;
+            let mut record = record.map_err(S::Error::custom)?;
+            if let Some(published) = self.published
+                && record.time.as_f64() < RELATIVE_BELOW
+            {
+                record.time = Number::from_float(record.time.as_f64() - published)
+                    .ok_or_else(|| S::Error::custom("a time before all times"))?;
+            }
             array.serialize_element(&One {
                 record: &record,
                 labels: self.labels,

@@ -144,6 +144,8 @@ impl Plan {
             in_order,
             refuse,
             window: usize::from(inflight),
+            // The largest of `window` below.
+            device_window: 32,
             ack_timeout,
             max_age: spool.max_age,
             live_batches: if tiny {

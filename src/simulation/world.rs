@@ -21,7 +21,7 @@ use super::truth::{Broken, Truth};
 use super::{Mutation, Outcome, Stats};
 use crate::clock::{self, Sample};
 use crate::intake::port::{Arrival, Close, Control};
-use crate::reading::{Batch, Encoding};
+use crate::reading::{Batch, Content, Encoding};
 use crate::spool::simulated::chance::Chance;
 use crate::spool::simulated::disk::{Disk, Mood};
 use crate::spool::simulated::{Manner, install, take_synced, with_disk};
@@ -352,6 +352,12 @@ impl World {
                 continue;
             }
             let mail = conn.mailbox.try_take();
+            if let Some(refused) = mail.refused.first() {
+                return Err(format!(
+                    "device {n} counts rightly, and {} was refused: {refused:?}",
+                    refused.seq
+                ));
+            }
             if mail.ack.is_some() || mail.close.is_some() {
                 if let Some(ack) = mail.ack {
                     self.truth.told_safe(stream, ack)?;
@@ -779,6 +785,7 @@ impl World {
         let arrival = Arrival {
             conn: id,
             stream,
+            content: Content(kept.uid),
             batch: Batch {
                 device: name,
                 stream: stream_name,

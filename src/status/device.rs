@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::devices::Shared;
-use super::history::{History, state};
+use super::history::{ASLEEP, History, state};
 use super::kept::{Kept, Last};
 use super::number::{Number, lock};
 use super::report::{DeviceReport, Past};
@@ -51,6 +51,8 @@ pub struct DeviceBoard {
     pub readings: Number,
     /// Messages rejected.
     pub rejected: Number,
+    /// Records left out because they had no usable value.
+    pub dropped_records: Number,
     /// Pongs that came after `ping_timeout`, when something else had kept the device alive.
     pub late_pongs: Number,
 }
@@ -81,6 +83,7 @@ impl DeviceBoard {
             batches: Number::default(),
             readings: Number::default(),
             rejected: Number::default(),
+            dropped_records: Number::default(),
             late_pongs: Number::default(),
             shared,
         }
@@ -120,6 +123,19 @@ impl DeviceBoard {
             return false;
         }
         text.online = false;
+        text.since = now;
+        text.reason = reason;
+        text.history.push(now, false, reason);
+        self.changes.add(1);
+        true
+    }
+
+    /// The device said that it would be back by now; `false` when it is no sleeper.
+    pub(super) fn overdue(&self, reason: &'static str, now: f64) -> bool {
+        let mut text = lock(&self.text);
+        if text.online || text.reason != ASLEEP {
+            return false;
+        }
         text.since = now;
         text.reason = reason;
         text.history.push(now, false, reason);
@@ -209,6 +225,7 @@ impl DeviceBoard {
             self.batches.get(),
             self.readings.get(),
             self.rejected.get(),
+            self.dropped_records.get(),
         ] {
             number.hash(&mut hasher);
         }
@@ -222,7 +239,12 @@ impl DeviceBoard {
         let rtt = self.rtt_micros.load(Relaxed);
         DeviceReport {
             id: self.id.to_string(),
-            state: state(text.online).to_owned(),
+            state: match text.conn {
+                // It only ever posted.
+                0 => "unseen",
+                _ => state(text.online, text.reason),
+            }
+            .to_owned(),
             since: clock::wall_at(text.since),
             reason: text.reason.to_owned(),
             last_seen: clock::wall_at(f64::from_bits(self.last_seen.load(Relaxed))),
@@ -234,6 +256,7 @@ impl DeviceBoard {
             batches: self.batches.get(),
             readings: self.readings.get(),
             rejected: self.rejected.get(),
+            dropped_records: self.dropped_records.get(),
             model: text.model.clone(),
             firmware: text.firmware.clone(),
         }

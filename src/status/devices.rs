@@ -119,6 +119,20 @@ impl DeviceTable {
         entry
     }
 
+    /// The entry of a device that sends a batch without a connection. When as many devices are
+    /// remembered as may be, one that was never connected is not.
+    pub fn posting(&self, id: &Arc<str>) -> Arc<DeviceBoard> {
+        let mut devices = lock(&self.devices);
+        if let Some(known) = devices.get(id) {
+            return known.clone();
+        }
+        let entry = Arc::new(DeviceBoard::new(id.clone(), self.shared.clone()));
+        if devices.len() < KNOWN_DEVICES {
+            devices.insert(id.clone(), entry.clone());
+        }
+        entry
+    }
+
     /// The connection `conn` of a device has ended. Ignored when a newer one has taken over;
     /// returns whether it was the present one.
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
@@ -127,6 +141,17 @@ impl DeviceTable {
         let Some(device) = self.get(id).filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
+        self.tell_change(now, &device.id, false, reason);
+        true
+    }
+
+    /// A device that said when it would be back has not come. `false`: it is no sleeper.
+    pub fn overdue(&self, id: &str, reason: &'static str) -> bool {
+        let now = clock::uptime();
+        let Some(device) = self.get(id).filter(|device| device.overdue(reason, now)) else {
+            return false;
+        };
+        self.changes.add(1);
         self.tell_change(now, &device.id, false, reason);
         true
     }

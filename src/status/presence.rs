@@ -11,7 +11,7 @@ use crate::reading::Moment;
 /// The state of one device, as `{prefix}/{hub}/{device}/status` says it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Presence {
-    /// `online` or `offline`.
+    /// `online`, `asleep` or `offline`.
     pub state: &'static str,
     /// Since when.
     pub since: Moment,
@@ -69,7 +69,7 @@ impl State {
     fn put(&mut self, device: &Arc<str>, presence: Presence, now: Instant) {
         if self.devices.len() >= REMEMBERED && !self.devices.contains_key(device) {
             self.devices
-                .retain(|_, entry| entry.dirty || entry.presence.state == "online");
+                .retain(|_, entry| entry.dirty || entry.presence.state != "offline");
         }
         let entry = self.devices.entry(device.clone()).or_insert(Entry {
             presence: presence.clone(),
@@ -103,6 +103,23 @@ impl Outbox {
     /// Records a device's new state and wakes the uplink.
     pub fn put(&self, device: &Arc<str>, presence: Presence) {
         self.lock().put(device, presence, Instant::now());
+        self.notify.notify_one();
+    }
+
+    /// Changes the state of a device that has one, and keeps what is known of the device.
+    pub fn amend(&self, device: &Arc<str>, state: &'static str, since: Moment, reason: &str) {
+        let mut all = self.lock();
+        let Some(entry) = all.devices.get(device) else {
+            return;
+        };
+        let presence = Presence {
+            state,
+            since,
+            reason: reason.to_owned(),
+            ..entry.presence.clone()
+        };
+        all.put(device, presence, Instant::now());
+        drop(all);
         self.notify.notify_one();
     }
 

@@ -102,6 +102,9 @@ pub struct DeviceReport {
     pub batches: u64,
     pub readings: u64,
     pub rejected: u64,
+    /// Records left out because they had no usable value.
+    #[serde(default)]
+    pub dropped_records: u64,
     pub model: Option<String>,
     pub firmware: Option<String>,
 }

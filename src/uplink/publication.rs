@@ -99,7 +99,9 @@ impl Publisher {
                         received,
                         ..batch.clone()
                     };
-                    payload::encode_batch(&batch, self.format)
+                    // Of an earlier boot nobody knows how long ago it was.
+                    let waited = received.age(&clock::now()).unwrap_or(0.0);
+                    payload::encode_batch_after(&batch, self.format, waited)
                 };
                 (
                     &batch.device,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::intake::moved::Moved;
-use crate::intake::port::{Arrival, ConnId};
+use crate::intake::port::{Arrival, ConnId, Refused};
 use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
 
@@ -20,6 +20,8 @@ pub struct Settings {
     pub refuse: bool,
     /// Publishes in flight, from the oldest unacknowledged one.
     pub window: usize,
+    /// Batches that a device may have unacked.
+    pub device_window: usize,
     /// How long a publish may wait for its PUBACK before data goes to disk.
     pub ack_timeout: Duration,
     /// Older batches become gap records instead of being published.
@@ -180,6 +182,13 @@ pub enum Action {
         settled: u32,
         /// Its new cumulative ack.
         ack: Option<u64>,
+    },
+    /// Tell a session that a batch was not taken, before any ack that covers its number.
+    Conflict {
+        /// Which session.
+        conn: ConnId,
+        /// Which batch.
+        refused: Refused,
     },
     /// Close a session: its batch was not taken.
     Refuse {

@@ -36,7 +36,7 @@ use crate::intake::flight::Flight;
 use crate::intake::gather::Gather;
 use crate::intake::pace::Pace;
 use crate::intake::poison::{Key, Suspicion};
-use crate::intake::port::{Arrival, ConnId, StreamId};
+use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::streams::{Streams, Verdict};
 use crate::reading::{Item, Lane, Mark};
 use crate::spool::Loc;
@@ -169,7 +169,7 @@ impl Lanes {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            streams: Streams::default(),
+            streams: Streams::new(settings.device_window),
             phase: Phase::Running,
             route: Route::Spool,
             up: None,
@@ -354,6 +354,7 @@ impl Lanes {
             conn,
             stream,
             batch,
+            content,
         } = arrival;
         // Once one batch of a connection is refused, none of it may be taken any more: an ack of a
         // later one would cover it.
@@ -370,7 +371,13 @@ impl Lanes {
             stream,
             seq: batch.seq,
         };
-        match self.streams.arrive(stream, batch.seq) {
+        match self.streams.arrive(conn, stream, batch.seq, content) {
+            Verdict::Conflict { highest } => {
+                if let Some(seq) = batch.seq {
+                    let refused = Refused { seq, highest };
+                    out.push(Action::Conflict { conn, refused });
+                }
+            }
             Verdict::Known(ack) => out.push(Action::Settle {
                 conn,
                 settled: 1,

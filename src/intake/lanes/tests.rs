@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::moved::Moved;
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment};
+use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment};
 use crate::spool::{Depth, Group, GroupId, Thinned};
 
 const DEVICES: usize = 3;
@@ -209,6 +209,7 @@ impl World {
             conn: d as u64,
             stream: self.streams[d],
             batch,
+            content: Content(seq),
         };
         self.apply(Event::Arrived(arrival));
     }
@@ -344,7 +345,9 @@ impl World {
                 }
             }
             Action::Reconnect => self.step(&Op::Down(false)),
-            Action::Refuse { .. } | Action::Lost(_) => panic!("not in this model"),
+            Action::Conflict { .. } | Action::Refuse { .. } | Action::Lost(_) => {
+                panic!("not in this model")
+            }
         }
     }
 
@@ -556,6 +559,7 @@ fn settings(write_always: bool, in_order: bool) -> Settings {
         in_order,
         refuse: false,
         window: WINDOW,
+        device_window: 8,
         ack_timeout: Duration::from_secs(10),
         max_age: Duration::from_secs(1 << 30),
         live_batches: 8,
@@ -785,6 +789,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
             conn,
             stream,
             batch: batch(seq),
+            content: Content(seq),
         });
         world.lanes.apply(world.now, event, &mut out);
         out

@@ -21,7 +21,7 @@ use super::pack::parse::PackSeed;
 use crate::reading::Encoding;
 use any::AnySeed;
 use fault::{Context, Ended, MESSAGE, reject, shown};
-use fields::{DataSeed, HelloSeed, ResultSeed};
+use fields::{ByeSeed, DataSeed, HelloSeed, ResultSeed};
 use scalar::TextSeed;
 
 /// Reads one message from a device. The pack of a batch is not resolved yet: see
@@ -36,8 +36,13 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject
         Ok(Message::Unknown(kind)) => Err(reject(
             None,
             RejectCode::UnknownKind,
-            format!("\"{kind}\" is no kind of message from a device: hello, data, result"),
+            format!("\"{kind}\" is no kind of message from a device: hello, data, result, bye"),
         )),
+        Err(_) if encoding == Encoding::Cbor && looks_like_json(frame) => {
+            recover_seq(Encoding::Json, frame, &ctx);
+            let detail = "this looks like JSON: send it in a text frame";
+            Err(reject(ctx.seq(), RejectCode::Malformed, detail.into()))
+        }
         Err(ended) => {
             if ctx.seq().is_none() {
                 recover_seq(encoding, frame, &ctx);
@@ -53,6 +58,17 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject
 pub fn decode_value(encoding: Encoding, bytes: &[u8]) -> Option<Value> {
     let (ctx, parts) = (Context::new(bytes.len()), Cell::new(0));
     read(encoding, bytes, AnySeed::new(&ctx, &parts)).ok()
+}
+
+/// Whether a frame that is no CBOR message begins like a JSON one. No CBOR message begins so: `{`
+/// and `[` would be texts and byte strings of absurd length.
+fn looks_like_json(frame: &[u8]) -> bool {
+    let mut visible = frame.iter().filter(|byte| !byte.is_ascii_whitespace());
+    match visible.next() {
+        Some(b'{') => matches!(visible.next(), Some(b'"' | b'}')),
+        Some(b'[') => matches!(visible.next(), Some(b'{' | b']')),
+        _ => false,
+    }
 }
 
 /// Looks for the sequence number of a batch that did not decode, so that the device learns which
@@ -134,7 +150,11 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Message<'de>, A::Error> {
         let pack = PackSeed(self.0).visit_seq(array)?;
-        Ok(Message::Known(FromDevice::Data(Data { seq: None, pack })))
+        Ok(Message::Known(FromDevice::Data(Data {
+            seq: None,
+            age: 0.0,
+            pack,
+        })))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message<'de>, A::Error> {
@@ -149,6 +169,7 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
         let message = match &*kind {
             "data" => FromDevice::Data(map.next_value_seed(DataSeed(ctx))?),
             "hello" => FromDevice::Hello(map.next_value_seed(HelloSeed(ctx))?),
+            "bye" => FromDevice::Bye(map.next_value_seed(ByeSeed(ctx))?),
             "result" => FromDevice::Result(map.next_value_seed(ResultSeed(ctx))?),
             unknown => {
                 map.next_value::<IgnoredAny>()?;

@@ -3,16 +3,18 @@
 use super::super::limits::MAX_RESOLVED;
 use super::super::message::RejectCode::{BadPack, TooLarge};
 use super::super::number::Number;
+use super::content::Builder;
 use super::rules::{
     Violation, bad, check_base_name, check_length, check_name, check_unit, json_bytes,
 };
+use super::times::Times;
 use super::{Base, PackError, Record, Summary, Value};
 
 /// The version of SenML that is understood (RFC 8428 §4.4).
 const VERSION: u64 = 10;
 
 /// Times below this many seconds are relative to the moment of arrival (RFC 8428 §4.5.3).
-const RELATIVE_BELOW: f64 = 268_435_456.0;
+pub const RELATIVE_BELOW: f64 = 268_435_456.0;
 
 /// Bytes of a JSON record with every field present, without what the fields hold:
 /// `{"bver":10,"n":"","u":"","vd":"","s":,"t":,"ut":},`.
@@ -69,6 +71,7 @@ pub struct Resolve<'p, 'a> {
     value: Option<Number>,
     sum: Option<Number>,
     version: u64,
+    times: Times,
 }
 
 impl<'p, 'a> Resolve<'p, 'a> {
@@ -84,15 +87,27 @@ impl<'p, 'a> Resolve<'p, 'a> {
             value: None,
             sum: None,
             version: VERSION,
+            times: Times::none(),
         }
     }
 
     /// Goes through all records without giving them out.
     pub(super) fn check(mut self) -> Result<Summary, PackError> {
-        let mut readings = 0;
+        let (mut readings, mut dropped, mut first_dropped) = (0, 0, 0);
+        let mut content = Builder::new();
         for record in self.records {
             match self.step(record) {
-                Ok(resolved) => readings += u32::from(resolved.is_some()),
+                Ok(Some(resolved)) => {
+                    readings += 1;
+                    content.record(&resolved);
+                }
+                Ok(None) if record.is_dropped() => {
+                    if dropped == 0 {
+                        first_dropped = self.index + 1;
+                    }
+                    dropped += 1;
+                }
+                Ok(None) => {}
                 Err(violation) => return Err(violation.at(self.index)),
             }
             self.index += 1;
@@ -100,12 +115,19 @@ impl<'p, 'a> Resolve<'p, 'a> {
         if readings == 0 {
             return Err(PackError {
                 code: BadPack,
-                detail: "the pack has no record with a value".into(),
+                detail: match dropped {
+                    0 => "the pack has no record with a value".into(),
+                    _ => "no record of the pack has a value that is a finite number".into(),
+                },
             });
         }
         Ok(Summary {
             readings,
             resolved_bytes: self.bytes,
+            content: content.finish(),
+            dropped,
+            first_dropped,
+            times: self.times,
         })
     }
 
@@ -115,7 +137,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
         if let Some(base) = &record.base {
             self.apply(base)?;
         }
-        if record.is_base_only() {
+        if record.is_base_only() || record.is_dropped() {
             return Ok(None);
         }
         let name = record.name.as_deref().unwrap_or("");
@@ -204,10 +226,11 @@ impl<'p, 'a> Resolve<'p, 'a> {
         Ok(())
     }
 
-    fn absolute(&self, time: Option<Number>) -> Result<Number, Violation> {
+    fn absolute(&mut self, time: Option<Number>) -> Result<Number, Violation> {
         let time = sum(self.time, time)
             .ok_or_else(|| bad("has a bt and a t that add up to infinity"))?
             .unwrap_or(Number::Int(0));
+        self.times.add(time.as_f64(), self.received);
         if time.as_f64() >= RELATIVE_BELOW {
             return Ok(time);
         }
