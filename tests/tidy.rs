@@ -35,7 +35,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "session",
-        &["protocol", "reading", "intake", "status", "clock", "config"],
+        &[
+            "commands", "protocol", "reading", "intake", "status", "clock", "config",
+        ],
     ),
     (
         "listen",

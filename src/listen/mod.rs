@@ -41,6 +41,7 @@ pub use self::socket::Socket;
 use self::tls::Tls;
 pub use self::tls::TlsError;
 use crate::commands::authority::Authority;
+use crate::commands::port::CommandPort;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
 use crate::pulse::Pulse;
@@ -153,6 +154,19 @@ impl Server {
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader(self.reload.clone())
+    }
+
+    /// The same, and its sessions take commands to their devices.
+    #[must_use]
+    pub fn with_commands(mut self, port: CommandPort) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            let settings = Settings::clone(&shared.settings);
+            shared.settings = Arc::new(Settings {
+                commands: Some(port),
+                ..settings
+            });
+        }
+        self
     }
 
     /// Which device takes which commands, as of now and of every change in `registry`. In

@@ -15,5 +15,5 @@ pub mod pack;
 pub mod payload;
 
 pub use client::decode_to_device;
-pub use decode::{decode, decode_value};
+pub use decode::{decode, decode_value, result_id};
 pub use encode::encode;

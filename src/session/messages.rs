@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::Session;
 use super::ending::Ending;
@@ -53,7 +53,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.encoding = encoding;
                 match inbound::read(encoding, &frame, received, self.hello.clock) {
                     Ok(inbound) => self.message(inbound),
-                    Err(reject) => self.reject(reject),
+                    Err(reject) => match protocol::result_id(encoding, &frame) {
+                        Some(id) => self.reject_result(id, reject),
+                        None => self.reject(reject),
+                    },
                 }
             }
         }
@@ -107,8 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.take(candidate)
             }
             Inbound::Result(result) => {
-                self.rejects_in_a_row = 0;
-                debug!(device = %self.present.device, ok = result.ok, "result of no known command");
+                self.result(result);
                 Ok(())
             }
             Inbound::Bye(bye) => Err(match bye.sleep {
@@ -175,10 +177,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
-        self.present.board.reject(reject.code.as_str());
+        self.refuse(reject.code, &ToDevice::Reject(reject))
+    }
+
+    /// A message was not taken, which `answer` says.
+    pub(super) fn refuse(&mut self, code: RejectCode, answer: &ToDevice) -> Result<(), Ending> {
+        self.present.board.reject(code.as_str());
         self.rejects_in_a_row += 1;
-        info!(device = %self.present.device, code = reject.code.as_str(), "message rejected");
-        self.send(&ToDevice::Reject(reject))?;
+        info!(device = %self.present.device, code = code.as_str(), "message rejected");
+        self.send(answer)?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
             return Err(Ending::TooManyRejects);
         }

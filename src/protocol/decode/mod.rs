@@ -9,7 +9,7 @@ pub(super) mod fault;
 mod fields;
 pub(super) mod scalar;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -58,6 +58,15 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject
 pub fn decode_value(encoding: Encoding, bytes: &[u8]) -> Option<Value> {
     let (ctx, parts) = (Context::new(bytes.len()), Cell::new(0));
     read(encoding, bytes, AnySeed::new(&ctx, &parts)).ok()
+}
+
+/// The id of the result in a frame that was refused, so that its device does not send it for ever.
+/// `None`: it is no result, or its id cannot be read.
+#[must_use]
+pub fn result_id(encoding: Encoding, frame: &[u8]) -> Option<String> {
+    let id = RefCell::new(None);
+    let _ = read(encoding, frame, fields::ResultIdOnly(&id, false));
+    id.into_inner()
 }
 
 /// Whether a frame that is no CBOR message begins like a JSON one. No CBOR message begins so: `{`
