@@ -50,9 +50,14 @@ impl Rig {
             overflow: Overflow::DropOldest,
         };
         let uplink_config = config::Uplink {
-            host: "127.0.0.1".into(),
-            port: broker,
-            tls: None,
+            brokers: vec![config::Broker {
+                host: "127.0.0.1".into(),
+                port: broker,
+                tls: None,
+            }],
+            version: config::MqttVersion::V311,
+            return_after: Duration::from_secs(300),
+            max_payload: 1 << 20,
             client_id: "telehub-barn".into(),
             username: None,
             password_file: None,
@@ -102,6 +107,7 @@ impl Rig {
             shown,
             given_up,
             stop,
+            None,
         ));
         let wiring = Wiring {
             settings,

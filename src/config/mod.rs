@@ -143,15 +143,39 @@ pub enum DrainOrder {
     InOrder,
 }
 
-/// `[uplink]`
+/// `uplink.version`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// MQTT 5, and 3.1.1 for brokers that do not know it.
+    Auto,
+    /// MQTT 5 only.
+    V5,
+    /// MQTT 3.1.1 only.
+    V311,
+}
+
+/// One entry of `uplink.url`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Uplink {
-    /// The broker's host name or address.
+pub struct Broker {
+    /// The broker's host name or address, an IPv6 address without its brackets.
     pub host: String,
     /// The broker's port.
     pub port: u16,
     /// `None`: plain `mqtt://`.
     pub tls: Option<UplinkTls>,
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uplink {
+    /// The brokers, the first choice first; never empty.
+    pub brokers: Vec<Broker>,
+    /// Which MQTT is spoken.
+    pub version: MqttVersion,
+    /// How long the first choice must have answered before another broker is left for it.
+    pub return_after: Duration,
+    /// Bytes of one publish's payload.
+    pub max_payload: usize,
     /// MQTT client id.
     pub client_id: String,
     /// MQTT user name.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::units::{show_duration, show_size};
 use super::url::BrokerUrl;
-use super::words::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
+use super::words::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE};
 use super::{Commands, Config, Devices, Spool, Uplink};
 
 /// The word for a value of a fixed list.
@@ -82,17 +82,21 @@ fn spool(f: &mut fmt::Formatter<'_>, spool: &Spool) -> fmt::Result {
 
 fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     writeln!(f, "\n[uplink]")?;
-    text(
-        f,
-        "url",
-        &BrokerUrl::show(uplink.tls.is_some(), &uplink.host, uplink.port),
-    )?;
+    let urls: Vec<_> = uplink.brokers.iter().map(BrokerUrl::of).collect();
+    match &urls[..] {
+        [url] => text(f, "url", url)?,
+        urls => writeln!(f, "url = {}", toml::Value::from(urls.to_vec()))?,
+    }
+    text(f, "version", word(VERSION, uplink.version))?;
+    text(f, "return_after", &show_duration(uplink.return_after))?;
+    text(f, "max_payload", &show_size(uplink.max_payload as u64))?;
     text(f, "client_id", &uplink.client_id)?;
     if let Some(username) = &uplink.username {
         text(f, "username", username)?;
     }
     path(f, "password_file", uplink.password_file.as_deref())?;
-    if let Some(tls) = &uplink.tls {
+    // All brokers have the same.
+    if let Some(tls) = uplink.brokers.iter().find_map(|broker| broker.tls.as_ref()) {
         path(f, "ca", tls.ca.as_deref())?;
         let client = tls.client.as_ref();
         path(f, "cert", client.map(|(cert, _)| cert.as_path()))?;

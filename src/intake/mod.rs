@@ -268,6 +268,21 @@ impl Intake {
             }
             uplink::Event::Down { hung_up, .. } => Event::Down { hung_up },
             uplink::Event::Acked { epoch, token } => Event::Acked { epoch, token },
+            uplink::Event::Refused {
+                epoch,
+                token,
+                refusal,
+            } => {
+                tracing::warn!(
+                    detail = refusal.detail,
+                    "the broker refuses a publish; it stays in the spool"
+                );
+                Event::Refused {
+                    epoch,
+                    token,
+                    refusal,
+                }
+            }
             uplink::Event::Unpublishable {
                 epoch,
                 token,

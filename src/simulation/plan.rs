@@ -121,9 +121,14 @@ impl Plan {
         let inflight = chance.pick(&[1, 2, 4, 8, 16, 100]);
         let ack_timeout = Duration::from_secs(chance.pick(&[2, 5, 10]));
         let uplink = config::Uplink {
-            host: "simulated".into(),
-            port: 1883,
-            tls: None,
+            brokers: vec![config::Broker {
+                host: "simulated".into(),
+                port: 1883,
+                tls: None,
+            }],
+            version: config::MqttVersion::V5,
+            return_after: Duration::from_secs(300),
+            max_payload: 1 << 20,
             client_id: "sim".into(),
             username: None,
             password_file: None,

@@ -67,7 +67,7 @@ pub(super) enum Ev {
     Write(u64, u64),
     Process(u64, u64),
     Puback(u64, u64),
-    Suback(u64, u64),
+    Suback(u64, u64, u16),
     /// NTP has answered.
     ClockRight,
 }
@@ -450,11 +450,11 @@ impl World {
                 self.clock_offset = 0.0;
                 self.clock_right = true;
             }
-            Ev::Suback(run, serial) => {
+            Ev::Suback(run, serial, id) => {
                 if self.link() == Some((run, serial))
                     && let Some(hub) = &self.hub
                 {
-                    hub.net.suback();
+                    hub.net.suback(id);
                 }
             }
         }

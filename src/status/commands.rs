@@ -45,6 +45,8 @@ pub struct CommandBoard {
     pub untold: Number,
     /// Those of them that the uplink had no room for.
     pub dropped: Number,
+    /// Gauge: 1 while the broker sends commands to the hub.
+    pub listening: Number,
     /// Results that the broker did not take.
     pub refused: Number,
     /// Results that answer nothing.
@@ -64,6 +66,7 @@ impl Default for CommandBoard {
             unanswerable: Number::default(),
             untold: Number::default(),
             dropped: Number::default(),
+            listening: Number::default(),
             refused: Number::default(),
             stray: Number::default(),
         }

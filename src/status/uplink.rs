@@ -32,6 +32,14 @@ pub struct UplinkBoard {
     pub published: Number,
     /// PUBACKs that matched one.
     pub acknowledged: Number,
+    /// Batches and gap records that the broker refused with a reason.
+    pub refused: Number,
+    /// Statuses that it refused.
+    pub refused_statuses: Number,
+    /// Publishes that it took and that nobody subscribes to.
+    pub unheard: Number,
+    /// Messages from it that were skipped: unasked, too large, malformed.
+    pub skipped: Number,
     /// Connections that the broker agreed to.
     pub connects: Number,
     /// Tries that came to nothing.
@@ -51,6 +59,10 @@ impl UplinkBoard {
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
+            refused: Number::default(),
+            refused_statuses: Number::default(),
+            unheard: Number::default(),
+            skipped: Number::default(),
             connects: Number::default(),
             connect_failures: Number::default(),
             puback_latency: Histogram::default(),

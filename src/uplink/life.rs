@@ -5,16 +5,20 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::connection::{self, End};
-use super::door::{Dial, Signal, Wire};
+use super::door::{Attempt, Dial, Wire};
 use super::failure::Failure;
 use super::outlet::Outlet;
+use super::parked::Parked;
 use super::publication::Publisher;
+use super::route::{Route, Target, Versions};
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
+use crate::commands::port::{News, UplinkWays};
 use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
@@ -34,6 +38,10 @@ pub(super) struct Ports {
     pub(super) pulse: Pulse,
     /// The clock was set, or is known to be right.
     pub(super) clock: watch::Receiver<u64>,
+    /// Device states that the broker refuses.
+    pub(super) parked: Parked,
+    /// The way of commands, if there is one. Gone once the last answer has been said.
+    pub(super) commands: Option<UplinkWays>,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
     stop: Stop,
@@ -53,6 +61,7 @@ pub(super) async fn run<D: Dial>(
     board: Arc<Board>,
     reconnect: watch::Receiver<u64>,
     stop: Stop,
+    commands: Option<UplinkWays>,
 ) {
     let pulse = settings.pulse.clone();
     let settings = Arc::new(settings);
@@ -62,6 +71,8 @@ pub(super) async fn run<D: Dial>(
         &settings.hub,
         broker.format,
         &settings.version,
+        broker.max_payload,
+        commands.is_some(),
     ));
     let mut ports = Ports {
         submissions,
@@ -71,15 +82,24 @@ pub(super) async fn run<D: Dial>(
         reconnect,
         pulse,
         clock: clock::changes(),
+        parked: Parked::default(),
+        commands,
         stale_attempts: stale::ATTEMPTS,
         stop,
+    };
+    let mut paths = Paths {
+        route: Route::new(&settings.broker.brokers),
+        versions: Versions::new(settings.broker.version),
     };
     let mut backoff = Backoff::new(settings.pace.first_retry, settings.pace.longest_retry);
     let mut reasons = Vec::new();
     let mut epoch = 0;
     loop {
         ports.show(UplinkState::Connecting, None);
-        let Some(attempt) = ports.idle(connect(&library, &settings, &publisher)).await else {
+        let Some(attempt) = ports
+            .idle(paths.connect(&library, &settings, &publisher))
+            .await
+        else {
             break;
         };
         let failure = match attempt {
@@ -88,14 +108,18 @@ pub(super) async fn run<D: Dial>(
                 log_failure(&failure, &mut reasons);
                 failure
             }
-            Ok((link, wire)) => {
+            Ok((wire, place)) => {
                 epoch += 1;
                 ports.board.uplink.connects.add(1);
                 reasons.clear();
                 let broker = wire.broker().to_owned();
-                info!(%broker, epoch, "uplink connected");
-                let end = connection::serve(&mut ports, &settings, &publisher, link, wire, epoch);
-                let (failure, good) = match Box::pin(end).await {
+                let version = wire.terms().version.name();
+                info!(%broker, version, epoch, "uplink connected");
+                let end = connection::serve(&mut ports, &settings, &publisher, wire, epoch);
+                let end = Box::pin(end).await;
+                ports.board.commands.listening.set(0);
+                ports.tell_commands(News::Down);
+                let (failure, good) = match end {
                     End::Finished => {
                         info!(%broker, epoch, "uplink disconnected");
                         break;
@@ -103,7 +127,9 @@ pub(super) async fn run<D: Dial>(
                     End::Lost { failure, good } => (failure, good),
                 };
                 warn!(%broker, epoch, error = %failure.sentence, "uplink lost; data goes to the spool");
+                ports.parked.ended();
                 if good {
+                    paths.route.stay(place);
                     backoff.reset();
                 }
                 failure
@@ -126,6 +152,14 @@ pub(super) async fn run<D: Dial>(
 }
 
 impl Ports {
+    /// Tells the room of the commands, if there is one.
+    pub(super) fn tell_commands(&self, news: News) {
+        if let Some(commands) = &self.commands {
+            // An error means that the room has ended.
+            let _ = commands.news.send(news);
+        }
+    }
+
     /// Records the uplink's state.
     pub(super) fn show(&self, state: UplinkState, error: Option<String>) {
         self.board.uplink.set(state, error);
@@ -163,18 +197,87 @@ async fn discard(submissions: &mut mpsc::Receiver<Submission>, outlet: &mut Outl
     }
 }
 
-/// Reads the files, connects, and waits for the broker's consent.
-async fn connect<D: Dial>(
-    library: &D,
-    settings: &Arc<Settings>,
-    publisher: &Publisher,
-) -> Result<(D::Link, D::Wire), Failure> {
-    let capacity = connection::capacity(settings.broker.inflight);
-    // The moment of the end is not known now; it is not before this one.
-    let will = publisher.hub_status("offline", clock::now());
-    let (link, mut wire) = library.dial(settings, will, capacity).await?;
-    while wire.next().await? != Signal::Connected {}
-    Ok((link, wire))
+/// Where the brokers are, and what they speak.
+struct Paths {
+    route: Route,
+    versions: Versions,
+}
+
+impl Paths {
+    /// One attempt: every address of every broker, the first choice first. Tells the place of the
+    /// broker in the list.
+    async fn connect<D: Dial>(
+        &mut self,
+        library: &D,
+        settings: &Arc<Settings>,
+        publisher: &Publisher,
+    ) -> Result<(D::Wire, usize), Failure> {
+        let mut failures: Vec<Failure> = Vec::new();
+        for (place, broker) in self.route.brokers().to_vec().iter().enumerate() {
+            let addresses = match library.resolve(broker).await {
+                Ok(addresses) => addresses,
+                Err(failure) => {
+                    failures.push(failure);
+                    continue;
+                }
+            };
+            // Of several addresses the last one speaks for all.
+            let mut last = None;
+            for target in self.route.order(place, addresses) {
+                match self.dial(library, settings, publisher, &target).await {
+                    Ok(wire) => return Ok((wire, place)),
+                    Err(failure) => last = Some(failure),
+                }
+            }
+            failures.extend(last);
+        }
+        Err(together(failures))
+    }
+
+    /// One address, with the versions of MQTT that it may speak.
+    async fn dial<D: Dial>(
+        &mut self,
+        library: &D,
+        settings: &Arc<Settings>,
+        publisher: &Publisher,
+        target: &Target,
+    ) -> Result<D::Wire, Failure> {
+        let mut trial = self.versions.begin(target, Instant::now());
+        loop {
+            let attempt = Attempt {
+                target: target.clone(),
+                version: trial.version,
+                // The moment of the end is not known now; it is not before this one.
+                will: publisher.hub_status("offline", clock::now()),
+            };
+            match library.dial(settings, &attempt).await {
+                Ok(wire) => {
+                    self.versions.agreed(&trial, target, Instant::now());
+                    return Ok(wire);
+                }
+                Err(missed) => {
+                    if !self.versions.failed(&mut trial, target, missed.version) {
+                        return Err(missed.failure);
+                    }
+                    debug!(error = %missed.failure.sentence, "trying MQTT {}", trial.version.name());
+                }
+            }
+        }
+    }
+}
+
+/// What several brokers said, in one sentence.
+fn together(mut failures: Vec<Failure>) -> Failure {
+    if failures.len() == 1
+        && let Some(only) = failures.pop()
+    {
+        return only;
+    }
+    let sentences: Vec<_> = failures.iter().map(|failure| &*failure.sentence).collect();
+    Failure {
+        needs_someone: failures.iter().any(|failure| failure.needs_someone),
+        ..Failure::passing(sentences.join("; "))
+    }
 }
 
 /// Each reason once, until a connection succeeds.

@@ -14,10 +14,12 @@ use serde::Deserialize;
 use crate::clock;
 use crate::status::presence::Presence;
 
-/// How often a run tries. A broker that forbids the subscription may answer with hanging up, and
-/// so does the MQTT library when somebody else left a message there that is larger than a state
-/// can be; the hub's data must not wait for ever for that.
+/// How often a run tries. A broker that forbids the subscription may answer with hanging up; the
+/// hub's data must not wait for ever for that.
 pub(super) const ATTEMPTS: u8 = 2;
+
+/// Bytes of a status. The hub's own are below 1 KiB; larger ones are skipped.
+pub(super) const MAX_STATUS: usize = 4 << 10;
 
 /// Silence after which everything retained has come. Brokers send it right behind the SUBACK;
 /// this is for slow links. MQTT has no sign for the end.

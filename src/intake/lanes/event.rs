@@ -8,6 +8,7 @@ use crate::intake::moved::Moved;
 use crate::intake::port::{Arrival, ConnId, Refused};
 use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
+use crate::uplink::Refusal;
 
 /// What can be set.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +83,15 @@ pub enum Event {
         epoch: u64,
         /// Its name.
         token: u64,
+    },
+    /// The broker refuses a publish: it has not taken it.
+    Refused {
+        /// Its connection.
+        epoch: u64,
+        /// Its name.
+        token: u64,
+        /// How it said so.
+        refusal: Refusal,
     },
     /// A publish is impossible.
     Unpublishable {

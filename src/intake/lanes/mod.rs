@@ -209,6 +209,7 @@ impl Lanes {
             Event::Up { epoch } => self.connected(now, epoch),
             Event::Down { hung_up } => self.disconnected(now, hung_up),
             Event::Acked { epoch, token } => self.acked(now, epoch, token, out),
+            Event::Refused { epoch, token, .. } => self.refused(epoch, token),
             Event::Unpublishable {
                 epoch,
                 token,
