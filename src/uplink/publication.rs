@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_payload_beyond_the_setting_is_refused() {
-        let publisher = Publisher::new("t", "barn", Format::Json, "1", 20);
+        let publisher = Publisher::new("t", "barn", Format::Json, "1", 20, false);
         let error = payload(&publisher, &Item::Batch(batch())).unwrap_err();
         assert!(error.contains("uplink.max_payload is 20"), "{error}");
     }
