@@ -173,6 +173,15 @@ impl Rig {
         until("the hub's subscription", listens).await;
     }
 
+    /// The hub's status has it whether it takes commands.
+    async fn says_of_commands(&self, takes: bool) {
+        let says = || {
+            let status = self.consumer.last("telehub/barn/status");
+            status.is_some_and(|status| status["commands"] == takes)
+        };
+        until("the hub's status", says).await;
+    }
+
     async fn start_again(&mut self) {
         let text = text(self.dir.path(), self.broker.port, self.version, true);
         self.hub = Hub::start(self.dir.path(), &text).await;
@@ -231,8 +240,7 @@ async fn is_safe(device: &mut Device, id: &Value) {
 
 async fn goes_the_whole_way(version: &'static str) {
     let rig = Rig::start(version).await;
-    let status = rig.consumer.last("telehub/barn/status").unwrap();
-    assert_eq!(status["commands"], true);
+    rig.says_of_commands(true).await;
     let mut lamp = rig.device("lamp", json!({})).await;
     rig.asker
         .ask("lamp", "set-level", r#"{"id": "a1", "args": {"level": 3}}"#)
@@ -473,7 +481,7 @@ async fn a_result_is_safe_only_once_the_broker_has_it() {
         let mut lamp = rig.device("lamp", json!({"stream": "s"})).await;
         rig.asker.ask("lamp", "set-level", r#"{"id": "1"}"#).await;
         let asked = command(&mut lamp).await;
-        rig.broker.kill();
+        rig.broker.stop();
         rig.hub.until_uplink("down").await;
         answer(&mut lamp, &asked["id"], json!(7)).await;
         // Data is safe on disk meanwhile; the result is not safe anywhere but with the device.
@@ -578,8 +586,7 @@ async fn rights_that_are_withdrawn_count_at_once() {
 #[tokio::test]
 async fn a_hub_without_commands_hears_none() {
     let rig = Rig::with("5", false).await;
-    let status = rig.consumer.last("telehub/barn/status").unwrap();
-    assert_eq!(status["commands"], false);
+    rig.says_of_commands(false).await;
     let mut lamp = rig.device("lamp", json!({"stream": "s"})).await;
     rig.asker.ask("lamp", "set-level", r#"{"id": "1"}"#).await;
     answer(&mut lamp, &json!("1"), Value::Null).await;
