@@ -198,6 +198,15 @@ async fn each_metric_moves_when_what_it_measures_happens() {
         watch.moved.insert(format!("telehub_device_{family}"));
     }
 
+    // One with an unplugged sensor.
+    let mut unplugged = Device::connect(address, "unplugged").await;
+    let pack = r#"[{"n":"a","v":1},{"n":"b","v":null}]"#;
+    unplugged.send_text(pack).await;
+    watch
+        .until_moved(&[("telehub_dropped_records_total", by_one)])
+        .await;
+    drop(unplugged);
+
     // One that does not, until it is sent away. Its connection stays for now.
     let mut rogue = Device::connect(address, "rogue").await;
     for _ in 0..10 {

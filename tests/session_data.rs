@@ -167,7 +167,12 @@ async fn a_refused_number_is_told_before_any_ack_and_does_not_count_towards_the_
         port.intake.mailbox(arrival.conn).settle(1, Some(200));
         while device.ack().await != 200 {}
     }
-    assert_eq!(port.report("a").rejected, 30);
+    // Nor does a number that is none.
+    for _ in 0..12 {
+        device.data(0).await;
+        assert_eq!(device.reject().await, (RejectCode::BadSeq, None));
+    }
+    assert_eq!(port.report("a").rejected, 42);
     assert_eq!(port.report("a").state, "online");
 }
 
@@ -325,7 +330,7 @@ async fn a_message_too_large_is_told_the_limit_before_the_close() {
     let port = Port::start(devices()).await;
     let mut device = port.connect("a").await;
     device.hello("s").await;
-    let long = "x".repeat(65_536);
+    let long = "x".repeat(65_537);
     // The hub stops reading before the end of it.
     let _ = device.ws.send(Message::text(long)).await;
     match device.answer().await.1 {

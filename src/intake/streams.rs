@@ -61,6 +61,8 @@ struct Stream {
     /// The highest number that came over `conn` and was taken, now or before; at first what
     /// `welcome` called safe.
     heard: u64,
+    /// The highest number that `conn` was told is safe.
+    told: u64,
     /// Taken numbers above `safe`, ascending, and whether each is safe by itself.
     pending: VecDeque<(u64, bool)>,
     /// What the last numbers taken stood for, ascending.
@@ -166,7 +168,7 @@ impl Streams {
         self.resting.remove(&stream.used);
         self.remembering.remove(&stream.used);
         stream.used = clock;
-        stream.heard = stream.safe;
+        (stream.heard, stream.told) = (stream.safe, stream.safe);
         let before = stream.conn.replace(conn);
         let attached = Attached {
             stream: id,
@@ -212,10 +214,14 @@ impl Streams {
                 let highest = stream.taken;
                 return Verdict::Conflict { highest };
             }
-            if attached {
-                stream.heard = stream.heard.max(seq);
+            if !attached {
+                return Verdict::Known(None);
             }
-            return Verdict::Known((attached && seq <= stream.safe).then(|| stream.ack()));
+            stream.heard = stream.heard.max(seq);
+            // Again, also when it was told before.
+            let ack = (seq <= stream.safe).then(|| stream.ack());
+            stream.told = stream.told.max(ack.unwrap_or(0));
+            return Verdict::Known(ack);
         }
         stream.taken = seq;
         if attached {
@@ -250,7 +256,6 @@ impl Streams {
         if at != 0 {
             return None;
         }
-        let before = stream.ack();
         while let Some((seq, true)) = stream.pending.front() {
             // A mark that came late may be ahead.
             stream.safe = stream.safe.max(*seq);
@@ -261,8 +266,10 @@ impl Streams {
             self.dirty.push(id);
         }
         let (conn, ack) = (stream.conn, stream.ack());
+        let moved = ack > stream.told;
+        stream.told = stream.told.max(ack);
         self.rest(id);
-        (ack > before).then_some((conn, ack))
+        moved.then_some((conn, ack))
     }
 
     /// The marks that moved since the last call.
@@ -335,6 +342,7 @@ impl Streams {
             taken: 0,
             safe: 0,
             heard: 0,
+            told: 0,
             pending: VecDeque::new(),
             contents: VecDeque::new(),
             dirty: false,

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use super::notes::Implausible;
 use crate::clock::{self, ClockState};
 use crate::protocol;
+use crate::protocol::fast;
 use crate::protocol::message::{
-    Bye, CommandResult, Data, DeviceClock, FromDevice, Hello, Reject, RejectCode,
+    Bye, CommandResult, DeviceClock, FromDevice, Hello, Reject, RejectCode,
 };
 use crate::protocol::pack::Summary;
 use crate::protocol::pack::resolve::RELATIVE_BELOW;
@@ -46,14 +47,42 @@ pub(super) fn read(
     received: Moment,
     clock: Option<DeviceClock>,
 ) -> Result<Inbound, Reject> {
+    if encoding == Encoding::Cbor
+        && let Some(walked) = fast::walk(frame, received.wall, &mut fast::Count)
+    {
+        judge(walked.seq, &walked.pack, clock)?;
+        return Ok(Inbound::Data(taken(
+            walked.seq,
+            &walked.pack,
+            received,
+            encoding,
+            frame,
+        )));
+    }
     let data = match protocol::decode(encoding, frame)? {
         FromDevice::Hello(hello) => return Ok(Inbound::Hello(hello)),
         FromDevice::Result(result) => return Ok(Inbound::Result(result)),
         FromDevice::Bye(bye) => return Ok(Inbound::Bye(bye)),
         FromDevice::Data(data) => data,
     };
-    let summary = check(&data, received, clock)?;
-    let times = summary.times;
+    let summary = data
+        .pack
+        .check(received.wall - data.age)
+        .map_err(|error| error.into_reject(data.seq))?;
+    judge(data.seq, &summary, clock)?;
+    Ok(Inbound::Data(taken(
+        data.seq, &summary, received, encoding, frame,
+    )))
+}
+
+fn taken(
+    seq: Option<u64>,
+    pack: &Summary,
+    received: Moment,
+    encoding: Encoding,
+    frame: &[u8],
+) -> Candidate {
+    let times = pack.times;
     let implausible = times.are_implausible(&received).then(|| {
         if times.absolute.first.min(times.relative.first) < PLAUSIBLE_FROM {
             Implausible::Early
@@ -61,41 +90,38 @@ pub(super) fn read(
             Implausible::Late
         }
     });
-    Ok(Inbound::Data(Candidate {
-        seq: data.seq,
+    Candidate {
+        seq,
         received,
-        readings: summary.readings,
-        content: summary.content,
+        readings: pack.readings,
+        content: pack.content,
         implausible,
-        dropped: summary.dropped,
-        first_dropped: summary.first_dropped,
+        dropped: pack.dropped,
+        first_dropped: pack.first_dropped,
         encoding,
         // A copy, because the frame is a slice of the connection's read buffer and would pin it.
         frame: Bytes::copy_from_slice(frame),
-    }))
+    }
 }
 
-fn check(data: &Data<'_>, received: Moment, clock: Option<DeviceClock>) -> Result<Summary, Reject> {
-    let summary = data
-        .pack
-        .check(received.wall - data.age)
-        .map_err(|error| error.into_reject(data.seq))?;
+/// Whether the times are such as the device may send.
+fn judge(seq: Option<u64>, pack: &Summary, theirs: Option<DeviceClock>) -> Result<(), Reject> {
     let refuse = |detail: &str| {
         Err(Reject {
-            seq: data.seq,
+            seq,
             code: RejectCode::BadPack,
             detail: detail.to_owned(),
         })
     };
-    if clock == Some(DeviceClock::None) && summary.times.is_given {
+    if theirs == Some(DeviceClock::None) && pack.times.is_given {
         return refuse(
             "a record has a time, but hello said that there is no clock: send ages (t of 0 or less) or no time",
         );
     }
     // A reader would take the absolute time for a relative one. While the hub's own clock is
     // wrong it is the hub that makes it so, and puts it right or marks it later.
-    if summary.times.relative.first < RELATIVE_BELOW && clock::state() == ClockState::Synced {
+    if pack.times.relative.first < RELATIVE_BELOW && clock::state() == ClockState::Synced {
         return refuse("a relative time lies before 1978: an age is at most some years of seconds");
     }
-    Ok(summary)
+    Ok(())
 }

@@ -126,10 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     fn look_at(&mut self, candidate: &Candidate) -> Result<(), Ending> {
         let device = &self.present.device;
         if candidate.dropped > 0 {
-            self.present
-                .board
-                .dropped_records
-                .add(candidate.dropped.into());
+            self.present.board.dropped(candidate.dropped);
         }
         if candidate.implausible.is_none() && candidate.dropped == 0 {
             return Ok(());
@@ -183,7 +180,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// A message was not taken, which `answer` says.
     pub(super) fn refuse(&mut self, code: RejectCode, answer: &ToDevice) -> Result<(), Ending> {
         self.present.board.reject(code.as_str());
-        self.rejects_in_a_row += 1;
+        // A number can be wrong and the content good.
+        self.rejects_in_a_row += u32::from(code != RejectCode::BadSeq);
         info!(device = %self.present.device, code = code.as_str(), "message rejected");
         self.send(answer)?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {

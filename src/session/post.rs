@@ -203,7 +203,7 @@ fn arrival(
         frame: candidate.frame,
     };
     posting.board.seen(candidate.received.uptime);
-    posting.board.dropped_records.add(candidate.dropped.into());
+    posting.board.dropped(candidate.dropped);
     if candidate.seq.is_none_or(|seq| seq > attached.taken) {
         posting.board.took(&batch, Instant::now());
     }

@@ -180,6 +180,12 @@ impl DeviceBoard {
         self.shared.feed.offer(batch, now);
     }
 
+    /// Records of a batch were left out because they had no usable value.
+    pub fn dropped(&self, records: u32) {
+        self.dropped_records.add(records.into());
+        self.shared.dropped_records.add(records.into());
+    }
+
     /// A message was rejected with this code.
     pub fn reject(&self, code: &str) {
         self.rejected.add(1);

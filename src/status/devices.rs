@@ -28,6 +28,8 @@ pub struct Shared {
     pub readings: Number,
     /// Messages rejected, by code.
     pub rejected: Counts<{ CODES.len() }>,
+    /// Records left out because they had no usable value.
+    pub dropped_records: Number,
     /// Batches whose device was told that they are safe.
     pub acked: Number,
     /// From the arrival of a batch to its ack.
@@ -42,6 +44,7 @@ impl Default for Shared {
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),
+            dropped_records: Number::default(),
             acked: Number::default(),
             ack_latency: Histogram::default(),
         }

@@ -77,6 +77,11 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
         family.labelled("code", code, rejected);
     }
     text.counter(
+        "telehub_dropped_records_total",
+        "Records left out of batches because they had no finite value.",
+    )
+    .value(all.dropped_records.get());
+    text.counter(
         "telehub_acked_batches_total",
         "Batches whose device was told that they are safe.",
     )

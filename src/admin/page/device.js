@@ -1,6 +1,6 @@
 // The page of one device: facts, plots of its readings, when it came and went.
 
-import { ago, at, clean, count, duration, milliseconds, NOTHING, plural, rate } from "./format.js";
+import { ago, at, clean, count, duration, milliseconds, NOTHING, plural, rate, stateWord } from "./format.js";
 import { put } from "./overview.js";
 import { Series } from "./plot.js";
 
@@ -16,6 +16,7 @@ const FACTS = [
   ["Readings", (d, now, speed) => `${count(d.readings)}${d.state === "online" && speed > 0 ? `, ${rate(speed)}` : ""}`],
   ["Batches", (d) => count(d.batches)],
   ["Rejects", (d) => count(d.rejected)],
+  ["Records without a value", (d) => count(d.dropped_records ?? 0)],
   ["Model", (d) => (d.model ? clean(d.model, 80) : NOTHING)],
   ["Firmware", (d) => (d.firmware ? clean(d.firmware, 80) : NOTHING)],
   ["Address", (d) => clean(d.remote)],
@@ -133,7 +134,7 @@ export function devicePage(root, model, id) {
         const row = make("tr");
         row.dataset.state = entry.state === "online" ? "online" : "offline";
         const state = make("td");
-        state.append(make("span", "state-word", entry.state === "online" ? "online" : "offline"));
+        state.append(make("span", "state-word", stateWord(entry.state)));
         const reason = make("td");
         reason.append(make("bdi", "", clean(entry.reason, 120)));
         row.append(make("td", "num", at(entry.time, true)), state, reason);
@@ -179,7 +180,7 @@ export function devicePage(root, model, id) {
       const d = entry.report;
       const now = model.now();
       root.dataset.state = d.state === "online" ? "online" : "offline";
-      put(word, d.state === "online" ? "online" : "offline");
+      put(word, stateWord(d.state));
       put(why, `since ${at(d.since)}, ${duration(now - d.since)}${d.state === "online" ? "" : `: ${clean(d.reason, 120)}`}`);
       const speed = entry.rate.perSecond(ticks);
       FACTS.forEach(([, write], i) => put(values[i], write(d, now, speed)));

@@ -1,6 +1,6 @@
 // The table of devices. Holds a thousand rows: a row is touched only when what it shows changed.
 
-import { ago, clean, count, milliseconds, plural, rate } from "./format.js";
+import { ago, clean, count, milliseconds, plural, rate, stateWord } from "./format.js";
 import { put } from "./overview.js";
 
 /** Rows shown at first, and added by the button below the table. The rest is a filter away. */
@@ -141,7 +141,7 @@ export function deviceTable(model, announce) {
       made.shows.state = report.state;
       made.row.dataset.state = online ? "online" : "offline";
     }
-    write(made, "word", online ? "online" : "offline");
+    write(made, "word", stateWord(report.state));
     write(made, "why", online ? "" : clean(report.reason, 80));
     write(made, "seen", ago(now - report.last_seen));
     write(made, "rtt", online ? milliseconds(report.rtt_ms) : "–");

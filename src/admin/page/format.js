@@ -20,6 +20,9 @@ export function clean(text, most = 160) {
   return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : seen;
 }
 
+/** The word for a device's state. */
+export const stateWord = (state) => (["online", "asleep", "unseen"].includes(state) ? state : "offline");
+
 /** 12,345 */
 export const count = (n) => (Number.isFinite(n) ? whole.format(n) : NOTHING);
 

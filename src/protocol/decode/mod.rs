@@ -127,11 +127,30 @@ fn read_json<'de, S: DeserializeSeed<'de>>(frame: &'de [u8], seed: S) -> Result<
             Category::Eof => Ended::Early,
             Category::Data => Ended::WrongType,
             Category::Syntax | Category::Io => Ended::Syntax(format!(
-                "JSON near line {}, column {}",
+                "JSON near line {}, column {}{}",
                 error.line(),
-                error.column()
+                error.column(),
+                match is_not_finite(frame, &error) {
+                    true => ": JSON has no NaN and no Infinity, send null",
+                    false => "",
+                }
             )),
         })
+}
+
+/// Whether the reader stopped at what several encoders write for a number that is not finite.
+fn is_not_finite(frame: &[u8], error: &serde_json::Error) -> bool {
+    let line = frame
+        .split(|byte| *byte == b'\n')
+        .nth(error.line().saturating_sub(1));
+    // The column is that of the byte that was read last: the first of the word, or a later one.
+    let near = line.and_then(|line| line.get(error.column().saturating_sub(2)..));
+    near.is_some_and(|near| {
+        let near = &near[..near.len().min(10)];
+        [&b"NaN"[..], b"nan", b"Infinity"]
+            .iter()
+            .any(|word| near.windows(word.len()).any(|found| found == *word))
+    })
 }
 
 enum Message<'a> {

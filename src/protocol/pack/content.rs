@@ -26,7 +26,7 @@ enum Part {
 
 /// Builds a [`Content`], record by record.
 #[derive(Debug)]
-pub(super) struct Builder(u64);
+pub(in crate::protocol) struct Builder(u64);
 
 impl Builder {
     pub(super) fn new() -> Self {

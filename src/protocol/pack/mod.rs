@@ -18,8 +18,8 @@
 //! - An optional field of null is left out. A record whose value is null, or whose value or sum is
 //!   NaN or infinite, is dropped and counted; its base fields stay.
 
-mod content;
-mod label;
+pub(super) mod content;
+pub(super) mod label;
 pub(super) mod parse;
 pub mod resolve;
 mod rules;
@@ -47,7 +47,7 @@ pub struct Summary {
     pub readings: u32,
     /// Bytes that the resolved pack takes at most in any encoding.
     pub resolved_bytes: usize,
-    /// What the pack says.
+    /// What the pack says; nothing where it was not asked for.
     pub content: Content,
     /// Records that were left out because they have no usable value.
     pub dropped: u32,
