@@ -56,7 +56,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     assert_eq!(uplink.max_payload, 1 << 20);
     assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
     let commands = &config.commands;
-    assert!(!commands.enabled && !commands.admin && commands.response_prefixes.is_empty());
+    assert!(!commands.enabled && commands.response_prefixes.is_empty());
     assert_eq!(commands.max_size, 16 * 1_024);
     assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
     assert_eq!(
@@ -198,7 +198,7 @@ prop_compose! {
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
-        choice in 0usize..4, admin in prop::option::of(8000u16..), commands: (bool, bool),
+        choice in 0usize..4, admin in prop::option::of(8000u16..), commands: bool,
     ) -> Config {
         let mut config = read("");
         let [registry, cert, key, ca, spool, up_cert, up_key, password_file] = paths;
@@ -240,9 +240,7 @@ prop_compose! {
             token_file: (port % 2 == 0).then(|| "/etc/telehub/token".into()),
             device_metrics: port % 3 == 0,
         });
-        let with_token = config.admin.as_ref().is_some_and(|admin| admin.token_file.is_some());
-        config.commands.enabled = commands.0;
-        config.commands.admin = commands.1 && with_token;
+        config.commands.enabled = commands;
         config.commands.max_size = max_message;
         config.commands.response_prefixes = vec![prefix.replace(['+', '#', '$'], "-"), "a/b".to_owned()];
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];

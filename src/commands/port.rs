@@ -2,11 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
-use super::answer::State;
 use super::event::{Incoming, Order, Said};
-use super::request::Request;
 use crate::reading::Reply;
 
 /// Events of sessions on their way in. A session that finds it full stops reading its device.
@@ -15,9 +13,6 @@ pub const FROM_SESSIONS: usize = 128;
 /// Messages of the broker on their way in. What finds it full is counted and not answered; the
 /// room takes them in one go whenever it runs.
 pub const FROM_BROKER: usize = 256;
-
-/// Requests of the operator on their way in.
-pub const FROM_ADMIN: usize = 16;
 
 /// Replies on their way out.
 pub const REPLIES: usize = 64;
@@ -110,19 +105,6 @@ pub enum FromSession {
 
 /// A session's way into the room.
 pub type CommandPort = mpsc::Sender<FromSession>;
-
-/// The operator asks for a command and waits for its end.
-#[derive(Debug)]
-pub struct Local {
-    /// The device.
-    pub device: Arc<str>,
-    /// The command.
-    pub name: Arc<str>,
-    /// What is asked.
-    pub request: Request,
-    /// How it ended, and the answer in JSON.
-    pub reply: oneshot::Sender<(State, Vec<u8>)>,
-}
 
 /// A reply on its way to the uplink.
 #[derive(Debug)]

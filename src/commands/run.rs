@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::answer::{Fault, State};
 use super::authority::Authority;
 use super::finals::{Finals, Refused};
-use super::port::{Dispatch, FromSession, Local, News, Tray};
+use super::port::{Dispatch, FromSession, News, Tray};
 use super::{Action, Commands, Event, Incoming, Now, Record, Settings};
 use crate::clock;
 use crate::pulse::Pulse;
@@ -29,8 +29,6 @@ pub struct Wiring {
     pub sessions: mpsc::Receiver<FromSession>,
     /// Messages on the topics of commands.
     pub broker: mpsc::Receiver<Incoming>,
-    /// The operator's requests.
-    pub local: mpsc::Receiver<Local>,
     /// Which device takes what.
     pub authority: watch::Receiver<Arc<Authority>>,
     /// To the uplink.
@@ -48,8 +46,6 @@ pub struct Wiring {
 struct Room {
     commands: Commands,
     trays: HashMap<Arc<str>, (u64, Arc<Tray>)>,
-    callers: HashMap<u64, oneshot::Sender<(State, Vec<u8>)>>,
-    last_caller: u64,
     finals: Finals,
     replies: mpsc::Sender<Dispatch>,
     board: Arc<Board>,
@@ -62,7 +58,6 @@ pub async fn run(wiring: Wiring) {
         settings,
         mut sessions,
         mut broker,
-        mut local,
         mut authority,
         replies,
         mut news,
@@ -73,8 +68,6 @@ pub async fn run(wiring: Wiring) {
     let mut room = Room {
         commands: Commands::new(settings, Instant::now()),
         trays: HashMap::new(),
-        callers: HashMap::new(),
-        last_caller: 0,
         finals: Finals::default(),
         replies: replies.clone(),
         board,
@@ -112,7 +105,6 @@ pub async fn run(wiring: Wiring) {
                 room.apply(Event::Allowed(authority.borrow_and_update().clone()));
             }
             Some(incoming) = broker.recv() => room.apply(Event::Arrived(incoming)),
-            Some(request) = local.recv() => room.asked(request),
             () = reached(deadline) => room.apply(Event::Tick),
             () = reached(patience) => break,
         }
@@ -206,24 +198,6 @@ impl Room {
         }
     }
 
-    fn asked(&mut self, request: Local) {
-        // Those who have hung up since are told the decider, and forgotten.
-        let gone = self.callers.iter().filter(|(_, reply)| reply.is_closed());
-        for caller in gone.map(|(caller, _)| *caller).collect::<Vec<_>>() {
-            self.callers.remove(&caller);
-            self.apply(Event::Hung { caller });
-        }
-        self.last_caller += 1;
-        let caller = self.last_caller;
-        self.callers.insert(caller, request.reply);
-        self.apply(Event::Asked {
-            caller,
-            device: request.device,
-            name: request.name,
-            request: request.request,
-        });
-    }
-
     fn tray(&self, device: &Arc<str>, conn: u64) -> Option<&Tray> {
         let (known, tray) = self.trays.get(device)?;
         (*known == conn).then_some(tray)
@@ -254,16 +228,8 @@ impl Room {
                     self.board.commands.dropped.add(1);
                 }
             }
-            Action::Respond {
-                caller,
-                state,
-                answer,
-            } => {
-                if let Some(reply) = self.callers.remove(&caller) {
-                    // An error means that nobody waits any more.
-                    let _ = reply.send((state, answer));
-                }
-            }
+            // Nobody asks here.
+            Action::Respond { .. } => {}
             Action::Ended(record) => self.ended(&record),
         }
     }

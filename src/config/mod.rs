@@ -214,8 +214,6 @@ pub struct Commands {
     pub max_size: usize,
     /// Where an MQTT 5 Response Topic may lie.
     pub response_prefixes: Vec<String>,
-    /// Whether the admin token may send commands.
-    pub admin: bool,
 }
 
 /// `[admin]`

@@ -7,9 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::commands::Settings;
 use crate::commands::authority::Authority;
-use crate::commands::port::{
-    CommandPort, FROM_ADMIN, FROM_BROKER, FROM_SESSIONS, Local, REPLIES, UplinkWays,
-};
+use crate::commands::port::{CommandPort, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
 use crate::commands::run::Wiring;
 use crate::config;
 use crate::pulse::Pulse;
@@ -20,7 +18,6 @@ use crate::stop::Stop;
 pub(super) struct Ends {
     pub(super) sessions: CommandPort,
     pub(super) uplink: UplinkWays,
-    pub(super) admin: mpsc::Sender<Local>,
 }
 
 /// What the room is told of the rest of the hub.
@@ -36,7 +33,6 @@ pub(super) struct Around {
 pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends) {
     let (sessions, from_sessions) = mpsc::channel(FROM_SESSIONS);
     let (incoming, from_broker) = mpsc::channel(FROM_BROKER);
-    let (admin, from_admin) = mpsc::channel(FROM_ADMIN);
     let (replies, to_uplink) = mpsc::channel(REPLIES);
     let (news, from_uplink) = mpsc::unbounded_channel();
     let wiring = Wiring {
@@ -50,7 +46,6 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
         },
         sessions: from_sessions,
         broker: from_broker,
-        local: from_admin,
         authority: around.authority,
         replies,
         news: from_uplink,
@@ -66,7 +61,6 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
             news,
             max_size: commands.max_size,
         },
-        admin,
     };
     (wiring, ends)
 }

@@ -3,7 +3,7 @@
 use super::{KIB, Notes, number};
 use crate::config::document::Document;
 use crate::config::values::{size, topics, truth};
-use crate::config::{Admin, Auth, Commands, Devices, Uplink};
+use crate::config::{Auth, Commands, Devices, Uplink};
 
 const S: &str = "commands";
 
@@ -11,7 +11,6 @@ pub(super) fn commands(
     doc: &mut Document<'_>,
     devices: &Devices,
     uplink: &Uplink,
-    admin: Option<&Admin>,
     notes: &mut Notes,
 ) -> Commands {
     let max_size = size(
@@ -22,22 +21,14 @@ pub(super) fn commands(
         enabled: doc.get(S, "enabled", truth).unwrap_or(false),
         max_size: number(doc.get(S, "max_size", max_size), 16 * 1_024),
         response_prefixes: doc.get(S, "response_prefixes", topics).unwrap_or_default(),
-        admin: doc.get(S, "admin", truth).unwrap_or(false),
     };
     let mut warn = |doc: &Document<'_>, key, text: String| {
         notes.warnings.push(doc.remark(S, key, text));
     };
     if !commands.enabled {
-        let said = [
-            ("response_prefixes", !commands.response_prefixes.is_empty()),
-            ("admin", commands.admin),
-        ];
-        for (key, said) in said {
-            if said {
-                let text =
-                    "has no effect: commands are off; write enabled = true, or remove this line";
-                warn(doc, key, text.to_owned());
-            }
+        if !commands.response_prefixes.is_empty() {
+            let text = "has no effect: commands are off; write enabled = true, or remove this line";
+            warn(doc, "response_prefixes", text.to_owned());
         }
         return commands;
     }
@@ -55,11 +46,6 @@ pub(super) fn commands(
             );
             warn(doc, "response_prefixes", text);
         }
-    }
-    if commands.admin && admin.is_none_or(|admin| admin.token_file.is_none()) {
-        let text = "needs a token, or everybody who reaches the admin listener could command every \
-                    device; write listen and token_file in [admin], or admin = false";
-        doc.problem(S, "admin", text);
     }
     commands
 }

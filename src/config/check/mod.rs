@@ -53,7 +53,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let spool = spool(doc);
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     let admin = admin::admin(doc, &devices, &mut notes);
-    let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
+    let commands = commands::commands(doc, &devices, &uplink, &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))
