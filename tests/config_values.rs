@@ -42,6 +42,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     );
     assert_eq!((spool.max_size, spool.min_free), (1 << 30, 256 << 20));
     assert_eq!(spool.max_age, Duration::from_secs(30 * 86_400));
+    assert_eq!(spool.commit_interval, Duration::ZERO);
     let uplink = &config.uplink;
     assert_eq!(
         uplink.brokers,
@@ -195,6 +196,7 @@ prop_compose! {
         max_message in 64usize..=262_144, window in 1u32..=1_024, paths in prop::array::uniform8(path()),
         tls in prop::option::of(any::<bool>()), uplink_tls in prop::option::of(any::<(bool, bool)>()),
         max_size in (8u64 << 20)..(1 << 44), min_free in 0u64..(1 << 44), max_age in 1u64..300_000_000,
+        commit_interval in 0u64..=10_000,
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
@@ -216,6 +218,7 @@ prop_compose! {
         config.spool.overflow = [Overflow::DropOldest, Overflow::Refuse][choice / 2];
         (config.spool.max_size, config.spool.min_free) = (max_size, min_free);
         config.spool.max_age = Duration::from_secs(max_age);
+        config.spool.commit_interval = Duration::from_millis(commit_interval);
         let tls = uplink_tls.map(|(with_ca, client)| UplinkTls {
             ca: with_ca.then_some(ca),
             client: client.then_some((up_cert, up_key)),

@@ -47,6 +47,7 @@ impl Rig {
             max_size: 1 << 30,
             min_free: 0,
             max_age: Duration::from_secs(86_400),
+            commit_interval: Duration::ZERO,
             overflow: Overflow::DropOldest,
         };
         let uplink_config = config::Uplink {
@@ -80,6 +81,7 @@ impl Rig {
             live_bytes: 1 << 20,
             held_bytes: 1 << 20,
             hold_back: Duration::from_millis(5),
+            commit_interval: Duration::ZERO,
         };
         let pace = uplink::Pace {
             first_retry: Duration::from_millis(5),

@@ -10,6 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::bench;
 use crate::client::{Full, Options, Rng};
+use crate::conformance;
 use crate::rogue;
 use crate::sensors;
 use crate::sensors::machine::Machine;
@@ -43,6 +44,8 @@ enum Command {
     Swarm(swarm::SwarmArgs),
     /// Devices that misbehave, to see how a hub of your own takes it
     Rogue(rogue::RogueArgs),
+    /// Plays a hub in all its moods to a device of yours, and judges what it does
+    Conformance(conformance::ConformanceArgs),
     /// Everything in one command: a broker, a hub, three devices, and a link to cut and restore
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
@@ -249,6 +252,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Lamp(args) => crate::lamp::run(args),
         Command::Swarm(args) => swarm::run(args),
         Command::Rogue(args) => rogue::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(args),
         #[cfg(not(feature = "demo"))]

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use telehub::clock::ClockState;
-use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
+use telehub::status::board::{
+    DeviceReport, ProbeState, SpoolState, StatusReport, UplinkReport, UplinkState,
+};
 
 use super::terminal::{Mood, Paint};
 
@@ -66,6 +68,9 @@ pub(super) fn page(
     );
     if let Some(error) = &uplink.last_error {
         line("", format!("last error: {}", plain(error)));
+    }
+    for trouble in uplink_trouble(uplink) {
+        line("", trouble);
     }
     line(
         "live",
@@ -204,6 +209,33 @@ pub(super) fn bytes(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "for reading, with one decimal")]
     let scaled = bytes as f64 / (1u64 << (10 * power)) as f64;
     format!("{scaled:.1} {}", UNITS[power])
+}
+
+/// What is wrong with an uplink that is connected.
+fn uplink_trouble(uplink: &UplinkReport) -> Vec<String> {
+    let mut trouble = Vec::new();
+    match uplink.probe {
+        ProbeState::Silent => trouble.push(
+            "the broker acknowledges and does not deliver: check its rules (ACL) and \
+             message_size_limit"
+                .to_owned(),
+        ),
+        ProbeState::Unknown => trouble.push(
+            "cannot know whether the broker delivers: MQTT 3.1.1, and the hub may not subscribe"
+                .to_owned(),
+        ),
+        ProbeState::Off | ProbeState::Waiting | ProbeState::Heard => {}
+    }
+    if uplink.twins {
+        trouble.push("another client has the same client id: change uplink.client_id".to_owned());
+    }
+    if uplink.refused_statuses > 0 {
+        let devices = uplink.refused_statuses;
+        trouble.push(format!(
+            "the broker refuses the status of {devices} devices"
+        ));
+    }
+    trouble
 }
 
 #[cfg(test)]

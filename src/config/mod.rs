@@ -130,6 +130,8 @@ pub struct Spool {
     pub min_free: u64,
     /// Older data becomes a gap record.
     pub max_age: Duration,
+    /// How long acks wait for a common commit at most; zero: they do not.
+    pub commit_interval: Duration,
     /// What happens when the spool is full.
     pub overflow: Overflow,
 }

@@ -77,6 +77,7 @@ fn spool(f: &mut fmt::Formatter<'_>, spool: &Spool) -> fmt::Result {
     text(f, "max_size", &show_size(spool.max_size))?;
     text(f, "min_free", &show_size(spool.min_free))?;
     text(f, "max_age", &show_duration(spool.max_age))?;
+    text(f, "commit_interval", &show_duration(spool.commit_interval))?;
     text(f, "overflow", word(OVERFLOW, spool.overflow))
 }
 

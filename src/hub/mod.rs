@@ -335,6 +335,7 @@ fn lane_settings(
         live_bytes: Settings::LIVE_BYTES,
         held_bytes: Settings::HELD_BYTES,
         hold_back: HOLD_BACK,
+        commit_interval: spool.commit_interval,
     }
 }
 

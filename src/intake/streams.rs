@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use super::ids::IdMap;
 use super::port::{Attached, ConnId, StreamId};
 use crate::reading::{Content, Mark};
 
@@ -95,9 +96,9 @@ impl Stream {
 pub struct Streams {
     /// Contents remembered for each stream, at least.
     window: usize,
-    streams: HashMap<StreamId, Stream>,
+    streams: IdMap<StreamId, Stream>,
     by_device: HashMap<Arc<str>, Vec<StreamId>>,
-    by_conn: HashMap<ConnId, StreamId>,
+    by_conn: IdMap<ConnId, StreamId>,
     /// The named streams that rest, by when they were used last.
     resting: BTreeMap<u64, StreamId>,
     /// Those of them that still remember contents.
@@ -117,9 +118,9 @@ impl Streams {
     pub fn new(window: usize) -> Self {
         Self {
             window: window.max(1),
-            streams: HashMap::new(),
+            streams: IdMap::default(),
             by_device: HashMap::new(),
-            by_conn: HashMap::new(),
+            by_conn: IdMap::default(),
             resting: BTreeMap::new(),
             remembering: BTreeMap::new(),
             contents: 0,

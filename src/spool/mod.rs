@@ -9,6 +9,7 @@
 //! pay (`fairness`, `thin`). What is found damaged is repaired, and becomes gap records where it
 //! cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
+mod ahead;
 mod attach;
 mod codec;
 mod commit;
@@ -36,6 +37,8 @@ mod thin;
 mod wire;
 mod worker;
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]

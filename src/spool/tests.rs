@@ -26,6 +26,7 @@ pub(super) fn config(path: &Path, max_size: u64) -> Spool {
         max_size,
         min_free: 0,
         max_age: Duration::from_secs(3600),
+        commit_interval: Duration::ZERO,
         overflow: Overflow::DropOldest,
     }
 }

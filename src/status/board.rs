@@ -21,7 +21,7 @@ pub use super::report::{
     ClockReport, DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
-pub use super::uplink::{UplinkBoard, UplinkState};
+pub use super::uplink::{ProbeState, UplinkBoard, UplinkState};
 use crate::clock;
 
 /// The board.
@@ -143,6 +143,7 @@ impl Board {
         let (uplink_state, since, last_error) = self.uplink.whole();
         let (spool_state, _) = self.spool.state();
         let (written_bytes, flash_per_day) = self.flash();
+        let broker = self.uplink.broker();
         StatusReport {
             hub: self.hub.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -154,6 +155,14 @@ impl Board {
                 published: self.uplink.published.get(),
                 acknowledged: self.uplink.acknowledged.get(),
                 last_error,
+                broker: broker.as_ref().map(|(address, _)| address.clone()),
+                mqtt: broker.map(|(_, version)| version.to_owned()),
+                probe: self.uplink.probe(),
+                twins: self.uplink.twins.get() > 0,
+                refused: self.uplink.refused.get(),
+                refused_statuses: self.uplink.parked_statuses.get(),
+                unheard: self.uplink.unheard.get(),
+                skipped: self.uplink.skipped.get(),
             },
             spool: SpoolReport {
                 state: spool_state,

@@ -136,6 +136,26 @@ impl Outbox {
         true
     }
 
+    /// What a broker is told that the hub leaves for another one: every device that is not offline
+    /// is gone from there, for this reason. The states themselves stay as they are.
+    pub fn gone(&self, reason: &str, now: Moment) -> Vec<(Arc<str>, Presence)> {
+        let state = self.lock();
+        let there = state
+            .devices
+            .iter()
+            .filter(|(_, one)| one.presence.state != "offline");
+        let gone = |(device, one): (&Arc<str>, &Entry)| {
+            let presence = Presence {
+                state: "offline",
+                since: now,
+                reason: reason.to_owned(),
+                ..one.presence.clone()
+            };
+            (device.clone(), presence)
+        };
+        there.map(gone).collect()
+    }
+
     /// Marks every remembered state as untold: a broker that is new has to hear all of them.
     pub fn retell(&self) {
         let mut state = self.lock();
@@ -259,6 +279,20 @@ mod tests {
         outbox.retell();
         assert_eq!(std::iter::from_fn(|| outbox.try_next()).count(), 3);
         assert!(outbox.try_last().is_none());
+    }
+
+    #[test]
+    fn a_broker_that_is_left_hears_of_those_that_are_there_alone() {
+        let outbox = Outbox::default();
+        outbox.put(&"a".into(), presence("online", "connected"));
+        outbox.put(&"b".into(), presence("offline", "closed"));
+        let gone = outbox.gone("moved", Moment::at(7.0));
+        assert_eq!(gone.len(), 1);
+        assert_eq!(
+            (&*gone[0].0, gone[0].1.state, &*gone[0].1.reason),
+            ("a", "offline", "moved")
+        );
+        assert_eq!(outbox.try_next().unwrap().1.state, "online");
     }
 
     #[test]

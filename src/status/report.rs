@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::spool::SpoolState;
-use super::uplink::UplinkState;
+use super::uplink::{ProbeState, UplinkState};
 use crate::clock::ClockState;
 
 /// `/api/status`. Times are Unix seconds, durations seconds.
@@ -31,6 +31,29 @@ pub struct UplinkReport {
     pub published: u64,
     pub acknowledged: u64,
     pub last_error: Option<String>,
+    /// Of the present or last connection.
+    #[serde(default)]
+    pub broker: Option<String>,
+    /// Version of MQTT: `5` or `3.1.1`.
+    #[serde(default)]
+    pub mqtt: Option<String>,
+    #[serde(default)]
+    pub probe: ProbeState,
+    /// Another client seems to have the same client id.
+    #[serde(default)]
+    pub twins: bool,
+    /// Batches and gap records that the broker refused, in all.
+    #[serde(default)]
+    pub refused: u64,
+    /// Devices whose status it refuses now.
+    #[serde(default)]
+    pub refused_statuses: u64,
+    /// Publishes that nobody subscribes to, in all.
+    #[serde(default)]
+    pub unheard: u64,
+    /// Messages of the broker that were skipped, in all.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 /// `spool` in `/api/status`. `drain_eta`: `None` while nothing drains.

@@ -21,6 +21,23 @@ pub enum UplinkState {
     Down,
 }
 
+/// Whether a broker of MQTT 3.1.1 delivers what it acknowledges: an empty batch must come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeState {
+    /// MQTT 5 needs none, or there is no connection.
+    #[default]
+    Off,
+    /// The echo is waited for.
+    Waiting,
+    /// It came.
+    Heard,
+    /// It did not: the broker throws away what it acknowledges.
+    Silent,
+    /// The hub may not subscribe to it, so it cannot be known.
+    Unknown,
+}
+
 /// The uplink's part of the board.
 #[derive(Debug)]
 pub struct UplinkBoard {
@@ -36,6 +53,12 @@ pub struct UplinkBoard {
     pub refused: Number,
     /// Statuses that it refused.
     pub refused_statuses: Number,
+    /// Gauge: devices whose status it refuses now.
+    pub parked_statuses: Number,
+    /// Gauge: 1 while another client seems to have the same client id.
+    pub twins: Number,
+    /// The broker's address and the version of MQTT spoken with it; the probe.
+    broker: Mutex<(Option<(String, &'static str)>, ProbeState)>,
     /// Publishes that it took and that nobody subscribes to.
     pub unheard: Number,
     /// Messages from it that were skipped: unasked, too large, malformed.
@@ -61,6 +84,9 @@ impl UplinkBoard {
             acknowledged: Number::default(),
             refused: Number::default(),
             refused_statuses: Number::default(),
+            parked_statuses: Number::default(),
+            twins: Number::default(),
+            broker: Mutex::default(),
             unheard: Number::default(),
             skipped: Number::default(),
             connects: Number::default(),
@@ -83,6 +109,34 @@ impl UplinkBoard {
         if error.is_some() {
             current.2 = error;
         }
+    }
+
+    /// The broker that is connected to, and the version of MQTT.
+    pub fn set_broker(&self, address: &str, version: &'static str) {
+        lock(&self.broker).0 = Some((address.to_owned(), version));
+    }
+
+    /// The broker of the present or last connection, and the version of MQTT.
+    #[must_use]
+    pub fn broker(&self) -> Option<(String, &'static str)> {
+        lock(&self.broker).0.clone()
+    }
+
+    /// Records where the probe is. `true`: nobody has been told so yet.
+    pub fn set_probe(&self, state: ProbeState) -> bool {
+        // While a new echo is waited for, what was known last still holds.
+        let known = [ProbeState::Heard, ProbeState::Silent, ProbeState::Unknown];
+        let last = &mut lock(&self.broker).1;
+        if state == ProbeState::Waiting && known.contains(last) {
+            return false;
+        }
+        std::mem::replace(last, state) != state
+    }
+
+    /// Where the probe is.
+    #[must_use]
+    pub fn probe(&self) -> ProbeState {
+        lock(&self.broker).1
     }
 
     /// Connections beyond the first.

@@ -134,6 +134,9 @@ pub(super) trait Wire {
     /// What the broker agreed to.
     fn terms(&self) -> &Terms;
 
+    /// Publishes no packet of so many bytes or more from now on.
+    fn limit(&mut self, bytes: usize);
+
     /// Queues a publish with QoS 1 under this id, its payload written in place by `write`. Tells
     /// how many bytes the packet has. An error is one sentence that says why it can never be
     /// published here; nothing is queued then.

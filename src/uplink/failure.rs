@@ -52,6 +52,28 @@ impl Failure {
         }
     }
 
+    /// The broker said why it closed the connection, and that has nothing to do with what was
+    /// published: it stops, is busy, or another client has the same id.
+    pub(super) fn is_explained(&self) -> bool {
+        matches!(
+            self.code,
+            Some(
+                0x00 | 0x88
+                    | 0x89
+                    | 0x8B
+                    | 0x8D
+                    | 0x8E
+                    | 0x96
+                    | 0x97
+                    | 0x98
+                    | 0x9C
+                    | 0x9D
+                    | 0x9F
+                    | 0xA0
+            )
+        )
+    }
+
     /// An established connection broke.
     pub(super) fn broken(broker: &str, error: &io::Error) -> Self {
         if cause(error).is_some() {

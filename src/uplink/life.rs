@@ -3,19 +3,22 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
-use super::connection::{self, End};
+use super::blame::Blame;
+use super::connection::{self, End, Leave};
 use super::door::{Attempt, Dial, Wire};
 use super::failure::Failure;
 use super::outlet::Outlet;
 use super::parked::Parked;
 use super::publication::Publisher;
-use super::route::{Route, Target, Versions};
+use super::route::{Returns, Route, Target, Versions};
+use super::twins::Twins;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
 use crate::commands::port::{News, UplinkWays};
@@ -42,6 +45,12 @@ pub(super) struct Ports {
     pub(super) parked: Parked,
     /// The way of commands, if there is one. Gone once the last answer has been said.
     pub(super) commands: Option<UplinkWays>,
+    /// When the hub's own state, which it refuses, is tried again, and the pause before that.
+    pub(super) hub_pause: Option<(Instant, Duration)>,
+    /// What makes the broker hang up.
+    pub(super) blame: Blame,
+    pub(super) twins: Twins,
+    pub(super) client_id: String,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
     stop: Stop,
@@ -84,6 +93,10 @@ pub(super) async fn run<D: Dial>(
         clock: clock::changes(),
         parked: Parked::default(),
         commands,
+        hub_pause: None,
+        blame: Blame::default(),
+        twins: Twins::default(),
+        client_id: broker.client_id.clone(),
         stale_attempts: stale::ATTEMPTS,
         stop,
     };
@@ -93,6 +106,8 @@ pub(super) async fn run<D: Dial>(
     };
     let mut backoff = Backoff::new(settings.pace.first_retry, settings.pace.longest_retry);
     let mut reasons = Vec::new();
+    let mut returns = Returns::new(settings.broker.return_after);
+    let mut last: Option<Target> = None;
     let mut epoch = 0;
     loop {
         ports.show(UplinkState::Connecting, None);
@@ -108,14 +123,22 @@ pub(super) async fn run<D: Dial>(
                 log_failure(&failure, &mut reasons);
                 failure
             }
-            Ok((wire, place)) => {
+            Ok((wire, place, target)) => {
                 epoch += 1;
                 ports.board.uplink.connects.add(1);
                 reasons.clear();
                 let broker = wire.broker().to_owned();
                 let version = wire.terms().version.name();
                 info!(%broker, version, epoch, "uplink connected");
-                let end = connection::serve(&mut ports, &settings, &publisher, wire, epoch);
+                ports.board.uplink.set_broker(&broker, version);
+                if last.as_ref() != Some(&target) {
+                    // What another broker refused says nothing about this one.
+                    ports.blame.forget();
+                    last = Some(target.clone());
+                }
+                returns.connected(place);
+                let leave = reason_to_leave(&library, &settings, &paths, &returns, &target);
+                let end = connection::serve(&mut ports, &settings, &publisher, wire, epoch, leave);
                 let end = Box::pin(end).await;
                 ports.board.commands.listening.set(0);
                 ports.tell_commands(News::Down);
@@ -123,6 +146,25 @@ pub(super) async fn run<D: Dial>(
                     End::Finished => {
                         info!(%broker, epoch, "uplink disconnected");
                         break;
+                    }
+                    End::Left(why) => {
+                        ports.parked.ended();
+                        let error = match why {
+                            Leave::Return => {
+                                returns.left();
+                                format!(
+                                    "{broker} was left for the first choice, which answers again"
+                                )
+                            }
+                            Leave::Version => format!("{broker} is asked for MQTT 5 again"),
+                        };
+                        info!(%broker, epoch, "{error}");
+                        ports.outlet.push(Event::Down {
+                            epoch,
+                            error,
+                            hung_up: false,
+                        });
+                        continue;
                     }
                     End::Lost { failure, good } => (failure, good),
                 };
@@ -211,7 +253,7 @@ impl Paths {
         library: &D,
         settings: &Arc<Settings>,
         publisher: &Publisher,
-    ) -> Result<(D::Wire, usize), Failure> {
+    ) -> Result<(D::Wire, usize, Target), Failure> {
         let mut failures: Vec<Failure> = Vec::new();
         for (place, broker) in self.route.brokers().to_vec().iter().enumerate() {
             let addresses = match library.resolve(broker).await {
@@ -225,7 +267,7 @@ impl Paths {
             let mut last = None;
             for target in self.route.order(place, addresses) {
                 match self.dial(library, settings, publisher, &target).await {
-                    Ok(wire) => return Ok((wire, place)),
+                    Ok(wire) => return Ok((wire, place, target)),
                     Err(failure) => last = Some(failure),
                 }
             }
@@ -264,6 +306,56 @@ impl Paths {
             }
         }
     }
+}
+
+/// Between two looks at the first choice: often enough to notice that it comes and goes.
+const LOOKS: u32 = 5;
+
+/// No longer than this between them.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// Waits for a reason to leave a connection that works. Cancel safe.
+async fn reason_to_leave<D: Dial>(
+    library: &D,
+    settings: &Arc<Settings>,
+    paths: &Paths,
+    returns: &Returns,
+    target: &Target,
+) -> Leave {
+    let again = async {
+        match paths.versions.again(target) {
+            Some(time) => tokio::time::sleep_until(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let back = async {
+        let (Some(wait), Some(first)) = (returns.wait(), paths.route.brokers().first()) else {
+            return std::future::pending().await;
+        };
+        let mut since = None;
+        loop {
+            tokio::time::sleep((wait / LOOKS).min(LONGEST_LOOK)).await;
+            if !answers(library, settings, first).await {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() >= wait {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = again => Leave::Version,
+        () = back => Leave::Return,
+    }
+}
+
+/// Whether one of a broker's addresses answers.
+async fn answers<D: Dial>(library: &D, settings: &Arc<Settings>, broker: &Target) -> bool {
+    for address in library.resolve(broker).await.unwrap_or_default() {
+        if library.knock(settings, &address).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// What several brokers said, in one sentence.

@@ -25,6 +25,7 @@ use crate::status::presence::Outbox;
 use crate::stop::Stop;
 
 mod backoff;
+mod blame;
 mod connection;
 mod credentials;
 mod door;
@@ -41,6 +42,7 @@ mod route;
 pub(crate) mod simulated;
 mod stale;
 mod terms;
+mod twins;
 
 /// Runs the uplink until `submissions` is closed and the last words are said.
 ///

@@ -79,6 +79,19 @@ struct DeviceStatus<'a> {
     firmware: Option<&'a str>,
 }
 
+/// The device of the probe.
+const PROBE: &str = "_probe";
+
+/// Payload of the probe.
+#[derive(Debug, Serialize)]
+struct Empty<'a> {
+    device: &'a str,
+    stream: &'a str,
+    seq: Option<u64>,
+    received: f64,
+    pack: [u8; 0],
+}
+
 /// The moment as it is known now, and the word for it if that is not well.
 fn known(then: Moment) -> (f64, Option<Doubt>) {
     let then = clock::corrected(then);
@@ -154,7 +167,11 @@ impl Publisher {
         if let Some(seq) = batch.seq {
             user.push(("seq".into(), seq.to_string()));
         }
-        if let Some(doubt) = clock::corrected(batch.received).doubt() {
+        let corrected = Batch {
+            received: clock::corrected(batch.received),
+            ..batch.clone()
+        };
+        if let Ok(Some(doubt)) = payload::doubt(&corrected) {
             user.push(("clock".into(), word(doubt)));
         }
         Some(Properties {
@@ -167,33 +184,35 @@ impl Publisher {
     /// Appends an item's payload. The error is one sentence that says why it can never be
     /// published.
     pub(super) fn append(&self, item: &Item, out: &mut Vec<u8>) -> Result<(), String> {
-        let payload = match item {
-            Item::Batch(batch) => {
-                let payload = if batch.received.synced {
-                    payload::encode_batch(batch, self.format)
-                } else {
-                    // It may have become known meanwhile what the time was.
-                    let received = clock::corrected(batch.received);
-                    let batch = Batch {
-                        received,
-                        ..batch.clone()
-                    };
-                    // Of an earlier boot nobody knows how long ago it was.
-                    let waited = received.age(&clock::now()).unwrap_or(0.0);
-                    payload::encode_batch_after(&batch, self.format, waited)
-                };
-                payload.map_err(|error| why(&error).to_owned())?
+        let start = out.len();
+        match item {
+            Item::Batch(batch) if batch.received.synced => {
+                payload::append_batch(out, batch, self.format)
             }
-            Item::Gap(gap) => payload::encode_gap(gap, self.format),
-        };
-        if payload.len() > self.max_payload {
+            Item::Batch(batch) => {
+                // It may have become known meanwhile what the time was.
+                let received = clock::corrected(batch.received);
+                let batch = Batch {
+                    received,
+                    ..batch.clone()
+                };
+                // Of an earlier boot nobody knows how long ago it was.
+                let waited = received.age(&clock::now()).unwrap_or(0.0);
+                payload::append_batch_after(out, &batch, self.format, waited)
+            }
+            Item::Gap(gap) => {
+                out.extend_from_slice(&payload::encode_gap(gap, self.format));
+                Ok(())
+            }
+        }
+        .map_err(|error| why(&error).to_owned())?;
+        let length = out.len() - start;
+        if length > self.max_payload {
             return Err(format!(
-                "it makes a payload of {} bytes, and uplink.max_payload is {}",
-                payload.len(),
+                "it makes a payload of {length} bytes, and uplink.max_payload is {}",
                 self.max_payload
             ));
         }
-        out.extend_from_slice(&payload);
         Ok(())
     }
 
@@ -263,6 +282,39 @@ impl Publisher {
             .filter(|device| is_id(device))
     }
 
+    /// Where the hub's own state stands.
+    pub(super) fn hub_topic(&self) -> String {
+        format!("{}status", self.root)
+    }
+
+    /// Where the probe goes. No device can have this id.
+    pub(super) fn probe_topic(&self) -> String {
+        self.topic(PROBE, "data")
+    }
+
+    /// A batch without records, in the configured format.
+    pub(super) fn probe(&self, now: Moment) -> Publication {
+        let whole = Empty {
+            device: PROBE,
+            stream: "",
+            seq: None,
+            received: now.wall,
+            pack: [],
+        };
+        let none: [u8; 0] = [];
+        let payload = match self.format {
+            Format::Json => serde_json::to_vec(&whole).ok(),
+            Format::SenmlJson => serde_json::to_vec(&none).ok(),
+            Format::Cbor => serde_cbor::to_vec(&whole).ok(),
+            Format::SenmlCbor => serde_cbor::to_vec(&none).ok(),
+        };
+        Publication {
+            topic: self.probe_topic(),
+            payload: payload.expect("invariant: texts and numbers always serialize"),
+            retain: false,
+        }
+    }
+
     /// The hub's own state.
     pub(super) fn hub_status(&self, state: &str, since: Moment) -> Publication {
         let (since, clock) = known(since);
@@ -273,7 +325,7 @@ impl Publisher {
             version: &self.version,
             commands: self.commands,
         };
-        self.retained(format!("{}status", self.root), &status)
+        self.retained(self.hub_topic(), &status)
     }
 
     fn topic(&self, device: &str, level: &str) -> String {

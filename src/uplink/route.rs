@@ -93,6 +93,53 @@ impl Route {
     }
 }
 
+/// When the first choice is worth leaving another broker for.
+#[derive(Debug)]
+pub(super) struct Returns {
+    after: Duration,
+    wait: Duration,
+    /// The connection is to another than the first choice.
+    away: bool,
+    /// Another was left for the first choice, and it is not known yet whether that was right.
+    trying: bool,
+}
+
+impl Returns {
+    /// No wait is longer, unless the setting is.
+    const LONGEST: Duration = Duration::from_secs(3600);
+
+    pub(super) fn new(after: Duration) -> Self {
+        Self {
+            after,
+            wait: after,
+            away: false,
+            trying: false,
+        }
+    }
+
+    /// A broker has agreed, by its place in the list. One that answers by TCP and TLS may still
+    /// refuse: each return in vain makes the next wait twice as long.
+    pub(super) fn connected(&mut self, place: usize) {
+        self.away = place > 0;
+        if !self.away {
+            self.wait = self.after;
+        } else if self.trying {
+            self.wait = (self.wait * 2).min(Self::LONGEST.max(self.after));
+        }
+        self.trying = false;
+    }
+
+    /// Another was left for the first choice.
+    pub(super) fn left(&mut self) {
+        self.trying = true;
+    }
+
+    /// How long the first choice must have answered; `None`: it is the one.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.away.then_some(self.wait)
+    }
+}
+
 /// How long a broker that says it does not know MQTT 5 is not asked again.
 const SAID: Duration = Duration::from_secs(24 * 3600);
 
@@ -296,6 +343,23 @@ mod tests {
                 assert!(!versions.failed(&mut trial, &target(1), verdict));
             }
         }
+    }
+
+    #[test]
+    fn returns_in_vain_become_rare() {
+        let mut returns = Returns::new(Duration::from_secs(300));
+        returns.connected(0);
+        assert_eq!(returns.wait(), None);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            returns.connected(1);
+            waits.push(returns.wait().map_or(0, |wait| wait.as_secs()));
+            returns.left();
+        }
+        assert_eq!(waits, [300, 600, 1200, 2400, 3600, 3600]);
+        returns.connected(0);
+        returns.connected(1);
+        assert_eq!(returns.wait(), Some(Duration::from_secs(300)));
     }
 
     #[test]

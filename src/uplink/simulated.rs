@@ -263,6 +263,8 @@ impl Wire for Here {
         &self.terms
     }
 
+    fn limit(&mut self, _bytes: usize) {}
+
     fn publish(
         &mut self,
         id: u16,

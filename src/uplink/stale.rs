@@ -31,6 +31,11 @@ pub(super) const REASON: &str = "hub restarted";
 /// Longest text that the hub takes from a device's `hello` and so says of a device.
 const MAX_TEXT: usize = 64;
 
+/// Whether a status says that the hub or device is offline.
+pub(super) fn says_offline(payload: &[u8]) -> bool {
+    serde_json::from_slice(payload).is_ok_and(|told: Told| told.state == "offline")
+}
+
 #[derive(Deserialize)]
 struct Told {
     state: String,

@@ -2,7 +2,7 @@
 
 use super::text::Text;
 use crate::clock::unix_now;
-use crate::status::board::{Board, SpoolState, UplinkState};
+use crate::status::board::{Board, ProbeState, SpoolState, UplinkState};
 use crate::status::process;
 
 pub(super) fn itself(text: &mut Text, board: &Board) {
@@ -134,6 +134,45 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
         "PUBACKs for publishes of every kind.",
     )
     .value(uplink.acknowledged.get());
+    text.counter(
+        "telehub_uplink_refused_total",
+        "Batches and gap records that the broker refused.",
+    )
+    .value(uplink.refused.get());
+    text.counter(
+        "telehub_uplink_refused_statuses_total",
+        "Statuses that the broker refused.",
+    )
+    .value(uplink.refused_statuses.get());
+    text.counter(
+        "telehub_uplink_unheard_total",
+        "Publishes that the broker took and that nobody subscribes to.",
+    )
+    .value(uplink.unheard.get());
+    text.counter(
+        "telehub_uplink_skipped_total",
+        "Messages of the broker that were skipped: unasked, too large or malformed.",
+    )
+    .value(uplink.skipped.get());
+    text.gauge(
+        "telehub_uplink_twins",
+        "1 while another client seems to have the hub's client id.",
+    )
+    .value(uplink.twins.get());
+    let mut family = text.gauge(
+        "telehub_uplink_probe_state",
+        "1 for what the probe of MQTT 3.1.1 has shown, 0 for the others.",
+    );
+    let probe = uplink.probe();
+    for (name, state) in [
+        ("off", ProbeState::Off),
+        ("waiting", ProbeState::Waiting),
+        ("heard", ProbeState::Heard),
+        ("silent", ProbeState::Silent),
+        ("unknown", ProbeState::Unknown),
+    ] {
+        family.labelled("state", name, u8::from(state == probe));
+    }
     text.histogram(
         "telehub_uplink_puback_latency_seconds",
         "From the publish of a batch or gap record to its PUBACK.",

@@ -36,6 +36,8 @@ pub struct Settings {
     /// How long a commit waits for more at least, while more is arriving: see
     /// [`gather`](crate::intake::gather). Zero: never.
     pub hold_back: Duration,
+    /// `spool.commit_interval`: acks wait for a common commit so long at most. Zero: they do not.
+    pub commit_interval: Duration,
 }
 
 impl Settings {

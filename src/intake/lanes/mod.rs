@@ -188,7 +188,11 @@ impl Lanes {
             to_commit_bytes: 0,
             committing: None,
             ticket: 0,
-            gather: Gather::new(settings.hold_back),
+            gather: Gather::new(
+                settings.hold_back,
+                settings.commit_interval,
+                settings.device_window,
+            ),
             held_until: None,
             disk_bad: false,
             disk_full: false,
@@ -491,6 +495,9 @@ impl Lanes {
     }
 
     fn push_commit(&mut self, pending: Pending) {
+        if let Some(origin) = &pending.entry.origin {
+            self.gather.waits(origin.conn);
+        }
         self.to_commit_bytes += pending.entry.item.weight();
         self.to_commit.push_back(pending);
     }

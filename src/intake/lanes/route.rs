@@ -111,6 +111,9 @@ impl Lanes {
                     continue;
                 };
                 self.to_commit_bytes += entry.item.weight();
+                if let Some(origin) = &entry.origin {
+                    self.gather.waits(origin.conn);
+                }
                 self.to_commit.push_back(Pending {
                     entry,
                     token: Some(token),

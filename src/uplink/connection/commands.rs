@@ -6,6 +6,7 @@ use tracing::{error, info};
 use super::{Connection, Phase, Record};
 use crate::commands::Incoming;
 use crate::commands::port::{Dispatch, News, UplinkWays};
+use crate::uplink::blame::{Go, Thing};
 use crate::uplink::door::{Message, Retained, Subscription, Wire};
 use crate::uplink::publication::{Head, Publisher};
 use crate::uplink::reasons;
@@ -25,22 +26,17 @@ pub(super) async fn next(commands: &mut Option<UplinkWays>) -> Option<Dispatch> 
 }
 
 impl<W: Wire> Connection<'_, W> {
-    /// Subscribes to commands, if anybody wants them.
-    pub(super) fn listen_for_commands(&mut self) {
-        let Some(commands) = &self.ports.commands else {
-            return;
-        };
-        let subscription = Subscription {
+    /// The subscription to commands, if anybody wants them.
+    pub(super) fn command_subscription(&self) -> Option<Subscription> {
+        let commands = self.ports.commands.as_ref()?;
+        Some(Subscription {
             filter: self.publisher.command_filter(),
             at_least_once: true,
             // What was retained is no command: it would be carried out again at every reconnect.
             retained: Retained::NotSent,
             as_published: true,
             limit: READ * commands.max_size,
-        };
-        self.command_subscription = Some(self.subscribe(&subscription));
-        let epoch = self.epoch;
-        self.ports.tell_commands(News::Up { epoch });
+        })
     }
 
     /// The broker has answered the subscription to commands.
@@ -86,28 +82,75 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
-    /// Whether one more answer may go out. They share the part of the window that is the states'.
+    /// Whether one more answer may be taken. They share the part of the window that is the
+    /// states'. While it is not known what the broker hangs up on, one at a time is at hand.
     pub(super) fn may_reply(&self) -> bool {
-        self.phase != Phase::Leaving
-            && self.replies < self.window.states
-            && self.ledger.span() < usize::from(self.window.whole)
+        matches!(self.phase, Phase::Serving | Phase::Flushing)
+            && self.reply.is_none()
+            && self.has_room_for_reply()
+            && (self.phase == Phase::Flushing || !(self.alone || self.ports.blame.is_careful()))
+    }
+
+    fn has_room_for_reply(&self) -> bool {
+        self.replies < self.window.states && self.ledger.span() < usize::from(self.window.whole)
     }
 
     /// Whether no more answers will come.
     pub(super) fn all_replied(&self) -> bool {
-        self.ports.commands.is_none()
+        self.ports.commands.is_none() && self.reply.is_none()
     }
 
     /// An answer to a command; `None`: there are no more.
-    pub(super) fn reply(&mut self, dispatch: Option<Dispatch>) {
-        let Some(Dispatch { number, reply }) = dispatch else {
+    pub(super) fn replies_come(&mut self, dispatch: Option<Dispatch>) {
+        let Some(dispatch) = dispatch else {
             self.ports.commands = None;
             return;
         };
+        let Dispatch { number, reply } = &dispatch;
         // What was meant for an earlier connection comes again for this one.
         if number.is_some_and(|(epoch, _)| epoch != self.epoch) {
             return;
         }
+        let thing = Thing::Result(reply.device.clone());
+        if self.phase == Phase::Serving && self.ports.blame.may_go(&thing) == Go::Alone {
+            let number = number.map(|(_, number)| number);
+            return self.reply_refused(number, format!("the broker hangs up on {thing}"));
+        }
+        self.publish_reply(dispatch);
+    }
+
+    /// Takes one answer, to have it at hand when it may go alone.
+    pub(super) fn take_reply(&mut self) {
+        while self.reply.is_none()
+            && let Some(commands) = &mut self.ports.commands
+            && let Ok(dispatch) = commands.replies.try_recv()
+        {
+            let stale = dispatch
+                .number
+                .is_some_and(|(epoch, _)| epoch != self.epoch);
+            self.reply = Some(dispatch).filter(|_| !stale);
+        }
+    }
+
+    /// Sends the answer that is at hand, if it may go, and if it is of this device. `false`:
+    /// there is none.
+    pub(super) fn send_reply(&mut self, device: Option<&std::sync::Arc<str>>) -> bool {
+        let wanted = |dispatch: &mut Dispatch| {
+            let own = &dispatch.reply.device;
+            match device {
+                Some(device) => own == device,
+                None => self.ports.blame.may_go(&Thing::Result(own.clone())) != Go::Later,
+            }
+        };
+        let Some(dispatch) = self.reply.take_if(wanted) else {
+            return false;
+        };
+        self.publish_reply(dispatch);
+        true
+    }
+
+    fn publish_reply(&mut self, dispatch: Dispatch) {
+        let Dispatch { number, reply } = dispatch;
         let number = number.map(|(_, number)| number);
         let topic = self.publisher.reply_topic(&reply);
         let properties = Publisher::reply_properties(&reply);
@@ -125,7 +168,7 @@ impl<W: Wire> Connection<'_, W> {
             Ok(_) => {
                 self.ports.board.uplink.published.add(1);
                 self.replies += 1;
-                self.ledger.enter(Record::Reply(number));
+                self.ledger.enter(Record::Reply(reply.device, number));
             }
             Err(why) => self.reply_refused(number, why),
         }

@@ -3,7 +3,8 @@
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{Connection, Data, OUT_BYTES, Phase, Record};
+use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, thing_of};
+use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
 use crate::uplink::publication::{Head, Publication};
@@ -12,21 +13,55 @@ use crate::uplink::{Event, Submission};
 impl<W: Wire> Connection<'_, W> {
     /// Hands over to the wire whatever is there and fits: data first, then device states.
     pub(super) fn feed(&mut self) -> Result<(), Failure> {
-        // A broker that receives one publish at a time: data would never let a state through.
-        if self.window.data == usize::from(self.window.whole) {
-            self.feed_states();
+        match self.phase {
+            Phase::Serving if self.ports.blame.is_careful() => self.feed_one(),
+            Phase::Serving | Phase::Flushing => self.feed_all(),
+            Phase::Moving(why) => return self.feed_last(why),
+            Phase::Leaving => return Ok(()),
         }
-        self.feed_data();
-        self.feed_states();
-        let all_said =
-            self.held.is_empty() && !self.untold && self.all_replied() && self.ledger.is_empty();
+        let all_said = self.held.is_empty()
+            && !self.untold
+            && self.states.is_empty()
+            && self.all_replied()
+            && self.ledger.is_empty()
+            && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {
             self.say_offline()?;
         }
         Ok(())
     }
 
-    fn feed_data(&mut self) {
+    fn feed_all(&mut self) {
+        if self.alone {
+            // On the way out nothing is proven any more.
+            if self.phase == Phase::Serving && !self.nothing_is_out() {
+                return;
+            }
+            self.alone = false;
+        }
+        while self.make_subscription(None) {}
+        // A broker that receives one publish at a time: data would never let a state through.
+        if self.window.data == usize::from(self.window.whole) {
+            self.feed_states();
+        }
+        if self.told_or_telling_hub() && self.feed_data() {
+            self.feed_states();
+            if !self.alone {
+                self.send_probe();
+            }
+        }
+    }
+
+    /// The hub's own status is the first thing that it says.
+    fn told_or_telling_hub(&mut self) -> bool {
+        if self.untold_hub && self.phase == Phase::Serving {
+            self.say_online();
+        }
+        true
+    }
+
+    /// `false`: something has to wait until it can go alone.
+    fn feed_data(&mut self) -> bool {
         let mut now = None;
         while self.phase != Phase::Leaving
             && self.ledger.span() + self.ports.outlet.waiting() < self.window.data
@@ -44,11 +79,46 @@ impl<W: Wire> Connection<'_, W> {
                     }
                 },
             };
+            if !self.ports.blame.is_idle() && self.phase == Phase::Serving {
+                let thing = thing_of(&submission.item, submission.lane);
+                if self.ports.blame.may_go(&thing) == Go::Alone {
+                    if !self.nothing_is_out() {
+                        self.held.push_front(submission);
+                        return false;
+                    }
+                    self.alone = true;
+                }
+            }
             self.publish_data(submission, *now.get_or_insert_with(Instant::now));
+            if self.alone {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Before a connection is left: what is out is waited for, then the last states go.
+    fn feed_last(&mut self, why: Leave) -> Result<(), Failure> {
+        let free = usize::from(self.window.whole) > self.ledger.span();
+        while free && self.statuses < self.window.states && !self.states.is_empty() {
+            if let Some((device, presence)) = self.states.pop_front() {
+                self.tell_state(device, presence);
+            }
+        }
+        if !self.ledger.is_empty() || self.kept.is_some() || !self.states.is_empty() {
+            return Ok(());
+        }
+        match why {
+            Leave::Return => self.say_offline(),
+            Leave::Version => {
+                self.phase = Phase::Leaving;
+                self.wire.disconnect();
+                Ok(())
+            }
         }
     }
 
-    fn publish_data(&mut self, submission: Submission, now: Instant) {
+    pub(super) fn publish_data(&mut self, submission: Submission, now: Instant) {
         let Submission {
             epoch,
             token,

@@ -1,9 +1,8 @@
 //! What the broker says changes the ledger, and nothing else does.
 
 use tokio::time::Instant;
-use tracing::debug;
 
-use super::{Connection, Data, Record};
+use super::{Connection, Data, Record, thing_of};
 use crate::reading::Item;
 use crate::uplink::door::{Signal, Wire};
 use crate::uplink::failure::Failure;
@@ -16,12 +15,13 @@ impl<W: Wire> Connection<'_, W> {
         while let Some(signal) = self.wire.take() {
             self.hear(signal, now)?;
         }
-        let in_flight = self.ledger.len() as u64;
-        self.ports.board.uplink.in_flight.set(in_flight);
         Ok(())
     }
 
     pub(super) fn hear(&mut self, signal: Signal, now: Instant) -> Result<(), Failure> {
+        if signal != Signal::SaidGoodbye {
+            self.release();
+        }
         match signal {
             Signal::Acked(id) => self.acked(id, now)?,
             Signal::Unheard(id) => {
@@ -29,18 +29,7 @@ impl<W: Wire> Connection<'_, W> {
                 self.acked(id, now)?;
             }
             Signal::Refused { id, reason, words } => self.refused(id, reason, &words)?,
-            Signal::Subscribed { id, reason } if self.command_subscription == Some(id) => {
-                self.listens(reason);
-            }
-            Signal::Subscribed { reason, .. } => {
-                if reason >= reasons::ERRORS {
-                    debug!("the broker does not let the hub read its devices' states");
-                }
-                self.put_off_stale();
-            }
-            Signal::Message(message) if self.publisher.is_command(&message.topic) => {
-                self.command(&message);
-            }
+            Signal::Subscribed { id, reason } => self.subscribed(id, reason),
             Signal::Message(message) => self.message(&message),
             Signal::Skipped => self.ports.board.uplink.skipped.add(1),
             Signal::Alive | Signal::SaidGoodbye => {}
@@ -51,22 +40,16 @@ impl<W: Wire> Connection<'_, W> {
     fn acked(&mut self, id: u16, now: Instant) -> Result<(), Failure> {
         let record = self.ledger.acked(id)?;
         self.ports.board.uplink.acknowledged.add(1);
-        match record {
+        match &record {
             Record::Data(data) => {
                 self.out_bytes -= data.bytes;
-                self.acked_data = true;
-                self.count(&data, now);
-                let (epoch, token) = (self.epoch, data.token);
-                self.ports.outlet.push(Event::Acked { epoch, token });
+                self.count(data, now);
             }
-            Record::Device(device, _) => {
-                self.statuses -= 1;
-                self.ports.parked.taken(&device);
-            }
-            Record::Hub => {}
-            Record::Reply(number) => self.replied(number),
-            Record::Farewell => self.wire.disconnect(),
+            Record::Device(..) => self.statuses -= 1,
+            Record::Reply(..) => self.replies -= 1,
+            Record::Hub | Record::Farewell | Record::Probe => {}
         }
+        self.keep(record);
         Ok(())
     }
 
@@ -75,29 +58,53 @@ impl<W: Wire> Connection<'_, W> {
         let record = self.ledger.acked(id)?;
         let why = reasons::sentence(reason, words, "");
         match record {
-            Record::Data(data) => {
-                self.out_bytes -= data.bytes;
-                self.ports.board.uplink.refused.add(1);
-                let topic = self.publisher.head(&data.item, data.lane).topic.concat();
-                self.ports.outlet.push(Event::Refused {
-                    epoch: self.epoch,
-                    token: data.token,
-                    refusal: Refusal {
-                        cause: Cause::Reason(reason),
-                        detail: format!("the broker does not take {topic}: {why}"),
-                    },
-                });
+            Record::Data(data) => self.data_refused(&data, reason, &why),
+            state => {
+                match &state {
+                    Record::Device(..) => self.statuses -= 1,
+                    Record::Reply(..) => self.replies -= 1,
+                    _ => {}
+                }
+                self.park(state, &why);
             }
-            Record::Reply(number) => {
-                self.replies -= 1;
-                self.reply_refused(number, why);
-            }
-            state => self.state_refused(state, &why),
         }
         Ok(())
     }
 
-    /// The broker has taken it.
+    fn data_refused(&mut self, data: &Data, reason: u8, why: &str) {
+        self.out_bytes -= data.bytes;
+        self.ports.board.uplink.refused.add(1);
+        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let detail = format!("the broker does not take what is published to {topic}: {why}");
+        let (epoch, token) = (self.epoch, data.token);
+        let thing = thing_of(&data.item, data.lane);
+        let blame = &mut self.ports.blame;
+        // The broker's own word for this one packet, and it was said before.
+        if reason == reasons::PACKET_TOO_LARGE
+            && blame.is_for_size(&thing, data.bytes)
+            && blame.refused_for_size(&thing, data.bytes)
+        {
+            if let Some(bytes) = blame.too_large() {
+                self.wire.limit(bytes);
+            }
+            self.ports.outlet.push(Event::Unpublishable {
+                epoch,
+                token,
+                error: detail,
+            });
+            return;
+        }
+        self.ports.outlet.push(Event::Refused {
+            epoch,
+            token,
+            refusal: Refusal {
+                cause: Cause::Reason(reason),
+                detail,
+            },
+        });
+    }
+
+    /// The broker has acknowledged it.
     fn count(&self, data: &Data, now: Instant) {
         let board = &self.ports.board.uplink;
         let waited = now.saturating_duration_since(data.since);

@@ -1,25 +1,30 @@
 //! One connection's life, from the broker's consent to the end: what is taken when, and what
 //! becomes of it. This task alone owns the wire and the ledger.
 
+mod careful;
 mod commands;
 mod feed;
 mod hear;
+mod kept;
+mod messages;
 mod states;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::door::{Subscription, Wire};
+use super::blame::{Ending, Thing};
+use super::door::Wire;
 use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
 use super::life::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
+use crate::commands::port::{Dispatch, News};
 use crate::reading::{Item, Lane, Moment};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
@@ -32,9 +37,6 @@ const STATUSES: u16 = 8;
 /// it, and no link needs more in flight to be busy. Without it a window of packs that resolve to
 /// a megabyte each would take a hundred of them, some of it twice.
 const OUT_BYTES: usize = 8 << 20;
-
-/// Packet ids of subscriptions, far above those of publishes.
-const SUBSCRIPTION_IDS: u16 = 60_000;
 
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -92,8 +94,40 @@ enum Record {
     Hub,
     /// The hub's `offline`.
     Farewell,
-    /// The answer to a command, and its number if it is a final one.
-    Reply(Option<u64>),
+    /// The empty batch whose echo is waited for.
+    Probe,
+    /// The answer to a command for a device, and its number if it is a final one.
+    Reply(Arc<str>, Option<u64>),
+}
+
+impl Record {
+    fn thing(&self) -> Thing {
+        match self {
+            Self::Data(data) => thing_of(&data.item, data.lane),
+            Self::Device(device, _) => Thing::Status(device.clone()),
+            Self::Hub | Self::Farewell => Thing::Hub,
+            Self::Probe => Thing::Probe,
+            Self::Reply(device, _) => Thing::Result(device.clone()),
+        }
+    }
+}
+
+/// What a broker's rules can be about.
+fn thing_of(item: &Item, lane: Lane) -> Thing {
+    match (item, lane) {
+        (Item::Batch(batch), Lane::Live) => Thing::Data(batch.device.clone()),
+        (Item::Batch(batch), Lane::History) => Thing::History(batch.device.clone()),
+        (Item::Gap(gap), _) => Thing::Gap(gap.device.clone()),
+    }
+}
+
+/// Why a connection is left that works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// For the first choice among the brokers.
+    Return,
+    /// To ask the broker for MQTT 5 again.
+    Version,
 }
 
 /// Where a connection is in its life.
@@ -101,6 +135,8 @@ enum Record {
 enum Phase {
     /// Submissions are taken.
     Serving,
+    /// The connection is left for another one; what is out is waited for.
+    Moving(Leave),
     /// There are no more; the last states go out and everything out is waited for.
     Flushing,
     /// `offline` is out, or DISCONNECT is.
@@ -112,6 +148,8 @@ enum Phase {
 pub(super) enum End {
     /// In order, or at its deadline.
     Finished,
+    /// In order, for another one.
+    Left(Leave),
     /// By an error. `good`: it had lived a while or acknowledged data.
     Lost {
         /// Why.
@@ -147,8 +185,8 @@ struct Connection<'a, W> {
     statuses: usize,
     /// Answers to commands that are out.
     replies: usize,
-    /// The packet id of the subscription to commands.
-    command_subscription: Option<u16>,
+    /// One that waits until nothing else is out.
+    reply: Option<Dispatch>,
     /// The outbox may hold something.
     untold: bool,
     /// The hub's own state has to be said again.
@@ -156,9 +194,24 @@ struct Connection<'a, W> {
     /// While the devices' states are subscribed to: when the last of them will have come, once
     /// the first sign of the broker has.
     stale: Option<Option<Instant>>,
-    /// Subscriptions made on this connection.
-    subscribed: u16,
+    /// Subscriptions to make, and those that are made.
+    subscriptions: messages::Subscriptions,
+    /// States that were taken out of the outbox and had to wait.
+    states: VecDeque<(Arc<str>, Presence)>,
+    /// What was PUBACKed last, in 3.1.1.
+    kept: Option<kept::Kept>,
+    /// What is out has to stay alone.
+    alone: bool,
+    /// Data goes before states the next time.
+    data_first: bool,
+    /// The broker has taken the hub's `online`.
+    told_hub: bool,
+    /// How often that was said again because the broker had something else.
+    corrections: u8,
+    probe: messages::Probe,
     phase: Phase,
+    /// Why the connection is left, once it is.
+    left: Option<Leave>,
     acked_data: bool,
 }
 
@@ -169,6 +222,7 @@ pub(super) async fn serve<W: Wire>(
     publisher: &Publisher,
     wire: W,
     epoch: u64,
+    leave: impl Future<Output = Leave>,
 ) -> End {
     let began = Instant::now();
     let window = Window::of(settings.broker.inflight, wire.terms().window);
@@ -185,37 +239,58 @@ pub(super) async fn serve<W: Wire>(
         out_bytes: 0,
         statuses: 0,
         replies: 0,
-        command_subscription: None,
+        reply: None,
         untold: true,
         untold_hub: false,
         stale: None,
-        subscribed: 0,
+        subscriptions: messages::Subscriptions::default(),
+        states: VecDeque::new(),
+        kept: None,
+        alone: false,
+        data_first: true,
+        told_hub: false,
+        corrections: 0,
+        probe: messages::Probe::default(),
         phase: Phase::Serving,
+        left: None,
         acked_data: false,
     };
-    let result = connection.serve(settings.pace.farewell).await;
-    let end = match result {
-        Ok(()) => End::Finished,
-        Err(_) if connection.phase == Phase::Leaving => End::Finished,
-        Err(failure) => {
+    let result = connection.serve(settings.pace.farewell, pin!(leave)).await;
+    let in_order = match (connection.left, connection.phase) {
+        (Some(leave), _) => Some(End::Left(leave)),
+        (None, Phase::Leaving) => Some(End::Finished),
+        _ => None,
+    };
+    let end = match (result, in_order) {
+        (Ok(()), end) => end.unwrap_or(End::Finished),
+        (Err(_), Some(end)) => end,
+        (Err(failure), None) => {
             // What was read before the error counts.
             while let Some(signal) = connection.wire.take() {
                 if connection.hear(signal, Instant::now()).is_err() {
                     break;
                 }
             }
-            let good = connection.acked_data || began.elapsed() >= settings.pace.settled;
+            let lived = began.elapsed();
+            let careful = connection.ports.blame.is_careful() && connection.told_hub;
+            let good = connection.acked_data || careful || lived >= settings.pace.settled;
+            connection.end(&failure, lived);
             End::Lost { failure, good }
         }
     };
+    connection.release();
     connection.ports.board.uplink.in_flight.set(0);
     end
 }
 
 impl<W: Wire> Connection<'_, W> {
     /// `Ok`: the farewell's deadline has come. An error while leaving is the end that was sought.
-    async fn serve(&mut self, farewell: Duration) -> Result<(), Failure> {
-        self.greet()?;
+    async fn serve(
+        &mut self,
+        farewell: Duration,
+        mut leave: Pin<&mut impl Future<Output = Leave>>,
+    ) -> Result<(), Failure> {
+        self.greet();
         let mut deadline = pin!(sleep_until(Instant::now() + NEVER));
         // Half of the time is for what is out and for the devices' states, the rest for the
         // hub's own.
@@ -223,13 +298,17 @@ impl<W: Wire> Connection<'_, W> {
         let mut closing = false;
         loop {
             self.feed()?;
+            let in_flight = self.ledger.len() as u64;
+            self.ports.board.uplink.in_flight.set(in_flight);
             let serving = self.phase == Phase::Serving;
             if !serving && !closing {
                 closing = true;
                 deadline.as_mut().reset(Instant::now() + farewell);
                 halfway.as_mut().reset(Instant::now() + farewell / 2);
             }
-            let parked = self.ports.parked.next();
+            let states = self.next_state();
+            let kept = self.kept.as_ref().map(kept::Kept::next);
+            let probe = self.probe.deadline();
             let may_reply = self.may_reply();
             let wire = &mut self.wire;
             tokio::select! {
@@ -241,11 +320,14 @@ impl<W: Wire> Connection<'_, W> {
                     self.receive(submission);
                 }
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
-                    self.reply(dispatch);
+                    self.replies_come(dispatch);
                 }
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
-                () = reached(parked), if !self.untold => self.untold = true,
+                () = reached(states) => self.wake_states(),
+                () = reached(kept) => self.tend_kept(),
+                () = reached(probe) => self.probe_is_silent(),
+                why = leave.as_mut(), if serving => self.begin_to_move(why),
                 () = reached(self.stale.flatten()) => self.end_stale(),
                 () = set(&mut self.ports.clock) => self.tell_times(),
                 failure = given_up(&mut self.ports.reconnect, self.epoch) => return Err(failure),
@@ -257,28 +339,67 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     /// The first things on a new connection.
-    fn greet(&mut self) -> Result<(), Failure> {
+    fn greet(&mut self) {
         self.ports.show(UplinkState::Connected, None);
         self.ports.outlet.push(Event::Up { epoch: self.epoch });
         self.ports.outbox.retell();
-        self.look_for_stale();
-        self.listen_for_commands();
         self.ports.clock.mark_unchanged();
-        self.say_online();
-        Ok(())
+        self.ports.blame.begin();
+        if let Some(bytes) = self.ports.blame.too_large() {
+            self.wire.limit(bytes);
+        }
+        self.plan_subscriptions();
+        self.ports.tell_commands(News::Up { epoch: self.epoch });
+        self.untold_hub = true;
     }
 
-    fn subscribe(&mut self, subscription: &Subscription) -> u16 {
-        let id = SUBSCRIPTION_IDS + self.subscribed % (u16::MAX - SUBSCRIPTION_IDS);
-        self.subscribed = self.subscribed.wrapping_add(1);
-        self.wire.subscribe(id, subscription);
-        id
+    /// Nothing waits for an answer of the broker.
+    fn nothing_is_out(&self) -> bool {
+        self.ledger.is_empty() && self.kept.is_none() && self.subscriptions.are_answered()
     }
 
-    fn unsubscribe(&mut self, filter: &str) {
-        let id = SUBSCRIPTION_IDS + self.subscribed % (u16::MAX - SUBSCRIPTION_IDS);
-        self.subscribed = self.subscribed.wrapping_add(1);
-        self.wire.unsubscribe(id, filter);
+    fn begin_to_move(&mut self, why: Leave) {
+        self.phase = Phase::Moving(why);
+        self.left = Some(why);
+        if why == Leave::Return {
+            // Of the devices the broker that is left would say the last for ever.
+            self.states = self.ports.outbox.gone("moved", clock::now()).into();
+        }
+    }
+
+    /// The connection is lost: what was out, and whose doing it was.
+    fn end(&mut self, failure: &Failure, lived: Duration) {
+        if !failure.hung_up {
+            self.release();
+        }
+        let kept = self.kept.take().map(|kept| kept.record);
+        let out: Vec<Record> = kept.into_iter().chain(self.ledger.take_all()).collect();
+        let mut things: Vec<Thing> = out.iter().map(Record::thing).collect();
+        things.extend(self.subscriptions.unanswered());
+        let ending = match failure.hung_up {
+            true if failure.is_explained() => Ending::Explained,
+            true => Ending::HungUp,
+            false => Ending::Other,
+        };
+        let twins = &mut self.ports.twins;
+        if twins.ended(failure, things.is_empty(), lived) {
+            let client_id = &self.ports.client_id;
+            tracing::error!(
+                client_id,
+                "another client seems to connect with this hub's client id, and each ends the \
+                 other's connection: give each hub its own uplink.client_id"
+            );
+        }
+        self.ports
+            .board
+            .uplink
+            .twins
+            .set(u64::from(self.ports.twins.are_likely()));
+        let Some(guilty) = self.ports.blame.ended(&ending, &things) else {
+            return;
+        };
+        let record = out.into_iter().find(|record| record.thing() == guilty);
+        self.condemn(&guilty, record);
     }
 
     /// Keeps a submission of this connection until it fits; `None`: there are no more.

@@ -1,19 +1,34 @@
-//! The states of the hub and its devices: told, parked where the broker refuses them, and
-//! corrected where an earlier run left them.
+//! The states of the hub and its devices: told, and parked where the broker refuses them.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Connection, Phase, Record};
 use crate::clock;
-use crate::uplink::door::{Message, Retained, Subscription, Wire};
+use crate::status::presence::Presence;
+use crate::uplink::blame::{Go, Thing};
+use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
-use crate::uplink::stale;
+
+/// Pauses of the hub's own status, when the broker refuses it.
+const HUB_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 impl<W: Wire> Connection<'_, W> {
-    pub(super) fn say_online(&mut self) {
+    /// `false`: it is refused, and not tried now.
+    pub(super) fn say_online(&mut self) -> bool {
+        let now = Instant::now();
+        let paused = |(until, _): (Instant, Duration)| until > now;
+        if self.ports.hub_pause.is_some_and(paused)
+            || self.ledger.span() >= usize::from(self.window.whole)
+        {
+            return false;
+        }
+        self.untold_hub = false;
         let online = self.publisher.hub_status("online", self.since);
-        self.publish_state(&online, Record::Hub);
+        self.publish_state(&online, Record::Hub)
     }
 
     /// The clock was set: what the broker has been told of times is told anew.
@@ -26,43 +41,87 @@ impl<W: Wire> Connection<'_, W> {
     /// As many states as fit.
     pub(super) fn feed_states(&mut self) {
         let whole = usize::from(self.window.whole);
-        if self.untold_hub && self.phase == Phase::Serving && self.ledger.span() < whole {
-            self.untold_hub = false;
-            self.say_online();
-        }
-        while self.untold
-            && self.phase != Phase::Leaving
-            && self.statuses < self.window.states
-            && self.ledger.span() < whole
-        {
-            // On the way out there is no later.
-            let parked = match self.phase {
-                Phase::Serving => self.ports.parked.due(Instant::now()),
-                _ => None,
-            };
-            let next = parked.or_else(|| match self.phase {
-                Phase::Serving => self.ports.outbox.try_next(),
-                _ => self.ports.outbox.try_last(),
-            });
-            let Some((device, presence)) = next else {
-                self.untold = false;
+        while self.statuses < self.window.states && self.ledger.span() < whole {
+            let Some((device, presence)) = self.states.pop_front().or_else(|| self.take_state())
+            else {
                 break;
             };
-            let Some(presence) = self.ports.parked.pass(&device, presence, Instant::now()) else {
-                continue;
-            };
-            let status = self.publisher.device_status(&device, &presence);
-            if self.publish_state(&status, Record::Device(device, Box::new(presence))) {
-                self.statuses += 1;
+            if !self.ports.blame.is_idle() && self.phase == Phase::Serving {
+                let thing = Thing::Status(device.clone());
+                if self.ports.blame.may_go(&thing) == Go::Alone {
+                    if !self.nothing_is_out() {
+                        self.states.push_front((device, presence));
+                        break;
+                    }
+                    self.alone = true;
+                }
+            }
+            self.tell_state(device, presence);
+            if self.alone {
+                break;
             }
         }
     }
 
-    /// The broker has refused a state, for this reason.
-    pub(super) fn state_refused(&mut self, record: Record, why: &str) {
+    /// The next state that the broker should be told, and that is not parked.
+    pub(super) fn take_state(&mut self) -> Option<(Arc<str>, Presence)> {
+        while self.untold {
+            // On the way out there is no later.
+            let serving = self.phase == Phase::Serving;
+            let now = Instant::now();
+            let next = if serving {
+                let due = self.ports.parked.due(now);
+                due.or_else(|| self.ports.outbox.try_next())
+            } else {
+                self.ports.outbox.try_last()
+            };
+            let Some((device, presence)) = next else {
+                self.untold = false;
+                break;
+            };
+            if let Some(presence) = self.ports.parked.pass(&device, presence, now) {
+                return Some((device, presence));
+            }
+        }
+        None
+    }
+
+    pub(super) fn tell_state(&mut self, device: Arc<str>, presence: Presence) {
+        let status = self.publisher.device_status(&device, &presence);
+        if self.publish_state(&status, Record::Device(device, Box::new(presence))) {
+            self.statuses += 1;
+        }
+    }
+
+    /// When a pause is over.
+    pub(super) fn next_state(&self) -> Option<Instant> {
+        if self.phase != Phase::Serving {
+            return None;
+        }
+        let hub = self
+            .ports
+            .hub_pause
+            .filter(|_| self.untold_hub)
+            .map(|(until, _)| until);
+        let devices = self.ports.parked.next().filter(|_| !self.untold);
+        hub.into_iter().chain(devices).min()
+    }
+
+    pub(super) fn wake_states(&mut self) {
+        self.untold = true;
+        if let Some((until, pause)) = self.ports.hub_pause
+            && until <= Instant::now()
+        {
+            // Were it refused again, the next pause would be twice as long.
+            self.ports.hub_pause = Some((until, pause));
+            self.say_online();
+        }
+    }
+
+    /// The broker does not take a state, for this reason.
+    pub(super) fn park(&mut self, record: Record, why: &str) {
         match record {
             Record::Device(device, presence) => {
-                self.statuses -= 1;
                 if self.ports.parked.refuse(&device, *presence, Instant::now()) {
                     warn!(
                         %device,
@@ -72,60 +131,40 @@ impl<W: Wire> Connection<'_, W> {
                     );
                 }
             }
-            Record::Hub => warn!(why, "the broker does not take the hub's status"),
+            Record::Hub => {
+                let (first, longest) = HUB_PAUSE;
+                let pause = match self.ports.hub_pause {
+                    None => {
+                        warn!(
+                            why,
+                            "the broker does not take the hub's status; it is tried again with \
+                             growing pauses"
+                        );
+                        first
+                    }
+                    Some((_, pause)) => (pause * 2).min(longest),
+                };
+                self.ports.hub_pause = Some((Instant::now() + pause, pause));
+                self.untold_hub = true;
+            }
             Record::Farewell => self.wire.disconnect(),
-            Record::Data(_) | Record::Reply(_) => {}
+            Record::Reply(_, number) => return self.reply_refused(number, why.to_owned()),
+            Record::Data(_) | Record::Probe => {}
         }
         self.ports.board.uplink.refused_statuses.add(1);
+        self.show_refused();
     }
 
-    /// Asks for the states that an earlier run left behind, before anything is published.
-    pub(super) fn look_for_stale(&mut self) {
-        if self.ports.stale_attempts == 0 {
-            return;
-        }
-        self.ports.stale_attempts -= 1;
-        self.subscribe(&Subscription {
-            filter: self.publisher.status_filter(),
-            // With QoS 1 some brokers count the hub as a consumer, and keep or lose for it.
-            at_least_once: false,
-            retained: Retained::Sent,
-            as_published: false,
-            limit: stale::MAX_STATUS,
-        });
-        self.stale = Some(None);
-    }
-
-    /// A message that was asked for.
-    pub(super) fn message(&mut self, message: &Message) {
-        if !message.retain {
-            return;
-        }
-        if let Some(device) = self.publisher.device_of(&message.topic)
-            && let Some(correction) = stale::correction(&message.payload)
-            && self.ports.outbox.put_unknown(device, correction)
-        {
-            info!(device, "was online when an earlier run of the hub ended");
-        }
-        self.put_off_stale();
-    }
-
-    pub(super) fn put_off_stale(&mut self) {
-        if let Some(quiet) = &mut self.stale {
-            *quiet = Some(Instant::now() + stale::QUIET);
-        }
-    }
-
-    pub(super) fn end_stale(&mut self) {
-        self.unsubscribe(&self.publisher.status_filter());
-        self.stale = None;
-        self.ports.stale_attempts = 0;
+    pub(super) fn show_refused(&self) {
+        let devices = self.ports.parked.len() as u64;
+        self.ports.board.uplink.parked_statuses.set(devices);
     }
 
     /// The hub's last words. Its PUBACK is followed by DISCONNECT, and that by the broker's
     /// closing of the connection.
     pub(super) fn say_offline(&mut self) -> Result<(), Failure> {
         self.phase = Phase::Leaving;
+        self.release();
         if self.ledger.span() >= usize::from(self.window.whole) {
             // A broker that acknowledges nothing: the last will says it.
             return Err(Failure::passing("no room for the last words"));

@@ -319,6 +319,10 @@ impl door::Wire for Wire {
         &self.terms
     }
 
+    fn limit(&mut self, bytes: usize) {
+        self.terms.max_packet = self.terms.max_packet.min(bytes.saturating_sub(1));
+    }
+
     fn publish(
         &mut self,
         id: u16,
