@@ -175,8 +175,7 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     /// The broker has taken an answer.
-    pub(super) fn replied(&mut self, number: Option<u64>) {
-        self.replies -= 1;
+    pub(super) fn replied(&self, number: Option<u64>) {
         if let Some(number) = number {
             self.ports.tell_commands(News::Taken { number });
         }
