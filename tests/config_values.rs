@@ -122,6 +122,8 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
             listen: "127.0.0.1:8788".parse().unwrap(),
             token_file: Some("/etc/telehub/admin-token".into()),
             device_metrics: true,
+            history: Duration::from_secs(86_400),
+            history_size: 16 << 20,
         })
     );
 }
@@ -242,6 +244,8 @@ prop_compose! {
             listen: ([127, 0, 0, 1], port).into(),
             token_file: (port % 2 == 0).then(|| "/etc/telehub/token".into()),
             device_metrics: port % 3 == 0,
+            history: Duration::from_secs(u64::from(port)),
+            history_size: (1 << 20) + u64::from(port),
         });
         config.commands.enabled = commands;
         config.commands.max_size = max_message;

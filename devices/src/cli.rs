@@ -202,7 +202,14 @@ fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         Pace::Speed(args.speed)
     };
     let (id, token) = args.identity.resolve("replay")?;
-    let (source, fault) = replay::open(&args.file, &id, pace, args.batch)?;
+    let (source, fault) = match replay::open(&args.file, &id, pace, args.batch) {
+        Ok(opened) => opened,
+        Err(error) => {
+            // A file that cannot be sent is wrong usage: nothing was sent.
+            eprintln!("devices: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     let mut options = args.common.options(id, token, Full::Wait);
     options.model = "replay";
     let code = sensors::run(options, source)?;

@@ -65,7 +65,7 @@ fn conformance(
     environment: &[(&str, &Path)],
 ) -> (String, bool) {
     let output = Command::new(env!("CARGO_BIN_EXE_devices"))
-        .arg("conformance")
+        .args(["conformance", "--jobs", "8"])
         .args(options)
         .arg("--")
         .args(program)
@@ -108,6 +108,14 @@ fn the_c_kit_keeps_the_rules_and_conforms_under_sanitizers() {
     }
     let out = c_kit().unwrap();
     passes(&[out.join("probe").as_ref()], &[]);
+    // The same core without commands, and through Arduino's Client: what is theirs alone.
+    let options = "--only acks --only resume --only cut --only 1001 --only drops --only pongs \
+                   --only byte-by-byte --only half-open --only fragment --skip tls";
+    let options: Vec<&str> = options.split_whitespace().collect();
+    for program in ["probe-plain", "probe-arduino"] {
+        let (report, passed) = conformance(&options, &[out.join(program).as_ref()], &[]);
+        assert!(passed, "{program}: {report}");
+    }
 }
 
 #[test]
@@ -178,14 +186,19 @@ fn a_device_on_websockets_and_cbor2_conforms() {
     }
 }
 
-/// A folder with `ws` and `cbor-x`, made on first use.
+const WS: &str = "ws";
+const CBOR: &str = "cbor-x";
+/// MicroPython itself, in WebAssembly: there is no Debian package of it.
+const MICROPYTHON: &str = "@micropython/micropython-webassembly-pyscript";
+
+/// A folder with the packages from npm, made on first use.
 fn node_modules() -> Result<PathBuf, String> {
     static MODULES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let make = || {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-npm");
         let there = |package: &str| dir.join("node_modules").join(package).is_dir();
         run(Command::new("node").arg("--version"))?;
-        if !there("ws") || !there("cbor-x") {
+        if ![WS, CBOR, MICROPYTHON].into_iter().all(there) {
             std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
             std::fs::write(dir.join("package.json"), "{}").map_err(|error| error.to_string())?;
             // Without the native parts, which would be compiled or downloaded.
@@ -197,7 +210,11 @@ fn node_modules() -> Result<PathBuf, String> {
                     "--no-fund",
                     "--omit=optional",
                 ])
-                .args(["ws@8", "cbor-x@1"])
+                .args([
+                    format!("{WS}@8"),
+                    format!("{CBOR}@1"),
+                    format!("{MICROPYTHON}@1"),
+                ])
                 .current_dir(&dir))?;
         }
         Ok(dir)
@@ -230,6 +247,36 @@ fn a_device_on_ws_and_cbor_x_conforms() {
             let program = kits().join("foreign/ws_cborx.mjs");
             let environment = [("TELEHUB_MODULES", modules.as_path())];
             passes(&["node".as_ref(), program.as_ref()], &environment);
+        }
+    }
+}
+
+/// On CPython the whole kit, sockets and all; on MicroPython its core, with Node's sockets.
+#[test]
+fn the_micropython_kit_conforms_on_cpython() {
+    match run(Command::new("python3").arg("--version")) {
+        Err(why) => not_tested("the MicroPython kit on CPython", &why),
+        Ok(_) => {
+            let probe = kits().join("micropython/tests/probe.py");
+            passes(&["python3".as_ref(), probe.as_ref()], &[]);
+        }
+    }
+}
+
+#[test]
+fn the_micropython_kit_conforms_on_micropython() {
+    match node_modules() {
+        Err(why) => not_tested("the MicroPython kit on MicroPython", &why),
+        Ok(modules) => {
+            let program = kits().join("micropython/tests/bridge.mjs");
+            let command: [&OsStr; 2] = ["node".as_ref(), program.as_ref()];
+            // What the other interpreter may do otherwise; it is slow to start.
+            let options = "--only resume --only commands --only floats --only 1001 --only drops \
+                           --only fragment --only bad-messages --only deep --only pongs";
+            let options: Vec<&str> = options.split_whitespace().collect();
+            let environment = [("TELEHUB_MODULES", modules.as_path())];
+            let (report, passed) = conformance(&options, &command, &environment);
+            assert!(passed, "{report}");
         }
     }
 }

@@ -3,12 +3,13 @@
 //! Edits keep the comments that somebody wrote into the file. A new content replaces the old one
 //! at once, by a rename, so that the hub never reads half a file.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use rustix::fs::{FlockOperation, flock};
 use telehub::listen::registry::{Registered, RegistryFile};
 
@@ -70,30 +71,32 @@ impl Registry {
         &self.entries
     }
 
-    /// Adds a device and writes the file. Its id must be new.
-    pub(super) fn add(&mut self, entry: Registered) -> anyhow::Result<()> {
+    /// Where it is: what a link leads to.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds devices and writes the file, once. Their ids must be new.
+    pub(super) fn add(&mut self, entries: Vec<Registered>) -> anyhow::Result<()> {
         let mut text = self.text.clone();
-        if !text.is_empty() {
-            text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+        for entry in entries {
+            if !text.is_empty() {
+                text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+            }
+            text.push_str(&block(&entry)?);
+            self.entries.push(entry);
         }
-        text.push_str(&toml::to_string(&RegistryFile {
-            devices: vec![entry.clone()],
-        })?);
-        self.entries.push(entry);
         self.write(text)
     }
 
-    /// Changes what a device may be sent and writes the file. Returns whether it was there.
-    pub(super) fn set(
-        &mut self,
-        id: &str,
-        change: impl FnOnce(&mut Registered),
-    ) -> anyhow::Result<bool> {
-        let Some(index) = self.entries.iter().position(|entry| entry.id == id) else {
+    /// Puts another entry in the place of the one of the same id and writes the file. Returns
+    /// whether there was one.
+    pub(super) fn replace(&mut self, entry: Registered) -> anyhow::Result<bool> {
+        let Some(index) = self.entries.iter().position(|one| one.id == entry.id) else {
             return Ok(false);
         };
-        change(&mut self.entries[index]);
-        let text = with_rights(&self.text, index, &self.entries[index]);
+        let text = with_block(&self.text, index, &block(&entry)?);
+        self.entries[index] = entry;
         self.write(text)?;
         Ok(true)
     }
@@ -140,24 +143,38 @@ fn parse(text: &str) -> anyhow::Result<Vec<Registered>> {
         let line = before.map_or(1, |before| before.matches('\n').count() + 1);
         anyhow!("line {line}: {}", error.message().replace('\n', ", "))
     })?;
-    for (index, entry) in devices.iter().enumerate() {
-        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let mut ids = HashSet::new();
+    for entry in &devices {
         let id = &entry.id;
         ensure!(telehub::config::is_id(id), "{id:?} is not an id");
-        let token = entry.token_sha256.as_ref();
-        ensure!(
-            token.is_none_or(|token| token.len() == 64 && token.bytes().all(hex)),
-            "token_sha256 of {id:?} must be 64 lower-case hex digits"
-        );
-        if let Some(wrong) = entry.wrong_command() {
-            bail!("commands of {id:?} has {wrong:?}, which is no name or pattern of a command");
-        }
-        ensure!(
-            devices[..index].iter().all(|other| other.id != *id),
-            "{id:?} is there twice"
-        );
+        entry.check().map_err(|error| anyhow!(error))?;
+        ensure!(ids.insert(id), "{id:?} is there twice");
     }
     Ok(devices)
+}
+
+fn block(entry: &Registered) -> anyhow::Result<String> {
+    Ok(toml::to_string(&RegistryFile {
+        devices: vec![entry.clone()],
+    })?)
+}
+
+/// The text with its `index`th `[[device]]` written anew. The comments above it stay.
+fn with_block(text: &str, index: usize, block: &str) -> String {
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    let is_head = |line: &&str| line.trim_start().starts_with("[[device]]");
+    let Some(head) = (0..lines.len())
+        .filter(|&at| is_head(&lines[at]))
+        .nth(index)
+    else {
+        return text.to_owned();
+    };
+    let own = lines[head + 1..]
+        .iter()
+        .take_while(|line| !line.trim().is_empty() && !line.trim_start().starts_with(['#', '[']));
+    let end = head + 1 + own.count();
+    let rest = lines[end..].concat();
+    [&lines[..head].concat(), block, &rest].concat()
 }
 
 /// The text without its `index`th `[[device]]` and what belongs to it: everything up to the
@@ -180,37 +197,6 @@ fn without_block(text: &str, index: usize) -> String {
         .get(index + 1)
         .map_or(lines.len(), |&next| above(next));
     [&lines[..above(head)], &lines[end..]].concat().concat()
-}
-
-/// The text with other `commands` and `desired` in its `index`th `[[device]]`. Whether it came out
-/// as meant has to be looked at: a list over several lines is taken for what it is not.
-fn with_rights(text: &str, index: usize, entry: &Registered) -> String {
-    let mut out = String::with_capacity(text.len() + 64);
-    let mut heads = 0;
-    for line in text.split_inclusive('\n') {
-        let trimmed = line.trim_start();
-        let is_head = trimmed.starts_with("[[device]]");
-        heads += usize::from(is_head);
-        let inside = heads == index + 1;
-        let key = trimmed.split(['=', ' ', '\t']).next().unwrap_or_default();
-        if inside && matches!(key, "commands" | "desired") {
-            continue;
-        }
-        out.push_str(line);
-        if inside && is_head {
-            if !line.ends_with('\n') {
-                out.push('\n');
-            }
-            if !entry.commands.is_empty() {
-                let commands = toml::Value::from(entry.commands.clone());
-                out.push_str(&format!("commands = {commands}\n"));
-            }
-            if entry.desired {
-                out.push_str("desired = true\n");
-            }
-        }
-    }
-    out
 }
 
 /// Replaces the file's content as one step that survives a power cut once the directory is
@@ -259,8 +245,10 @@ mod tests {
             id: id.to_owned(),
             token_sha256: Some("0f".repeat(32)),
             added: Some(1_763_600_000),
+            expect: None,
             commands: Vec::new(),
-            desired: false,
+            old_sha256: None,
+            old_until: None,
         }
     }
 
@@ -276,8 +264,14 @@ mod tests {
     fn what_is_added_is_there_after_the_next_reading() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/devices.toml");
-        Registry::edit(&path).unwrap().add(entry("a")).unwrap();
-        Registry::edit(&path).unwrap().add(entry("b")).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("a")])
+            .unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("b")])
+            .unwrap();
         assert_eq!(ids(&Registry::read(&path).unwrap()), ["a", "b"]);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert!(Registry::edit(&path).unwrap().remove("a").unwrap());
@@ -303,7 +297,10 @@ mod tests {
         );
         fs::write(&path, &text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        Registry::edit(&path).unwrap().add(entry("c")).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("c")])
+            .unwrap();
         Registry::edit(&path).unwrap().remove("a").unwrap();
         let edited = fs::read_to_string(&path).unwrap();
         assert!(
@@ -319,61 +316,30 @@ mod tests {
     }
 
     #[test]
-    fn rights_change_where_they_stand_and_comments_stay() {
+    fn an_entry_is_written_anew_in_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("devices.toml");
-        let hash = "0f".repeat(32);
         let text = format!(
-            "# the barn\n[[device]]\nid = \"a\"\n# from the shop\ntoken_sha256 = \"{hash}\"\n\
-             commands = [\"old\"]\n\n# no token\n[[device]]\nid = \"b\"\n"
+            "# the barn\n{}\n# the boat\n{}\n# the mill\n{}",
+            block(&entry("a")).unwrap(),
+            block(&entry("b")).unwrap(),
+            block(&entry("c")).unwrap()
         );
-        fs::write(&path, text).unwrap();
-        let set = |id: &str, commands: &[&str], desired: bool| {
-            let mut registry = Registry::edit(&path).unwrap();
-            let commands = commands.iter().map(|&command| command.to_owned()).collect();
-            registry
-                .set(id, |entry| {
-                    (entry.commands, entry.desired) = (commands, desired)
-                })
-                .unwrap()
+        fs::write(&path, &text).unwrap();
+        let changed = Registered {
+            expect: Some("1m".into()),
+            ..entry("b")
         };
-        assert!(set("a", &["set-*", "reboot"], true) && set("b", &["x"], false));
-        assert!(!set("c", &[], false));
-        let edited = fs::read_to_string(&path).unwrap();
-        let registry = Registry::read(&path).unwrap();
-        assert_eq!(
-            registry.entries()[0].commands,
-            ["set-*", "reboot"],
-            "{edited}"
-        );
-        assert!(registry.entries()[0].desired && registry.entries()[1].commands == ["x"]);
-        for kept in ["# the barn\n", "# from the shop\n", "# no token\n"] {
-            assert!(edited.contains(kept), "{edited}");
-        }
-        assert!(set("a", &[], false));
-        assert!(
-            Registry::read(&path).unwrap().entries()[0]
-                .commands
-                .is_empty()
-        );
-    }
-
-    #[test]
-    fn a_list_over_several_lines_is_changed_as_well() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("devices.toml");
-        fs::write(
-            &path,
-            "[[device]]\nid = \"a\"\ncommands = [\n  \"old\",\n]\n",
-        )
-        .unwrap();
         let mut registry = Registry::edit(&path).unwrap();
-        registry
-            .set("a", |entry| entry.commands = vec!["new".to_owned()])
-            .unwrap();
+        assert!(registry.replace(changed).unwrap());
+        assert!(!registry.replace(entry("x")).unwrap());
+        let edited = fs::read_to_string(&path).unwrap();
         assert_eq!(
-            Registry::read(&path).unwrap().entries()[0].commands,
-            ["new"]
+            edited,
+            text.replace(
+                &block(&entry("b")).unwrap(),
+                &format!("{}expect = \"1m\"\n", block(&entry("b")).unwrap())
+            )
         );
     }
 
@@ -387,7 +353,10 @@ mod tests {
              {{ id = \"b\", token_sha256 = \"{hash}\" }},\n]\n"
         );
         fs::write(&path, inline).unwrap();
-        Registry::edit(&path).unwrap().add(entry("c")).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("c")])
+            .unwrap();
         Registry::edit(&path).unwrap().remove("b").unwrap();
         assert_eq!(ids(&Registry::read(&path).unwrap()), ["a", "c"]);
     }
@@ -401,8 +370,7 @@ mod tests {
         })
         .unwrap();
         for text in [
-            "[[device]]\nid = \"a\"\ntoken_sha256 = \"00\"\n",
-            "[[device]]\nid = \"a\"\ncommands = [\"a b\"]\n",
+            "[[device]]\nid = \"a\"\ntoken_sha256 = \"0f\"\n",
             "x = 1\n",
             "[[device",
             double.as_str(),

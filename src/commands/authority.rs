@@ -23,48 +23,22 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
 }
 
-/// What one device's entry in the registry allows.
+/// What each device takes at one moment: names, or patterns with `*`. A device that is not in it
+/// takes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rights {
-    /// Names, or patterns with `*`.
-    pub commands: Vec<String>,
-    /// The device takes its desired state.
-    pub desired: bool,
-}
-
-/// The rights of all devices at one moment. A device that is not in it has none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Authority(HashMap<Arc<str>, Rights>);
+pub struct Authority(HashMap<Arc<str>, Vec<String>>);
 
 impl Authority {
     /// Whether the device takes commands of this name.
     #[must_use]
     pub fn allows(&self, device: &str, name: &str) -> bool {
-        let rights = self.0.get(device);
-        rights.is_some_and(|rights| rights.commands.iter().any(|pattern| matches(pattern, name)))
-    }
-
-    /// Whether the device takes its desired state.
-    #[must_use]
-    pub fn takes_desired(&self, device: &str) -> bool {
-        self.0.get(device).is_some_and(|rights| rights.desired)
-    }
-
-    /// The patterns of one device, as they stand in its entry.
-    #[must_use]
-    pub fn commands_of(&self, device: &str) -> &[String] {
-        self.0.get(device).map_or(&[], |rights| &rights.commands)
-    }
-
-    /// The devices that take their desired state, in no order.
-    pub fn desired(&self) -> impl Iterator<Item = &Arc<str>> {
-        let takes = self.0.iter().filter(|(_, rights)| rights.desired);
-        takes.map(|(device, _)| device)
+        let takes = self.0.get(device);
+        takes.is_some_and(|takes| takes.iter().any(|pattern| matches(pattern, name)))
     }
 }
 
-impl FromIterator<(Arc<str>, Rights)> for Authority {
-    fn from_iter<I: IntoIterator<Item = (Arc<str>, Rights)>>(entries: I) -> Self {
+impl FromIterator<(Arc<str>, Vec<String>)> for Authority {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, Vec<String>)>>(entries: I) -> Self {
         Self(entries.into_iter().collect())
     }
 }
@@ -123,14 +97,10 @@ mod tests {
 
     #[test]
     fn a_device_without_an_entry_takes_nothing() {
-        let rights = Rights {
-            commands: vec!["set-*".to_owned()],
-            desired: true,
-        };
-        let authority = Authority::from_iter([("lamp".into(), rights)]);
-        assert!(authority.allows("lamp", "set-level") && authority.takes_desired("lamp"));
+        let authority = Authority::from_iter([("lamp".into(), vec!["set-*".to_owned()])]);
+        assert!(authority.allows("lamp", "set-level"));
         assert!(!authority.allows("lamp", "reboot"));
-        assert!(!authority.allows("pump", "set-level") && !authority.takes_desired("pump"));
+        assert!(!authority.allows("pump", "set-level"));
     }
 
     /// The definition, tried out in every way: slow, and obviously right.

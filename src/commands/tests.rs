@@ -9,7 +9,6 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::authority::Rights;
 use super::*;
 use crate::reading::{Encoding, Moment, Reply};
 
@@ -132,11 +131,7 @@ fn number_of(device: &str) -> usize {
 }
 
 fn authority() -> Arc<Authority> {
-    let rights = Rights {
-        commands: vec!["do-*".to_owned()],
-        desired: false,
-    };
-    let entries = (0..DEVICES).map(|d| (name_of(d), rights.clone()));
+    let entries = (0..DEVICES).map(|d| (name_of(d), vec!["do-*".to_owned()]));
     Arc::new(entries.collect())
 }
 

@@ -22,6 +22,7 @@ pub use crate::protocol::payload::Format;
 pub use changes::changes;
 pub use load::{Checked, DEFAULT_FILE, keys, load, parse};
 pub use problem::{Errors, Problem};
+pub use units::parse_duration;
 pub use values::is_id;
 
 /// Everything that can be set. A room receives its own part, never the whole.
@@ -78,6 +79,8 @@ pub struct Devices {
     pub handshake_timeout: Duration,
     /// Connections at a time.
     pub max_connections: usize,
+    /// A device without an entry in the registry that has not come for so long is forgotten.
+    pub forget_after: Duration,
     /// Bytes of one message, over all its fragments.
     pub max_message: usize,
     /// Messages a second and device; the burst is twice that.
@@ -227,6 +230,10 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
     /// Whether `/metrics` has metrics of each device.
     pub device_metrics: bool,
+    /// For how long readings are kept for the page, in memory; zero: not at all.
+    pub history: Duration,
+    /// In how many bytes, of all devices together.
+    pub history_size: u64,
 }
 
 /// `log.level`, from the quietest to the loudest.

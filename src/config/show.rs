@@ -38,6 +38,8 @@ impl fmt::Display for Config {
             text(f, "listen", &admin.listen.to_string())?;
             path(f, "token_file", admin.token_file.as_deref())?;
             writeln!(f, "device_metrics = {}", admin.device_metrics)?;
+            text(f, "history", &show_duration(admin.history))?;
+            text(f, "history_size", &show_size(admin.history_size))?;
         }
         writeln!(f, "\n[log]")?;
         text(f, "level", word(LEVEL, self.log.level))?;
@@ -58,6 +60,7 @@ fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
         &show_duration(devices.handshake_timeout),
     )?;
     writeln!(f, "max_connections = {}", devices.max_connections)?;
+    text(f, "forget_after", &show_duration(devices.forget_after))?;
     text(f, "max_message", &show_size(devices.max_message as u64))?;
     writeln!(f, "max_rate = {}", devices.max_rate)?;
     writeln!(f, "window = {}", devices.window)?;

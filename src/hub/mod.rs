@@ -7,7 +7,9 @@
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
 mod commands;
+mod local;
 mod reload;
+mod remember;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::reload::Reload;
+use self::remember::Remember;
 use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::lanes::Settings;
@@ -99,6 +102,9 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     } = config;
     let board = Board::new(&hub.id);
     board.spool.max_size.set(spool.max_size);
+    board.spool.set_path(&spool.path);
+    let remember = Remember::new(&spool.path, board.clone(), devices.forget_after);
+    remember.restore();
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {
@@ -113,6 +119,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let (stop_listen, listen_stop) = stop::channel();
     let memory_stop = listen_stop.clone();
     let (status_stop, feed_stop) = (listen_stop.clone(), listen_stop.clone());
+    let remember_stop = listen_stop.clone();
     let (stop_uplink, uplink_stop) = stop::channel();
     let (stop_admin, admin_stop) = stop::channel();
     let (control, control_rx) = mpsc::channel(CONTROLS);
@@ -134,7 +141,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         let around = commands::Around {
             prefix: uplink.prefix.clone(),
             hub: hub.id.clone(),
-            authority: server.authority(&devices.registry),
+            authority: server.authority(),
             board: board.clone(),
             pulse: heart.pulse("the commands"),
             stop: listen_stop,
@@ -187,18 +194,25 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         life.await;
         (Part::Uplink, Ok(()))
     });
-    if let (Some(listener), Some(admin)) = (admin_listener, &admin) {
-        let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
-        let address = listener
-            .local_addr()
-            .context("the admin listener has no address")?;
-        tracing::info!(%address, "admin listening");
+    let doors = admin::Doors {
+        tcp: admin_listener,
+        unix: local::listen(),
+    };
+    if doors.tcp.is_some() || doors.unix.is_some() {
+        let settings = admin_settings(admin.as_ref())?;
+        if let Some(listener) = &doors.tcp {
+            let address = listener
+                .local_addr()
+                .context("the admin listener has no address")?;
+            tracing::info!(%address, "admin listening");
+        }
         let board = board.clone();
         parts.spawn(async move {
-            admin::run(listener, board, settings, admin_stop).await;
+            admin::serve_all(doors, board, settings, admin_stop).await;
             (Part::Admin, Ok(()))
         });
     }
+    tokio::spawn(remember.clone().keep(remember_stop));
     tokio::spawn(clock::watch());
     let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
@@ -261,7 +275,11 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
                 outcome = result;
             }
         }
-        let _ = tokio::task::spawn_blocking(move || spool_thread.join()).await;
+        let last = move || {
+            let _ = spool_thread.join();
+            remember.save();
+        };
+        let _ = tokio::task::spawn_blocking(last).await;
     };
     tokio::select! {
         () = rest => {
@@ -274,6 +292,17 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         }
     }
     outcome
+}
+
+fn admin_settings(admin: Option<&config::Admin>) -> anyhow::Result<admin::Settings> {
+    let Some(admin) = admin else {
+        return Ok(admin::Settings::default());
+    };
+    let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
+    Ok(settings.with_history(admin::HistorySettings {
+        span: admin.history,
+        bytes: usize::try_from(admin.history_size).unwrap_or(usize::MAX),
+    }))
 }
 
 fn unasked(ended: Result<(Part, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {

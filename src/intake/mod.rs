@@ -388,7 +388,7 @@ impl Intake {
             }
             spool::Event::Unusable { error } => {
                 self.spool_well = false;
-                board.spool.set(SpoolState::Failed, Some(error));
+                board.spool.set(SpoolState::Unusable, Some(error));
                 return;
             }
             spool::Event::Writable => {

@@ -11,7 +11,7 @@ use crate::certificate;
 /// The rule of `devices.auth`.
 pub(super) enum Access {
     Open,
-    Token(Arc<Registry>),
+    Token(Registry),
     Certificate(Certificates),
 }
 

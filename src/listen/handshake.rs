@@ -88,7 +88,7 @@ pub(super) async fn handshake(
                 response
             }
             Err(refusal) => {
-                note(gate, origin, refusal, &path);
+                note(shared, gate, origin, refusal, &path);
                 refusal.response()
             }
         })
@@ -129,13 +129,17 @@ fn whole_seconds(wait: Duration) -> u64 {
 }
 
 /// Logs a refusal. Only what may be a device's id is repeated of the request.
-pub(super) fn note(gate: &Gate, origin: Origin, refusal: Refusal, path: &str) {
+pub(super) fn note(shared: &Shared, gate: &Gate, origin: Origin, refusal: Refusal, path: &str) {
     if refusal == Refusal::Stopping {
         return debug!(address = %origin, "refused while stopping");
     }
     let id = path.rsplit('/').next().filter(|id| is_id(id));
     let (loudness, reason) = (refusal.loudness(), refusal.detail());
     gate.log(loudness, origin, reason, id.unwrap_or_default());
+    if let Some(id) = id {
+        let remote = origin.to_string();
+        shared.roster.board().devices.refused(id, reason, remote);
+    }
 }
 
 /// Decides what a request gets.

@@ -21,7 +21,6 @@ mod version;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -101,12 +100,11 @@ impl Reloader {
 /// The device port, ready to run.
 pub struct Server {
     shared: Arc<Shared>,
-    /// With `auth = "certificate"`: read for the rights of devices alone.
-    rights: Option<Arc<Registry>>,
     sockets: usize,
     dead_after: Duration,
     reload: Arc<Notify>,
     pulse: Pulse,
+    files: Files,
 }
 
 impl Server {
@@ -126,18 +124,27 @@ impl Server {
         };
         let access = match (devices.auth, &tls) {
             (Auth::Open, _) => Access::Open,
-            (Auth::Token, _) => Access::Token(Arc::new(Registry::open(&devices.registry))),
+            (Auth::Token, _) => Access::Token(Registry::open(&devices.registry)),
             (Auth::Certificate, None) => return Err(TlsError::NoClientCa),
             (Auth::Certificate, Some(tls)) => Access::Certificate(Certificates::new(tls.clone())),
         };
+        // There entries only say more of devices that certificates let in.
+        let roll = (devices.auth == Auth::Certificate)
+            .then(|| Arc::new(Registry::optional(&devices.registry)));
+        let files = Files {
+            access: Arc::new(access),
+            roll,
+            tls: tls.clone(),
+            roster: roster.clone(),
+        };
+        files.tell_roll();
         Ok(Self {
             sockets: devices.max_connections.saturating_add(EXTRA_SOCKETS),
             dead_after: devices.ping_interval + devices.ping_timeout,
             reload: Arc::default(),
             pulse: Pulse::default(),
-            rights: None,
             shared: Arc::new(Shared {
-                access: Arc::new(access),
+                access: files.access.clone(),
                 gate: Gate::new(),
                 tls,
                 handshake_timeout: devices.handshake_timeout,
@@ -147,6 +154,7 @@ impl Server {
                 roster,
                 stop,
             }),
+            files,
         })
     }
 
@@ -169,19 +177,13 @@ impl Server {
         self
     }
 
-    /// Which device takes which commands, as of now and of every change in `registry`. In
+    /// Which device takes which commands, as of now and of every change in the registry. In
     /// `auth = "open"` anybody could be any device, so none takes any.
     #[must_use]
-    pub fn authority(&mut self, registry: &Path) -> watch::Receiver<Arc<Authority>> {
-        match &*self.shared.access {
-            Access::Token(registry) => registry.authority(),
-            Access::Certificate(_) => {
-                let rights = Registry::open(registry);
-                let authority = rights.authority();
-                self.rights = Some(Arc::new(rights));
-                authority
-            }
-            Access::Open => watch::Sender::default().subscribe(),
+    pub fn authority(&self) -> watch::Receiver<Arc<Authority>> {
+        match self.files.registry() {
+            Some(registry) => registry.authority(),
+            None => watch::Sender::default().subscribe(),
         }
     }
 
@@ -234,18 +236,12 @@ impl Server {
     pub async fn run(self, listener: TcpListener) {
         let Self {
             shared,
-            rights,
             sockets,
             dead_after,
             reload,
             mut pulse,
+            files,
         } = self;
-        let files = Files {
-            access: shared.access.clone(),
-            rights,
-            tls: shared.tls.clone(),
-            roster: shared.roster.clone(),
-        };
         let mut looking: Option<JoinHandle<()>> = None;
         let sockets = u32::try_from(sockets).unwrap_or(u32::MAX);
         let free = Arc::new(Semaphore::new(sockets as usize));
@@ -299,12 +295,27 @@ impl Server {
 #[derive(Clone)]
 struct Files {
     access: Arc<Access>,
-    rights: Option<Arc<Registry>>,
+    /// The registry, where it admits nobody.
+    roll: Option<Arc<Registry>>,
     tls: Option<Arc<Tls>>,
     roster: Arc<Roster>,
 }
 
 impl Files {
+    fn registry(&self) -> Option<&Registry> {
+        match &*self.access {
+            Access::Token(registry) => Some(registry),
+            Access::Certificate(_) | Access::Open => self.roll.as_deref(),
+        }
+    }
+
+    /// Tells the board which devices there are to be.
+    fn tell_roll(&self) {
+        if let Some(roll) = self.registry().and_then(Registry::take_roll) {
+            self.roster.board().devices.expect(roll);
+        }
+    }
+
     /// Looks at them, and closes the sessions of devices that may no longer connect. Blocks.
     fn follow(&self) {
         let renewed = self.tls.as_ref().is_some_and(|tls| tls.refresh());
@@ -313,22 +324,20 @@ impl Files {
             Access::Certificate(certificates) if renewed => certificates.rejected(),
             Access::Certificate(_) | Access::Open => Vec::new(),
         };
-        if let Some(rights) = &self.rights {
-            rights.refresh();
-        }
         for device in lost {
             self.roster.close(&device, Close::Revoked);
         }
+        if let Some(roll) = &self.roll {
+            roll.refresh();
+        }
+        self.tell_roll();
     }
 
     fn read_again(&self) {
         if let Some(tls) = &self.tls {
             tls.read_again();
         }
-        if let Some(rights) = &self.rights {
-            rights.read_again();
-        }
-        if let Access::Token(registry) = &*self.access {
+        if let Some(registry) = self.registry() {
             registry.read_again();
         }
     }

@@ -107,7 +107,7 @@ pub(super) async fn answer(
     let id = device(&request).unwrap_or_default().to_owned();
     let (head, body) = request.into_parts();
     if let Err(refusal) = judge(shared, gate, &head, &id, shown, origin) {
-        note(gate, origin, refusal, &id);
+        note(shared, gate, origin, refusal, &id);
         return refusal.response();
     }
     match take(shared, &head, body, &id, read).await {

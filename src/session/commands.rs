@@ -159,8 +159,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// A result that is no good: the device hears which, or it would say it again for ever.
     pub(super) fn reject_result(&mut self, id: String, reject: Reject) -> Result<(), Ending> {
-        let Reject { code, detail, .. } = reject;
-        self.refuse(code, &ToDevice::ResultReject { id, code, detail })
+        self.refuse(reject, |Reject { code, detail, .. }| {
+            ToDevice::ResultReject { id, code, detail }
+        })
     }
 
     /// What the room of the commands has for the device.

@@ -17,6 +17,73 @@ use crate::intake::port::{ConnId, Refused};
 use crate::protocol;
 use crate::protocol::message::{Reject, RejectCode, ToDevice};
 
+/// Words of the protocol that a detail may quote. Anything else between quotes is the device's.
+const WORDS: [&str; 39] = [
+    "age",
+    "bn",
+    "bs",
+    "bt",
+    "bu",
+    "bv",
+    "bver",
+    "bye",
+    "clock",
+    "data",
+    "error",
+    "firmware",
+    "hello",
+    "id",
+    "max_message",
+    "model",
+    "more",
+    "n",
+    "name",
+    "next",
+    "ok",
+    "pack",
+    "remembers",
+    "reported",
+    "result",
+    "s",
+    "seq",
+    "sleep",
+    "stream",
+    "sum",
+    "t",
+    "u",
+    "unit",
+    "ut",
+    "v",
+    "value",
+    "vb",
+    "vd",
+    "vs",
+];
+
+/// A reject's detail for the log, which holds nothing of what devices send. The device itself is told
+/// all of it.
+fn without_its_words(detail: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = detail;
+    while let Some((before, quoted)) = rest.split_once('"') {
+        kept.push_str(before);
+        match quoted.split_once('"') {
+            Some((word, after)) if WORDS.contains(&word) => {
+                kept.push('"');
+                kept.push_str(word);
+                kept.push('"');
+                rest = after;
+            }
+            // It may have quotes itself: up to the last one it may all be the device's.
+            _ => {
+                kept.push_str("\"…\"");
+                return kept + quoted.rsplit_once('"').map_or("", |(_, after)| after);
+            }
+        }
+    }
+    kept + rest
+}
+
 /// Rejects in a row after which the hub hangs up: a firmware that gets ten wrong does not learn.
 const REJECTS_IN_A_ROW: u32 = 10;
 
@@ -174,16 +241,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
-        self.refuse(reject.code, &ToDevice::Reject(reject))
+        self.refuse(reject, ToDevice::Reject)
     }
 
-    /// A message was not taken, which `answer` says.
-    pub(super) fn refuse(&mut self, code: RejectCode, answer: &ToDevice) -> Result<(), Ending> {
-        self.present.board.reject(code.as_str());
+    /// A message was not taken; `answer` makes of the reject what the device hears.
+    pub(super) fn refuse(
+        &mut self,
+        reject: Reject,
+        answer: impl FnOnce(Reject) -> ToDevice,
+    ) -> Result<(), Ending> {
+        self.present.board.reject(reject.code.as_str());
         // A number can be wrong and the content good.
-        self.rejects_in_a_row += u32::from(code != RejectCode::BadSeq);
-        info!(device = %self.present.device, code = code.as_str(), "message rejected");
-        self.send(answer)?;
+        self.rejects_in_a_row += u32::from(reject.code != RejectCode::BadSeq);
+        info!(
+            device = %self.present.device,
+            code = reject.code.as_str(),
+            detail = without_its_words(&reject.detail),
+            "message rejected"
+        );
+        self.send(&answer(reject))?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
             return Err(Ending::TooManyRejects);
         }
@@ -213,4 +289,23 @@ pub(super) fn bad_seq(refused: Refused) -> Reject {
 fn made_stream(conn: ConnId) -> String {
     static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
     format!("h{:016x}-{conn}", *RUN)
+}
+#[cfg(test)]
+mod tests {
+    use super::without_its_words;
+
+    #[test]
+    fn a_detail_in_the_log_has_the_words_of_the_protocol_and_none_of_the_devices() {
+        for (detail, logged) in [
+            ("\"seq\" must be an integer", "\"seq\" must be an integer"),
+            ("record 1: \"v\" and \"vs\"", "record 1: \"v\" and \"vs\""),
+            ("\"SECRET\" is no kind: hello", "\"…\" is no kind: hello"),
+            ("\"a\"SECRET\" is no kind", "\"…\" is no kind"),
+            ("\"v\" of \"SECRET\"x\" is", "\"v\" of \"…\" is"),
+            ("\"SECRET", "\"…\""),
+            ("nothing quoted", "nothing quoted"),
+        ] {
+            assert_eq!(without_its_words(detail), logged);
+        }
+    }
 }

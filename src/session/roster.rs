@@ -90,6 +90,12 @@ impl Roster {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where it is told who is here.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
     /// A seat for a device, or `None` when the hub is full. A device that is present may always
     /// come back: it takes the place of its old connection.
     #[must_use]

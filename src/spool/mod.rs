@@ -25,6 +25,7 @@ pub mod fuzzing;
 mod generation;
 mod generations;
 mod inspect;
+pub mod look;
 mod marks;
 mod overflow;
 mod remains;
@@ -81,7 +82,12 @@ pub fn start(
     config: &config::Spool,
 ) -> io::Result<(CommandSender, mpsc::Receiver<Event>, JoinHandle<()>)> {
     let engine = Box::new(disk::Disk { own_sync: true });
-    worker::start(shelf::Shelf::new(config, engine), worker::IDLE_AFTER)
+    let looker = worker::Looker {
+        path: config.path.clone(),
+        min_free: config.min_free,
+    };
+    let shelf = shelf::Shelf::new(config, engine);
+    worker::start(shelf, worker::IDLE_AFTER, Some(looker))
 }
 
 /// A group of items, stored as one value with a checksum. Ids grow in the order of arrival.
@@ -186,7 +192,8 @@ pub enum Event {
         /// What is stored.
         depth: Depth,
     },
-    /// Right after `Opened`: the spool cannot be used. It is tried again every few seconds.
+    /// Right after `Opened`, or found out since while nobody needed it: the spool cannot be used.
+    /// It is tried again every few seconds.
     Unusable {
         /// One sentence for the status.
         error: String,

@@ -299,7 +299,7 @@ fn ten_outages_leave_no_more_on_disk_than_one() {
 }
 
 fn run(config: &Spool) -> (CommandSender, Receiver<Event>, JoinHandle<()>) {
-    worker::start(Shelf::new(config, disk()), Duration::from_millis(50)).unwrap()
+    worker::start(Shelf::new(config, disk()), Duration::from_millis(50), None).unwrap()
 }
 
 fn next(events: &mut Receiver<Event>) -> Event {

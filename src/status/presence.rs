@@ -237,7 +237,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(told[2] >= 2 * PACE, "{told:?}");
-        assert!(flaps > 20);
+        assert!(flaps > told.len());
     }
 
     #[tokio::test]
@@ -245,8 +245,8 @@ mod tests {
         let outbox = Outbox::default();
         let device: Arc<str> = "a".into();
         outbox.put(&device, presence("online", "connected"));
-        assert!(outbox.try_next().is_some());
         let told = Instant::now();
+        assert!(outbox.try_next().is_some());
         outbox.put(&device, presence("offline", "closed"));
         while outbox.try_next().is_none() {
             outbox.changed().await;

@@ -21,6 +21,17 @@ pub enum UplinkState {
     Down,
 }
 
+/// How the connection to the broker is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Present {
+    /// The state.
+    pub state: UplinkState,
+    /// Uptime.
+    pub since: f64,
+    /// Why it is not connected, and the uptime of that.
+    pub error: Option<(String, f64)>,
+}
+
 /// Whether a broker of MQTT 3.1.1 delivers what it acknowledges: an empty batch must come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
@@ -41,8 +52,7 @@ pub enum ProbeState {
 /// The uplink's part of the board.
 #[derive(Debug)]
 pub struct UplinkBoard {
-    /// State, since which uptime, last error.
-    state: Mutex<(UplinkState, f64, Option<String>)>,
+    state: Mutex<Present>,
     /// Gauge: publishes without PUBACK.
     pub in_flight: Number,
     /// Publishes handed to the network.
@@ -78,7 +88,11 @@ pub struct UplinkBoard {
 impl UplinkBoard {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new((UplinkState::Connecting, clock::uptime(), None)),
+            state: Mutex::new(Present {
+                state: UplinkState::Connecting,
+                since: clock::uptime(),
+                error: None,
+            }),
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
@@ -97,17 +111,21 @@ impl UplinkBoard {
         }
     }
 
-    /// Records a change of state. An error stays as `last_error` until the next one. The time is
-    /// that of the connection or of its loss: tries in between are the same outage.
+    /// Records a change of state. An error stays until the next one, or until the connection is
+    /// there: what is over is no news. The time is that of the connection or of its loss: tries
+    /// in between are the same outage.
     pub fn set(&self, state: UplinkState, error: Option<String>) {
+        let now = clock::uptime();
         let mut current = lock(&self.state);
         let connected = |state| state == UplinkState::Connected;
-        if connected(current.0) != connected(state) {
-            current.1 = clock::uptime();
+        if connected(current.state) != connected(state) {
+            current.since = now;
         }
-        current.0 = state;
-        if error.is_some() {
-            current.2 = error;
+        current.state = state;
+        if connected(state) {
+            current.error = None;
+        } else if let Some(error) = error {
+            current.error = Some((error, now));
         }
     }
 
@@ -148,14 +166,13 @@ impl UplinkBoard {
     /// The present state.
     #[must_use]
     pub fn state(&self) -> UplinkState {
-        lock(&self.state).0
+        lock(&self.state).state
     }
 
-    /// The present state, since when (Unix seconds), and the last error.
+    /// All of it at one moment.
     #[must_use]
-    pub fn whole(&self) -> (UplinkState, f64, Option<String>) {
-        let (state, since, error) = lock(&self.state).clone();
-        (state, clock::wall_at(since), error)
+    pub fn whole(&self) -> Present {
+        lock(&self.state).clone()
     }
 }
 
@@ -167,21 +184,29 @@ mod tests {
     fn an_outage_is_as_old_as_the_loss_of_the_connection() {
         let board = UplinkBoard::new();
         let lost = clock::uptime() - 5.0;
-        lock(&board.state).1 = lost;
+        lock(&board.state).since = lost;
         board.set(UplinkState::Down, Some("refused".into()));
         board.set(UplinkState::Connecting, None);
+        let present = board.whole();
         assert_eq!(
-            board.whole(),
-            (
-                UplinkState::Connecting,
-                clock::wall_at(lost),
-                Some("refused".into())
-            )
+            (present.state, present.since),
+            (UplinkState::Connecting, lost)
         );
+        let (error, at) = present.error.unwrap_or_default();
+        assert!(error == "refused" && at > lost, "{error} at {at}");
         board.set(UplinkState::Connected, None);
-        let (_, connected, _) = board.whole();
-        assert!(connected > clock::wall_at(lost));
+        let connected = board.whole().since;
+        assert!(connected > lost);
         board.set(UplinkState::Connected, None);
-        assert_eq!(board.whole().1, connected);
+        assert_eq!(board.whole().since, connected);
+    }
+
+    #[test]
+    fn an_error_is_over_with_the_next_connection() {
+        let board = UplinkBoard::new();
+        board.set(UplinkState::Down, Some("refused".into()));
+        board.set(UplinkState::Connected, None);
+        let present = board.whole();
+        assert_eq!(present.error, None);
     }
 }

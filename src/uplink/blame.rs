@@ -6,8 +6,8 @@
 //! becomes a suspect, and the oldest suspect stands trial. It is convicted only when
 //!
 //! - it was hung up on alone at least four times,
-//! - once as the first publish of a connection, which rules out brokers that hang up after so many
-//!   publishes or bytes, and
+//! - once as the first publish of a connection, or after clearly more publishes than another time,
+//!   which rules out brokers that hang up after so many publishes or bytes, and
 //! - once right after another publish had been taken on the same connection, which rules out
 //!   brokers that hang up on everything, crash in a loop, or are behind a link that breaks;
 //! - and nothing else that had been taken before was hung up on alone meanwhile, which rules out
@@ -92,6 +92,8 @@ struct Suspect {
     alone: u8,
     /// One of them as the first publish of its connection.
     first: bool,
+    /// Publishes that had been taken on its connection: the fewest and the most.
+    before: (u32, u32),
     /// One of them right after something else had been taken there.
     after: bool,
     /// Publishes that passed since it was offered last.
@@ -100,7 +102,9 @@ struct Suspect {
 
 impl Suspect {
     fn is_proven(&self) -> bool {
-        self.alone >= PROOF && self.first && self.after
+        let (fewest, most) = self.before;
+        let varied = self.first || most >= 2 * (fewest + 1);
+        self.alone >= PROOF && varied && self.after
     }
 }
 
@@ -205,6 +209,11 @@ impl Blame {
         Some(&suspect.thing)
     }
 
+    /// The suspect on trial should be the first on this connection, and may still come.
+    pub(super) fn awaits_first(&self) -> bool {
+        self.careful && self.here == 0 && self.suspects.front().is_some_and(|one| !one.first)
+    }
+
     /// A witness is needed: something that the broker is known to take, before the suspect goes.
     pub(super) fn needs_witness(&self) -> bool {
         self.careful && !self.suspects.is_empty() && !self.is_its_turn()
@@ -212,7 +221,10 @@ impl Blame {
 
     /// The broker has taken this.
     pub(super) fn passed(&mut self, thing: &Thing, bytes: usize) {
-        self.here = self.here.saturating_add(1);
+        // That a subscription is taken says nothing of publishes.
+        if !matches!(thing, Thing::Subscription(_)) {
+            self.here = self.here.saturating_add(1);
+        }
         self.largest = self.largest.max(bytes);
         if !self.taken.contains(thing) && self.taken.len() < TAKEN {
             self.taken.insert(thing.clone());
@@ -273,6 +285,7 @@ impl Blame {
                 // What was good is not now: the broker hangs up on anything.
                 for suspect in &mut self.suspects {
                     (suspect.alone, suspect.first, suspect.after) = (0, false, false);
+                    suspect.before = (u32::MAX / 4, 0);
                 }
             }
             if self.suspects.len() < SUSPECTS {
@@ -280,6 +293,7 @@ impl Blame {
                     thing: thing.clone(),
                     alone: 1,
                     first: here == 0,
+                    before: (here, here),
                     after: here > 0,
                     absent: 0,
                 });
@@ -289,6 +303,7 @@ impl Blame {
         let suspect = self.suspects.get_mut(place)?;
         suspect.alone = suspect.alone.saturating_add(1);
         suspect.first |= here == 0;
+        suspect.before = (suspect.before.0.min(here), suspect.before.1.max(here));
         suspect.after |= here > 0;
         suspect.absent = 0;
         if !suspect.is_proven() {

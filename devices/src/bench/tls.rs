@@ -3,13 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -19,12 +17,10 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::process::find;
-
 /// Handshakes at a time: the hub allows one address 64.
 const AT_A_TIME: usize = 32;
 
-/// A certificate for 127.0.0.1 and its key, made with openssl.
+/// A certificate for 127.0.0.1 and its key, in files.
 #[derive(Debug)]
 pub struct Certificate {
     /// PEM.
@@ -34,38 +30,19 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// `None`: there is no openssl.
+    /// Makes one that signs itself.
     ///
     /// # Errors
-    /// When it fails.
-    pub async fn make(dir: &Path) -> anyhow::Result<Option<Self>> {
-        let Some(openssl) = find("openssl") else {
-            return Ok(None);
-        };
-        let made = Self {
+    /// When it cannot be written.
+    pub fn make(dir: &Path) -> anyhow::Result<Self> {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()])?;
+        let files = Self {
             cert: dir.join("cert.pem"),
             key: dir.join("key.pem"),
         };
-        let status = Command::new(openssl)
-            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
-            .args([
-                "-subj",
-                "/CN=bench",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-            ])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-            .arg(&made.key)
-            .arg("-out")
-            .arg(&made.cert)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .await?;
-        if !status.success() {
-            bail!("openssl made no certificate");
-        }
-        Ok(Some(made))
+        std::fs::write(&files.cert, made.cert.pem())?;
+        std::fs::write(&files.key, made.signing_key.serialize_pem())?;
+        Ok(files)
     }
 
     /// Tables of the hub's configuration.

@@ -35,7 +35,7 @@ async fn comes_back(rig: &mut Rig, ended: Instant, back: Back, why: &str) -> Res
             "{why}: back after {waited:.0} s, expected at most {most} s"
         ));
     }
-    let mut session = rig.upgrade(arrival).await?;
+    let mut session = rig.upgraded(arrival, 200.0).await?;
     rig.welcome(&mut session).await;
     rig.until_done_with(Some(session), super::rig::Answer::Ack)
         .await

@@ -27,11 +27,11 @@ async fn hangs_up(rig: &Rig, io: &mut dyn Io) -> Result<(), String> {
 
 /// A server that takes the connection and never says a word.
 pub async fn no_answer(rig: &mut Rig) -> Result<(), String> {
-    let (mut io, at) = rig.stream(60.0).await?;
-    hangs_up(rig, &mut *io).await?;
+    let (mut io, at) = rig.connection(60.0).await?;
+    hangs_up(rig, &mut io).await?;
     let next = rig.arrival(120.0).await?;
     rig.waited(at, next.at, 1.0, "no answer");
-    let mut session = rig.upgrade(next).await?;
+    let mut session = rig.upgraded(next, 200.0).await?;
     rig.welcome(&mut session).await;
     rig.until_done_with(Some(session), Answer::Ack).await
 }
@@ -74,16 +74,16 @@ pub async fn half_open(rig: &mut Rig) -> Result<(), String> {
     for fault in arrival.faults(TOKEN) {
         rig.ledger().fault(fault);
     }
-    let mut session = rig.upgrade(arrival).await?;
+    let mut session = rig.upgraded(arrival, 200.0).await?;
     rig.welcome(&mut session).await;
     rig.until_done_with(Some(session), Answer::Ack).await
 }
 
 /// A link of 1 kB/s in both directions.
 pub async fn slow_link(rig: &mut Rig) -> Result<(), String> {
-    let (io, at) = rig.stream(60.0).await?;
-    let arrival = Arrival::read(slowed(io, rig.scale), at).await?;
-    let mut session = rig.upgrade(arrival).await?;
+    let (io, at) = rig.connection(60.0).await?;
+    let arrival = Arrival::read(slowed(Box::new(io), rig.scale), at).await?;
+    let mut session = rig.upgraded(arrival, 200.0).await?;
     rig.welcome(&mut session).await;
     session.raw(&frame::frame(FIN | PING, b"slow")).await;
     loop {

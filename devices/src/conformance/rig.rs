@@ -21,6 +21,8 @@ use super::session::{Event, PATIENCE, Session, Terms};
 pub const TOKEN: &str = "Zk3-conformance_token-0123456789abcdefghijk";
 /// A scenario that has not ended by then, in real time, will not.
 const END: Duration = Duration::from_secs(180);
+/// Connections that a device may give up before it has said hello.
+const HASTY: usize = 5;
 /// Protocol seconds between two pings of the harness: half of what the welcome promises.
 const PING_EVERY: f64 = 50.0;
 
@@ -84,33 +86,42 @@ impl Rig {
         }
     }
 
-    /// The next connection through TLS, where the scenario has it.
-    ///
-    /// # Errors
-    /// As [`Self::connection`], or when TLS fails.
-    pub async fn stream(&mut self, protocol: f64) -> Result<(Box<dyn Io>, Instant), String> {
-        let (stream, at) = self.connection(protocol).await?;
+    /// TLS on a connection, where the scenario has it.
+    async fn secured(&self, stream: TcpStream) -> Result<Box<dyn Io>, String> {
         match &self.tls {
-            None => Ok((Box::new(stream), at)),
+            None => Ok(Box::new(stream)),
             Some(tls) => match timeout(PATIENCE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => Ok((Box::new(stream), at)),
+                Ok(Ok(stream)) => Ok(Box::new(stream)),
                 Ok(Err(error)) => Err(format!("TLS: {error}")),
                 Err(_) => Err("TLS: the device never finished its handshake".into()),
             },
         }
     }
 
-    /// The next request, checked.
+    /// The next request, checked. A device that hangs up before it has said anything was in a hurry
+    /// on a machine under load: it may come again.
     ///
     /// # Errors
-    /// As [`Self::stream`], or when no request comes.
+    /// As [`Self::connection`], or when no request comes.
     pub async fn arrival(&mut self, protocol: f64) -> Result<Arrival, String> {
-        let (io, at) = self.stream(protocol).await?;
-        let arrival = Arrival::read(io, at).await?;
-        for fault in arrival.faults(TOKEN) {
-            self.ledger().fault(fault);
+        let mut fault = String::new();
+        for _ in 0..HASTY {
+            let (stream, at) = self.connection(protocol).await?;
+            let read = match self.secured(stream).await {
+                Ok(io) => Arrival::read(io, at).await,
+                Err(fault) => Err(fault),
+            };
+            match read {
+                Ok(arrival) => {
+                    for fault in arrival.faults(TOKEN) {
+                        self.ledger().fault(fault);
+                    }
+                    return Ok(arrival);
+                }
+                Err(why) => fault = why,
+            }
         }
-        Ok(arrival)
+        Err(fault)
     }
 
     /// The next connection up to its hello, which is not answered.
@@ -119,14 +130,30 @@ impl Rig {
     /// As [`Self::arrival`], or when no hello comes.
     pub async fn session(&mut self, protocol: f64) -> Result<Session, String> {
         let arrival = self.arrival(protocol).await?;
-        self.upgrade(arrival).await
+        self.upgraded(arrival, protocol).await
+    }
+
+    /// Upgrades this connection, or one that follows where the device was in a hurry.
+    ///
+    /// # Errors
+    /// As [`Self::session`].
+    pub async fn upgraded(&mut self, arrival: Arrival, protocol: f64) -> Result<Session, String> {
+        let mut session = self.upgrade(arrival).await;
+        for _ in 1..HASTY {
+            if session.is_ok() {
+                break;
+            }
+            let arrival = self.arrival(protocol).await?;
+            session = self.upgrade(arrival).await;
+        }
+        session
     }
 
     /// Upgrades and waits for the hello.
     ///
     /// # Errors
     /// When no hello comes.
-    pub async fn upgrade(&mut self, mut arrival: Arrival) -> Result<Session, String> {
+    async fn upgrade(&mut self, mut arrival: Arrival) -> Result<Session, String> {
         let answer = arrival.switching();
         let _ = arrival.io.write_all(answer.as_bytes()).await;
         let _ = arrival.io.flush().await;

@@ -33,13 +33,29 @@ pub(super) fn itself(text: &mut Text, board: &Board) {
 pub(super) fn devices(text: &mut Text, board: &Board) {
     let devices = &board.devices;
     let all = &devices.shared;
+    let census = devices.census();
     text.gauge("telehub_devices_connected", "Open device connections.")
         .value(devices.connected.get());
     text.gauge(
         "telehub_devices_known",
-        "Devices that have connected since the hub started.",
+        "Devices that are remembered: of the registry, of this run, or of the one before.",
     )
-    .value(devices.known());
+    .value(census.known);
+    text.gauge(
+        "telehub_devices_unseen",
+        "Devices that have not come since the hub started.",
+    )
+    .value(census.unseen);
+    text.gauge(
+        "telehub_devices_lost",
+        "Devices that went without a goodbye or did not come back, and of which nobody has said that it is known.",
+    )
+    .value(census.lost);
+    text.gauge(
+        "telehub_devices_silent",
+        "Devices that are connected and have sent no readings for unusually long.",
+    )
+    .value(census.silent);
     text.counter(
         "telehub_device_connects_total",
         "Device connections that began.",
@@ -205,6 +221,7 @@ pub(super) fn spool(text: &mut Text, board: &Board) {
         ("failed", SpoolState::Failed),
         ("full", SpoolState::Full),
         ("ok", SpoolState::Ok),
+        ("unusable", SpoolState::Unusable),
     ] {
         family.labelled("state", name, u8::from(state == present));
     }
@@ -231,6 +248,13 @@ pub(super) fn spool(text: &mut Text, board: &Board) {
         "What the spool's files may take on disk: spool.max_size.",
     )
     .value(spool.max_size.get());
+    let mut family = text.gauge(
+        "telehub_spool_full_in_seconds",
+        "Until the spool is full, as fast as it has grown in the last minutes; absent while it does not grow.",
+    );
+    if let Some(seconds) = spool.full_in() {
+        family.plain(seconds);
+    }
     text.counter(
         "telehub_spool_dropped_batches_total",
         "Batches that were given up, as soon as they were; gap records follow.",

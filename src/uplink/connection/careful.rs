@@ -24,6 +24,9 @@ impl<W: Wire> Connection<'_, W> {
         {
             return;
         }
+        if self.grace.is_some() && self.ports.blame.awaits_first() {
+            return;
+        }
         if self.ports.blame.needs_witness()
             && self.ports.blame.may_go(&Thing::Hub) == Go::Now
             && self.offer(&Thing::Hub)

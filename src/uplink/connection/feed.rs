@@ -44,20 +44,16 @@ impl<W: Wire> Connection<'_, W> {
         if self.window.data == usize::from(self.window.whole) {
             self.feed_states();
         }
-        if self.told_or_telling_hub() && self.feed_data() {
+        // The hub's own status is the first thing that it says.
+        if self.untold_hub && self.phase == Phase::Serving {
+            self.say_online();
+        }
+        if self.feed_data() {
             self.feed_states();
             if !self.alone {
                 self.send_probe();
             }
         }
-    }
-
-    /// The hub's own status is the first thing that it says.
-    fn told_or_telling_hub(&mut self) -> bool {
-        if self.untold_hub && self.phase == Phase::Serving {
-            self.say_online();
-        }
-        true
     }
 
     /// `false`: something has to wait until it can go alone.

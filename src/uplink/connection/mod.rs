@@ -38,6 +38,10 @@ const STATUSES: u16 = 8;
 /// a megabyte each would take a hundred of them, some of it twice.
 const OUT_BYTES: usize = 8 << 20;
 
+/// How long a connection waits for what is suspected, so that it can go first. The intake has it
+/// within a moment, unless it has become something else meanwhile.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -202,6 +206,8 @@ struct Connection<'a, W> {
     kept: Option<kept::Kept>,
     /// What is out has to stay alone.
     alone: bool,
+    /// Until when nothing goes before the one that is suspected.
+    grace: Option<Instant>,
     /// Data goes before states the next time.
     data_first: bool,
     /// The broker has taken the hub's `online`.
@@ -247,6 +253,7 @@ pub(super) async fn serve<W: Wire>(
         states: VecDeque::new(),
         kept: None,
         alone: false,
+        grace: Some(began + GRACE),
         data_first: true,
         told_hub: false,
         corrections: 0,
@@ -310,6 +317,7 @@ impl<W: Wire> Connection<'_, W> {
             let kept = self.kept.as_ref().map(kept::Kept::next);
             let probe = self.probe.deadline();
             let may_reply = self.may_reply();
+            let grace = self.grace;
             let wire = &mut self.wire;
             tokio::select! {
                 result = poll_fn(|cx| wire.poll(cx)) => {
@@ -324,7 +332,8 @@ impl<W: Wire> Connection<'_, W> {
                 }
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
-                () = reached(states) => self.wake_states(),
+                () = reached(states) => self.untold = true,
+                () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(kept) => self.tend_kept(),
                 () = reached(probe) => self.probe_is_silent(),
                 why = leave.as_mut(), if serving => self.begin_to_move(why),

@@ -93,29 +93,18 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
-    /// When a pause is over.
+    /// When a pause is over, if that is to come.
     pub(super) fn next_state(&self) -> Option<Instant> {
         if self.phase != Phase::Serving {
             return None;
         }
+        let now = Instant::now();
         let hub = self
             .ports
             .hub_pause
-            .filter(|_| self.untold_hub)
-            .map(|(until, _)| until);
+            .filter(|(until, _)| self.untold_hub && *until > now);
         let devices = self.ports.parked.next().filter(|_| !self.untold);
-        hub.into_iter().chain(devices).min()
-    }
-
-    pub(super) fn wake_states(&mut self) {
-        self.untold = true;
-        if let Some((until, pause)) = self.ports.hub_pause
-            && until <= Instant::now()
-        {
-            // Were it refused again, the next pause would be twice as long.
-            self.ports.hub_pause = Some((until, pause));
-            self.say_online();
-        }
+        hub.map(|(until, _)| until).into_iter().chain(devices).min()
     }
 
     /// The broker does not take a state, for this reason.

@@ -105,7 +105,7 @@ fn a_failed_commit_is_tried_again_after_its_pause_and_a_full_spool_refuses_at_on
             encoding: Encoding::Cbor,
             frame: Bytes::from_static(b"x"),
         },
-        content: Content(1),
+        content: crate::reading::Content(1),
     };
     world
         .lanes
