@@ -10,8 +10,9 @@
 //! 8. [`intake`]: the two lanes: who goes where, and when it is safe
 //! 9. [`spool`]: group commit, drain, overflow, on sled
 //! 10. [`uplink`]: publish, ledger, reconnect, on rumqttc
-//! 11. [`status`] and [`admin`]: what is going on, and who may ask
-//! 12. [`service`]: what systemd is told, and what it hands over
+//! 11. [`commands`]: the way back: commands to devices, and what became of them
+//! 12. [`status`] and [`admin`]: what is going on, and who may ask
+//! 13. [`service`]: what systemd is told, and what it hands over
 //!
 //! [`certificate`], [`clock`], [`log`], [`memory`], [`plain`], [`pulse`] and [`stop`] serve all of
 //! them.
@@ -19,6 +20,7 @@
 pub mod admin;
 pub mod certificate;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod hub;
 pub mod intake;

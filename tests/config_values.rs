@@ -56,6 +56,9 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     assert_eq!(uplink.return_after, Duration::from_secs(300));
     assert_eq!(uplink.max_payload, 1 << 20);
     assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
+    let commands = &config.commands;
+    assert!(!commands.enabled && commands.response_prefixes.is_empty());
+    assert_eq!(commands.max_size, 16 * 1_024);
     assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
     assert_eq!(
         (uplink.format, uplink.drain),
@@ -146,6 +149,17 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     let guarded = "[admin]\nlisten = \"0.0.0.0:8788\"\ntoken_file = \"/t\"\n";
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
+    assert_eq!(warnings("[commands]\nenabled = true\n"), []);
+    assert_eq!(
+        warnings("[commands]\nresponse_prefixes = [\"a\"]\n").len(),
+        1
+    );
+    let own = "[commands]\nenabled = true\nresponse_prefixes = [\"a\", \"telehub/b\"]\n";
+    assert_eq!(warnings(own).len(), 1);
+    assert_eq!(
+        warnings("[commands]\nenabled = true\n[devices]\nauth = \"open\"\n").len(),
+        1
+    );
 }
 
 #[test]
@@ -188,7 +202,7 @@ prop_compose! {
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
-        choice in 0usize..4, admin in prop::option::of(8000u16..),
+        choice in 0usize..4, admin in prop::option::of(8000u16..), commands: bool,
     ) -> Config {
         let mut config = read("");
         let [registry, cert, key, ca, spool, up_cert, up_key, password_file] = paths;
@@ -221,7 +235,7 @@ prop_compose! {
         config.uplink.client_id = client_id;
         config.uplink.username = user.then_some(username);
         config.uplink.password_file = (user && password).then_some(password_file);
-        config.uplink.prefix = format!("p{}", prefix.replace(['+', '#', '/'], "-"));
+        config.uplink.prefix = format!("p{}", &prefix.replace(['+', '#', '/'], "-"));
         config.uplink.format = [Format::Json, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
         config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
         config.uplink.inflight = inflight;
@@ -233,6 +247,9 @@ prop_compose! {
             history: Duration::from_secs(u64::from(port)),
             history_size: (1 << 20) + u64::from(port),
         });
+        config.commands.enabled = commands;
+        config.commands.max_size = max_message;
+        config.commands.response_prefixes = vec![prefix.replace(['+', '#', '$'], "-"), "a/b".to_owned()];
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];
         config.log.format = [LogFormat::Text, LogFormat::Json][choice % 2];
         config

@@ -271,6 +271,7 @@ async fn on_a_pipe(
 
 fn settings() -> Settings {
     Settings {
+        commands: None,
         ping_interval: Duration::from_millis(200),
         ping_timeout: Duration::from_millis(200),
         ..Settings::from(&devices())

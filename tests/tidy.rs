@@ -14,6 +14,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("protocol", &["reading"]),
+    (
+        "commands",
+        &["protocol", "reading", "clock", "pulse", "status", "stop"],
+    ),
     ("config", &["protocol", "certificate", "clock"]),
     ("plain", &[]),
     ("log", &["config", "plain"]),
@@ -23,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "uplink",
         &[
-            "pulse", "reading", "protocol", "config", "status", "clock", "stop",
+            "commands", "pulse", "reading", "protocol", "config", "status", "clock", "stop",
         ],
     ),
     (
@@ -32,11 +36,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "session",
-        &["protocol", "reading", "intake", "status", "clock", "config"],
+        &[
+            "commands", "protocol", "reading", "intake", "status", "clock", "config",
+        ],
     ),
     (
         "listen",
         &[
+            "commands",
             "pulse",
             "session",
             "intake",
@@ -51,8 +58,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "hub",
         &[
-            "log", "pulse", "service", "admin", "clock", "config", "intake", "listen", "memory",
-            "session", "spool", "status", "stop", "uplink",
+            "commands", "log", "pulse", "service", "admin", "clock", "config", "intake", "listen",
+            "memory", "session", "spool", "status", "stop", "uplink",
         ],
     ),
 ];

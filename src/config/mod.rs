@@ -36,6 +36,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[uplink]`
     pub uplink: Uplink,
+    /// `[commands]`
+    pub commands: Commands,
     /// `[admin]`; `None`: off.
     pub admin: Option<Admin>,
     /// `[log]`
@@ -206,6 +208,17 @@ pub struct UplinkTls {
     pub ca: Option<PathBuf>,
     /// PEM client certificate chain and private key.
     pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// `[commands]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commands {
+    /// Whether devices can be sent commands at all.
+    pub enabled: bool,
+    /// Bytes of one command as it comes from the broker.
+    pub max_size: usize,
+    /// Where an MQTT 5 Response Topic may lie.
+    pub response_prefixes: Vec<String>,
 }
 
 /// `[admin]`

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::units::{show_duration, show_size};
 use super::url::BrokerUrl;
 use super::words::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE};
-use super::{Config, Devices, Spool, Uplink};
+use super::{Commands, Config, Devices, Spool, Uplink};
 
 /// The word for a value of a fixed list.
 fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
@@ -32,6 +32,7 @@ impl fmt::Display for Config {
         devices(f, &self.devices)?;
         spool(f, &self.spool)?;
         uplink(f, &self.uplink)?;
+        commands(f, &self.commands)?;
         if let Some(admin) = &self.admin {
             writeln!(f, "\n[admin]")?;
             text(f, "listen", &admin.listen.to_string())?;
@@ -111,4 +112,12 @@ fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     writeln!(f, "inflight = {}", uplink.inflight)?;
     text(f, "ack_timeout", &show_duration(uplink.ack_timeout))?;
     text(f, "keep_alive", &show_duration(uplink.keep_alive))
+}
+
+fn commands(f: &mut fmt::Formatter<'_>, commands: &Commands) -> fmt::Result {
+    writeln!(f, "\n[commands]")?;
+    writeln!(f, "enabled = {}", commands.enabled)?;
+    text(f, "max_size", &show_size(commands.max_size as u64))?;
+    let prefixes = toml::Value::from(commands.response_prefixes.clone());
+    writeln!(f, "response_prefixes = {prefixes}")
 }

@@ -279,6 +279,32 @@ pub(super) fn prefix(value: &DeValue<'_>) -> Result<String, String> {
     ))
 }
 
+/// A list of topics, each of one level or more.
+pub(super) fn topics(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    /// Each is compared with the topic of every command.
+    const COUNT: usize = 64;
+    let form = "a list of texts, such as [\"app/answers\"]";
+    let Some(list) = value.as_array() else {
+        return Err(format!("is {} and must be {form}", kind(value)));
+    };
+    if list.len() > COUNT {
+        return Err(format!(
+            "has more than {COUNT} entries; write what they have in common"
+        ));
+    }
+    let topic = |value: &toml::Spanned<DeValue<'_>>| {
+        let topic = text(value.get_ref()).map_err(|error| format!("has an entry that {error}"))?;
+        if topic.contains(['+', '#']) || topic.starts_with('$') {
+            return Err(format!(
+                "{} has a wildcard (+ or #) or begins with $; write {form}",
+                quoted(&topic)
+            ));
+        }
+        Ok(topic)
+    };
+    list.iter().map(topic).collect()
+}
+
 /// The MQTT client id.
 pub(super) fn client_id(value: &DeValue<'_>) -> Result<String, String> {
     /// What common brokers take; the specification asks them for 23 only.

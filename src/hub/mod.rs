@@ -6,6 +6,7 @@
 //! last, and disconnects. A second signal or ten seconds ends it all regardless; what was acked is
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
+mod commands;
 mod local;
 mod reload;
 mod remember;
@@ -56,6 +57,7 @@ enum Part {
     Intake,
     Uplink,
     Admin,
+    Commands,
 }
 
 impl fmt::Display for Part {
@@ -65,6 +67,7 @@ impl fmt::Display for Part {
             Self::Intake => "the intake",
             Self::Uplink => "the uplink",
             Self::Admin => "the admin listener",
+            Self::Commands => "the room of the commands",
         })
     }
 }
@@ -93,6 +96,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         devices,
         spool,
         uplink,
+        commands,
         admin,
         log: _,
     } = config;
@@ -128,16 +132,34 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
 
     let port = IntakePort { control, data };
     let mut heart = Heart::default();
-    let server = Server::new(&devices, port, roster.clone(), listen_stop)?
+    let mut server = Server::new(&devices, port, roster.clone(), listen_stop.clone())?
         .with_pulse(heart.pulse("the device port"))
         .with_ack_timeout(uplink.ack_timeout);
+    let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
+    let mut to_commands = None;
+    if commands.enabled {
+        let around = commands::Around {
+            prefix: uplink.prefix.clone(),
+            hub: hub.id.clone(),
+            authority: server.authority(),
+            board: board.clone(),
+            pulse: heart.pulse("the commands"),
+            stop: listen_stop,
+        };
+        let (wiring, ends) = commands::open(&commands, around);
+        server = server.with_commands(ends.sessions);
+        to_commands = Some(ends.uplink);
+        parts.spawn(async move {
+            crate::commands::run::run(wiring).await;
+            (Part::Commands, Ok(()))
+        });
+    }
     let reloader = server.reloader();
     let (spool_sender, spool_events, spool_thread) =
         spool::start(&spool).context("cannot start the spool's thread")?;
 
     let work = spool_sender.work();
     let max_size = spool.max_size;
-    let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
     let wiring = Wiring {
         settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
@@ -166,6 +188,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         board.clone(),
         given_up,
         uplink_stop,
+        to_commands,
     );
     parts.spawn(async move {
         life.await;

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, warn};
@@ -39,6 +39,8 @@ use self::registry::Registry;
 pub use self::socket::Socket;
 use self::tls::Tls;
 pub use self::tls::TlsError;
+use crate::commands::authority::Authority;
+use crate::commands::port::CommandPort;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
 use crate::pulse::Pulse;
@@ -160,6 +162,29 @@ impl Server {
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader(self.reload.clone())
+    }
+
+    /// The same, and its sessions take commands to their devices.
+    #[must_use]
+    pub fn with_commands(mut self, port: CommandPort) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            let settings = Settings::clone(&shared.settings);
+            shared.settings = Arc::new(Settings {
+                commands: Some(port),
+                ..settings
+            });
+        }
+        self
+    }
+
+    /// Which device takes which commands, as of now and of every change in the registry. In
+    /// `auth = "open"` anybody could be any device, so none takes any.
+    #[must_use]
+    pub fn authority(&self) -> watch::Receiver<Arc<Authority>> {
+        match self.files.registry() {
+            Some(registry) => registry.authority(),
+            None => watch::Sender::default().subscribe(),
+        }
     }
 
     /// The same, and it answers the watchdog.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::Session;
 use super::ending::Ending;
@@ -120,7 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.encoding = encoding;
                 match inbound::read(encoding, &frame, received, self.hello.clock) {
                     Ok(inbound) => self.message(inbound),
-                    Err(reject) => self.reject(reject),
+                    Err(reject) => match protocol::result_id(encoding, &frame) {
+                        Some(id) => self.reject_result(id, reject),
+                        None => self.reject(reject),
+                    },
                 }
             }
         }
@@ -174,8 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.take(candidate)
             }
             Inbound::Result(result) => {
-                self.rejects_in_a_row = 0;
-                debug!(device = %self.present.device, ok = result.ok, "result of no known command");
+                self.result(result);
                 Ok(())
             }
             Inbound::Bye(bye) => Err(match bye.sleep {
@@ -239,6 +241,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
+        self.refuse(reject, ToDevice::Reject)
+    }
+
+    /// A message was not taken; `answer` makes of the reject what the device hears.
+    pub(super) fn refuse(
+        &mut self,
+        reject: Reject,
+        answer: impl FnOnce(Reject) -> ToDevice,
+    ) -> Result<(), Ending> {
         self.present.board.reject(reject.code.as_str());
         // A number can be wrong and the content good.
         self.rejects_in_a_row += u32::from(reject.code != RejectCode::BadSeq);
@@ -248,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             detail = without_its_words(&reject.detail),
             "message rejected"
         );
-        self.send(&ToDevice::Reject(reject))?;
+        self.send(&answer(reject))?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
             return Err(Ending::TooManyRejects);
         }

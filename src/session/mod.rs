@@ -10,6 +10,7 @@
 //! are answered and its pongs are seen.
 
 pub mod acks;
+mod commands;
 mod counted;
 pub mod ending;
 mod handover;
@@ -42,6 +43,7 @@ use self::rate::Rate;
 use self::roster::Present;
 use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
+use crate::commands::port::{self, CommandPort, FromSession, Tray};
 use crate::intake::port::{Arrival, Attached, Control, IntakePort, Mail};
 use crate::protocol::message::Hello;
 use crate::reading::Encoding;
@@ -62,6 +64,8 @@ pub struct Settings {
     /// How long a device may stay at its `max_rate` without a pause before it is disconnected.
     /// Long, because one that sends its backlog after an outage does no wrong.
     pub rate_patience: Duration,
+    /// The way to the commands; `None`: they are off.
+    pub commands: Option<CommandPort>,
 }
 
 impl From<&crate::config::Devices> for Settings {
@@ -73,6 +77,7 @@ impl From<&crate::config::Devices> for Settings {
             max_rate: devices.max_rate,
             window: devices.window,
             rate_patience: Duration::from_secs(300),
+            commands: None,
         }
     }
 }
@@ -89,6 +94,8 @@ struct Session<'a, S> {
     /// There was a `hello`.
     greeted: bool,
     notes: Notes,
+    /// Where commands come from, if they are on.
+    commands: Option<commands::Link>,
     /// A batch that cannot go on yet.
     hand: Option<Hand>,
     /// Room in the intake for the batch in hand.
@@ -113,6 +120,10 @@ enum Event {
     Mail(Mail),
     Attached(Option<Attached>),
     Room(Option<OwnedPermit<Arrival>>),
+    /// There is something for the device.
+    Commands(port::Waiting),
+    /// There is room for what the device said of a command.
+    CommandRoom(Option<OwnedPermit<FromSession>>),
     Wire(Option<Incoming>),
     Time,
 }
@@ -132,6 +143,10 @@ where
         hello: Hello::default(),
         greeted: false,
         notes: Notes::default(),
+        commands: settings
+            .commands
+            .clone()
+            .map(|port| commands::Link::new(port, now)),
         hand: None,
         room: None,
         unsettled: 0,
@@ -149,6 +164,7 @@ where
     let ending = session.live().await;
     info!(device = %present.device, conn = present.conn, reason = ending.reason(), "device disconnected");
     let attached = !matches!(session.stream, Stream::None);
+    let (commands, device) = (session.commands.take(), present.device.clone());
     // The rest goes now: a place in the intake's queue must not be held through the closing.
     let parting = session.part();
     let conn = present.conn;
@@ -158,7 +174,12 @@ where
     // hung up: a hub that stops waits for it.
     let IntakePort { control, data } = port;
     drop(data);
-    parting.end(ending).await;
+    let no_more_commands = async {
+        if let Some(commands) = commands {
+            commands.end(device, conn).await;
+        }
+    };
+    tokio::join!(no_more_commands, parting.end(ending));
     if attached {
         // An error means that the intake is gone, and with it the stream.
         let _ = control.send(Control::Detach { conn }).await;
@@ -193,6 +214,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 },
                 self.room.as_mut(),
             );
+            let (tray, command_room) = match &mut self.commands {
+                Some(link) => (Some(&*link.tray), link.room.as_mut()),
+                None => (None, None),
+            };
             let wire = &mut self.wire;
             // In this order: the wire comes before the timer, so that a device is judged only
             // when everything that it sent has been looked at.
@@ -201,6 +226,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 mail = self.present.mailbox.take() => Event::Mail(mail),
                 attached = or_never(answer) => Event::Attached(attached),
                 permit = or_never(room) => Event::Room(permit),
+                waiting = for_device(tray) => Event::Commands(waiting),
+                permit = or_never(command_room) => Event::CommandRoom(permit),
                 incoming = poll_fn(|cx| wire.poll(cx, read)) => Event::Wire(incoming),
                 () = &mut timer => Event::Time,
             };
@@ -215,7 +242,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// hold its own against the device's liveness.
     fn may_read(&mut self) -> bool {
         let attaching = matches!(self.stream, Stream::Attaching { .. });
-        if self.hand.is_some() || attaching || self.throttled.is_some() {
+        let untold = self.commands.as_ref().is_some_and(commands::Link::is_full);
+        if self.hand.is_some() || attaching || untold || self.throttled.is_some() {
             self.liveness.pause();
             return false;
         }
@@ -226,7 +254,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     fn wake_at(&self) -> Instant {
         let ping = self.liveness.wake_at();
-        let others = [self.throttled, self.acks.due()];
+        let quiet = self.commands.as_ref().and_then(|link| link.quiet_until);
+        let others = [self.throttled, self.acks.due(), quiet];
         others.into_iter().flatten().fold(ping, Instant::min)
     }
 
@@ -253,6 +282,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 let permit = permit.ok_or(Ending::Stopping)?;
                 if let Some(arrival) = self.arrival() {
                     permit.send(arrival);
+                }
+                Ok(())
+            }
+            Event::Commands(waiting) => self.deliver(waiting),
+            Event::CommandRoom(permit) => {
+                if let Some(link) = &mut self.commands {
+                    link.has_room(permit);
                 }
                 Ok(())
             }
@@ -290,11 +326,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if self.acks.due().is_some_and(|due| due <= self.now) {
             self.tell_ack()?;
         }
+        let quiet = self.commands.as_ref().and_then(|link| link.quiet_until);
+        if quiet.is_some_and(|until| self.now >= until) {
+            self.quiet_is_over();
+        }
         match self.liveness.tick(self.now) {
             Some(Action::Ping(payload)) => self.wire.ping(payload),
             Some(Action::Evict) => Err(Ending::PingTimeout),
             None => Ok(()),
         }
+    }
+}
+
+async fn for_device(tray: Option<&Tray>) -> port::Waiting {
+    match tray {
+        Some(tray) => tray.take().await,
+        None => std::future::pending().await,
     }
 }
 

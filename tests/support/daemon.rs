@@ -520,6 +520,18 @@ impl Device {
         Some(Self(socket))
     }
 
+    /// One that has a token.
+    pub async fn with_token(hub: SocketAddr, id: &str, token: &str) -> Self {
+        use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+        let url = format!("ws://{hub}/v1/devices/{id}");
+        let mut request = url.into_client_request().unwrap();
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        let tcp = tokio::net::TcpStream::connect(hub).await.unwrap();
+        let (socket, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
+        Self(socket)
+    }
+
     pub async fn connect(hub: SocketAddr, id: &str) -> Self {
         Self::try_connect(hub, id)
             .await

@@ -48,6 +48,7 @@ impl<W: Wire> Connection<'_, W> {
                 }
             }
         }
+        self.take_reply();
         while let Some(state) = self.take_state() {
             self.states.push_back(state);
         }
@@ -74,6 +75,7 @@ impl<W: Wire> Connection<'_, W> {
                 });
                 place.is_some_and(|place| self.send_held(place))
             }
+            Thing::Result(device) => self.send_reply(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),
         }
@@ -86,7 +88,7 @@ impl<W: Wire> Connection<'_, W> {
         {
             return;
         }
-        if self.make_subscription(None) || self.send_probe() {
+        if self.make_subscription(None) || self.send_probe() || self.send_reply(None) {
             return;
         }
         let blame = &self.ports.blame;
