@@ -13,7 +13,8 @@
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
 //! 12. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`memory`], [`pulse`] and [`stop`] serve all of them.
+//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`pulse`] and [`stop`] serve all of
+//! them.
 
 pub mod admin;
 pub mod certificate;
@@ -23,6 +24,7 @@ pub mod hub;
 pub mod intake;
 pub mod listen;
 pub mod log;
+pub mod lru;
 pub mod memory;
 pub mod protocol;
 pub mod pulse;

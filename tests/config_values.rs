@@ -33,6 +33,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
         (1024, 65_536)
     );
     assert_eq!((devices.max_rate, devices.window), (100, 32));
+    assert_eq!(devices.max_ids, 10_000);
     assert_eq!(devices.tls, None);
     let spool = &config.spool;
     assert_eq!(spool.path.to_str(), Some("/var/lib/telehub/spool"));

@@ -210,7 +210,9 @@ async fn a_full_hub_says_so_and_lets_a_present_device_come_back() {
     settings.max_connections = 2;
     let port = Port::start(settings).await;
     let mut a = port.connect("a").await;
-    let _b = port.connect("b").await;
+    let mut b = port.connect("b").await;
+    // Who has not said anything would make room.
+    (a.hello("s").await, b.hello("s").await);
     let answer = refused(&port, 503, &handshake("c", "")).await;
     assert!(
         answer
@@ -220,7 +222,8 @@ async fn a_full_hub_says_so_and_lets_a_present_device_come_back() {
             .unwrap()
             > 0
     );
-    let _a2 = port.connect("a").await;
+    let mut a2 = port.connect("a").await;
+    a2.hello("s").await;
     assert_eq!(a.closed().await, 4001);
     refused(&port, 503, &handshake("c", "")).await;
 }

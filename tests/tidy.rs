@@ -10,13 +10,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
     ("clock", &["reading"]),
     ("certificate", &[]),
+    ("lru", &[]),
     ("stop", &[]),
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("protocol", &["reading"]),
     ("config", &["protocol", "certificate", "clock"]),
     ("log", &["config"]),
-    ("status", &["reading", "clock"]),
+    ("status", &["reading", "clock", "lru"]),
     ("memory", &["status", "stop"]),
     ("spool", &["pulse", "reading", "config", "clock"]),
     (
@@ -27,7 +28,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "intake",
-        &["pulse", "reading", "spool", "uplink", "status", "clock"],
+        &[
+            "pulse", "reading", "spool", "uplink", "status", "clock", "lru",
+        ],
     ),
     (
         "session",
@@ -44,6 +47,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "status",
             "clock",
             "certificate",
+            "lru",
         ],
     ),
     ("admin", &["status", "reading", "protocol", "clock", "stop"]),

@@ -76,6 +76,8 @@ pub struct Devices {
     pub handshake_timeout: Duration,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Devices that are remembered with `auth = "open"`, where everybody can make up ids.
+    pub max_ids: usize,
     /// Bytes of one message, over all its fragments.
     pub max_message: usize,
     /// Messages a second and device; the burst is twice that.

@@ -57,6 +57,7 @@ fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
         &show_duration(devices.handshake_timeout),
     )?;
     writeln!(f, "max_connections = {}", devices.max_connections)?;
+    writeln!(f, "max_ids = {}", devices.max_ids)?;
     text(f, "max_message", &show_size(devices.max_message as u64))?;
     writeln!(f, "max_rate = {}", devices.max_rate)?;
     writeln!(f, "window = {}", devices.window)?;

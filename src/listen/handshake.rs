@@ -22,7 +22,7 @@ use tracing::debug;
 use super::Shared;
 use super::access::{Grant, Shown};
 use super::attempts::Origin;
-use super::gate::Gate;
+use super::gate::{Gate, Open};
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::upgrade::{self, SUBPROTOCOL};
@@ -55,9 +55,12 @@ pub(super) struct Upgraded {
 pub(super) async fn handshake(
     shared: &Shared,
     gate: &Gate,
+    open: &Open,
     tcp: TcpStream,
     origin: Origin,
 ) -> io::Result<Option<Upgraded>> {
+    tcp.readable().await?;
+    open.spoke();
     let (socket, shown) = match &shared.tls {
         None => (Socket::Plain(tcp), None),
         Some(tls) => {
@@ -76,6 +79,7 @@ pub(super) async fn handshake(
         let path = request.uri().path().to_owned();
         let response = match answer(shared, gate, request, shown.as_ref(), origin) {
             Ok((response, yes)) => {
+                open.accepted();
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
                 response
             }

@@ -11,6 +11,7 @@ mod attempts;
 pub mod fuzzing;
 mod gate;
 mod handshake;
+mod handshakes;
 mod refusal;
 pub mod registry;
 mod socket;
@@ -31,7 +32,7 @@ use tracing::{debug, warn};
 
 use self::access::{Access, Certificates};
 use self::attempts::Origin;
-use self::gate::{Gate, Loudness, Open};
+use self::gate::{Gate, Loudness, Open, PushedOut};
 use self::handshake::{Upgraded, handshake};
 use self::registry::Registry;
 pub use self::socket::Socket;
@@ -45,10 +46,10 @@ use crate::session::wire::Wire;
 use crate::session::{self, Settings};
 use crate::stop::Stop;
 
-/// Sockets beyond `max_connections`: for handshakes that take time, for telling "hub full", for
-/// connections that are being closed. Three times what one address may hold of them. When these
-/// are taken too, newcomers wait in the kernel's queue until a handshake times out.
-const EXTRA_SOCKETS: usize = 3 * gate::OPEN_HANDSHAKES;
+/// Sockets beyond `max_connections`: those of the handshakes, which make room for each other, and
+/// as many of connections that are being closed, each for a second or two at most. Only when all
+/// are taken do newcomers wait in the kernel's queue.
+const EXTRA_SOCKETS: usize = 2 * handshakes::ALL;
 
 /// How often the registry and the TLS files are looked at. A change has to be followed within 2
 /// seconds.
@@ -154,9 +155,11 @@ impl Server {
     pub async fn upgrade(&self, tcp: TcpStream, remote: SocketAddr) -> Option<Wire<Socket>> {
         let shared = &self.shared;
         socket::prepare(&tcp, self.dead_after).ok()?;
+        let gate = Gate::new();
+        let (open, _) = gate.open(remote.ip());
         let outcome = timeout(
             shared.handshake_timeout,
-            handshake(shared, &Gate::new(), tcp, remote.ip().into()),
+            handshake(shared, &gate, &open, tcp, remote.ip().into()),
         )
         .await;
         let upgraded = outcome.ok()?.ok()??;
@@ -214,16 +217,11 @@ impl Server {
                 }
                 accepted = acceptor.next() => accepted,
             };
-            let Some(open) = shared.gate.open(remote.ip().into()) else {
-                let reason = "too many open handshakes of this address";
-                let origin = remote.ip().into();
-                shared.gate.log(Loudness::Warn, origin, reason, "");
-                continue;
-            };
             if let Err(error) = socket::prepare(&tcp, dead_after) {
                 debug!(%remote, %error, "connection lost before the handshake");
                 continue;
             }
+            let open = shared.gate.open(remote.ip());
             tokio::spawn(connection(shared.clone(), tcp, remote, permit, open));
         }
         // Closes the port, so that devices are refused at once.
@@ -327,7 +325,7 @@ async fn connection(
     tcp: TcpStream,
     remote: SocketAddr,
     permit: OwnedSemaphorePermit,
-    open: Open,
+    (open, pushed_out): (Open, PushedOut),
 ) {
     let origin = Origin::from(remote.ip());
     let mut stop = shared.stop.clone();
@@ -340,7 +338,11 @@ async fn connection(
         let _ = timeout(shared.handshake_timeout, stopped).await;
     };
     let outcome = tokio::select! {
-        outcome = handshake(&shared, &shared.gate, tcp, origin) => outcome,
+        outcome = handshake(&shared, &shared.gate, &open, tcp, origin) => outcome,
+        () = pushed_out.heard() => {
+            let reason = "too many open handshakes; this one made room for a newer one";
+            return shared.gate.log(Loudness::Info, origin, reason, "");
+        }
         () = cut => {
             let reason = "handshake not finished in time";
             return shared.gate.log(Loudness::Info, origin, reason, "");

@@ -17,6 +17,8 @@ pub enum Ending {
     Revoked,
     /// Above `max_rate` for minutes.
     RateExceeded,
+    /// The hub was full, and the device had said nothing.
+    MadeRoom,
     /// The hub stops.
     Stopping,
     /// Not WebSocket (RFC 6455).
@@ -45,6 +47,7 @@ impl Ending {
             Self::Refused => "refused",
             Self::Revoked => "revoked",
             Self::RateExceeded => "rate exceeded",
+            Self::MadeRoom => "made room",
             Self::Stopping => "hub stopping",
             Self::ProtocolError | Self::NotUtf8 => "protocol error",
             Self::TooLarge { .. } => "message too large",
@@ -63,6 +66,10 @@ impl Ending {
             Self::Refused => (1013, "the hub cannot take data now"),
             Self::Revoked => (4002, "credentials revoked"),
             Self::RateExceeded => (4003, "rate exceeded"),
+            Self::MadeRoom => (
+                1013,
+                "the hub is full, and this connection had said nothing",
+            ),
             Self::Stopping => (1001, "hub stopping"),
             Self::ProtocolError => (1002, "protocol error"),
             Self::NotUtf8 => (1007, "text message is not UTF-8"),
@@ -81,6 +88,7 @@ impl Ending {
             self,
             Self::PingTimeout
                 | Self::RateExceeded
+                | Self::MadeRoom
                 | Self::ProtocolError
                 | Self::NotUtf8
                 | Self::TooLarge { .. }
@@ -95,6 +103,7 @@ impl From<Close> for Ending {
             Close::Replaced => Self::Replaced,
             Close::Refused => Self::Refused,
             Close::Revoked => Self::Revoked,
+            Close::MadeRoom => Self::MadeRoom,
             Close::Stopping => Self::Stopping,
         }
     }
@@ -115,6 +124,7 @@ mod tests {
             Ending::Refused,
             Ending::Revoked,
             Ending::RateExceeded,
+            Ending::MadeRoom,
             Ending::Stopping,
             Ending::ProtocolError,
             Ending::NotUtf8,

@@ -18,6 +18,7 @@ pub mod liveness;
 mod messages;
 pub mod rate;
 pub mod roster;
+mod seats;
 pub mod sequence;
 mod unacked;
 pub mod wire;
@@ -235,7 +236,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Event::Wire(incoming) => {
                 self.note_life();
                 match incoming {
-                    Some(incoming) => self.incoming(incoming)?,
+                    Some(incoming) => {
+                        if let Incoming::Message(..) = incoming {
+                            self.present.spoke();
+                        }
+                        self.incoming(incoming)?;
+                    }
                     // Output flows again, or has stopped to.
                     None => self.tell_ack()?,
                 }

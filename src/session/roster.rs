@@ -5,9 +5,11 @@
 //! leave the same last word everywhere.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ending::Ending;
+use super::seats::{Admission, Seats};
 use crate::clock;
 use crate::intake::port::{Close, ConnId, Mailbox};
 use crate::reading::Moment;
@@ -35,10 +37,10 @@ impl Entry {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     last_conn: ConnId,
-    seats: usize,
+    seats: Seats,
     /// Sessions, present ones and those that were replaced and have not ended yet.
     sessions: u64,
     present: HashMap<Arc<str>, Entry>,
@@ -48,7 +50,6 @@ struct State {
 /// All sessions of the hub.
 #[derive(Debug)]
 pub struct Roster {
-    max: usize,
     board: Arc<Board>,
     outbox: Arc<Outbox>,
     state: Mutex<State>,
@@ -60,7 +61,7 @@ pub struct Seat(Arc<Roster>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.lock().seats -= 1;
+        self.0.lock().seats.give_back();
     }
 }
 
@@ -69,10 +70,15 @@ impl Roster {
     #[must_use]
     pub fn new(max: usize, board: Arc<Board>, outbox: Arc<Outbox>) -> Arc<Self> {
         Arc::new(Self {
-            max,
             board,
             outbox,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                last_conn: 0,
+                seats: Seats::new(max),
+                sessions: 0,
+                present: HashMap::new(),
+                closing: None,
+            }),
         })
     }
 
@@ -80,15 +86,22 @@ impl Roster {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A seat for a device, or `None` when the hub is full. A device that is present may always
-    /// come back: it takes the place of its old connection.
+    /// A seat for a device, or `None` when the hub is full of sessions that are in use: one that
+    /// has said nothing has to end for it. A device that is present may always come back: it takes
+    /// the place of its old connection.
     #[must_use]
     pub fn admit(self: &Arc<Self>, device: &str) -> Option<Seat> {
         let mut state = self.lock();
-        if state.seats >= self.max && !state.present.contains_key(device) {
-            return None;
+        let back = state.present.contains_key(device);
+        match state.seats.take(back) {
+            Admission::Free => {}
+            Admission::InPlaceOf(silent) => {
+                if let Some(entry) = state.present.get(&silent) {
+                    entry.mailbox.close(Close::MadeRoom);
+                }
+            }
+            Admission::Full => return None,
         }
-        state.seats += 1;
         Some(Seat(self.clone()))
     }
 
@@ -110,8 +123,10 @@ impl Roster {
         self.outbox
             .put(&device, entry.presence("online", entry.since, "connected"));
         if let Some(older) = state.present.insert(device.clone(), entry) {
+            state.seats.settle(older.conn);
             older.mailbox.close(Close::Replaced);
         }
+        state.seats.sit(conn, device.clone());
         if let Some(reason) = state.closing {
             mailbox.close(reason);
         }
@@ -127,6 +142,7 @@ impl Roster {
             mailbox,
             board,
             ending: Ending::Lost,
+            spoke: AtomicBool::new(false),
             _seat: seat,
         }
     }
@@ -169,10 +185,19 @@ pub struct Present {
     /// The device's part of the board.
     pub board: Arc<DeviceBoard>,
     ending: Ending,
+    /// Its first message has come.
+    spoke: AtomicBool,
     _seat: Seat,
 }
 
 impl Present {
+    /// A message came from the device: the session makes room for nobody from now on.
+    pub fn spoke(&self) {
+        if !self.spoke.swap(true, Relaxed) {
+            self.roster.lock().seats.settle(self.conn);
+        }
+    }
+
     /// What `hello` said of the device, for the board and the broker.
     pub fn describe(&self, model: Option<String>, firmware: Option<String>) {
         if model.is_none() && firmware.is_none() {
@@ -202,6 +227,7 @@ impl Drop for Present {
         let roster = &self.roster;
         let mut state = roster.lock();
         state.sessions -= 1;
+        state.seats.settle(self.conn);
         roster.board.devices.connected.set(state.sessions);
         roster.board.stir();
         let reason = self.ending.reason();
@@ -216,7 +242,11 @@ impl Drop for Present {
                 .devices
                 .offline(&self.device, self.conn, reason);
             let presence = entry.presence("offline", clock::now(), reason);
-            roster.outbox.put(&self.device, presence);
+            if self.board.batches.get() == 0 {
+                roster.outbox.put_empty(&self.device, presence);
+            } else {
+                roster.outbox.put(&self.device, presence);
+            }
         }
     }
 }
@@ -269,8 +299,10 @@ mod tests {
         let (roster, ..) = roster(2);
         let a = enter(&roster, "a");
         let b = enter(&roster, "b");
+        (a.spoke(), b.spoke());
         assert!(roster.admit("c").is_none());
         let a2 = enter(&roster, "a");
+        a2.spoke();
         a.leave(Ending::Replaced);
         assert!(roster.admit("c").is_none());
         b.leave(Ending::Closed);
@@ -279,6 +311,23 @@ mod tests {
         drop(reserved);
         assert!(roster.admit("d").is_some());
         drop(a2);
+    }
+
+    #[test]
+    fn a_silent_session_makes_room_in_a_full_hub_and_counts_as_evicted() {
+        let (roster, board, outbox) = roster(2);
+        let silent = enter(&roster, "silent");
+        let speaks = enter(&roster, "speaks");
+        speaks.spoke();
+        let newcomer = enter(&roster, "newcomer");
+        assert_eq!(silent.mailbox.try_take().close, Some(Close::MadeRoom));
+        assert_eq!(speaks.mailbox.try_take().close, None);
+        silent.leave(Close::MadeRoom.into());
+        assert_eq!(&*last(&outbox).reason, "made room");
+        assert_eq!(board.devices.evicted.get(), 1);
+        // Its seat counts once: now everybody who is there has spoken.
+        newcomer.spoke();
+        assert!(roster.admit("another").is_none());
     }
 
     #[test]

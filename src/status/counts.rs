@@ -4,10 +4,11 @@
 use super::number::Number;
 
 /// Why connections end: what the sessions call it.
-pub const ENDINGS: [&str; 11] = [
+pub const ENDINGS: [&str; 12] = [
     "closed",
     "connection lost",
     "hub stopping",
+    "made room",
     "message too large",
     "ping timeout",
     "protocol error",
@@ -19,7 +20,8 @@ pub const ENDINGS: [&str; 11] = [
 ];
 
 /// Why the hub ends them because of what the device did or did not do.
-pub const EVICTIONS: [&str; 5] = [
+pub const EVICTIONS: [&str; 6] = [
+    "made room",
     "message too large",
     "ping timeout",
     "protocol error",

@@ -8,18 +8,22 @@ use std::time::{Duration, Instant};
 
 use super::devices::Shared;
 use super::history::{History, state};
-use super::kept::{Kept, Last};
+use super::kept::{Last, Slot};
 use super::number::{Number, lock};
 use super::report::{DeviceReport, Past};
 use crate::clock;
 use crate::reading::Batch;
 
+/// Batches that show that a device works: more than one who only tries the port out sends, and soon
+/// reached by a real one.
+const WORKING: u64 = 16;
+
 #[derive(Debug)]
-pub(super) struct DeviceText {
-    pub(super) conn: u64,
-    pub(super) online: bool,
+struct DeviceText {
+    conn: u64,
+    online: bool,
     /// Uptime: the wall clock may be set.
-    pub(super) since: f64,
+    since: f64,
     reason: &'static str,
     remote: String,
     stream: Option<Arc<str>>,
@@ -33,13 +37,13 @@ pub(super) struct DeviceText {
 pub struct DeviceBoard {
     pub(super) id: Arc<str>,
     shared: Arc<Shared>,
-    pub(super) text: Mutex<DeviceText>,
+    text: Mutex<DeviceText>,
     /// Counts the changes of `text`.
     changes: Number,
     /// Uptime.
     last_seen: AtomicU64,
     rtt_micros: AtomicU64,
-    kept: Mutex<Kept>,
+    kept: Slot,
     /// What the readers of events were told: a digest, and when, in rounds.
     told: Number,
     pub(super) told_in: Number,
@@ -55,9 +59,16 @@ pub struct DeviceBoard {
     pub late_pongs: Number,
 }
 
+impl Drop for DeviceBoard {
+    fn drop(&mut self) {
+        lock(&self.shared.kept).give_back(&self.kept);
+    }
+}
+
 impl DeviceBoard {
     /// Never connected yet; [`DeviceBoard::begin`] comes next.
     pub(super) fn new(id: Arc<str>, shared: Arc<Shared>) -> Self {
+        let kept = lock(&shared.kept).slot();
         Self {
             id,
             text: Mutex::new(DeviceText {
@@ -74,7 +85,7 @@ impl DeviceBoard {
             changes: Number::default(),
             last_seen: AtomicU64::new(0),
             rtt_micros: AtomicU64::new(0),
-            kept: Mutex::new(Kept::new(shared.kept_bytes.clone())),
+            kept,
             told: Number::default(),
             told_in: Number::default(),
             seq: Number::default(),
@@ -160,7 +171,7 @@ impl DeviceBoard {
         }
         self.shared.batches.add(1);
         self.shared.readings.add(u64::from(batch.readings));
-        lock(&self.kept).put(batch);
+        lock(&self.shared.kept).put(&self.kept, batch, self.worth() > 1);
         self.shared.feed.offer(batch, now);
     }
 
@@ -176,10 +187,20 @@ impl DeviceBoard {
         self.shared.ack_latency.observe(after, batches);
     }
 
+    /// What the device has shown so far to be worth: 0 for one that has sent nothing, 1 for a few
+    /// batches, 2 for one that works. What is remembered of the least worthy is forgotten first.
+    pub(super) fn worth(&self) -> u8 {
+        match self.batches.get() {
+            0 => 0,
+            1..WORKING => 1,
+            WORKING.. => 2,
+        }
+    }
+
     /// The last batch that was taken.
     #[must_use]
     pub fn last(&self) -> Option<Last> {
-        lock(&self.kept).get()
+        lock(&self.shared.kept).get(&self.kept)
     }
 
     /// Its connects and ends, newest last.

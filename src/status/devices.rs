@@ -1,18 +1,19 @@
 //! All devices.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::counts::{CODES, Counts, ENDINGS, EVICTIONS};
 use super::device::DeviceBoard;
 use super::feed::{Feed, News};
 use super::histogram::Histogram;
+use super::kept::KeptTable;
 use super::number::{Number, lock};
 use crate::clock;
+use crate::lru::Lru;
 
-/// Devices that are remembered after they went; the one longest gone is forgotten first.
-/// An entry is a few hundred bytes, and more for those that come and go.
+/// Devices that are remembered, unless fewer are asked for. An entry is a few hundred bytes, and
+/// more for those that come and go.
 pub const KNOWN_DEVICES: usize = 16_384;
 
 /// What the devices' parts of the board have in common: sums over all devices, those that are no
@@ -20,8 +21,8 @@ pub const KNOWN_DEVICES: usize = 16_384;
 #[derive(Debug)]
 pub struct Shared {
     pub(super) feed: Arc<Feed>,
-    /// Bytes of last batches.
-    pub(super) kept_bytes: Arc<AtomicUsize>,
+    /// The last batches.
+    pub(super) kept: Mutex<KeptTable>,
     /// Batches taken.
     pub batches: Number,
     /// Readings in these.
@@ -38,7 +39,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             feed: Arc::default(),
-            kept_bytes: Arc::default(),
+            kept: Mutex::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),
@@ -48,10 +49,42 @@ impl Default for Shared {
     }
 }
 
+#[derive(Debug)]
+struct Known {
+    devices: HashMap<Arc<str>, Arc<DeviceBoard>>,
+    /// Those that are not connected, by what they have shown to be worth.
+    gone: Lru<Arc<str>>,
+    limit: usize,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            devices: HashMap::new(),
+            gone: Lru::default(),
+            limit: KNOWN_DEVICES,
+        }
+    }
+}
+
+impl Known {
+    /// Forgets one device for a new one if there are too many: of those that are not connected the
+    /// one that has sent the least, and among equals the one longest gone. Connected ones are
+    /// bounded by `max_connections`.
+    fn make_room(&mut self) -> Option<Arc<str>> {
+        if self.devices.len() < self.limit {
+            return None;
+        }
+        let forgotten = self.gone.pop()?;
+        self.devices.remove(&forgotten);
+        Some(forgotten)
+    }
+}
+
 /// All devices.
 #[derive(Debug)]
 pub struct DeviceTable {
-    devices: Mutex<HashMap<Arc<str>, Arc<DeviceBoard>>>,
+    known: Mutex<Known>,
     /// Sums over all of them.
     pub shared: Arc<Shared>,
     /// How often the readers of events were told what changed.
@@ -68,12 +101,14 @@ pub struct DeviceTable {
     pub evicted: Number,
     /// The same, by reason.
     pub evictions: Counts<{ EVICTIONS.len() }>,
+    /// Devices that were forgotten to make room for new ones.
+    pub forgotten: Number,
 }
 
 impl Default for DeviceTable {
     fn default() -> Self {
         Self {
-            devices: Mutex::default(),
+            known: Mutex::default(),
             shared: Arc::default(),
             rounds: Number::default(),
             connected: Number::default(),
@@ -82,34 +117,38 @@ impl Default for DeviceTable {
             ended: Counts::new(ENDINGS),
             evicted: Number::default(),
             evictions: Counts::new(EVICTIONS),
+            forgotten: Number::default(),
         }
     }
 }
 
 impl DeviceTable {
+    /// Remembers so many devices at most, from now on.
+    pub fn limit(&self, devices: usize) {
+        lock(&self.known).limit = devices;
+    }
+
     /// A device is connected by the connection `conn`. Returns its entry for the session.
     pub fn online(&self, id: &Arc<str>, conn: u64, remote: String) -> Arc<DeviceBoard> {
         self.changes.add(1);
         self.begun.add(1);
         let now = clock::uptime();
-        let mut devices = lock(&self.devices);
-        let forgotten = if devices.len() >= KNOWN_DEVICES && !devices.contains_key(id) {
-            let longest_gone = devices
-                .values()
-                .filter(|device| !lock(&device.text).online)
-                .min_by(|a, b| lock(&a.text).since.total_cmp(&lock(&b.text).since))
-                .map(|device| device.id.clone());
-            longest_gone.inspect(|gone| _ = devices.remove(gone))
-        } else {
+        let mut known = lock(&self.known);
+        known.gone.remove(id);
+        let forgotten = if known.devices.contains_key(id) {
             None
+        } else {
+            known.make_room()
         };
-        let entry = devices
+        let entry = known
+            .devices
             .entry(id.clone())
             .or_insert_with(|| Arc::new(DeviceBoard::new(id.clone(), self.shared.clone())))
             .clone();
         let replaces = entry.begin(conn, remote, now);
-        drop(devices);
+        drop(known);
         if let Some(id) = forgotten {
+            self.forgotten.add(1);
             self.shared.feed.put(&News::Forgotten { id });
         }
         if replaces {
@@ -124,9 +163,13 @@ impl DeviceTable {
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
         self.changes.add(1);
         let now = clock::uptime();
-        let Some(device) = self.get(id).filter(|device| device.end(conn, reason, now)) else {
+        let mut known = lock(&self.known);
+        let device = known.devices.get(id).cloned();
+        let Some(device) = device.filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
+        known.gone.touch(&device.id, device.worth());
+        drop(known);
         self.tell_change(now, &device.id, false, reason);
         true
     }
@@ -153,19 +196,19 @@ impl DeviceTable {
     /// The entry of a device that is remembered.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<DeviceBoard>> {
-        lock(&self.devices).get(id).cloned()
+        lock(&self.known).devices.get(id).cloned()
     }
 
     /// Number of devices remembered.
     #[must_use]
     pub fn known(&self) -> usize {
-        lock(&self.devices).len()
+        lock(&self.known).devices.len()
     }
 
     /// All of them, sorted by id.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<DeviceBoard>> {
-        let mut all: Vec<_> = lock(&self.devices).values().cloned().collect();
+        let mut all: Vec<_> = lock(&self.known).devices.values().cloned().collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
@@ -175,7 +218,8 @@ impl DeviceTable {
     #[must_use]
     pub fn untold(&self, limit: usize) -> Vec<Arc<DeviceBoard>> {
         self.rounds.add(1);
-        let mut untold: Vec<_> = lock(&self.devices)
+        let mut untold: Vec<_> = lock(&self.known)
+            .devices
             .values()
             .filter(|device| device.is_untold())
             .cloned()
@@ -193,7 +237,10 @@ impl DeviceTable {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::reading::{Batch, Encoding, Moment};
 
     fn ids(devices: &[Arc<DeviceBoard>]) -> Vec<&str> {
         let mut ids: Vec<_> = devices.iter().map(|device| &*device.id).collect();
@@ -217,6 +264,64 @@ mod tests {
             turns.extend(table.untold(1));
         }
         assert_eq!(ids(&turns), ["a", "b", "c"]);
+    }
+
+    fn batch(device: &str) -> Batch {
+        Batch {
+            device: device.into(),
+            stream: "s".into(),
+            seq: None,
+            received: Moment::at(5.0),
+            readings: 1,
+            encoding: Encoding::Json,
+            frame: b"[]".as_slice().into(),
+        }
+    }
+
+    /// Comes, sends so many batches, and goes.
+    fn visit(table: &DeviceTable, id: &str, batches: u32) {
+        let device = table.online(&id.into(), 1, String::new());
+        for _ in 0..batches {
+            device.took(&batch(id), Instant::now());
+        }
+        assert!(table.offline(id, 1, "closed"));
+    }
+
+    #[test]
+    fn ids_without_end_push_out_each_other_and_no_device_that_has_sent_anything() {
+        let table = DeviceTable::default();
+        table.limit(100);
+        visit(&table, "old-and-good", 20);
+        visit(&table, "seldom", 1);
+        table.online(&"connected".into(), 1, String::new());
+        for n in 0..10_000 {
+            visit(&table, &format!("nobody-{n}"), 0);
+            assert!(table.known() <= 100);
+        }
+        for id in ["old-and-good", "seldom", "connected", "nobody-9999"] {
+            assert!(table.get(id).is_some(), "{id}");
+        }
+        // Ids that send one batch each do not push out who has sent many, or is there.
+        for n in 0..10_000 {
+            visit(&table, &format!("once-{n}"), 1);
+        }
+        assert!(table.get("old-and-good").is_some() && table.get("connected").is_some());
+        assert!(table.get("seldom").is_none(), "least recently used");
+        assert_eq!(table.known(), 100);
+        assert_eq!(table.forgotten.get(), 20_003 - 100);
+    }
+
+    #[test]
+    fn devices_that_are_connected_are_never_forgotten() {
+        let table = DeviceTable::default();
+        table.limit(10);
+        for (conn, n) in (1..).zip(0..20) {
+            table.online(&format!("d-{n}").into(), conn, String::new());
+        }
+        assert_eq!(table.known(), 20);
+        assert!(table.offline("d-3", 4, "closed"));
+        table.online(&"new".into(), 21, String::new());
+        assert!(table.get("d-3").is_none() && table.get("d-4").is_some());
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub fn devices() -> Devices {
         ping_timeout: Duration::from_secs(60),
         handshake_timeout: Duration::from_secs(10),
         max_connections: 100,
+        max_ids: 10_000,
         max_message: 64 * 1024,
         max_rate: 1_000_000,
         window: 32,
@@ -187,7 +188,7 @@ impl Port {
         let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
         let (stopper, stop) = stop::channel();
         let server = Server::new(&devices, intake.port.clone(), roster.clone(), stop).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(devices.listen).await.unwrap();
         let addr = listener.local_addr().unwrap();
         Self {
             addr,

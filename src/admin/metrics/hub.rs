@@ -60,6 +60,11 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
         family.labelled("reason", reason, evicted);
     }
     text.counter(
+        "telehub_devices_forgotten_total",
+        "Devices that were forgotten to make room for new ones.",
+    )
+    .value(devices.forgotten.get());
+    text.counter(
         "telehub_received_batches_total",
         "Batches taken from devices.",
     )

@@ -28,6 +28,10 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
          minute without a word keeps others out",
     );
     let connections = whole(1..=65_536, "each one takes a file descriptor");
+    let ids = whole(
+        1..=65_536,
+        "the hub has to remember somebody, and each id takes up to 2 KiB of memory",
+    );
     let message = size(
         64..=256 * KIB,
         "a batch has to fit into it and many of them into the hub's memory",
@@ -59,6 +63,7 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
             .get(S, "handshake_timeout", handshake)
             .unwrap_or(Duration::from_secs(5)),
         max_connections: number(doc.get(S, "max_connections", connections), 1_024),
+        max_ids: number(doc.get(S, "max_ids", ids), 10_000),
         max_message: number(doc.get(S, "max_message", message), 65_536),
         max_rate: number(doc.get(S, "max_rate", rate), 100),
         window: number(doc.get(S, "window", window), 32),
