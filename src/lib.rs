@@ -13,8 +13,8 @@
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
 //! 12. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`pulse`] and [`stop`] serve all of
-//! them.
+//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`pulse`], [`stop`] and
+//! [`tls_errors`] serve all of them.
 
 pub mod admin;
 pub mod certificate;
@@ -36,4 +36,5 @@ mod simulation;
 pub mod spool;
 pub mod status;
 pub mod stop;
+pub mod tls_errors;
 pub mod uplink;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use telehub::config::{
-    self, Admin, Auth, Config, DeviceTls, DrainOrder, Format, LogFormat, LogLevel, Overflow,
-    SpoolWrite, UplinkTls,
+    self, Admin, Auth, Config, CrlExpiry, DeviceTls, DrainOrder, Format, LogFormat, LogLevel,
+    Overflow, SpoolWrite, UplinkTls,
 };
 
 fn read(text: &str) -> Config {
@@ -34,6 +34,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     );
     assert_eq!((devices.max_rate, devices.window), (100, 32));
     assert_eq!(devices.max_ids, 10_000);
+    assert!(devices.origins.is_empty());
     assert_eq!(devices.tls, None);
     let spool = &config.spool;
     assert_eq!(spool.path.to_str(), Some("/var/lib/telehub/spool"));
@@ -182,7 +183,7 @@ prop_compose! {
         config.devices.ping_interval = Duration::from_secs(ping);
         config.devices.ping_timeout = Duration::from_millis(timeout);
         (config.devices.max_message, config.devices.window) = (max_message, window);
-        config.devices.tls = tls.map(|ca_too| DeviceTls { cert, key, client_ca: ca_too.then_some(ca.clone()) });
+        config.devices.tls = tls.map(|ca_too| DeviceTls { cert, key, client_ca: ca_too.then_some(ca.clone()), crl_expiry: CrlExpiry::Warn });
         config.spool.path = spool;
         config.spool.write = [SpoolWrite::Outage, SpoolWrite::Always][choice % 2];
         config.spool.overflow = [Overflow::DropOldest, Overflow::Refuse][choice / 2];

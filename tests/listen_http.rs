@@ -428,3 +428,50 @@ async fn one_address_that_opens_connections_and_says_nothing_does_not_keep_other
     // Far below the handshake timeout of ten seconds.
     assert!(start.elapsed() < Duration::from_secs(5));
 }
+
+#[tokio::test]
+async fn a_foreign_web_page_is_no_device_where_no_token_is_needed() {
+    let mut settings = devices();
+    let listed = telehub::config::WebOrigin::parse("https://farm.example").unwrap();
+    settings.origins = vec![listed];
+    let port = Port::start(settings).await;
+    let own = port.addr;
+    let meant =
+        |extra: &str| handshake("a", extra).replace("Host: localhost", &format!("Host: {own}"));
+    for origin in [
+        "https://evil.example",
+        "null",
+        &format!("http://evil.example:{}", own.port()),
+    ] {
+        let answer = refused(&port, 403, &meant(&format!("Origin: {origin}\r\n"))).await;
+        let detail = answer.problem["detail"].as_str().unwrap();
+        assert!(detail.contains("devices.origins"), "{detail}");
+    }
+    // A name that was let point to 127.0.0.1.
+    let rebound = handshake("a", "").replace("Host: localhost", "Host: evil.example");
+    let answer = refused(&port, 403, &rebound).await;
+    let detail = answer.problem["detail"].as_str().unwrap();
+    assert!(detail.contains("devices.auth"), "{detail}");
+    for origin in ["https://farm.example", "file://", &format!("http://{own}")] {
+        let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+        let request = meant(&format!("Origin: {origin}\r\n"));
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let head = head(&mut tcp).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{origin}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_token_any_page_may_be_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("devices.toml");
+    registry(&path, &[("a", "token-a")]);
+    let port = Port::start(with_tokens(&path)).await;
+    let page = "Origin: https://anywhere.example\r\nSec-WebSocket-Protocol: telehub.v1, \
+                telehub.bearer.token-a\r\n";
+    let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+    tcp.write_all(handshake("a", page).as_bytes())
+        .await
+        .unwrap();
+    assert!(head(&mut tcp).await.starts_with("HTTP/1.1 101 "));
+}

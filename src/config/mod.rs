@@ -12,6 +12,7 @@ mod strays;
 mod units;
 mod url;
 mod values;
+mod web;
 mod words;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub use changes::changes;
 pub use load::{Checked, DEFAULT_FILE, keys, load, parse};
 pub use problem::{Errors, Problem};
 pub use values::is_id;
+pub use web::{WebOrigin, is_loopback_host};
 
 /// Everything that can be set. A room receives its own part, never the whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +55,7 @@ pub struct Hub {
 pub enum Auth {
     /// A bearer token of the registry.
     Token,
-    /// A TLS client certificate whose SAN or CN is the id.
+    /// A TLS client certificate with the id as a DNS name.
     Certificate,
     /// None at all.
     Open,
@@ -78,6 +80,8 @@ pub struct Devices {
     pub max_connections: usize,
     /// Devices that are remembered with `auth = "open"`, where everybody can make up ids.
     pub max_ids: usize,
+    /// Web pages that may be devices where no token is needed.
+    pub origins: Vec<WebOrigin>,
     /// Bytes of one message, over all its fragments.
     pub max_message: usize,
     /// Messages a second and device; the burst is twice that.
@@ -86,6 +90,15 @@ pub struct Devices {
     pub window: u32,
     /// `None`: plain `ws://`.
     pub tls: Option<DeviceTls>,
+}
+
+/// `devices.tls.crl_expiry`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrlExpiry {
+    /// A revocation list past its next update is warned of.
+    Warn,
+    /// Nobody whose authority has such a list gets in.
+    Error,
 }
 
 /// `[devices.tls]`
@@ -97,6 +110,8 @@ pub struct DeviceTls {
     pub key: PathBuf,
     /// PEM certificates that sign device certificates; needed by `auth = "certificate"`.
     pub client_ca: Option<PathBuf>,
+    /// What an outdated revocation list in `client_ca` means.
+    pub crl_expiry: CrlExpiry,
 }
 
 /// `spool.write`

@@ -9,15 +9,22 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::port::{Attached, ConnId, StreamId};
+use crate::lru::Lru;
 use crate::reading::Mark;
 
 /// Named streams remembered for one device. A device that begins a new stream at every boot
 /// would fill the table otherwise; 16 restarts back is further than any resume reaches.
 pub const STREAMS_PER_DEVICE: usize = 16;
 
-/// Streams remembered in all, about 200 bytes each. Beyond it the one that has rested longest is
-/// forgotten: its device, should it come back, starts from 0 and may send duplicates.
+/// Streams remembered in all, about 300 bytes each. Beyond it one is forgotten that rests: first
+/// those of which nothing is safe, then those of few batches, then the others, and among equals the
+/// one that has rested longest. Its device, should it come back, starts from 0 and may send
+/// duplicates.
 pub const STREAMS: usize = 65_536;
+
+/// Numbers that a stream has to reach to be more than a try: streams of made-up devices push out
+/// each other and not those of real ones.
+const WORKING: u64 = 16;
 
 /// What becomes of a batch that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +57,8 @@ pub struct Streams {
     streams: HashMap<StreamId, Stream>,
     by_device: HashMap<Arc<str>, Vec<StreamId>>,
     by_conn: HashMap<ConnId, StreamId>,
+    /// Those without a connection and without anything pending, which can be forgotten.
+    resting: Lru<StreamId>,
     dirty: Vec<StreamId>,
     next: u64,
     clock: u64,
@@ -67,6 +76,7 @@ impl Streams {
                 stream.safe = stream.safe.max(mark.seq);
                 stream.taken = stream.taken.max(mark.seq);
             }
+            self.rest(id);
         }
     }
 
@@ -90,6 +100,7 @@ impl Streams {
         let clock = self.clock;
         let stream = self.streams.get_mut(&id).expect("found or inserted above");
         stream.used = clock;
+        self.resting.remove(&id);
         let before = stream.conn.replace(conn);
         let attached = Attached {
             stream: id,
@@ -112,7 +123,7 @@ impl Streams {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.conn = None;
         }
-        self.drop_if_over(id);
+        self.rest(id);
     }
 
     /// Judges a batch that arrives, and notes it as taken if it is new.
@@ -130,6 +141,10 @@ impl Streams {
         }
         stream.taken = seq;
         stream.pending.push_back((seq, false));
+        // It may still be on its way when its connection has gone.
+        if stream.conn.is_none() {
+            self.resting.remove(&id);
+        }
         Verdict::New
     }
 
@@ -155,7 +170,7 @@ impl Streams {
             self.dirty.push(id);
         }
         let moved = (stream.conn, stream.safe);
-        self.drop_if_over(id);
+        self.rest(id);
         Some(moved)
     }
 
@@ -236,23 +251,13 @@ impl Streams {
         id
     }
 
-    /// Makes room for one more stream of this device.
+    /// Makes room for one more stream of this device. One that has many gives up one of its own.
     fn forget_for(&mut self, device: &str) {
-        let resting = |id: &&StreamId| {
-            self.streams
-                .get(id)
-                .is_some_and(|s| s.conn.is_none() && s.pending.is_empty())
-        };
-        let used = |id: &&StreamId| self.streams.get(id).map(|stream| stream.used);
         let own = self.by_device.get(device).map_or(&[][..], Vec::as_slice);
         let forget = if own.len() >= STREAMS_PER_DEVICE {
-            own.iter().filter(resting).min_by_key(used).copied()
+            self.oldest_resting(own)
         } else if self.streams.len() >= STREAMS {
-            self.streams
-                .keys()
-                .filter(resting)
-                .min_by_key(used)
-                .copied()
+            self.resting.first().copied()
         } else {
             None
         };
@@ -261,14 +266,38 @@ impl Streams {
         }
     }
 
-    fn drop_if_over(&mut self, id: StreamId) {
-        let over = |s: &Stream| !s.named && s.conn.is_none() && s.pending.is_empty();
-        if self.streams.get(&id).is_some_and(over) {
-            self.remove(id);
+    fn oldest_resting(&self, own: &[StreamId]) -> Option<StreamId> {
+        let resting = |id: &&StreamId| self.streams.get(id).is_some_and(is_resting);
+        let used = |id: &&StreamId| self.streams.get(id).map(|stream| stream.used);
+        own.iter().filter(resting).min_by_key(used).copied()
+    }
+
+    /// Notes that a stream may rest from now on. An unnamed one is over then.
+    fn rest(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id).filter(|stream| is_resting(stream)) else {
+            return;
+        };
+        if !stream.named {
+            return self.remove(id);
+        }
+        let rank = match stream.safe {
+            0 => 0,
+            1..WORKING => 1,
+            WORKING.. => 2,
+        };
+        let own = self.by_device.get(&stream.device);
+        // More than that when too few were at rest to make room for the newest.
+        let surplus = own
+            .filter(|own| own.len() > STREAMS_PER_DEVICE)
+            .and_then(|own| self.oldest_resting(own));
+        self.resting.touch(&id, rank);
+        if let Some(surplus) = surplus {
+            self.remove(surplus);
         }
     }
 
     fn remove(&mut self, id: StreamId) {
+        self.resting.remove(&id);
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
@@ -279,6 +308,10 @@ impl Streams {
             }
         }
     }
+}
+
+fn is_resting(stream: &Stream) -> bool {
+    stream.conn.is_none() && stream.pending.is_empty()
 }
 
 fn mark(stream: &Stream) -> Mark {
@@ -396,5 +429,52 @@ mod tests {
         let last = attach(&mut streams, 100, "boot-99");
         assert_eq!(streams.len(), STREAMS_PER_DEVICE);
         assert_eq!(last.name.as_ref(), "boot-99");
+    }
+
+    fn attach_of(streams: &mut Streams, conn: ConnId, device: &str, name: &str) -> StreamId {
+        let attached = streams.attach(conn, &device.into(), Some(name.into()), || unreachable!());
+        attached.stream
+    }
+
+    #[test]
+    fn one_device_opening_streams_without_end_pushes_out_only_its_own() {
+        let mut streams = Streams::default();
+        let other = attach_of(&mut streams, 1, "other", "s");
+        streams.detach(1);
+        // Something of each is on its way when the next one begins, so that none can go at once.
+        let mut pending = Vec::new();
+        for n in 2..=200 {
+            let id = attach_of(&mut streams, n, "loud", &format!("s-{n}"));
+            streams.arrive(id, Some(1));
+            pending.push(id);
+        }
+        for (n, id) in (2..).zip(pending) {
+            streams.detach(n);
+            streams.safe(id, 1);
+        }
+        assert!(streams.len() <= STREAMS_PER_DEVICE + 1);
+        assert!(streams.streams.contains_key(&other));
+    }
+
+    #[test]
+    fn made_up_devices_push_out_each_other_and_no_mark_of_a_real_one() {
+        let mut streams = Streams::default();
+        let real = attach_of(&mut streams, 1, "real", "s");
+        for seq in 1..=WORKING {
+            streams.arrive(real, Some(seq));
+            streams.safe(real, seq);
+        }
+        streams.detach(1);
+        for n in 2..2 * STREAMS as u64 {
+            let id = attach_of(&mut streams, n, &format!("d-{n}"), "s");
+            if n % 2 == 0 {
+                streams.arrive(id, Some(1));
+                streams.safe(id, 1);
+            }
+            streams.detach(n);
+            assert!(streams.len() <= STREAMS);
+        }
+        assert_eq!(streams.resting.len(), streams.len());
+        assert!(streams.streams.contains_key(&real));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::attempts::Origin;
 use super::gate::{Gate, Open};
 use super::refusal::Refusal;
 use super::socket::Socket;
+use super::tls::{Chain, unix_seconds};
 use super::upgrade::{self, SUBPROTOCOL};
 use crate::config::is_id;
 use crate::session::roster::Seat;
@@ -59,7 +61,10 @@ pub(super) async fn handshake(
     tcp: TcpStream,
     origin: Origin,
 ) -> io::Result<Option<Upgraded>> {
-    tcp.readable().await?;
+    let local = tcp.local_addr().ok().map(|local| local.ip());
+    if tcp.peek(&mut [0]).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     open.spoke();
     let (socket, shown) = match &shared.tls {
         None => (Socket::Plain(tcp), None),
@@ -67,9 +72,13 @@ pub(super) async fn handshake(
             let (acceptor, generation) = tls.acceptor();
             let stream = acceptor.accept(tcp).await?;
             let chain = stream.get_ref().1.peer_certificates();
-            let shown = chain.map(|chain| Shown {
-                chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
-                generation,
+            let shown = chain.map(|chain| {
+                let chain: Chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+                Shown {
+                    until: tls.until(&chain, unix_seconds()),
+                    chain,
+                    generation,
+                }
             });
             (Socket::Tls(Box::new(stream)), shown)
         }
@@ -77,7 +86,7 @@ pub(super) async fn handshake(
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let path = request.uri().path().to_owned();
-        let response = match answer(shared, gate, request, shown.as_ref(), origin) {
+        let response = match answer(shared, gate, request, (shown.as_ref(), local), origin) {
             Ok((response, yes)) => {
                 open.accepted();
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
@@ -139,13 +148,14 @@ fn answer(
     shared: &Shared,
     gate: &Gate,
     request: Request<Incoming>,
-    shown: Option<&Shown>,
+    (shown, local): (Option<&Shown>, Option<IpAddr>),
     origin: Origin,
 ) -> Result<(Response<Full<Bytes>>, Accepted), Refusal> {
     let (head, body) = request.into_parts();
     let wanted = upgrade::parse(&head)?;
     let token = wanted.token.as_deref();
-    let judged = shared.access.judge(&wanted.device, token, shown);
+    let pages = shared.pages.judge(&head.headers, local);
+    let judged = pages.and_then(|()| shared.access.judge(&wanted.device, token, shown));
     let grant = judged.map_err(|refusal| match gate.failure(origin) {
         Ok(()) => refusal,
         Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),

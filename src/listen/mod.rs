@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod gate;
 mod handshake;
 mod handshakes;
+mod origin;
 mod refusal;
 pub mod registry;
 mod socket;
@@ -34,10 +35,11 @@ use self::access::{Access, Certificates};
 use self::attempts::Origin;
 use self::gate::{Gate, Loudness, Open, PushedOut};
 use self::handshake::{Upgraded, handshake};
+use self::origin::Pages;
 use self::registry::Registry;
 pub use self::socket::Socket;
-use self::tls::Tls;
 pub use self::tls::TlsError;
+use self::tls::{Tls, unix_seconds};
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
 use crate::pulse::Pulse;
@@ -45,6 +47,7 @@ use crate::session::roster::Roster;
 use crate::session::wire::Wire;
 use crate::session::{self, Settings};
 use crate::stop::Stop;
+use crate::tls_errors::{self, Peer};
 
 /// Sockets beyond `max_connections`: those of the handshakes, which make room for each other, and
 /// as many of connections that are being closed, each for a second or two at most. Only when all
@@ -69,6 +72,7 @@ const STOP_HANDSHAKE: Duration = Duration::from_millis(500);
 /// What every connection needs.
 struct Shared {
     access: Arc<Access>,
+    pages: Pages,
     gate: Arc<Gate>,
     tls: Option<Arc<Tls>>,
     handshake_timeout: Duration,
@@ -126,6 +130,7 @@ impl Server {
             pulse: Pulse::default(),
             shared: Arc::new(Shared {
                 access: Arc::new(access),
+                pages: Pages::new(devices.auth, devices.origins.clone()),
                 gate: Gate::new(),
                 tls,
                 handshake_timeout: devices.handshake_timeout,
@@ -246,8 +251,13 @@ impl Files {
         let lost = match &*self.access {
             Access::Token(registry) => registry.refresh(),
             Access::Certificate(certificates) if renewed => certificates.rejected(),
-            Access::Certificate(_) | Access::Open => Vec::new(),
+            Access::Certificate(certificates) => certificates.over(unix_seconds()),
+            Access::Open => Vec::new(),
         };
+        if let Some(tls) = &self.tls {
+            let devices = &self.roster.board().devices;
+            devices.old_revocation_lists.set(tls.old_lists() as u64);
+        }
         for device in lost {
             self.roster.close(&device, Close::Revoked);
         }
@@ -363,12 +373,33 @@ async fn connection(
             } else {
                 Loudness::Info
             };
-            let error = error.to_string();
+            let sentence = describe(&error);
             shared
                 .gate
-                .log(loudness, origin, "handshake failed", &error);
+                .log(loudness, origin, "handshake failed", &sentence);
         }
     }
+}
+
+/// What went wrong before the request, and where to look.
+fn describe(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref());
+    if let Some(cause) = cause {
+        let peer = Peer {
+            who: "the device",
+            trust: "client_ca of [devices.tls]",
+            name: "the host that it connects to",
+            own: "cert of [devices.tls]",
+            shows_own: true,
+        };
+        return tls_errors::tell(cause, peer).sentence;
+    }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the device hung up in the middle of the handshake, without saying why; with TLS it \
+                may not trust cert of [devices.tls]"
+            .to_owned();
+    }
+    error.to_string()
 }
 
 async fn session(

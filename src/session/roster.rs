@@ -147,6 +147,12 @@ impl Roster {
         }
     }
 
+    /// The board on which its devices stand.
+    #[must_use]
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
     /// Asks the session of one device to close.
     pub fn close(&self, device: &str, reason: Close) {
         if let Some(entry) = self.lock().present.get(device) {
@@ -323,7 +329,10 @@ mod tests {
         assert_eq!(silent.mailbox.try_take().close, Some(Close::MadeRoom));
         assert_eq!(speaks.mailbox.try_take().close, None);
         silent.leave(Close::MadeRoom.into());
-        assert_eq!(&*last(&outbox).reason, "made room");
+        let told = std::iter::from_fn(|| outbox.try_last());
+        let reasons: HashMap<_, _> = told.map(|(id, told)| (id, told.reason)).collect();
+        assert_eq!(reasons["silent"], "made room");
+        assert_eq!(reasons["newcomer"], "connected");
         assert_eq!(board.devices.evicted.get(), 1);
         // Its seat counts once: now everybody who is there has spoken.
         newcomer.spoke();

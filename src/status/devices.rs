@@ -101,6 +101,8 @@ pub struct DeviceTable {
     pub evicted: Number,
     /// The same, by reason.
     pub evictions: Counts<{ EVICTIONS.len() }>,
+    /// Gauge: revocation lists of device certificates that are older than they say they may be.
+    pub old_revocation_lists: Number,
     /// Devices that were forgotten to make room for new ones.
     pub forgotten: Number,
 }
@@ -117,6 +119,7 @@ impl Default for DeviceTable {
             ended: Counts::new(ENDINGS),
             evicted: Number::default(),
             evictions: Counts::new(EVICTIONS),
+            old_revocation_lists: Number::default(),
             forgotten: Number::default(),
         }
     }

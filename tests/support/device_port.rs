@@ -59,6 +59,7 @@ pub fn devices() -> Devices {
         handshake_timeout: Duration::from_secs(10),
         max_connections: 100,
         max_ids: 10_000,
+        origins: Vec::new(),
         max_message: 64 * 1024,
         max_rate: 1_000_000,
         window: 32,
@@ -242,7 +243,7 @@ impl Port {
 
 pub fn handshake(device: &str, extra: &str) -> String {
     format!(
-        "GET /v1/devices/{device} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\n\
+        "GET /v1/devices/{device} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
     )

@@ -8,8 +8,9 @@ use super::{KIB, Notes, millis, number, pair, secs};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
 use crate::config::values::{address, duration, file, path, size, whole, word};
-use crate::config::words::AUTH;
-use crate::config::{Auth, DeviceTls, Devices};
+use crate::config::web::origins;
+use crate::config::words::{AUTH, CRL_EXPIRY};
+use crate::config::{Auth, CrlExpiry, DeviceTls, Devices};
 
 pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
     const S: &str = "devices";
@@ -64,6 +65,7 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
             .unwrap_or(Duration::from_secs(5)),
         max_connections: number(doc.get(S, "max_connections", connections), 1_024),
         max_ids: number(doc.get(S, "max_ids", ids), 10_000),
+        origins: doc.get(S, "origins", origins).unwrap_or_default(),
         max_message: number(doc.get(S, "max_message", message), 65_536),
         max_rate: number(doc.get(S, "max_rate", rate), 100),
         window: number(doc.get(S, "window", window), 32),
@@ -78,6 +80,11 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         notes
             .warnings
             .push(doc.remark("devices.tls", "client_ca", text));
+    }
+    if devices.auth == Auth::Token && !devices.origins.is_empty() {
+        let text = "has no effect: with auth = \"token\" a web page that has a token is let in \
+                    wherever it comes from; remove this line";
+        notes.warnings.push(doc.remark(S, "origins", text));
     }
     if devices.auth == Auth::Open && !devices.listen.ip().is_loopback() {
         let text = format!(
@@ -117,6 +124,7 @@ fn device_tls(doc: &mut Document<'_>, notes: &mut Notes) -> Option<DeviceTls> {
             .files
             .push(NamedFile::new(doc, S, "client_ca", ca, Use::Authorities));
     }
+    let crl_expiry = doc.get(S, "crl_expiry", word(CRL_EXPIRY));
     if doc.has_section(S) && !doc.has(S, "cert") && !doc.has(S, "key") {
         doc.problem(S, "cert", "is missing; write the paths of the hub's certificate chain and private key as cert and key, or remove [devices.tls]");
     }
@@ -125,5 +133,6 @@ fn device_tls(doc: &mut Document<'_>, notes: &mut Notes) -> Option<DeviceTls> {
         cert,
         key,
         client_ca,
+        crl_expiry: crl_expiry.unwrap_or(CrlExpiry::Warn),
     })
 }
