@@ -34,6 +34,10 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     );
     assert_eq!((devices.max_rate, devices.window), (100, 32));
     assert_eq!(devices.max_ids, 10_000);
+    assert_eq!(
+        (devices.max_bytes, devices.max_readings),
+        (256 << 10, 5_000)
+    );
     assert!(devices.origins.is_empty());
     assert_eq!(devices.tls, None);
     let spool = &config.spool;

@@ -86,6 +86,10 @@ pub struct Devices {
     pub max_message: usize,
     /// Messages a second and device; the burst is twice that.
     pub max_rate: u32,
+    /// Bytes a second and device; the burst is twice that.
+    pub max_bytes: u64,
+    /// Readings a second and device; the burst is twice that.
+    pub max_readings: u32,
     /// Batches of one connection that may be unacked.
     pub window: u32,
     /// `None`: plain `ws://`.

@@ -62,6 +62,8 @@ fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
     writeln!(f, "origins = {}", toml::Value::from(origins))?;
     text(f, "max_message", &show_size(devices.max_message as u64))?;
     writeln!(f, "max_rate = {}", devices.max_rate)?;
+    text(f, "max_bytes", &show_size(devices.max_bytes))?;
+    writeln!(f, "max_readings = {}", devices.max_readings)?;
     writeln!(f, "window = {}", devices.window)?;
     if let Some(tls) = &devices.tls {
         writeln!(f, "\n[devices.tls]")?;

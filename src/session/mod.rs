@@ -17,6 +17,7 @@ mod inbound;
 pub mod liveness;
 mod messages;
 pub mod rate;
+mod rates;
 pub mod roster;
 mod seats;
 pub mod sequence;
@@ -34,7 +35,7 @@ use self::acks::Acks;
 use self::ending::Ending;
 use self::handover::{Hand, Stream, Waiting};
 use self::liveness::{Action, Liveness};
-use self::rate::Rate;
+use self::rate::Limits;
 use self::roster::Present;
 use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
@@ -52,9 +53,13 @@ pub struct Settings {
     pub max_message: usize,
     /// Messages a second.
     pub max_rate: u32,
+    /// Bytes a second.
+    pub max_bytes: u64,
+    /// Readings a second.
+    pub max_readings: u32,
     /// Batches that may be unsettled.
     pub window: u32,
-    /// How long a device may stay at its `max_rate` without a pause before it is disconnected.
+    /// How long a device may stay at one of its limits without a pause before it is disconnected.
     /// Long, because one that sends its backlog after an outage does no wrong.
     pub rate_patience: Duration,
 }
@@ -66,8 +71,20 @@ impl From<&crate::config::Devices> for Settings {
             ping_timeout: devices.ping_timeout,
             max_message: devices.max_message,
             max_rate: devices.max_rate,
+            max_bytes: devices.max_bytes,
+            max_readings: devices.max_readings,
             window: devices.window,
             rate_patience: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Settings {
+    fn limits(&self) -> Limits {
+        Limits {
+            messages: self.max_rate,
+            bytes: self.max_bytes,
+            readings: self.max_readings,
         }
     }
 }
@@ -89,7 +106,8 @@ struct Session<'a, S> {
     unacked: Unacked,
     rejects_in_a_row: u32,
     liveness: Liveness,
-    rate: Rate,
+    /// Bytes read that were spent.
+    bytes_spent: u64,
     /// Reading goes on at this time.
     throttled: Option<Instant>,
     bytes_seen: u64,
@@ -126,7 +144,7 @@ where
         unacked: Unacked::default(),
         rejects_in_a_row: 0,
         liveness: Liveness::new(settings.ping_interval, settings.ping_timeout, now),
-        rate: Rate::new(settings.max_rate, now),
+        bytes_spent: 0,
         throttled: None,
         bytes_seen: 0,
         now,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ending::Ending;
+use super::rates::{Purse, Rates};
 use super::seats::{Admission, Seats};
 use crate::clock;
 use crate::intake::port::{Close, ConnId, Mailbox};
@@ -44,6 +45,7 @@ struct State {
     /// Sessions, present ones and those that were replaced and have not ended yet.
     sessions: u64,
     present: HashMap<Arc<str>, Entry>,
+    rates: Rates,
     closing: Option<Close>,
 }
 
@@ -77,6 +79,7 @@ impl Roster {
                 seats: Seats::new(max),
                 sessions: 0,
                 present: HashMap::new(),
+                rates: Rates::default(),
                 closing: None,
             }),
         })
@@ -127,6 +130,7 @@ impl Roster {
             older.mailbox.close(Close::Replaced);
         }
         state.seats.sit(conn, device.clone());
+        let purse = state.rates.take(&device);
         if let Some(reason) = state.closing {
             mailbox.close(reason);
         }
@@ -141,6 +145,7 @@ impl Roster {
             remote,
             mailbox,
             board,
+            purse,
             ending: Ending::Lost,
             spoke: AtomicBool::new(false),
             _seat: seat,
@@ -190,6 +195,8 @@ pub struct Present {
     pub mailbox: Arc<Mailbox>,
     /// The device's part of the board.
     pub board: Arc<DeviceBoard>,
+    /// What the device has left to spend.
+    pub purse: Purse,
     ending: Ending,
     /// Its first message has come.
     spoke: AtomicBool,
@@ -243,6 +250,7 @@ impl Drop for Present {
         if state.present.get(&self.device).is_some_and(is_present)
             && let Some(entry) = state.present.remove(&self.device)
         {
+            state.rates.put_by(&self.device);
             roster
                 .board
                 .devices
@@ -305,7 +313,8 @@ mod tests {
         let (roster, ..) = roster(2);
         let a = enter(&roster, "a");
         let b = enter(&roster, "b");
-        (a.spoke(), b.spoke());
+        a.spoke();
+        b.spoke();
         assert!(roster.admit("c").is_none());
         let a2 = enter(&roster, "a");
         a2.spoke();

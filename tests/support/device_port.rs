@@ -62,6 +62,8 @@ pub fn devices() -> Devices {
         origins: Vec::new(),
         max_message: 64 * 1024,
         max_rate: 1_000_000,
+        max_bytes: 1 << 40,
+        max_readings: u32::MAX,
         window: 32,
         tls: None,
     }

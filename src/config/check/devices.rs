@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{KIB, Notes, millis, number, pair, secs};
+use super::{GIB, KIB, Notes, millis, number, pair, secs};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
 use crate::config::values::{address, duration, file, path, size, whole, word};
@@ -41,6 +41,14 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         1..=100_000,
         "0 would shut every device out and more is no limit",
     );
+    let bytes = size(
+        KIB..=GIB,
+        "less shuts devices out in effect, and more is no limit",
+    );
+    let readings = whole(
+        1..=10_000_000,
+        "0 would shut every device out and more is no limit",
+    );
     let window = whole(
         1..=1_024,
         "a device must be able to send one batch, and each one waits in memory",
@@ -68,6 +76,8 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         origins: doc.get(S, "origins", origins).unwrap_or_default(),
         max_message: number(doc.get(S, "max_message", message), 65_536),
         max_rate: number(doc.get(S, "max_rate", rate), 100),
+        max_bytes: doc.get(S, "max_bytes", bytes).unwrap_or(256 * KIB),
+        max_readings: number(doc.get(S, "max_readings", readings), 5_000),
         window: number(doc.get(S, "window", window), 32),
         tls: device_tls(doc, notes),
     };
