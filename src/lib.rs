@@ -13,8 +13,8 @@
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
 //! 12. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`pulse`], [`stop`] and
-//! [`tls_errors`] serve all of them.
+//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`pulse`],
+//! [`secret`], [`stop`] and [`tls_errors`] serve all of them.
 
 pub mod admin;
 pub mod certificate;
@@ -29,6 +29,7 @@ pub mod memory;
 pub mod protocol;
 pub mod pulse;
 pub mod reading;
+pub mod secret;
 pub mod service;
 pub mod session;
 #[cfg(test)]

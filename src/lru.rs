@@ -43,6 +43,16 @@ impl<K: Clone + Eq + Hash> Lru<K> {
         place.is_some_and(|turn| self.turns.remove(&turn).is_some())
     }
 
+    /// Whether a key is in.
+    #[must_use]
+    pub fn contains<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        self.places.contains_key(key)
+    }
+
     /// The key that goes first.
     #[must_use]
     pub fn first(&self) -> Option<&K> {

@@ -115,7 +115,7 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
 
 #[test]
 fn what_is_valid_but_probably_not_meant_is_warned_of() {
-    let warnings = |text| config::parse(text, "telehub.toml").unwrap().warnings;
+    let warnings = |text: &str| config::parse(text, "telehub.toml").unwrap().warnings;
     let open = warnings("[devices]\nauth = \"open\"\nlisten = \"0.0.0.0:8787\"\n");
     assert_eq!(open.len(), 1);
     assert!(
@@ -134,6 +134,34 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     let guarded = "[admin]\nlisten = \"0.0.0.0:8788\"\ntoken_file = \"/t\"\n";
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
+    let readable = warnings("[devices]\nlisten = \"0.0.0.0:8787\"\n");
+    assert_eq!(readable.len(), 1);
+    assert!(
+        readable[0]
+            .to_string()
+            .contains("tokens go to 0.0.0.0:8787 without TLS")
+    );
+    let tls = "[devices]\nlisten = \"0.0.0.0:8787\"\n[devices.tls]\ncert = \"/c\"\nkey = \"/k\"\n";
+    assert_eq!(warnings(tls), []);
+    let broker = |url: &str| {
+        warnings(&format!(
+            "[uplink]\nurl = \"{url}\"\nusername = \"u\"\npassword_file = \"/p\"\n"
+        ))
+    };
+    let password = broker("mqtt://broker.example");
+    assert!(
+        password[0]
+            .to_string()
+            .contains("the password goes to broker.example")
+    );
+    for own in [
+        "mqtts://broker.example",
+        "mqtt://localhost",
+        "mqtt://127.0.0.1",
+        "mqtt://[::1]",
+    ] {
+        assert_eq!(broker(own), [], "{own}");
+    }
 }
 
 #[test]

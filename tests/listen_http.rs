@@ -212,7 +212,8 @@ async fn a_full_hub_says_so_and_lets_a_present_device_come_back() {
     let mut a = port.connect("a").await;
     let mut b = port.connect("b").await;
     // Who has not said anything would make room.
-    (a.hello("s").await, b.hello("s").await);
+    a.hello("s").await;
+    b.hello("s").await;
     let answer = refused(&port, 503, &handshake("c", "")).await;
     assert!(
         answer

@@ -11,6 +11,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clock", &["reading"]),
     ("certificate", &[]),
     ("lru", &[]),
+    ("secret", &[]),
     ("tls_errors", &[]),
     ("stop", &[]),
     ("pulse", &[]),
@@ -18,7 +19,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("protocol", &["reading"]),
     (
         "config",
-        &["protocol", "certificate", "clock", "tls_errors"],
+        &["protocol", "certificate", "clock", "secret", "tls_errors"],
     ),
     ("log", &["config"]),
     ("status", &["reading", "clock", "lru"]),
@@ -34,6 +35,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "status",
             "clock",
             "stop",
+            "secret",
             "tls_errors",
         ],
     ),
@@ -45,7 +47,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "session",
-        &["protocol", "reading", "intake", "status", "clock", "config"],
+        &[
+            "protocol", "reading", "intake", "status", "clock", "config", "lru",
+        ],
     ),
     (
         "listen",
@@ -62,7 +66,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "tls_errors",
         ],
     ),
-    ("admin", &["status", "reading", "protocol", "clock", "stop"]),
+    (
+        "admin",
+        &["status", "reading", "protocol", "clock", "stop", "secret"],
+    ),
     (
         "hub",
         &[

@@ -100,7 +100,7 @@ pub(super) fn answer<B>(desk: &Desk, line: &Line, request: &Request<B>) -> Answe
 fn healthz(board: &Board) -> Answer {
     match board.spool.state() {
         // Full as well: what cannot be written is not acked.
-        (SpoolState::Failed | SpoolState::Full, reason) => problem(
+        (SpoolState::Failed | SpoolState::Full | SpoolState::Unusable, reason) => problem(
             StatusCode::SERVICE_UNAVAILABLE,
             &reason.unwrap_or_else(|| "the spool cannot be written".to_owned()),
         ),

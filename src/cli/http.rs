@@ -49,9 +49,9 @@ impl Address {
     /// The address is none, or the file cannot be read.
     pub(super) fn hub(&self) -> anyhow::Result<Hub> {
         let token = self.token_file.as_ref().map(|file| {
-            let content = std::fs::read_to_string(file)
+            let line = telehub::secret::read(file)
                 .with_context(|| format!("cannot read {}", file.display()))?;
-            let line = content.lines().next().unwrap_or_default().trim();
+            let line = line.trim();
             ensure!(
                 !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic()),
                 "{} has no token in its first line",

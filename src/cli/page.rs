@@ -34,6 +34,7 @@ pub(super) fn page(
         SpoolState::Ok => paint.text(Mood::Good, "ok"),
         SpoolState::Full => paint.text(Mood::Bad, "full"),
         SpoolState::Failed => paint.text(Mood::Bad, "failed"),
+        SpoolState::Unusable => paint.text(Mood::Bad, "unusable"),
     };
     let mut line = |name: &str, text: String| {
         let name = paint.text(Mood::Faint, format!("{name:<8}"));

@@ -87,7 +87,7 @@ fn look(hub: &Hub, json: bool, paint: Paint, listed: usize) -> anyhow::Result<Lo
 
 fn verdict(report: &StatusReport) -> anyhow::Result<()> {
     match (report.spool.state, report.uplink.state) {
-        (SpoolState::Failed, _) => {
+        (SpoolState::Failed | SpoolState::Unusable, _) => {
             bail!("the spool cannot be written; see the hub's log for the reason")
         }
         (SpoolState::Full, _) => {

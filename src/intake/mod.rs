@@ -306,15 +306,16 @@ impl Intake {
             spool::Event::CommitFailed {
                 ticket,
                 full,
+                foreign,
                 error,
             } => {
                 board.spool.commit_failures.add(1);
                 // The spool has logged it.
                 self.spool_well = false;
-                let state = if full {
-                    SpoolState::Full
-                } else {
-                    SpoolState::Failed
+                let state = match (foreign, full) {
+                    (true, _) => SpoolState::Unusable,
+                    (false, true) => SpoolState::Full,
+                    (false, false) => SpoolState::Failed,
                 };
                 board.spool.set(state, Some(error));
                 Event::CommitFailed { ticket, full }
@@ -363,9 +364,14 @@ impl Intake {
                 board.spool.disk_bytes.set(usage.disk_bytes);
                 return;
             }
-            spool::Event::Unusable { error } => {
+            spool::Event::Unusable { foreign, error } => {
                 self.spool_well = false;
-                board.spool.set(SpoolState::Failed, Some(error));
+                let state = if foreign {
+                    SpoolState::Unusable
+                } else {
+                    SpoolState::Failed
+                };
+                board.spool.set(state, Some(error));
                 return;
             }
             spool::Event::Writable => {

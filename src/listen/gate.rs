@@ -28,6 +28,9 @@ const ENTRY_EVERY: Duration = Duration::from_secs(1);
 /// Addresses and devices remembered for that: 8,192 are about 1 MB.
 const REMEMBERED: usize = 8_192;
 
+/// Addresses from which devices have got in that are remembered: some 400 KB.
+const KNOWN: usize = 4_096;
+
 /// The same trouble of the same address is logged once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(600);
 
@@ -99,6 +102,8 @@ struct State {
     open: Handshakes,
     /// Dropped to cut the handshake off.
     cut: HashMap<handshakes::Id, oneshot::Sender<()>>,
+    /// From where devices have got in.
+    known: Lru<IpAddr>,
     journal: Journal,
 }
 
@@ -113,6 +118,7 @@ impl Gate {
             entries: Attempts::new(ENTRIES, ENTRY_EVERY, REMEMBERED),
             open: Handshakes::default(),
             cut: HashMap::new(),
+            known: Lru::default(),
             journal: Journal::default(),
         })))
     }
@@ -133,6 +139,7 @@ impl Gate {
         let open = Open {
             gate: self.clone(),
             id,
+            address: address.to_canonical(),
         };
         (open, PushedOut(receiver))
     }
@@ -177,6 +184,7 @@ impl Gate {
 pub(super) struct Open {
     gate: Arc<Gate>,
     id: handshakes::Id,
+    address: IpAddr,
 }
 
 impl Open {
@@ -187,7 +195,17 @@ impl Open {
 
     /// Its credentials are accepted: it has a seat now, and makes room for nobody.
     pub(super) fn accepted(&self) {
-        self.gate.lock().open.end(self.id);
+        let mut state = self.gate.lock();
+        state.open.end(self.id);
+        state.known.touch(&self.address, 0);
+        if state.known.len() > KNOWN {
+            state.known.pop();
+        }
+    }
+
+    /// Whether a device has got in from its address before.
+    pub(super) fn is_known(&self) -> bool {
+        self.gate.lock().known.contains(&self.address)
     }
 }
 

@@ -24,6 +24,7 @@ use super::Shared;
 use super::access::{Grant, Shown};
 use super::attempts::Origin;
 use super::gate::{Gate, Open};
+use super::paced;
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::tls::{Chain, unix_seconds};
@@ -70,7 +71,7 @@ pub(super) async fn handshake(
         None => (Socket::Plain(tcp), None),
         Some(tls) => {
             let (acceptor, generation) = tls.acceptor();
-            let stream = acceptor.accept(tcp).await?;
+            let stream = paced::accept(&shared.pace, open.is_known(), &acceptor, tcp).await?;
             let chain = stream.get_ref().1.peer_certificates();
             let shown = chain.map(|chain| {
                 let chain: Chain = chain.iter().map(|one| one.clone().into_owned()).collect();

@@ -13,10 +13,12 @@ mod gate;
 mod handshake;
 mod handshakes;
 mod origin;
+mod paced;
 mod refusal;
 pub mod registry;
 mod socket;
 mod tls;
+mod turns;
 mod upgrade;
 mod version;
 
@@ -36,6 +38,7 @@ use self::attempts::Origin;
 use self::gate::{Gate, Loudness, Open, PushedOut};
 use self::handshake::{Upgraded, handshake};
 use self::origin::Pages;
+use self::paced::Pace;
 use self::registry::Registry;
 pub use self::socket::Socket;
 pub use self::tls::TlsError;
@@ -75,6 +78,7 @@ struct Shared {
     pages: Pages,
     gate: Arc<Gate>,
     tls: Option<Arc<Tls>>,
+    pace: Arc<Pace>,
     handshake_timeout: Duration,
     settings: Arc<Settings>,
     port: IntakePort,
@@ -133,6 +137,7 @@ impl Server {
                 pages: Pages::new(devices.auth, devices.origins.clone()),
                 gate: Gate::new(),
                 tls,
+                pace: Pace::new(),
                 handshake_timeout: devices.handshake_timeout,
                 settings: Arc::new(Settings::from(devices)),
                 port,

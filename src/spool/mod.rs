@@ -185,6 +185,8 @@ pub enum Event {
     },
     /// Right after `Opened`: the spool cannot be used. It is tried again every few seconds.
     Unusable {
+        /// The directory is not the hub's own: it must not be used, as opposed to cannot be.
+        foreign: bool,
         /// One sentence for the status.
         error: String,
     },
@@ -213,6 +215,8 @@ pub enum Event {
         /// Full (`max_size` or `min_free` under `overflow = "refuse"`, or no space left on the
         /// device), as opposed to broken.
         full: bool,
+        /// As with `Unusable`.
+        foreign: bool,
         /// One sentence for the log and the status.
         error: String,
     },

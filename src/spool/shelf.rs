@@ -58,6 +58,8 @@ pub(super) struct Shelf {
     pub(super) unreadable: bool,
     /// The directory could not be used so far.
     pub(super) unusable: bool,
+    /// The directory belongs to somebody else, or somebody else may write to it.
+    pub(super) foreign: bool,
     /// Marks and depth have been told: what is found later is news.
     pub(super) announced: bool,
     /// Devices that shares are kept of.
@@ -96,6 +98,7 @@ impl Shelf {
             unreadable: false,
             announced: false,
             unusable: false,
+            foreign: false,
             names: HashSet::new(),
             news: Vec::new(),
         }

@@ -158,6 +158,7 @@ impl Worker {
         self.shelf.announced = true;
         if let Err(failure) = attached {
             self.tell(Event::Unusable {
+                foreign: self.shelf.foreign,
                 error: failure.error,
             });
         }
@@ -233,6 +234,7 @@ impl Worker {
                         self.tell(Event::CommitFailed {
                             ticket,
                             full: failure.full,
+                            foreign: self.shelf.foreign,
                             error: failure.error,
                         });
                     }

@@ -17,6 +17,8 @@ pub enum SpoolState {
     Full,
     /// Cannot be written.
     Failed,
+    /// Must not be used: the directory is not the hub's own.
+    Unusable,
 }
 
 /// The spool's part of the board.

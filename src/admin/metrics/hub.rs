@@ -171,6 +171,7 @@ pub(super) fn spool(text: &mut Text, board: &Board) {
         ("failed", SpoolState::Failed),
         ("full", SpoolState::Full),
         ("ok", SpoolState::Ok),
+        ("unusable", SpoolState::Unusable),
     ] {
         family.labelled("state", name, u8::from(state == present));
     }

@@ -81,6 +81,7 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         window: number(doc.get(S, "window", window), 32),
         tls: device_tls(doc, notes),
     };
+    let tls_is_wrong = doc.has_section("devices.tls") && devices.tls.is_none();
     if devices.auth == Auth::Certificate {
         check_certificate_auth(doc);
     }
@@ -95,6 +96,15 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         let text = "has no effect: with auth = \"token\" a web page that has a token is let in \
                     wherever it comes from; remove this line";
         notes.warnings.push(doc.remark(S, "origins", text));
+    }
+    let local = devices.listen.ip().is_loopback();
+    if devices.auth == Auth::Token && !local && devices.tls.is_none() && !tls_is_wrong {
+        let text = format!(
+            "tokens go to {} without TLS, so that everybody on the way can read them; add \
+             [devices.tls], unless that network is yours alone",
+            devices.listen
+        );
+        notes.warnings.push(doc.remark(S, "listen", text));
     }
     if devices.auth == Auth::Open && !devices.listen.ip().is_loopback() {
         let text = format!(

@@ -42,6 +42,14 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         let text = "write the name that the password belongs to";
         doc.missing(S, "username", "password_file", text);
     }
+    if password_file.is_some() && !url.tls && !url_is_wrong && !is_this_machine(&url.host) {
+        let text = format!(
+            "the password goes to {} without TLS, so that everybody on the way can read it; write \
+             mqtts://, unless that network is yours alone",
+            url.host
+        );
+        notes.warnings.push(doc.remark(S, "url", text));
+    }
     let ca = doc.get(S, "ca", file);
     if let Some(ca) = &ca {
         notes
@@ -82,6 +90,14 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         host: url.host,
         port: url.port,
     }
+}
+
+/// Whether a host can only mean the machine itself.
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 fn whole_seconds(duration: Duration) -> Result<Duration, String> {
