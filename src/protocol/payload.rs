@@ -5,11 +5,13 @@ use serde::{Serialize, Serializer};
 
 use super::decode::decode;
 use super::decode::scalar::base64url;
+use super::fast;
 use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
+use super::out::{Out, Writer};
 use super::pack::Pack;
 use super::pack::resolve::{Resolved, ResolvedValue};
-use crate::reading::{Batch, Doubt, Gap};
+use crate::reading::{Batch, Doubt, Encoding, Gap};
 
 /// `uplink.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +55,68 @@ pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;
 /// JSON takes more than CBOR. Only a first guess for the buffer.
 const GROWTH: usize = 3;
 
-/// The payload of `…/data` and `…/history`: decodes the frame again, resolves its pack with the
-/// moment of arrival, and writes it. A moment that is not [`synced`](crate::reading::Moment) is
-/// said so in the two formats that have a place for it.
+/// The payload of `…/data` and `…/history`: see [`append_batch`].
 ///
 /// # Errors
 /// When the frame is not what was taken.
 pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadError> {
+    let mut payload = Vec::with_capacity(batch.frame.len() * GROWTH + ENVELOPE);
+    append_batch(&mut payload, batch, format)?;
+    Ok(payload)
+}
+
+/// Appends the payload of `…/data` and `…/history`: reads the frame again, resolves its pack with
+/// the moment of arrival, and writes it. A moment that is not [`synced`](crate::reading::Moment) is
+/// said so in the two formats that have a place for it.
+///
+/// # Errors
+/// When the frame is not what was taken; nothing was appended then.
+pub fn append_batch(out: &mut impl Out, batch: &Batch, format: Format) -> Result<(), PayloadError> {
+    if append_walked(out, batch, format) {
+        return Ok(());
+    }
+    append_decoded(out, batch, format)
+}
+
+/// The short cut: an ordinary batch in CBOR to JSON in one pass. `false`: it has to go the long way,
+/// and nothing was appended.
+fn append_walked(out: &mut impl Out, batch: &Batch, format: Format) -> bool {
+    let envelope = match (batch.encoding, format) {
+        (Encoding::Cbor, Format::Json) => true,
+        (Encoding::Cbor, Format::SenmlJson) => false,
+        _ => return false,
+    };
+    let start = out.len();
+    out.reserve(batch.frame.len() * GROWTH + ENVELOPE);
+    if envelope {
+        let whole = Whole::<()>::of(batch, None);
+        if serde_json::to_writer(Writer(out), &whole).is_err() {
+            out.truncate(start);
+            return false;
+        }
+        // The pack goes in where the map ends.
+        out.truncate(out.len() - 1);
+        out.put(b",\"pack\":");
+    }
+    out.put(b"[");
+    if fast::walk(&batch.frame, batch.received.wall, &mut fast::Json::new(out)).is_none() {
+        out.truncate(start);
+        return false;
+    }
+    out.put(if envelope { b"]}" } else { b"]" });
+    true
+}
+
+/// [`append_batch`] by the long way alone, which takes every encoding and format. What the short cut
+/// writes is compared with this.
+///
+/// # Errors
+/// When the frame is not what was taken; nothing was appended then.
+pub fn append_decoded(
+    out: &mut impl Out,
+    batch: &Batch,
+    format: Format,
+) -> Result<(), PayloadError> {
     let message = decode(batch.encoding, &batch.frame)
         .map_err(|reject| PayloadError::Frame(reject.detail))?;
     let FromDevice::Data(data) = message else {
@@ -79,60 +136,70 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
         received: batch.received.wall,
         labels,
     };
-    let whole = Whole {
-        device: &batch.device,
-        stream: &batch.stream,
-        seq: batch.seq,
-        received: batch.received.wall,
-        clock: batch.received.doubt(),
-        pack: &pack,
+    let start = out.len();
+    let whole = Whole::of(batch, Some(&pack));
+    let written = match format {
+        Format::Json => to_json(out, &whole),
+        Format::SenmlJson => to_json(out, &pack),
+        Format::Cbor => to_cbor(out, &whole),
+        Format::SenmlCbor => to_cbor(out, &pack),
     };
-    let room = batch.frame.len() * GROWTH + ENVELOPE;
-    match format {
-        Format::Json => to_json(&whole, room),
-        Format::SenmlJson => to_json(&pack, room),
-        Format::Cbor => to_cbor(&whole, room),
-        Format::SenmlCbor => to_cbor(&pack, room),
+    if written.is_err() {
+        out.truncate(start);
     }
+    written
 }
 
 /// The payload of `…/gap`: a map, as JSON with the JSON formats and as CBOR with the CBOR ones.
 /// SenML has no way to say it, so `senml-json` and `senml-cbor` get the same map.
 #[must_use]
 pub fn encode_gap(gap: &Gap, format: Format) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(ENVELOPE);
     match format {
-        Format::Json | Format::SenmlJson => to_json(gap, ENVELOPE),
-        Format::Cbor | Format::SenmlCbor => to_cbor(gap, ENVELOPE),
+        Format::Json | Format::SenmlJson => to_json(&mut payload, gap),
+        Format::Cbor | Format::SenmlCbor => to_cbor(&mut payload, gap),
     }
-    .expect("invariant: texts and numbers always serialize")
+    .expect("invariant: texts and numbers always serialize");
+    payload
 }
 
-fn to_json<T: Serialize>(value: &T, room: usize) -> Result<Vec<u8>, PayloadError> {
-    let mut payload = Vec::with_capacity(room);
-    serde_json::to_writer(&mut payload, value)
-        .map_err(|error| PayloadError::Pack(error.to_string()))?;
-    Ok(payload)
+fn to_json<T: Serialize>(out: &mut impl Out, value: &T) -> Result<(), PayloadError> {
+    serde_json::to_writer(Writer(out), value).map_err(|error| PayloadError::Pack(error.to_string()))
 }
 
-fn to_cbor<T: Serialize>(value: &T, room: usize) -> Result<Vec<u8>, PayloadError> {
-    let mut payload = Vec::with_capacity(room);
+fn to_cbor<T: Serialize>(out: &mut impl Out, value: &T) -> Result<(), PayloadError> {
+    let mut writer = Writer(out);
     value
         .serialize(&mut serde_cbor::Serializer::new(
-            serde_cbor::ser::IoWrite::new(&mut payload),
+            serde_cbor::ser::IoWrite::new(&mut writer),
         ))
-        .map_err(|error| PayloadError::Pack(error.to_string()))?;
-    Ok(payload)
+        .map_err(|error| PayloadError::Pack(error.to_string()))
 }
 
+/// A batch as a map. Without a pack it is the beginning of one.
 #[derive(Serialize)]
-struct Whole<'a> {
+struct Whole<'a, P> {
     device: &'a str,
     stream: &'a str,
     seq: Option<u64>,
     received: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     clock: Option<Doubt>,
-    pack: &'a Records<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pack: Option<P>,
+}
+
+impl<'a, P> Whole<'a, P> {
+    fn of(batch: &'a Batch, pack: Option<P>) -> Self {
+        Self {
+            device: &batch.device,
+            stream: &batch.stream,
+            seq: batch.seq,
+            received: batch.received.wall,
+            clock: batch.received.doubt(),
+            pack,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -252,7 +319,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::reading::{Encoding, GapReason, Moment};
+    use crate::reading::{GapReason, Moment};
 
     const FORMATS: [Format; 4] = [
         Format::Json,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::protocol;
+use crate::protocol::fast;
 use crate::protocol::message::{CommandResult, FromDevice, Hello, Reject};
 use crate::reading::{Encoding, Moment};
 
@@ -26,6 +27,21 @@ pub(super) enum Inbound {
 
 /// Reads a frame. `received`: when it arrived.
 pub(super) fn read(encoding: Encoding, frame: &[u8], received: Moment) -> Result<Inbound, Reject> {
+    let taken = |seq, readings| {
+        Inbound::Data(Candidate {
+            seq,
+            received,
+            readings,
+            encoding,
+            // A copy, because the frame is a slice of the connection's read buffer and would pin it.
+            frame: Bytes::copy_from_slice(frame),
+        })
+    };
+    if encoding == Encoding::Cbor
+        && let Some(walked) = fast::walk(frame, received.wall, &mut fast::Count)
+    {
+        return Ok(taken(walked.seq, walked.pack.readings));
+    }
     let data = match protocol::decode(encoding, frame)? {
         FromDevice::Hello(hello) => return Ok(Inbound::Hello(hello)),
         FromDevice::Result(result) => return Ok(Inbound::Result(result)),
@@ -35,12 +51,5 @@ pub(super) fn read(encoding: Encoding, frame: &[u8], received: Moment) -> Result
         .pack
         .check(received.wall)
         .map_err(|error| error.into_reject(data.seq))?;
-    Ok(Inbound::Data(Candidate {
-        seq: data.seq,
-        received,
-        readings: summary.readings,
-        encoding,
-        // A copy, because the frame is a slice of the connection's read buffer and would pin it.
-        frame: Bytes::copy_from_slice(frame),
-    }))
+    Ok(taken(data.seq, summary.readings))
 }

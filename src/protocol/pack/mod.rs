@@ -16,7 +16,7 @@
 //!   refused, because it would change the value. Elsewhere tags are passed over.
 //! - `vd` in JSON is read with or without padding and written without.
 
-mod label;
+pub(super) mod label;
 pub(super) mod parse;
 pub mod resolve;
 mod rules;
