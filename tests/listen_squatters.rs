@@ -14,17 +14,20 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use device_port::{Port, devices, frame, handshake, head, raw_close, soon, until};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use telehub::config::{Auth, DeviceTls, Devices};
 use telehub::listen::registry::token_hash;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Of the device that has to get in.
 const TOKEN: &str = "Authorization: Bearer token-good\r\n";
@@ -101,9 +104,16 @@ async fn request(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 
 async fn gets_in(from: IpAddr, port: &Port, ca: Option<&CertificateDer<'static>>) {
     let tcp = dial(from, port.addr).await;
-    let Some(ca) = ca else {
-        return request(tcp).await;
-    };
+    match ca {
+        None => request(tcp).await,
+        Some(ca) => request(soon(over_tls(tcp, ca)).await.unwrap()).await,
+    }
+}
+
+async fn over_tls(
+    tcp: TcpStream,
+    ca: &CertificateDer<'static>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -113,8 +123,9 @@ async fn gets_in(from: IpAddr, port: &Port, ca: Option<&CertificateDer<'static>>
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-    request(soon(stream).await.unwrap()).await;
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
 }
 
 /// A device gets in from its address, at every stage, plain and with TLS, however many squatters
@@ -267,4 +278,46 @@ async fn a_full_hub_makes_room_for_a_device_by_ending_a_silent_session() {
     let (_, head) = connect("b").await;
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     assert_eq!(port.board.devices.connected.get(), 3);
+}
+
+/// Of the crowd that shakes hands.
+const CROWD: u8 = 200;
+
+#[tokio::test]
+async fn an_address_that_has_got_in_shakes_hands_before_a_crowd_that_has_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path(), &["good"]);
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+    // The dearest key that there is.
+    settings.tls = Some(DeviceTls {
+        cert: made.join("rsa4096.pem"),
+        key: made.join("rsa4096.key"),
+        client_ca: None,
+        crl_expiry: telehub::config::CrlExpiry::Warn,
+    });
+    let ca = CertificateDer::from_pem_file(made.join("rsa4096.pem")).unwrap();
+    let port = Port::start(settings).await;
+    let known = IpAddr::from([127, 0, 0, 9]);
+    gets_in(known, &port, Some(&ca)).await;
+    let through = Arc::new(AtomicU8::new(0));
+    let crowd: Vec<_> = (1..=CROWD)
+        .map(|n| {
+            let (through, ca, to) = (through.clone(), ca.clone(), port.addr);
+            tokio::spawn(async move {
+                let tcp = dial([127, 0, 1, n].into(), to).await;
+                let stream = over_tls(tcp, &ca).await;
+                through.fetch_add(1, Relaxed);
+                stream
+            })
+        })
+        .collect();
+    until(|| through.load(Relaxed) > 0).await;
+    gets_in(known, &port, Some(&ca)).await;
+    let before = through.load(Relaxed);
+    assert!(before < CROWD, "all {before} came first");
+    // Who waits gets in as well.
+    until(|| through.load(Relaxed) > before).await;
+    for task in crowd {
+        task.abort();
+    }
 }
