@@ -13,8 +13,8 @@
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
 //! 12. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`pulse`],
-//! [`secret`], [`stop`] and [`tls_errors`] serve all of them.
+//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`plain`], [`pulse`], [`secret`],
+//! [`stop`] and [`tls_errors`] serve all of them.
 
 pub mod admin;
 pub mod certificate;
@@ -26,6 +26,7 @@ pub mod listen;
 pub mod log;
 pub mod lru;
 pub mod memory;
+pub mod plain;
 pub mod protocol;
 pub mod pulse;
 pub mod reading;

@@ -160,6 +160,7 @@ async fn nothing_is_acked_that_a_hostile_broker_did_not_acknowledge() {
                 assert!(in_flight.remove(&token).is_some(), "{token} twice");
             }
             Event::Unpublishable { error, .. } => panic!("{error}"),
+            Event::Refused { refusal, .. } => panic!("{}", refusal.detail),
         }
     }
     assert!(last_epoch > 30, "only {last_epoch} connections");

@@ -25,6 +25,8 @@ pub enum Fate {
     Busy,
     /// Expired: in the gap record that is published in the place of this item of the group.
     Covered(u32),
+    /// Refused by the broker: to be published, but not now.
+    Parked,
     /// PUBACKed.
     Done,
 }
@@ -223,6 +225,11 @@ impl Backlog {
     #[must_use]
     pub fn has_next(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// The broker refuses it: it stays, and is published again on the next connection.
+    pub fn park(&mut self, loc: Loc) {
+        self.set(loc, Fate::Parked);
     }
 
     /// Publishes this instead of what is stored there, and before anything else.

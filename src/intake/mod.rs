@@ -8,6 +8,7 @@
 pub mod backlog;
 pub mod flight;
 pub mod gather;
+mod ids;
 pub mod lanes;
 pub mod moved;
 pub mod pace;
@@ -16,13 +17,13 @@ pub mod port;
 mod rate;
 pub mod streams;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use self::ids::IdMap;
 use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::moved::Moved;
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
@@ -75,7 +76,7 @@ pub struct Wiring {
 struct Intake {
     lanes: Lanes,
     wiring: Wiring,
-    mailboxes: HashMap<ConnId, Arc<Mailbox>>,
+    mailboxes: IdMap<ConnId, Arc<Mailbox>>,
     actions: Vec<Action>,
     rate: DrainRate,
     spool_well: bool,
@@ -85,6 +86,9 @@ struct Intake {
     commit: Option<(Instant, usize)>,
     /// The uplink's present or last connection.
     epoch: u64,
+    /// The moment of all events of one burst. Under load the clocks would be asked for each of a
+    /// hundred that were there at the same time.
+    at: Option<Now>,
     /// Makes the names of unnamed streams unique across runs.
     run: String,
 }
@@ -105,13 +109,14 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
     let mut intake = Intake {
         lanes,
         wiring,
-        mailboxes: HashMap::new(),
+        mailboxes: IdMap::default(),
         actions: Vec::new(),
         rate: DrainRate::default(),
         spool_well: true,
         disk_hung: false,
         commit: None,
         epoch: 0,
+        at: None,
         run: format!("{:x}", random()),
     };
     intake.apply(Event::Opened { depth });
@@ -131,6 +136,7 @@ impl Intake {
             tokio::select! {
                 n = self.wiring.uplink_events.recv_many(&mut acks, BURST) => {
                     anyhow::ensure!(n > 0, "the uplink ended by itself");
+                    self.at = Some(look());
                     for event in acks.drain(..) {
                         self.uplink_says(event);
                     }
@@ -139,6 +145,7 @@ impl Intake {
                     if n == 0 {
                         return Ok(());
                     }
+                    self.at = Some(look());
                     for arrival in arrivals.drain(..) {
                         self.apply(Event::Arrived(arrival));
                     }
@@ -151,6 +158,7 @@ impl Intake {
                 () = sleep_until(tick) => self.apply(Event::Tick),
                 () = self.wiring.pulse.asked() => self.wiring.pulse.answer().await,
             }
+            self.at = None;
             self.show();
         }
     }
@@ -268,6 +276,21 @@ impl Intake {
             }
             uplink::Event::Down { hung_up, .. } => Event::Down { hung_up },
             uplink::Event::Acked { epoch, token } => Event::Acked { epoch, token },
+            uplink::Event::Refused {
+                epoch,
+                token,
+                refusal,
+            } => {
+                tracing::warn!(
+                    detail = refusal.detail,
+                    "the broker refuses a publish; it stays in the spool"
+                );
+                Event::Refused {
+                    epoch,
+                    token,
+                    refusal,
+                }
+            }
             uplink::Event::Unpublishable {
                 epoch,
                 token,
@@ -364,14 +387,9 @@ impl Intake {
                 board.spool.disk_bytes.set(usage.disk_bytes);
                 return;
             }
-            spool::Event::Unusable { foreign, error } => {
+            spool::Event::Unusable { error } => {
                 self.spool_well = false;
-                let state = if foreign {
-                    SpoolState::Unusable
-                } else {
-                    SpoolState::Failed
-                };
-                board.spool.set(state, Some(error));
+                board.spool.set(SpoolState::Unusable, Some(error));
                 return;
             }
             spool::Event::Writable => {
@@ -389,10 +407,7 @@ impl Intake {
     }
 
     fn apply(&mut self, event: Event) {
-        let now = Now {
-            mono: now(),
-            moment: clock::now_for_ages(),
-        };
+        let now = self.at.unwrap_or_else(look);
         let mut actions = std::mem::take(&mut self.actions);
         self.lanes.apply(now, event, &mut actions);
         for action in actions.drain(..) {
@@ -444,6 +459,11 @@ impl Intake {
             Action::Settle { conn, settled, ack } => {
                 if let Some(mailbox) = self.mailboxes.get(&conn) {
                     mailbox.settle(settled, ack);
+                }
+            }
+            Action::Conflict { conn, refused } => {
+                if let Some(mailbox) = self.mailboxes.get(&conn) {
+                    mailbox.refuse(refused);
                 }
             }
             Action::Refuse { conn } => {
@@ -506,6 +526,13 @@ impl Intake {
 /// The runtime's clock, which a test can hold.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+fn look() -> Now {
+    Now {
+        mono: now(),
+        moment: clock::now_for_ages(),
+    }
 }
 
 /// The keys of a hasher are random. The time would not do: a board without a clock of its own

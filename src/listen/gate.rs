@@ -188,6 +188,11 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// The gate that it stands in.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// Its first bytes have come.
     pub(super) fn spoke(&self) {
         self.gate.lock().open.spoke(self.id);

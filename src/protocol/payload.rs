@@ -8,9 +8,10 @@ use super::decode::scalar::base64url;
 use super::fast;
 use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
+use super::number::Number;
 use super::out::{Out, Writer};
 use super::pack::Pack;
-use super::pack::resolve::{Resolved, ResolvedValue};
+use super::pack::resolve::{RELATIVE_BELOW, Resolved, ResolvedValue};
 use crate::reading::{Batch, Doubt, Encoding, Gap};
 
 /// `uplink.format`
@@ -55,6 +56,20 @@ pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;
 /// JSON takes more than CBOR. Only a first guess for the buffer.
 const GROWTH: usize = 3;
 
+/// What is to be said of the times of a batch; the payload of `json` and `cbor` says it itself.
+///
+/// # Errors
+/// When the frame is not what was taken.
+pub fn doubt(batch: &Batch) -> Result<Option<Doubt>, PayloadError> {
+    let message = decode(batch.encoding, &batch.frame)
+        .map_err(|reject| PayloadError::Frame(reject.detail))?;
+    let FromDevice::Data(data) = message else {
+        return Err(PayloadError::NoPack);
+    };
+    let received = batch.received.wall - data.age;
+    Ok(data.pack.times(received).doubt(&batch.received))
+}
+
 /// The payload of `…/data` and `…/history`: see [`append_batch`].
 ///
 /// # Errors
@@ -65,17 +80,47 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
     Ok(payload)
 }
 
+/// [`encode_batch`], published so many seconds after the arrival. Only the SenML formats ask for
+/// it: a time before 1978, which comes of a hub whose clock nobody has set, is written relative to
+/// the moment of publishing, because that is what a reader takes such a number for (RFC 8428
+/// §4.5.3).
+///
+/// # Errors
+/// When the frame is not what was taken.
+pub fn encode_batch_after(
+    batch: &Batch,
+    format: Format,
+    waited: f64,
+) -> Result<Vec<u8>, PayloadError> {
+    let mut payload = Vec::with_capacity(batch.frame.len() * GROWTH + ENVELOPE);
+    append_batch_after(&mut payload, batch, format, waited)?;
+    Ok(payload)
+}
+
 /// Appends the payload of `…/data` and `…/history`: reads the frame again, resolves its pack with
-/// the moment of arrival, and writes it. A moment that is not [`synced`](crate::reading::Moment) is
-/// said so in the two formats that have a place for it.
+/// the moment of arrival, and writes it. Times that are in doubt are marked in the two formats that
+/// have a place for it.
 ///
 /// # Errors
 /// When the frame is not what was taken; nothing was appended then.
 pub fn append_batch(out: &mut impl Out, batch: &Batch, format: Format) -> Result<(), PayloadError> {
+    append_batch_after(out, batch, format, 0.0)
+}
+
+/// [`append_batch`], published so many seconds after the arrival: see [`encode_batch_after`].
+///
+/// # Errors
+/// When the frame is not what was taken; nothing was appended then.
+pub fn append_batch_after(
+    out: &mut impl Out,
+    batch: &Batch,
+    format: Format,
+    waited: f64,
+) -> Result<(), PayloadError> {
     if append_walked(out, batch, format) {
         return Ok(());
     }
-    append_decoded(out, batch, format)
+    append_decoded_after(out, batch, format, waited)
 }
 
 /// The short cut: an ordinary batch in CBOR to JSON in one pass. `false`: it has to go the long way,
@@ -89,7 +134,7 @@ fn append_walked(out: &mut impl Out, batch: &Batch, format: Format) -> bool {
     let start = out.len();
     out.reserve(batch.frame.len() * GROWTH + ENVELOPE);
     if envelope {
-        let whole = Whole::<()>::of(batch, None);
+        let whole = Whole::<()>::of(batch, batch.received.doubt(), None);
         if serde_json::to_writer(Writer(out), &whole).is_err() {
             out.truncate(start);
             return false;
@@ -99,7 +144,15 @@ fn append_walked(out: &mut impl Out, batch: &Batch, format: Format) -> bool {
         out.put(b",\"pack\":");
     }
     out.put(b"[");
-    if fast::walk(&batch.frame, batch.received.wall, &mut fast::Json::new(out)).is_none() {
+    let walked = fast::walk(&batch.frame, batch.received.wall, &mut fast::Json::new(out));
+    let ordinary = walked.is_some_and(|walked| {
+        let times = walked.pack.times;
+        match envelope {
+            true => !times.are_implausible(&batch.received),
+            false => times.relative.first >= RELATIVE_BELOW,
+        }
+    });
+    if !ordinary {
         out.truncate(start);
         return false;
     }
@@ -117,6 +170,15 @@ pub fn append_decoded(
     batch: &Batch,
     format: Format,
 ) -> Result<(), PayloadError> {
+    append_decoded_after(out, batch, format, 0.0)
+}
+
+fn append_decoded_after(
+    out: &mut impl Out,
+    batch: &Batch,
+    format: Format,
+    waited: f64,
+) -> Result<(), PayloadError> {
     let message = decode(batch.encoding, &batch.frame)
         .map_err(|reject| PayloadError::Frame(reject.detail))?;
     let FromDevice::Data(data) = message else {
@@ -130,14 +192,21 @@ pub fn append_decoded(
         Format::SenmlCbor => Labels::Integers,
         Format::Json | Format::Cbor | Format::SenmlJson => Labels::Texts,
     };
+    let received = batch.received.wall - data.age;
+    let published = match format {
+        Format::SenmlJson | Format::SenmlCbor => Some(batch.received.wall + waited),
+        Format::Json | Format::Cbor => None,
+    };
     let pack = Records {
         pack: &data.pack,
         readings,
-        received: batch.received.wall,
+        received,
+        published,
         labels,
     };
     let start = out.len();
-    let whole = Whole::of(batch, Some(&pack));
+    let doubt = data.pack.times(received).doubt(&batch.received);
+    let whole = Whole::of(batch, doubt, Some(&pack));
     let written = match format {
         Format::Json => to_json(out, &whole),
         Format::SenmlJson => to_json(out, &pack),
@@ -190,13 +259,13 @@ struct Whole<'a, P> {
 }
 
 impl<'a, P> Whole<'a, P> {
-    fn of(batch: &'a Batch, pack: Option<P>) -> Self {
+    fn of(batch: &'a Batch, clock: Option<Doubt>, pack: Option<P>) -> Self {
         Self {
             device: &batch.device,
             stream: &batch.stream,
             seq: batch.seq,
             received: batch.received.wall,
-            clock: batch.received.doubt(),
+            clock,
             pack,
         }
     }
@@ -212,6 +281,8 @@ struct Records<'a> {
     pack: &'a Pack<'a>,
     readings: usize,
     received: f64,
+    /// By the hub's clock; `None`: times stay as they are resolved.
+    published: Option<f64>,
     labels: Labels,
 }
 
@@ -219,7 +290,13 @@ impl Serialize for Records<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut array = serializer.serialize_seq(Some(self.readings))?;
         for record in self.pack.resolve(self.received) {
-            let record = record.map_err(S::Error::custom)?;
+            let mut record = record.map_err(S::Error::custom)?;
+            if let Some(published) = self.published
+                && record.time.as_f64() < RELATIVE_BELOW
+            {
+                record.time = Number::from_float(record.time.as_f64() - published)
+                    .ok_or_else(|| S::Error::custom("a time before all times"))?;
+            }
             array.serialize_element(&One {
                 record: &record,
                 labels: self.labels,

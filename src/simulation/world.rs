@@ -21,7 +21,7 @@ use super::truth::{Broken, Truth};
 use super::{Mutation, Outcome, Stats};
 use crate::clock::{self, Sample};
 use crate::intake::port::{Arrival, Close, Control};
-use crate::reading::{Batch, Encoding};
+use crate::reading::{Batch, Content, Encoding};
 use crate::spool::simulated::chance::Chance;
 use crate::spool::simulated::disk::{Disk, Mood};
 use crate::spool::simulated::{Manner, install, take_synced, with_disk};
@@ -67,7 +67,7 @@ pub(super) enum Ev {
     Write(u64, u64),
     Process(u64, u64),
     Puback(u64, u64),
-    Suback(u64, u64),
+    Suback(u64, u64, u16),
     /// NTP has answered.
     ClockRight,
 }
@@ -352,6 +352,12 @@ impl World {
                 continue;
             }
             let mail = conn.mailbox.try_take();
+            if let Some(refused) = mail.refused.first() {
+                return Err(format!(
+                    "device {n} counts rightly, and {} was refused: {refused:?}",
+                    refused.seq
+                ));
+            }
             if mail.ack.is_some() || mail.close.is_some() {
                 if let Some(ack) = mail.ack {
                     self.truth.told_safe(stream, ack)?;
@@ -444,11 +450,11 @@ impl World {
                 self.clock_offset = 0.0;
                 self.clock_right = true;
             }
-            Ev::Suback(run, serial) => {
+            Ev::Suback(run, serial, id) => {
                 if self.link() == Some((run, serial))
                     && let Some(hub) = &self.hub
                 {
-                    hub.net.suback();
+                    hub.net.suback(id);
                 }
             }
         }
@@ -779,6 +785,7 @@ impl World {
         let arrival = Arrival {
             conn: id,
             stream,
+            content: Content(kept.uid),
             batch: Batch {
                 device: name,
                 stream: stream_name,

@@ -1,14 +1,16 @@
 //! All devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use super::counts::{CODES, Counts, ENDINGS, EVICTIONS};
-use super::device::DeviceBoard;
+use super::device::{DeviceBoard, Expected};
 use super::feed::{Feed, News};
 use super::histogram::Histogram;
 use super::kept::KeptTable;
+use super::memory::{Memory, Remembered};
 use super::number::{Number, lock};
+use super::tap::Tap;
 use crate::clock;
 use crate::lru::Lru;
 
@@ -21,6 +23,8 @@ pub const KNOWN_DEVICES: usize = 16_384;
 #[derive(Debug)]
 pub struct Shared {
     pub(super) feed: Arc<Feed>,
+    /// For whoever keeps readings.
+    pub tap: Tap,
     /// The last batches.
     pub(super) kept: Mutex<KeptTable>,
     /// Batches taken.
@@ -29,6 +33,8 @@ pub struct Shared {
     pub readings: Number,
     /// Messages rejected, by code.
     pub rejected: Counts<{ CODES.len() }>,
+    /// Records left out because they had no usable value.
+    pub dropped_records: Number,
     /// Batches whose device was told that they are safe.
     pub acked: Number,
     /// From the arrival of a batch to its ack.
@@ -39,10 +45,12 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             feed: Arc::default(),
+            tap: Tap::default(),
             kept: Mutex::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),
+            dropped_records: Number::default(),
             acked: Number::default(),
             ack_latency: Histogram::default(),
         }
@@ -79,11 +87,58 @@ impl Known {
         self.devices.remove(&forgotten);
         Some(forgotten)
     }
+
+    /// A device has come, gone or changed its worth. One that is here, or that the registry expects,
+    /// makes room for nobody.
+    fn settle(&mut self, device: &DeviceBoard) {
+        let stays = {
+            let text = lock(&device.text);
+            text.online || text.expected.is_some()
+        };
+        if stays {
+            self.gone.remove(&*device.id);
+        } else {
+            self.gone.touch(&device.id, device.worth());
+        }
+    }
+
+    fn remove(&mut self, id: &str) {
+        self.devices.remove(id);
+        self.gone.remove(id);
+    }
+}
+
+/// How many devices stand how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Remembered.
+    pub known: u64,
+    /// Not here since the hub started.
+    pub unseen: u64,
+    /// Gone without a word, and nobody has said that it is known.
+    pub lost: u64,
+    /// Connected, and without readings for unusually long.
+    pub silent: u64,
+}
+
+/// Seconds for which a census holds while nobody comes or goes: it looks at every device.
+const CENSUS_HOLDS: f64 = 1.0;
+
+/// Why a device cannot be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unforgettable {
+    /// It is connected.
+    Here,
+    /// Nobody knows it.
+    Unknown,
 }
 
 /// All devices.
 #[derive(Debug)]
 pub struct DeviceTable {
+    started: f64,
+    /// When it was taken, after how many changes, and what it said.
+    census: Mutex<Option<(f64, u64, Census)>>,
     known: Mutex<Known>,
     /// Sums over all of them.
     pub shared: Arc<Shared>,
@@ -110,6 +165,8 @@ pub struct DeviceTable {
 impl Default for DeviceTable {
     fn default() -> Self {
         Self {
+            started: clock::uptime(),
+            census: Mutex::default(),
             known: Mutex::default(),
             shared: Arc::default(),
             rounds: Number::default(),
@@ -146,7 +203,7 @@ impl DeviceTable {
         let entry = known
             .devices
             .entry(id.clone())
-            .or_insert_with(|| Arc::new(DeviceBoard::new(id.clone(), self.shared.clone())))
+            .or_insert_with(|| self.unseen(id.clone()))
             .clone();
         let replaces = entry.begin(conn, remote, now);
         drop(known);
@@ -161,6 +218,176 @@ impl DeviceTable {
         entry
     }
 
+    fn unseen(&self, id: Arc<str>) -> Arc<DeviceBoard> {
+        Arc::new(DeviceBoard::new(id, self.shared.clone(), self.started))
+    }
+
+    /// The devices of the registry, all of them. Those that have not come yet are `unseen`; those
+    /// that are no longer among them and not here are forgotten.
+    pub fn expect(&self, expected: Vec<Expected>) {
+        let mut known = lock(&self.known);
+        let mut gone: Vec<_> = known
+            .devices
+            .values()
+            .filter(|device| lock(&device.text).expected.is_some())
+            .cloned()
+            .collect();
+        let ids: HashSet<_> = expected.iter().map(|one| one.id.clone()).collect();
+        gone.retain(|device| !ids.contains(&device.id));
+        for one in expected {
+            // A registry of more devices than are remembered is told of as far as they are.
+            if known.devices.len() >= known.limit && !known.devices.contains_key(&one.id) {
+                continue;
+            }
+            let id = one.id.clone();
+            let entry = known.devices.entry(id.clone());
+            let device = entry.or_insert_with(|| self.unseen(id)).clone();
+            device.expect(Some(one));
+            known.settle(&device);
+        }
+        for device in &gone {
+            device.expect(None);
+            if !lock(&device.text).online {
+                known.remove(&device.id);
+            }
+        }
+        drop(known);
+        self.changes.add(1);
+        for device in gone {
+            if self.get(&device.id).is_none() {
+                let id = device.id.clone();
+                self.shared.feed.put(&News::Forgotten { id });
+            }
+        }
+    }
+
+    /// What was remembered when the hub ran before. For the start, before any device comes.
+    pub fn restore(&self, memory: &Memory, wall: f64) {
+        let now = clock::uptime();
+        let mut known = lock(&self.known);
+        for before in memory.devices.iter().take(known.limit) {
+            let id: Arc<str> = before.id.as_str().into();
+            let entry = known.devices.entry(id.clone());
+            let device = entry.or_insert_with(|| self.unseen(id)).clone();
+            device.restore(before, wall, now);
+            known.settle(&device);
+        }
+        self.changes.add(1);
+    }
+
+    /// What is to be kept over a restart.
+    #[must_use]
+    pub fn remember(&self) -> Memory {
+        let all = self.all();
+        let devices: Vec<Remembered> = all.iter().filter_map(|one| one.remember()).collect();
+        Memory::of(devices)
+    }
+
+    /// An attempt to connect as this device was refused. Told only of devices that are known, so
+    /// that nobody fills the table by trying names.
+    pub fn refused(&self, id: &str, why: &'static str, remote: String) {
+        if let Some(device) = self.get(id) {
+            device.refuse(why, remote, clock::uptime());
+        }
+    }
+
+    /// Somebody knows that this device is gone: no alarm for it until it was back. `false`: it is
+    /// here, or nobody knows it.
+    pub fn acknowledge(&self, id: &str) -> bool {
+        self.changes.add(1);
+        self.get(id).is_some_and(|device| device.acknowledge())
+    }
+
+    /// Forgets a device that is not here. One of the registry is as if it had never come.
+    ///
+    /// # Errors
+    /// It is here, or nobody knows it.
+    pub fn forget(&self, id: &str) -> Result<(), Unforgettable> {
+        let mut known = lock(&self.known);
+        let device = known.devices.get(id).cloned();
+        let device = device.ok_or(Unforgettable::Unknown)?;
+        let (online, expected) = {
+            let text = lock(&device.text);
+            (text.online, text.expected.clone())
+        };
+        if online {
+            return Err(Unforgettable::Here);
+        }
+        known.remove(id);
+        let stays = expected.is_some();
+        if let Some(expected) = expected {
+            let unseen = self.unseen(device.id.clone());
+            unseen.expect(Some(expected));
+            known.devices.insert(device.id.clone(), unseen);
+        }
+        drop(known);
+        self.changes.add(1);
+        if !stays {
+            let id = device.id.clone();
+            self.shared.feed.put(&News::Forgotten { id });
+        }
+        Ok(())
+    }
+
+    /// Forgets the devices that have no entry in a registry and have not been here for `seconds`.
+    pub fn forget_gone(&self, seconds: f64) {
+        let before = clock::uptime() - seconds;
+        let is_gone = |device: &DeviceBoard| {
+            let text = lock(&device.text);
+            !text.online
+                && text.expected.is_none()
+                && device.last_sign().unwrap_or(text.since) < before
+        };
+        let gone: Vec<_> = self.all().into_iter().filter(|one| is_gone(one)).collect();
+        for device in gone {
+            // It may have come meanwhile.
+            let _ = self.forget(&device.id);
+        }
+    }
+
+    /// How many devices stand how.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let (now, changes) = (clock::uptime(), self.changes.get());
+        let mut taken = lock(&self.census);
+        if let Some((at, after, census)) = *taken
+            && after == changes
+            && now - at < CENSUS_HOLDS
+        {
+            return census;
+        }
+        let mut census = Census::default();
+        for device in lock(&self.known).devices.values() {
+            let standing = device.standing(now);
+            census.known += 1;
+            census.unseen += u64::from(standing.unseen);
+            census.lost += u64::from(standing.lost);
+            census.silent += u64::from(standing.silent);
+        }
+        *taken = Some((now, changes, census));
+        census
+    }
+
+    /// The entry of a device that sends a batch without a connection.
+    pub fn posting(&self, id: &Arc<str>) -> Arc<DeviceBoard> {
+        let mut known = lock(&self.known);
+        let forgotten = if known.devices.contains_key(id) {
+            None
+        } else {
+            known.make_room()
+        };
+        let entry = known.devices.entry(id.clone());
+        let entry = entry.or_insert_with(|| self.unseen(id.clone())).clone();
+        entry.posts();
+        known.settle(&entry);
+        drop(known);
+        if let Some(id) = forgotten {
+            self.forgotten.add(1);
+            self.shared.feed.put(&News::Forgotten { id });
+        }
+        entry
+    }
+
     /// The connection `conn` of a device has ended. Ignored when a newer one has taken over;
     /// returns whether it was the present one.
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
@@ -171,8 +398,19 @@ impl DeviceTable {
         let Some(device) = device.filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
-        known.gone.touch(&device.id, device.worth());
+        known.settle(&device);
         drop(known);
+        self.tell_change(now, &device.id, false, reason);
+        true
+    }
+
+    /// A device that said when it would be back has not come. `false`: it is no sleeper.
+    pub fn overdue(&self, id: &str, reason: &'static str) -> bool {
+        let now = clock::uptime();
+        let Some(device) = self.get(id).filter(|device| device.overdue(reason, now)) else {
+            return false;
+        };
+        self.changes.add(1);
         self.tell_change(now, &device.id, false, reason);
         true
     }

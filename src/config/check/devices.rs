@@ -28,6 +28,11 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         "TLS on a small device takes half a second, and who holds a connection longer than a \
          minute without a word keeps others out",
     );
+    let forget_after = duration(
+        secs(60..=3_650 * 86_400),
+        "a device that comes back within a minute was never gone, and nothing is remembered for \
+         more than ten years",
+    );
     let connections = whole(1..=65_536, "each one takes a file descriptor");
     let ids = whole(
         1..=65_536,
@@ -74,6 +79,9 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         max_connections: number(doc.get(S, "max_connections", connections), 1_024),
         max_ids: number(doc.get(S, "max_ids", ids), 10_000),
         origins: doc.get(S, "origins", origins).unwrap_or_default(),
+        forget_after: doc
+            .get(S, "forget_after", forget_after)
+            .unwrap_or(Duration::from_secs(30 * 86_400)),
         max_message: number(doc.get(S, "max_message", message), 65_536),
         max_rate: number(doc.get(S, "max_rate", rate), 100),
         max_bytes: doc.get(S, "max_bytes", bytes).unwrap_or(256 * KIB),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::intake::moved::Moved;
-use crate::intake::port::{Arrival, ConnId};
+use crate::intake::port::{Arrival, ConnId, Refused};
 use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment};
 use crate::spool::{Depth, Group, GroupId, Loc};
+use crate::uplink::Refusal;
 
 /// What can be set.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub struct Settings {
     pub refuse: bool,
     /// Publishes in flight, from the oldest unacknowledged one.
     pub window: usize,
+    /// Batches that a device may have unacked.
+    pub device_window: usize,
     /// How long a publish may wait for its PUBACK before data goes to disk.
     pub ack_timeout: Duration,
     /// Older batches become gap records instead of being published.
@@ -33,6 +36,8 @@ pub struct Settings {
     /// How long a commit waits for more at least, while more is arriving: see
     /// [`gather`](crate::intake::gather). Zero: never.
     pub hold_back: Duration,
+    /// `spool.commit_interval`: acks wait for a common commit so long at most. Zero: they do not.
+    pub commit_interval: Duration,
 }
 
 impl Settings {
@@ -80,6 +85,15 @@ pub enum Event {
         epoch: u64,
         /// Its name.
         token: u64,
+    },
+    /// The broker refuses a publish: it has not taken it.
+    Refused {
+        /// Its connection.
+        epoch: u64,
+        /// Its name.
+        token: u64,
+        /// How it said so.
+        refusal: Refusal,
     },
     /// A publish is impossible.
     Unpublishable {
@@ -180,6 +194,13 @@ pub enum Action {
         settled: u32,
         /// Its new cumulative ack.
         ack: Option<u64>,
+    },
+    /// Tell a session that a batch was not taken, before any ack that covers its number.
+    Conflict {
+        /// Which session.
+        conn: ConnId,
+        /// Which batch.
+        refused: Refused,
     },
     /// Close a session: its batch was not taken.
     Refuse {

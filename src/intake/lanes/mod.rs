@@ -36,7 +36,7 @@ use crate::intake::flight::Flight;
 use crate::intake::gather::Gather;
 use crate::intake::pace::Pace;
 use crate::intake::poison::{Key, Suspicion};
-use crate::intake::port::{Arrival, ConnId, StreamId};
+use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::streams::{Streams, Verdict};
 use crate::reading::{Item, Lane, Mark};
 use crate::spool::Loc;
@@ -169,7 +169,7 @@ impl Lanes {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            streams: Streams::default(),
+            streams: Streams::new(settings.device_window),
             phase: Phase::Running,
             route: Route::Spool,
             up: None,
@@ -188,7 +188,11 @@ impl Lanes {
             to_commit_bytes: 0,
             committing: None,
             ticket: 0,
-            gather: Gather::new(settings.hold_back),
+            gather: Gather::new(
+                settings.hold_back,
+                settings.commit_interval,
+                settings.device_window,
+            ),
             held_until: None,
             disk_bad: false,
             disk_full: false,
@@ -209,6 +213,7 @@ impl Lanes {
             Event::Up { epoch } => self.connected(now, epoch),
             Event::Down { hung_up } => self.disconnected(now, hung_up),
             Event::Acked { epoch, token } => self.acked(now, epoch, token, out),
+            Event::Refused { epoch, token, .. } => self.refused(epoch, token),
             Event::Unpublishable {
                 epoch,
                 token,
@@ -354,6 +359,7 @@ impl Lanes {
             conn,
             stream,
             batch,
+            content,
         } = arrival;
         // Once one batch of a connection is refused, none of it may be taken any more: an ack of a
         // later one would cover it.
@@ -370,7 +376,13 @@ impl Lanes {
             stream,
             seq: batch.seq,
         };
-        match self.streams.arrive(stream, batch.seq) {
+        match self.streams.arrive(conn, stream, batch.seq, content) {
+            Verdict::Conflict { highest } => {
+                if let Some(seq) = batch.seq {
+                    let refused = Refused { seq, highest };
+                    out.push(Action::Conflict { conn, refused });
+                }
+            }
             Verdict::Known(ack) => out.push(Action::Settle {
                 conn,
                 settled: 1,
@@ -483,6 +495,9 @@ impl Lanes {
     }
 
     fn push_commit(&mut self, pending: Pending) {
+        if let Some(origin) = &pending.entry.origin {
+            self.gather.waits(origin.conn);
+        }
         self.to_commit_bytes += pending.entry.item.weight();
         self.to_commit.push_back(pending);
     }

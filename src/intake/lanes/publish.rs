@@ -36,6 +36,41 @@ impl Lanes {
         }
     }
 
+    /// Not safe by this. What is not on disk goes there, and with it all of its device that is
+    /// not safe: nothing is committed before an older batch of its stream. What is stored waits
+    /// there for the next connection.
+    pub(super) fn refused(&mut self, epoch: u64, token: u64) {
+        if self.up != Some(epoch) {
+            return;
+        }
+        let Some(flying) = self.flight.take(token) else {
+            return;
+        };
+        self.landed(&flying);
+        match flying.what {
+            What::Live(entry) => {
+                let Item::Batch(batch) = &*entry.item else {
+                    self.push_queue(Queued::Unsafe(entry));
+                    return;
+                };
+                let device = batch.device.clone();
+                self.push_commit(Pending {
+                    entry,
+                    token: None,
+                    done: false,
+                });
+                self.divert_device(&device);
+            }
+            What::Diverted { n } => {
+                if let Some(pending) = self.pending_mut(n) {
+                    pending.token = None;
+                }
+            }
+            What::Stored(loc) => self.backlog.park(loc),
+            What::GivenUp => {}
+        }
+    }
+
     pub(super) fn unpublishable(
         &mut self,
         now: Now,

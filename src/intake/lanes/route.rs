@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Action, Lanes, Now, Pending, Phase, Queued, Route, What};
+use crate::reading::Item;
 
 /// With `in_order`, new batches wait in memory again once fewer than this part of the live lane
 /// is before them. They must, or a steady stream would go through the disk for ever.
@@ -110,6 +111,9 @@ impl Lanes {
                     continue;
                 };
                 self.to_commit_bytes += entry.item.weight();
+                if let Some(origin) = &entry.origin {
+                    self.gather.waits(origin.conn);
+                }
                 self.to_commit.push_back(Pending {
                     entry,
                     token: Some(token),
@@ -136,6 +140,47 @@ impl Lanes {
                 .make_contiguous()
                 .sort_by_key(|pending| pending.entry.n);
         }
+    }
+
+    /// What is not safe of this device goes to the disk.
+    pub(super) fn divert_device(&mut self, device: &str) {
+        let of_it = |item: &Item| matches!(item, Item::Batch(batch) if &*batch.device == device);
+        for (token, flying) in self.flight.iter_mut() {
+            let What::Live(entry) = &flying.what else {
+                continue;
+            };
+            if !of_it(&entry.item) {
+                continue;
+            }
+            let n = entry.n;
+            let What::Live(entry) = std::mem::replace(&mut flying.what, What::Diverted { n })
+            else {
+                continue;
+            };
+            self.to_commit_bytes += entry.item.weight();
+            self.to_commit.push_back(Pending {
+                entry,
+                token: Some(token),
+                done: false,
+            });
+        }
+        for queued in std::mem::take(&mut self.queue) {
+            match queued {
+                Queued::Unsafe(entry) if of_it(&entry.item) => {
+                    self.queue_bytes = self.queue_bytes.saturating_sub(entry.item.weight());
+                    self.live_readings -= u64::from(entry.item.readings());
+                    self.push_commit(Pending {
+                        entry,
+                        token: None,
+                        done: false,
+                    });
+                }
+                other => self.queue.push_back(other),
+            }
+        }
+        self.to_commit
+            .make_contiguous()
+            .sort_by_key(|pending| pending.entry.n);
     }
 
     /// The disk does not work but the uplink does: back to the live lane.

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::intake::gather::HOLD_BACK;
+use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment};
+use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment};
 use crate::spool::{Depth, Group, GroupId, Thinned};
+
+mod interval;
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;
@@ -209,6 +211,7 @@ impl World {
             conn: d as u64,
             stream: self.streams[d],
             batch,
+            content: Content(seq),
         };
         self.apply(Event::Arrived(arrival));
     }
@@ -262,6 +265,32 @@ impl World {
             self.apply_alone(Event::Tick);
             assert!(!self.is_due(), "ticks would follow each other for ever");
         }
+        self.check_holding_back();
+    }
+
+    /// Nothing is held back for longer than was promised, nor without a reason.
+    fn check_holding_back(&self) {
+        let lanes = &self.lanes;
+        let Some(oldest) = lanes.to_commit.front().map(|pending| pending.entry.since) else {
+            return;
+        };
+        if self.commit.is_some() || lanes.disk_retry.is_some() {
+            return;
+        }
+        let interval = self.settings.commit_interval;
+        let longest = match self.settings.hold_back.is_zero() {
+            true => interval,
+            false => interval.max(HOLD_BACK_MOST),
+        };
+        assert!(self.now.mono < oldest + longest, "held back for too long");
+        assert_eq!(lanes.phase, Phase::Running);
+        let of = |d: usize| {
+            let conns = lanes.to_commit.iter().filter_map(|p| p.entry.origin);
+            conns.filter(|origin| origin.conn == d as u64).count()
+        };
+        let used_up = (0..DEVICES).any(|d| of(d) >= self.settings.device_window);
+        let since = self.now.mono.duration_since(oldest);
+        assert!(!used_up || since < HOLD_BACK_MOST, "a window is used up");
     }
 
     fn apply_alone(&mut self, event: Event) {
@@ -344,7 +373,9 @@ impl World {
                 }
             }
             Action::Reconnect => self.step(&Op::Down(false)),
-            Action::Refuse { .. } | Action::Lost(_) => panic!("not in this model"),
+            Action::Conflict { .. } | Action::Refuse { .. } | Action::Lost(_) => {
+                panic!("not in this model")
+            }
         }
     }
 
@@ -556,12 +587,14 @@ fn settings(write_always: bool, in_order: bool) -> Settings {
         in_order,
         refuse: false,
         window: WINDOW,
+        device_window: 8,
         ack_timeout: Duration::from_secs(10),
         max_age: Duration::from_secs(1 << 30),
         live_batches: 8,
         live_bytes: 1 << 20,
         held_bytes: 1 << 20,
         hold_back: Duration::ZERO,
+        commit_interval: Duration::ZERO,
     }
 }
 
@@ -574,9 +607,13 @@ proptest! {
         write_always: bool,
         in_order: bool,
         hold_back in prop::sample::select(vec![Duration::ZERO, HOLD_BACK]),
+        commit_interval in prop::sample::select(vec![0, 0, 1, 10]).prop_map(Duration::from_secs),
+        device_window in prop::sample::select(vec![2, 32]),
     ) {
         let mut world = World::new(Settings {
             hold_back,
+            commit_interval,
+            device_window,
             ..settings(write_always, in_order)
         });
         for op in &ops {
@@ -785,6 +822,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
             conn,
             stream,
             batch: batch(seq),
+            content: Content(seq),
         });
         world.lanes.apply(world.now, event, &mut out);
         out

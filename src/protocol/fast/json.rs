@@ -42,6 +42,8 @@ impl<'o, O: Out> Json<'o, O> {
 }
 
 impl<O: Out> Sink for Json<'_, O> {
+    const CONTENT: bool = false;
+
     fn record(&mut self, record: &Resolved<'_>) {
         let out = &mut *self.out;
         out.reserve(RECORD_ROOM + record.base_name.len() + record.name.len());

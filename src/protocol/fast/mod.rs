@@ -14,15 +14,17 @@ mod record;
 
 use super::limits::MAX_RECORDS;
 use super::pack::Summary;
-use super::pack::resolve::{Resolved, Resolver};
+use super::pack::resolve::{RELATIVE_BELOW, Resolved, Resolver};
 use cursor::{Cursor, Kind};
 pub use json::Json;
 
 /// What a batch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Walked {
     /// Sequence number, if it has one.
     pub seq: Option<u64>,
+    /// Seconds before the arrival to which relative times refer.
+    pub age: f64,
     /// What [`Pack::check`](super::pack::Pack::check) finds.
     pub pack: Summary,
 }
@@ -30,6 +32,9 @@ pub struct Walked {
 /// Takes the resolved records of a batch in their order. When the walk ends with `None`, what a
 /// sink was given before is void.
 pub trait Sink {
+    /// Whether [`Summary::content`] is wanted.
+    const CONTENT: bool;
+
     /// The next one.
     fn record(&mut self, record: &Resolved<'_>);
 }
@@ -39,6 +44,8 @@ pub trait Sink {
 pub struct Count;
 
 impl Sink for Count {
+    const CONTENT: bool = true;
+
     // Inlined, what is built here for nobody is not built.
     #[inline(always)]
     fn record(&mut self, _: &Resolved<'_>) {}
@@ -48,12 +55,21 @@ impl Sink for Count {
 /// seconds. `None`: it has to go the long way.
 pub fn walk<S: Sink>(frame: &[u8], received: f64, sink: &mut S) -> Option<Walked> {
     let mut cursor = Cursor::new(frame);
-    let (mut seq, mut found) = (None, None);
+    let (mut seq, mut age, mut found) = (None, None, None);
     if cursor.skip(b"\xa1\x64data") {
         for _ in 0..cursor.length(Kind::Map)? {
             match cursor.text_bytes()? {
                 b"seq" if seq.is_none() => seq = Some(cursor.unsigned().filter(|seq| *seq > 0)?),
-                b"pack" if found.is_none() => found = Some(pack(&mut cursor, received, sink)?),
+                // Behind the pack it would come too late.
+                b"age" if age.is_none() && found.is_none() => {
+                    let seconds = cursor.number()?.as_f64();
+                    age = Some(seconds).filter(|age| (0.0..RELATIVE_BELOW).contains(age));
+                    age?;
+                }
+                b"pack" if found.is_none() => {
+                    let received = received - age.unwrap_or(0.0);
+                    found = Some(pack(&mut cursor, received, sink)?);
+                }
                 _ => return None,
             }
         }
@@ -61,7 +77,8 @@ pub fn walk<S: Sink>(frame: &[u8], received: f64, sink: &mut S) -> Option<Walked
         found = Some(pack(&mut cursor, received, sink)?);
     }
     let pack = found.filter(|_| cursor.is_at_end())?;
-    Some(Walked { seq, pack })
+    let age = age.unwrap_or(0.0);
+    Some(Walked { seq, age, pack })
 }
 
 fn pack<S: Sink>(cursor: &mut Cursor<'_>, received: f64, sink: &mut S) -> Option<Summary> {
@@ -70,6 +87,9 @@ fn pack<S: Sink>(cursor: &mut Cursor<'_>, received: f64, sink: &mut S) -> Option
         return None;
     }
     let mut resolver = Resolver::new(received);
+    if S::CONTENT {
+        resolver = resolver.with_content();
+    }
     for _ in 0..records {
         let (fields, base_only) = record::read(cursor)?;
         if let Some(resolved) = resolver.step(&fields, base_only).ok()? {

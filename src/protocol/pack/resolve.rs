@@ -3,16 +3,19 @@
 use super::super::limits::MAX_RESOLVED;
 use super::super::message::RejectCode::{BadPack, TooLarge};
 use super::super::number::Number;
+use super::content::Builder;
 use super::rules::{
     Violation, bad, check_base_name, check_length, check_name, check_unit, json_bytes,
 };
+use super::times::Times;
 use super::{PackError, Record, Summary, Value};
+use crate::reading::Content;
 
 /// The version of SenML that is understood (RFC 8428 §4.4).
 const VERSION: u64 = 10;
 
 /// Times below this many seconds are relative to the moment of arrival (RFC 8428 §4.5.3).
-const RELATIVE_BELOW: f64 = 268_435_456.0;
+pub const RELATIVE_BELOW: f64 = 268_435_456.0;
 
 /// Bytes of a JSON record with every field present, without what the fields hold:
 /// `{"bver":10,"n":"","u":"","vd":"","s":,"t":,"ut":},`.
@@ -132,6 +135,11 @@ pub(in crate::protocol) struct Resolver<'p> {
     /// Of the records so far.
     readings: u32,
     bytes: usize,
+    /// `None`: nobody asks.
+    content: Option<Builder>,
+    times: Times,
+    dropped: u32,
+    first_dropped: usize,
     name: &'p str,
     unit: Option<&'p str>,
     time: Option<Number>,
@@ -150,6 +158,7 @@ impl<'p, 'a> Resolve<'p, 'a> {
 
     /// Goes through all records without giving them out.
     pub(super) fn check(mut self) -> Result<Summary, PackError> {
+        self.resolver = self.resolver.with_content();
         for (index, record) in self.records.iter().enumerate() {
             if let Err(violation) = self.step(record) {
                 return Err(violation.at(index));
@@ -161,19 +170,27 @@ impl<'p, 'a> Resolve<'p, 'a> {
     // Inlined into `check`, what is built here for nobody is not built.
     #[inline(always)]
     fn step(&mut self, record: &'p Record<'a>) -> Result<Option<Resolved<'p>>, Violation> {
-        let base_only = record.is_base_only();
-        self.resolver.step(&Fields::of(record), base_only)
+        let fields = Fields::of(record);
+        if record.is_dropped() {
+            self.resolver.pass_over(&fields)?;
+            return Ok(None);
+        }
+        self.resolver.step(&fields, record.is_base_only())
     }
 }
 
 impl<'p> Resolver<'p> {
-    /// `received`: the hub's clock when the frame arrived, Unix seconds.
+    /// `received`: what relative times refer to, Unix seconds.
     pub(in crate::protocol) fn new(received: f64) -> Self {
         Self {
             index: 0,
             received,
             readings: 0,
             bytes: 0,
+            content: None,
+            times: Times::none(),
+            dropped: 0,
+            first_dropped: 0,
             name: "",
             unit: None,
             time: None,
@@ -181,6 +198,25 @@ impl<'p> Resolver<'p> {
             sum: None,
             version: VERSION,
         }
+    }
+
+    /// The same, and it finds out what the pack says.
+    pub(in crate::protocol) fn with_content(self) -> Self {
+        Self {
+            content: Some(Builder::new()),
+            ..self
+        }
+    }
+
+    /// The next record, which has no usable value: its base fields hold for those after it.
+    pub(in crate::protocol) fn pass_over(&mut self, fields: &Fields<'p>) -> Result<(), Violation> {
+        self.apply(&fields.base)?;
+        self.index += 1;
+        if self.dropped == 0 {
+            self.first_dropped = self.index;
+        }
+        self.dropped += 1;
+        Ok(())
     }
 
     /// The next record; `None`: it holds base fields for those after it and nothing else, which
@@ -246,7 +282,7 @@ impl<'p> Resolver<'p> {
                 "is where the resolved pack grows beyond 1 MiB",
             ));
         }
-        Ok(Some(Resolved {
+        let resolved = Resolved {
             base_name: self.name,
             name,
             unit,
@@ -255,7 +291,11 @@ impl<'p> Resolver<'p> {
             time: self.absolute(own.time)?,
             update_time: own.update_time,
             version: (self.version != VERSION).then_some(self.version),
-        }))
+        };
+        if let Some(content) = &mut self.content {
+            content.record(&resolved);
+        }
+        Ok(Some(resolved))
     }
 
     /// After the last record.
@@ -263,12 +303,19 @@ impl<'p> Resolver<'p> {
         if self.readings == 0 {
             return Err(PackError {
                 code: BadPack,
-                detail: "the pack has no record with a value".into(),
+                detail: match self.dropped {
+                    0 => "the pack has no record with a value".into(),
+                    _ => "no record of the pack has a value that is a finite number".into(),
+                },
             });
         }
         Ok(Summary {
             readings: self.readings,
             resolved_bytes: self.bytes,
+            content: self.content.map_or(Content::default(), Builder::finish),
+            dropped: self.dropped,
+            first_dropped: self.first_dropped,
+            times: self.times,
         })
     }
 
@@ -299,10 +346,12 @@ impl<'p> Resolver<'p> {
         Ok(())
     }
 
-    fn absolute(&self, time: Option<Number>) -> Result<Number, Violation> {
+    #[inline(always)]
+    fn absolute(&mut self, time: Option<Number>) -> Result<Number, Violation> {
         let time = sum(self.time, time)
             .ok_or_else(|| bad("has a bt and a t that add up to infinity"))?
             .unwrap_or(Number::Int(0));
+        self.times.add(time.as_f64(), self.received);
         if time.as_f64() >= RELATIVE_BELOW {
             return Ok(time);
         }
