@@ -14,8 +14,8 @@
 //! 12. [`status`] and [`admin`]: what is going on, and who may ask
 //! 13. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`memory`], [`plain`], [`pulse`] and [`stop`] serve all of
-//! them.
+//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`plain`], [`pulse`], [`secret`],
+//! [`stop`] and [`tls_errors`] serve all of them.
 
 pub mod admin;
 pub mod certificate;
@@ -26,11 +26,13 @@ pub mod hub;
 pub mod intake;
 pub mod listen;
 pub mod log;
+pub mod lru;
 pub mod memory;
 pub mod plain;
 pub mod protocol;
 pub mod pulse;
 pub mod reading;
+pub mod secret;
 pub mod service;
 pub mod session;
 #[cfg(test)]
@@ -38,4 +40,5 @@ mod simulation;
 pub mod spool;
 pub mod status;
 pub mod stop;
+pub mod tls_errors;
 pub mod uplink;

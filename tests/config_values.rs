@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use telehub::config::{
-    self, Admin, Auth, Broker, Config, DeviceTls, DrainOrder, Format, LogFormat, LogLevel,
-    MqttVersion, Overflow, SpoolWrite, UplinkTls,
+    self, Admin, Auth, Broker, Config, CrlExpiry, DeviceTls, DrainOrder, Format, LogFormat,
+    LogLevel, MqttVersion, Overflow, SpoolWrite, UplinkTls,
 };
 
 fn read(text: &str) -> Config {
@@ -33,6 +33,12 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
         (1024, 65_536)
     );
     assert_eq!((devices.max_rate, devices.window), (100, 32));
+    assert_eq!(devices.max_ids, 10_000);
+    assert_eq!(
+        (devices.max_bytes, devices.max_readings),
+        (256 << 10, 5_000)
+    );
+    assert!(devices.origins.is_empty());
     assert_eq!(devices.tls, None);
     let spool = &config.spool;
     assert_eq!(spool.path.to_str(), Some("/var/lib/telehub/spool"));
@@ -130,7 +136,7 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
 
 #[test]
 fn what_is_valid_but_probably_not_meant_is_warned_of() {
-    let warnings = |text| config::parse(text, "telehub.toml").unwrap().warnings;
+    let warnings = |text: &str| config::parse(text, "telehub.toml").unwrap().warnings;
     let open = warnings("[devices]\nauth = \"open\"\nlisten = \"0.0.0.0:8787\"\n");
     assert_eq!(open.len(), 1);
     assert!(
@@ -160,6 +166,34 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
         warnings("[commands]\nenabled = true\n[devices]\nauth = \"open\"\n").len(),
         1
     );
+    let readable = warnings("[devices]\nlisten = \"0.0.0.0:8787\"\n");
+    assert_eq!(readable.len(), 1);
+    assert!(
+        readable[0]
+            .to_string()
+            .contains("tokens go to 0.0.0.0:8787 without TLS")
+    );
+    let tls = "[devices]\nlisten = \"0.0.0.0:8787\"\n[devices.tls]\ncert = \"/c\"\nkey = \"/k\"\n";
+    assert_eq!(warnings(tls), []);
+    let broker = |url: &str| {
+        warnings(&format!(
+            "[uplink]\nurl = \"{url}\"\nusername = \"u\"\npassword_file = \"/p\"\n"
+        ))
+    };
+    let password = broker("mqtt://broker.example");
+    assert!(
+        password[0]
+            .to_string()
+            .contains("the password goes to broker.example")
+    );
+    for own in [
+        "mqtts://broker.example",
+        "mqtt://localhost",
+        "mqtt://127.0.0.1",
+        "mqtt://[::1]",
+    ] {
+        assert_eq!(broker(own), [], "{own}");
+    }
 }
 
 #[test]
@@ -214,7 +248,7 @@ prop_compose! {
         config.devices.ping_interval = Duration::from_secs(ping);
         config.devices.ping_timeout = Duration::from_millis(timeout);
         (config.devices.max_message, config.devices.window) = (max_message, window);
-        config.devices.tls = tls.map(|ca_too| DeviceTls { cert, key, client_ca: ca_too.then_some(ca.clone()) });
+        config.devices.tls = tls.map(|ca_too| DeviceTls { cert, key, client_ca: ca_too.then_some(ca.clone()), crl_expiry: CrlExpiry::Warn });
         config.spool.path = spool;
         config.spool.write = [SpoolWrite::Outage, SpoolWrite::Always][choice % 2];
         config.spool.overflow = [Overflow::DropOldest, Overflow::Refuse][choice / 2];

@@ -10,6 +10,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
     ("clock", &["reading"]),
     ("certificate", &[]),
+    ("lru", &[]),
+    ("secret", &[]),
+    ("tls_errors", &[]),
     ("stop", &[]),
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
@@ -18,26 +21,40 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "commands",
         &["protocol", "reading", "clock", "pulse", "status", "stop"],
     ),
-    ("config", &["protocol", "certificate", "clock"]),
+    (
+        "config",
+        &["protocol", "certificate", "clock", "secret", "tls_errors"],
+    ),
     ("plain", &[]),
     ("log", &["config", "plain"]),
-    ("status", &["reading", "clock"]),
+    ("status", &["reading", "clock", "lru"]),
     ("memory", &["status", "stop"]),
     ("spool", &["pulse", "reading", "config", "clock"]),
     (
         "uplink",
         &[
-            "commands", "pulse", "reading", "protocol", "config", "status", "clock", "stop",
+            "commands",
+            "pulse",
+            "reading",
+            "protocol",
+            "config",
+            "status",
+            "clock",
+            "stop",
+            "secret",
+            "tls_errors",
         ],
     ),
     (
         "intake",
-        &["pulse", "reading", "spool", "uplink", "status", "clock"],
+        &[
+            "pulse", "reading", "spool", "uplink", "status", "clock", "lru",
+        ],
     ),
     (
         "session",
         &[
-            "commands", "protocol", "reading", "intake", "status", "clock", "config",
+            "commands", "protocol", "reading", "intake", "status", "clock", "config", "lru",
         ],
     ),
     (
@@ -52,9 +69,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "status",
             "clock",
             "certificate",
+            "lru",
+            "tls_errors",
         ],
     ),
-    ("admin", &["status", "reading", "protocol", "clock", "stop"]),
+    (
+        "admin",
+        &["status", "reading", "protocol", "clock", "stop", "secret"],
+    ),
     (
         "hub",
         &[

@@ -72,6 +72,17 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     ))
 }
 
+/// A list of texts, possibly empty; `form` is what to write.
+pub(super) fn texts(value: &DeValue<'_>, form: &str) -> Result<Vec<String>, String> {
+    let Some(list) = value.as_array() else {
+        return Err(format!(
+            "is {} and must be a list of texts; write {form}",
+            kind(value)
+        ));
+    };
+    list.iter().map(|element| text(element.get_ref())).collect()
+}
+
 /// `true` or `false`.
 pub(super) fn truth(value: &DeValue<'_>) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| {

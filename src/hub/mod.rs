@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -39,6 +39,14 @@ use crate::{admin, clock, log, memory, spool, stop, uplink};
 
 /// The stop takes no longer than this.
 const STOP: Duration = Duration::from_secs(10);
+
+/// Connections that may wait in the kernel for the device port, as telehub.socket has it: all
+/// sensors of a site come back at once after a restart. The kernel's own bound is below this
+/// (`net.core.somaxconn`).
+const DEVICE_BACKLOG: u32 = 4_096;
+
+/// The same for the admin listener, where a handful of browsers and scrapers come.
+const ADMIN_BACKLOG: u32 = 128;
 
 /// Batches between the sessions and the intake. The intake empties it in one go whenever it runs,
 /// so it only smooths; each may be as large as `max_message`, so it is memory as well.
@@ -106,13 +114,17 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let remember = Remember::new(&spool.path, board.clone(), devices.forget_after);
     remember.restore();
     let outbox = Arc::new(Outbox::default());
+    if devices.auth == Auth::Open {
+        board.devices.limit(devices.max_ids);
+        outbox.limit(devices.max_ids);
+    }
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {
         Some(socket) => inherit(socket, &devices)?,
-        None => bind("devices.listen", devices.listen).await?,
+        None => listen("devices.listen", devices.listen, DEVICE_BACKLOG)?,
     };
     let admin_listener = match &admin {
-        Some(admin) => Some(bind("admin.listen", admin.listen).await?),
+        Some(admin) => Some(listen("admin.listen", admin.listen, ADMIN_BACKLOG)?),
         None => None,
     };
 
@@ -318,8 +330,18 @@ fn unasked(ended: Result<(Part, anyhow::Result<()>), tokio::task::JoinError>) ->
     error
 }
 
-async fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+fn listen(key: &str, address: std::net::SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
+    let bind = || {
+        let socket = match address {
+            std::net::SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            std::net::SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // So that the hub can start again while connections of the one before are still ending.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(backlog)
+    };
+    bind().with_context(|| {
         format!("cannot listen on {address} ({key}); is another hub running, or the address taken?")
     })
 }

@@ -11,6 +11,7 @@ use super::Session;
 use super::ending::Ending;
 use super::handover::Stream;
 use super::inbound::{self, Candidate, Inbound};
+use super::rate::Cost;
 use super::wire::Incoming;
 use crate::clock;
 use crate::intake::port::{ConnId, Refused};
@@ -129,12 +130,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// Counts messages against the rate. Pings and pongs count as well, and so do the frames that
-    /// a message is cut into beyond all need: a flood of them costs the hub as much.
+    /// Counts messages, and the bytes that have come, against the limits. Pings and pongs count as
+    /// well, and so do the frames that a message is cut into beyond all need: a flood of them costs
+    /// the hub as much.
     fn spend(&mut self, messages: u32) -> Result<(), Ending> {
         let messages = messages + self.wire.surplus();
-        self.throttled = self.rate.spend(messages, self.now);
-        if self.rate.throttled_for(self.now) > self.settings.rate_patience {
+        let read = self.wire.bytes_read();
+        let bytes = read - std::mem::replace(&mut self.bytes_spent, read);
+        self.pay(Cost {
+            messages,
+            bytes,
+            readings: 0,
+        })
+    }
+
+    fn pay(&mut self, cost: Cost) -> Result<(), Ending> {
+        let limits = self.settings.limits();
+        let (wait, throttled_for) = self.present.purse.with(limits, self.now, |rate| {
+            let wait = rate.spend(cost, self.now);
+            (wait, rate.throttled_for(self.now))
+        });
+        self.throttled = self.throttled.max(wait);
+        if throttled_for > self.settings.rate_patience {
             return Err(Ending::RateExceeded);
         }
         Ok(())
@@ -169,6 +186,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Err(Ending::LateHello)
             }
             Inbound::Data(candidate) => {
+                self.pay(Cost {
+                    readings: candidate.readings,
+                    ..Cost::default()
+                })?;
                 if matches!(self.stream, Stream::None) {
                     self.attach(None);
                 }

@@ -21,7 +21,9 @@ mod notes;
 mod parting;
 pub mod post;
 pub mod rate;
+mod rates;
 pub mod roster;
+mod seats;
 mod sleepers;
 mod unacked;
 pub mod wire;
@@ -39,7 +41,7 @@ use self::handover::{Hand, Stream, Waiting};
 use self::liveness::{Action, Liveness};
 use self::notes::Notes;
 use self::parting::Parting;
-use self::rate::Rate;
+use self::rate::Limits;
 use self::roster::Present;
 use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
@@ -59,9 +61,13 @@ pub struct Settings {
     pub max_message: usize,
     /// Messages a second.
     pub max_rate: u32,
+    /// Bytes a second.
+    pub max_bytes: u64,
+    /// Readings a second.
+    pub max_readings: u32,
     /// Batches that may be unsettled.
     pub window: u32,
-    /// How long a device may stay at its `max_rate` without a pause before it is disconnected.
+    /// How long a device may stay at one of its limits without a pause before it is disconnected.
     /// Long, because one that sends its backlog after an outage does no wrong.
     pub rate_patience: Duration,
     /// The way to the commands; `None`: they are off.
@@ -75,9 +81,21 @@ impl From<&crate::config::Devices> for Settings {
             ping_timeout: devices.ping_timeout,
             max_message: devices.max_message,
             max_rate: devices.max_rate,
+            max_bytes: devices.max_bytes,
+            max_readings: devices.max_readings,
             window: devices.window,
             rate_patience: Duration::from_secs(300),
             commands: None,
+        }
+    }
+}
+
+impl Settings {
+    fn limits(&self) -> Limits {
+        Limits {
+            messages: self.max_rate,
+            bytes: self.max_bytes,
+            readings: self.max_readings,
         }
     }
 }
@@ -106,7 +124,8 @@ struct Session<'a, S> {
     unacked: Unacked,
     rejects_in_a_row: u32,
     liveness: Liveness,
-    rate: Rate,
+    /// Bytes read that were spent.
+    bytes_spent: u64,
     /// Reading goes on at this time.
     throttled: Option<Instant>,
     bytes_seen: u64,
@@ -154,7 +173,7 @@ where
         unacked: Unacked::default(),
         rejects_in_a_row: 0,
         liveness: Liveness::new(settings.ping_interval, settings.ping_timeout, now),
-        rate: Rate::new(settings.max_rate, now),
+        bytes_spent: 0,
         throttled: None,
         bytes_seen: 0,
         now,
@@ -295,7 +314,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Event::Wire(incoming) => {
                 self.note_life();
                 match incoming {
-                    Some(incoming) => self.incoming(incoming)?,
+                    Some(incoming) => {
+                        if let Incoming::Message(..) = incoming {
+                            self.present.spoke();
+                        }
+                        self.incoming(incoming)?;
+                    }
                     // Output flows again, or has stopped to.
                     None => self.tell_ack()?,
                 }

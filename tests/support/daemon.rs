@@ -206,6 +206,8 @@ id = "barn"
 listen = "127.0.0.1:0"
 auth = "open"
 max_rate = 100000
+max_bytes = "1GiB"
+max_readings = 10000000
 [spool]
 path = "{dir}/spool"
 min_free = "1MiB"
