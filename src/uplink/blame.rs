@@ -192,7 +192,7 @@ pub(super) struct Blame {
     noise: u8,
     /// Bytes of the largest packet that was taken.
     largest: usize,
-    /// Contents that are proven guilty, and are given up when they are offered again.
+    /// Contents that are proven guilty. They are given up whenever they are offered.
     condemned: VecDeque<(Thing, u64)>,
     /// Things that were refused for their size, and how large they were.
     large: Vec<(Thing, usize)>,
@@ -261,14 +261,18 @@ impl Blame {
         suspect.content
     }
 
-    /// Whether this content was proven guilty when another one of its topic was taken. It is told
-    /// once.
-    pub(super) fn take_condemned(&mut self, thing: &Thing, content: u64) -> bool {
-        let mut condemned = self.condemned.iter();
-        let place = condemned.position(|one| one.1 == content && one.0 == *thing);
-        place
-            .and_then(|place| self.condemned.remove(place))
-            .is_some()
+    /// Whether this content is proven guilty. It stays so: the intake may offer it again on a later
+    /// connection, when the news of it was lost with the one on which it was proven.
+    pub(super) fn is_condemned(&self, thing: &Thing, content: impl Fn() -> u64) -> bool {
+        let mut of_thing = self.condemned.iter().filter(|one| one.0 == *thing);
+        of_thing.any(|one| one.1 == content())
+    }
+
+    fn condemn(&mut self, thing: &Thing, content: u64) {
+        if self.condemned.len() >= LARGE {
+            self.condemned.pop_front();
+        }
+        self.condemned.push_back((thing.clone(), content));
     }
 
     /// The suspect on trial should be the first on this connection, and may still come.
@@ -305,10 +309,7 @@ impl Blame {
             && suspect.rival
             && let Some(guilty) = suspect.content.filter(|content| *content != alone.content)
         {
-            if self.condemned.len() >= LARGE {
-                self.condemned.pop_front();
-            }
-            self.condemned.push_back((thing.clone(), guilty));
+            self.condemn(thing, guilty);
         }
         self.suspects.retain(|suspect| suspect.thing != *thing);
         for suspect in &mut self.suspects {
@@ -409,6 +410,7 @@ impl Blame {
         self.convicts.push_back(thing.clone());
         let thing = thing.clone();
         Some(if self.taken.remove(&thing) && same {
+            self.condemn(&thing, alone.content);
             Verdict::Item { thing, for_size }
         } else {
             Verdict::Topic(thing)
@@ -666,12 +668,12 @@ mod tests {
             };
             if another_passes {
                 blame.passed(&data(1), other);
-                assert!(blame.take_condemned(&data(1), 7));
-                assert!(!blame.take_condemned(&data(1), 7), "told once");
+                assert!(blame.is_condemned(&data(1), || 7));
+                assert!(!blame.is_condemned(&data(1), || 8));
             } else {
                 let verdict = blame.ended(&Ending::HungUp, &[data(1)], other);
                 assert_eq!(verdict, Some(Verdict::Topic(data(1))));
-                assert!(!blame.take_condemned(&data(1), 7));
+                assert!(!blame.is_condemned(&data(1), || 7));
             }
         }
     }

@@ -126,7 +126,7 @@ impl<W: Wire> Connection<'_, W> {
         }
         if !self.ports.blame.is_idle() {
             let thing = thing_of(&item, lane);
-            if self.ports.blame.take_condemned(&thing, content_of(&item)) {
+            if self.ports.blame.is_condemned(&thing, || content_of(&item)) {
                 self.ports.outlet.push(Event::Unpublishable {
                     epoch,
                     token,
