@@ -103,6 +103,7 @@ impl Rig {
             stop,
         ));
         let wiring = Wiring {
+            topics: "t/h".into(),
             settings,
             control: control_rx,
             data: data_rx,
@@ -151,6 +152,7 @@ impl Rig {
         let arrival = Arrival {
             conn: 1,
             stream: self.attached.stream,
+            resolved: batch.frame.len(),
             batch,
         };
         soon("room for a batch", self.port.data.send(arrival))

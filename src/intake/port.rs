@@ -132,6 +132,8 @@ pub struct Arrival {
     pub stream: StreamId,
     /// The batch.
     pub batch: Batch,
+    /// Bytes that its readings take once they are resolved: what it costs the uplink.
+    pub resolved: usize,
 }
 
 /// A session's way into the intake. Clones lead to the same intake.

@@ -12,6 +12,8 @@ pub(super) struct Candidate {
     pub(super) seq: Option<u64>,
     pub(super) received: Moment,
     pub(super) readings: u32,
+    /// Bytes of these in the payload.
+    pub(super) resolved: usize,
     pub(super) encoding: Encoding,
     pub(super) frame: Bytes,
 }
@@ -39,6 +41,7 @@ pub(super) fn read(encoding: Encoding, frame: &[u8], received: Moment) -> Result
         seq: data.seq,
         received,
         readings: summary.readings,
+        resolved: summary.resolved_bytes,
         encoding,
         // A copy, because the frame is a slice of the connection's read buffer and would pin it.
         frame: Bytes::copy_from_slice(frame),

@@ -17,7 +17,8 @@ pub use super::number::Number;
 use super::number::lock;
 pub use super::process::bytes_written;
 pub use super::report::{
-    ClockReport, DeviceReport, DevicesReport, LiveReport, SpoolReport, StatusReport, UplinkReport,
+    ClockReport, DeviceReport, DevicesReport, LiveReport, RefusedReport, SpoolReport, StatusReport,
+    UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
 pub use super::uplink::{UplinkBoard, UplinkState};
@@ -50,6 +51,8 @@ impl Board {
     /// An empty board of the hub with this id.
     #[must_use]
     pub fn new(hub: &str) -> Arc<Self> {
+        let devices = DeviceTable::default();
+        let refused = devices.shared.refused.clone();
         Arc::new(Self {
             hub: hub.to_owned(),
             started: Instant::now(),
@@ -57,9 +60,9 @@ impl Board {
             written_at_start: bytes_written(),
             flash: Mutex::default(),
             ready: AtomicBool::new(false),
-            uplink: UplinkBoard::new(),
+            uplink: UplinkBoard::new(refused),
             spool: SpoolBoard::new(),
-            devices: DeviceTable::default(),
+            devices,
             live_batches: Number::default(),
             live_readings: Number::default(),
             stirred: Notify::new(),
@@ -150,6 +153,8 @@ impl Board {
                 published: self.uplink.published.get(),
                 acknowledged: self.uplink.acknowledged.get(),
                 last_error,
+                refused: self.uplink.refused.list(),
+                refused_total: self.uplink.refused.topics.get(),
             },
             spool: SpoolReport {
                 state: spool_state,

@@ -212,12 +212,14 @@ impl DeviceBoard {
         ] {
             number.hash(&mut hasher);
         }
+        self.shared.refused.of(&self.id).hash(&mut hasher);
         hasher.finish()
     }
 
     /// What `/api/devices` says of it.
     #[must_use]
     pub fn report(&self) -> DeviceReport {
+        let refused = self.shared.refused.of(&self.id);
         let text = lock(&self.text);
         let rtt = self.rtt_micros.load(Relaxed);
         DeviceReport {
@@ -236,6 +238,7 @@ impl DeviceBoard {
             rejected: self.rejected.get(),
             model: text.model.clone(),
             firmware: text.firmware.clone(),
+            refused: refused.into_iter().map(str::to_owned).collect(),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::device::DeviceBoard;
 use super::feed::{Feed, News};
 use super::histogram::Histogram;
 use super::number::{Number, lock};
+use super::refused::RefusedBoard;
 use crate::clock;
 
 /// Devices that are remembered after they went; the one longest gone is forgotten first.
@@ -22,6 +23,8 @@ pub struct Shared {
     pub(super) feed: Arc<Feed>,
     /// Bytes of last batches.
     pub(super) kept_bytes: Arc<AtomicUsize>,
+    /// What the broker refuses of them.
+    pub(super) refused: Arc<RefusedBoard>,
     /// Batches taken.
     pub batches: Number,
     /// Readings in these.
@@ -39,6 +42,7 @@ impl Default for Shared {
         Self {
             feed: Arc::default(),
             kept_bytes: Arc::default(),
+            refused: Arc::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),

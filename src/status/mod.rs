@@ -13,6 +13,7 @@ pub mod kept;
 pub mod number;
 pub mod presence;
 pub mod process;
+pub mod refused;
 pub mod report;
 pub mod sampling;
 pub mod spool;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::refused::RefusedReport;
 use super::spool::SpoolState;
 use super::uplink::UplinkState;
 use crate::clock::ClockState;
@@ -31,6 +32,12 @@ pub struct UplinkReport {
     pub published: u64,
     pub acknowledged: u64,
     pub last_error: Option<String>,
+    /// Topics that the broker refuses, at most [`LISTED`](super::refused::LISTED).
+    #[serde(default)]
+    pub refused: Vec<RefusedReport>,
+    /// How many there are.
+    #[serde(default)]
+    pub refused_total: u64,
 }
 
 /// `spool` in `/api/status`. `drain_eta`: `None` while nothing drains.
@@ -104,6 +111,9 @@ pub struct DeviceReport {
     pub rejected: u64,
     pub model: Option<String>,
     pub firmware: Option<String>,
+    /// Kinds of its topics that the broker refuses: `data`, `gap`, `history`.
+    #[serde(default)]
+    pub refused: Vec<String>,
 }
 
 /// `/api/devices/{id}`.

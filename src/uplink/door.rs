@@ -19,6 +19,13 @@ pub(super) enum Signal {
     /// PUBACK, which accepts.
     Acked(u16),
     /// PUBACK with a reason code of 0x80 or above (MQTT 5 §3.4.2.1): not accepted.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "MQTT 3.1.1 has no such answer; the simulation has"
+        )
+    )]
     Refused(u16, u8),
     /// SUBACK, and whether the broker agreed.
     Subscribed(bool),

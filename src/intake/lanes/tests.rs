@@ -10,8 +10,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::moved::Moved;
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment};
+use crate::intake::refusals::Key;
+use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Thinned};
+use crate::uplink::{Cause, Refusal};
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;
@@ -25,6 +27,10 @@ enum Op {
     Resend(usize, usize),
     Up,
     Down(bool),
+    /// The broker refuses a kind of topic of a device from now on, or takes it again.
+    Refuses(usize, Topic, bool),
+    /// It hangs up on the oldest publish, which is proven.
+    HangsUpOn,
     Puback,
     PubackAt(usize),
     CommitDone,
@@ -40,6 +46,10 @@ enum Op {
     GiveUp(usize),
 }
 
+fn topic() -> impl Strategy<Value = Topic> {
+    prop::sample::select(vec![Topic::Data, Topic::History, Topic::Gap])
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (0..DEVICES).prop_map(Op::Send),
@@ -47,6 +57,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..DEVICES, 0..8usize).prop_map(|(d, n)| Op::Resend(d, n)),
         3 => Just(Op::Up),
         2 => any::<bool>().prop_map(Op::Down),
+        2 => (0..DEVICES, topic(), any::<bool>()).prop_map(|(d, t, r)| Op::Refuses(d, t, r)),
+        1 => Just(Op::HangsUpOn),
         12 => Just(Op::Puback),
         4 => (0..WINDOW).prop_map(Op::PubackAt),
         6 => Just(Op::CommitDone),
@@ -68,7 +80,13 @@ struct World {
     epoch: u64,
     up: bool,
     /// Publishes that the broker has and has not acknowledged.
-    unacked: Vec<(u64, Arc<Item>)>,
+    unacked: Vec<(u64, Arc<Item>, Lane)>,
+    /// What it refuses, and what it has refused.
+    refuses: BTreeSet<(usize, Topic)>,
+    refused: BTreeSet<BatchId>,
+    /// Keys of which the lanes have said that they are refused.
+    said: BTreeSet<Key>,
+    unwanted: BTreeSet<Arc<str>>,
     published: Vec<(BatchId, Lane)>,
     pubacked: BTreeSet<BatchId>,
     commit: Option<(u64, Vec<Arc<Item>>, Vec<Mark>)>,
@@ -92,6 +110,13 @@ struct World {
 
 /// Gap records are told from batches by a device number that no device has.
 const GAPS: usize = 100;
+
+fn refusal(cause: Cause) -> Refusal {
+    Refusal {
+        cause,
+        detail: "not authorized".into(),
+    }
+}
 
 fn device(d: usize) -> Arc<str> {
     format!("d{d}").into()
@@ -125,6 +150,10 @@ impl World {
             epoch: 0,
             up: false,
             unacked: Vec::new(),
+            refuses: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            said: BTreeSet::new(),
+            unwanted: BTreeSet::new(),
             published: Vec::new(),
             pubacked: BTreeSet::new(),
             commit: None,
@@ -206,6 +235,7 @@ impl World {
             frame: Bytes::from_static(b"x"),
         };
         let arrival = Arrival {
+            resolved: 100,
             conn: d as u64,
             stream: self.streams[d],
             batch,
@@ -295,7 +325,7 @@ impl World {
                 let id = id_of(&item);
                 let again = self.published.iter().any(|(known, _)| *known == id);
                 assert!(
-                    !again || self.disturbed,
+                    !again || self.disturbed || self.refused.contains(&id),
                     "{id:?} is published twice without a cause"
                 );
                 if self.settings.in_order && !again && id.0 < GAPS {
@@ -304,7 +334,18 @@ impl World {
                     assert!(highest < id.1, "{id:?} overtook, after {highest}");
                 }
                 self.published.push((id, lane));
-                self.unacked.push((token, item));
+                self.unacked.push((token, item, lane));
+            }
+            Action::Refused { key, .. } => assert!(self.said.insert(key), "said twice"),
+            Action::RefusedAgain { .. } => {}
+            Action::Accepted { key } => assert!(self.said.remove(&key), "was not refused"),
+            Action::Unwanted { device, unwanted } => {
+                let known = if unwanted {
+                    self.unwanted.insert(device)
+                } else {
+                    self.unwanted.remove(&device)
+                };
+                assert!(known, "told twice");
             }
             Action::Commit {
                 ticket,
@@ -366,12 +407,40 @@ impl World {
         if !self.up || at >= self.unacked.len() {
             return;
         }
-        let (token, item) = self.unacked.remove(at);
+        let (token, item, lane) = self.unacked.remove(at);
+        let epoch = self.epoch;
+        if self.is_refused(&item, lane) {
+            self.refused.insert(id_of(&item));
+            let refusal = refusal(Cause::Reason(0x87));
+            self.apply(Event::Refused {
+                epoch,
+                token,
+                refusal,
+            });
+            return;
+        }
         self.pubacked.insert(id_of(&item));
-        self.apply(Event::Acked {
-            epoch: self.epoch,
+        self.apply(Event::Acked { epoch, token });
+    }
+
+    fn is_refused(&self, item: &Item, lane: Lane) -> bool {
+        let d = item.device()[1..].parse().unwrap();
+        self.refuses.contains(&(d, item.topic(lane)))
+    }
+
+    fn hangs_up_on_oldest(&mut self) {
+        if self.unacked.is_empty() {
+            return;
+        }
+        let (token, item, _) = self.unacked.remove(0);
+        self.refused.insert(id_of(&item));
+        let (epoch, refusal) = (self.epoch, refusal(Cause::HungUp));
+        self.apply(Event::Refused {
+            epoch,
             token,
+            refusal,
         });
+        self.step(&Op::Down(true));
     }
 
     fn step(&mut self, op: &Op) {
@@ -400,6 +469,14 @@ impl World {
                 self.unacked.clear();
                 self.apply(Event::Down { hung_up });
             }
+            Op::Refuses(d, topic, refuses) => {
+                if refuses {
+                    self.refuses.insert((d, topic));
+                } else {
+                    self.refuses.remove(&(d, topic));
+                }
+            }
+            Op::HangsUpOn => self.hangs_up_on_oldest(),
             Op::Puback => self.puback(0),
             Op::PubackAt(at) => self.puback(at),
             Op::CommitDone => {
@@ -513,6 +590,8 @@ impl World {
                 self.up = false;
                 (self.commit, self.load) = (None, None);
                 self.unacked.clear();
+                self.said.clear();
+                self.unwanted.clear();
                 self.start();
             }
         }
@@ -520,13 +599,14 @@ impl World {
 
     /// The world is well again: everything that was taken has to arrive.
     fn heal(&mut self) {
-        for _ in 0..2_000 {
+        self.refuses.clear();
+        for _ in 0..3_000 {
             self.step(&Op::Up);
             self.step(&Op::CommitDone);
             self.step(&Op::Load);
             self.step(&Op::Puback);
             if self.unacked.is_empty() {
-                self.step(&Op::Wait(1_000));
+                self.step(&Op::Wait(3_000));
             }
         }
         let reported: BTreeSet<BatchId> = self
@@ -782,6 +862,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
     let arrive = |world: &mut World, conn, stream, seq| {
         let mut out = Vec::new();
         let event = Event::Arrived(Arrival {
+            resolved: 100,
             conn,
             stream,
             batch: batch(seq),
@@ -812,7 +893,7 @@ fn a_batch_that_cannot_be_published_on_its_way_to_the_disk_leaves_no_weight_behi
     let mut world = World::new(settings(false, false));
     world.step(&Op::Up);
     world.step(&Op::Send(0));
-    let (token, _) = world.unacked[0];
+    let (token, ..) = world.unacked[0];
     world.step(&Op::Wait(10_000));
     assert!(
         world.lanes.to_commit_bytes > 0,
@@ -906,7 +987,7 @@ fn load_all(world: &mut World) {
 
 /// First and last number and batches of the gap records in flight.
 fn gaps_in_flight(world: &World) -> Vec<(Option<u64>, Option<u64>, u64)> {
-    let items = world.unacked.iter().map(|(_, item)| &**item);
+    let items = world.unacked.iter().map(|(_, item, _)| &**item);
     items
         .filter_map(|item| match item {
             Item::Gap(gap) => Some((gap.from, gap.to, gap.batches)),
