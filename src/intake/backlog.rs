@@ -329,7 +329,8 @@ impl Backlog {
             }
             (Reading::Back, None) => false,
             (Reading::Back, Some(behind)) => match behind.wish {
-                Wish::All => true,
+                // What was refused last comes last.
+                Wish::All => behind.tried != Some(loc),
                 Wish::Probe if behind.tried.is_none_or(|tried| loc > tried) => {
                     behind.wish = Wish::Probing;
                     true
@@ -384,9 +385,9 @@ impl Backlog {
         let mut nothing = Vec::new();
         for (key, behind) in &mut self.behind {
             match behind.wish {
+                // But for what was refused last; or nothing comes after that: once more.
+                Wish::All | Wish::Probe if behind.tried.take().is_some() => again = true,
                 Wish::All => nothing.push((key.clone(), false)),
-                // Nothing after what was tried last: from the beginning.
-                Wish::Probe if behind.tried.take().is_some() => again = true,
                 Wish::Probe => nothing.push((key.clone(), true)),
                 Wish::None | Wish::Probing => {}
             }
@@ -534,7 +535,6 @@ impl Backlog {
         self.held.remove(key);
         if let Some(behind) = self.behind.get_mut(key) {
             behind.wish = Wish::All;
-            behind.tried = None;
             self.go_back();
         }
         if key.topic == Topic::Gap {

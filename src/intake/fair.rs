@@ -1,24 +1,21 @@
 //! Whose turn it is: items of many devices, in the order of each device, shared out by bytes.
 //!
-//! Pure. Weighted fair queueing in the form of a deficit round robin whose rounds are [`ROUND`]
-//! bytes of everybody's share long. A device's next item is due in the round by which the device
-//! has paid for it; one that has had nothing waiting begins to pay now, so a little of a quiet
-//! device goes before a lot of a loud one, however much of that came earlier. The clock moves by
-//! what was sent divided by the number of devices that wait. So an item waits for no more than
-//! one largest item, one round, and its own device's share of what its device had sent.
+//! Pure. Fair queueing by virtual time. The clock counts the bytes that each device could have sent
+//! so far: it moves by what was sent, divided by the number of devices that have something waiting
+//! or have not paid yet for what they sent. An item is due at the moment by which its device has
+//! paid for it, and what is due first goes first. A device that comes back after a pause begins
+//! to pay now, so a little of a quiet one goes before a lot of a loud one, however much of that
+//! came earlier. An item so waits for no more than one largest item, which may be on its way, and
+//! as many bytes of each other device as its own device has before it, itself included.
 //!
-//! An operation takes constant time: the ring of rounds is as long as the largest item, and each
-//! device is in it once.
+//! A round robin with deficits has the same shares, but a device with items of a megabyte has to
+//! save up for many rounds, and all that save have their turn in one round, behind which a quiet
+//! device stands. Each operation takes the time of a search among the devices that wait.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Bytes of one device's share of a round. A few ordinary batches: within a round the order is
-/// that of coming due, so a longer round would be coarser, and a shorter one makes the ring long.
-const ROUND: u64 = 4 * 1024;
-
-/// What an item counts for at most: the largest payload there can be, with its envelope. It keeps
-/// the ring short.
+/// What an item counts for at most: the largest payload there can be, with its envelope.
 const MOST: usize = 2 << 20;
 
 #[derive(Debug)]
@@ -29,21 +26,20 @@ struct Queue<T> {
     /// The moment of the clock by which it will have paid for its first item; without items, for
     /// its last one.
     paid: u64,
-    /// The round that it is in, and that its place in any other is an old one.
-    round: Option<u64>,
+    /// Of two that are due at the same moment, who was there first.
+    came: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Fair<T> {
     queues: HashMap<Arc<str>, Queue<T>>,
-    /// Devices by the round in which they are due. The first is number `first`.
-    rounds: VecDeque<VecDeque<Arc<str>>>,
-    first: u64,
-    /// Bytes of everybody's share that have passed.
+    /// Devices with items, by `paid` and `came`.
+    due: BTreeSet<(u64, u64, Arc<str>)>,
+    comes: u64,
+    /// Devices without, that have not paid yet.
+    owing: BTreeSet<(u64, Arc<str>)>,
     clock: u64,
-    /// Devices with items.
-    waiting: usize,
     len: usize,
     cost: usize,
 }
@@ -52,10 +48,10 @@ impl<T> Default for Fair<T> {
     fn default() -> Self {
         Self {
             queues: HashMap::new(),
-            rounds: VecDeque::new(),
-            first: 0,
+            due: BTreeSet::new(),
+            comes: 0,
+            owing: BTreeSet::new(),
             clock: 0,
-            waiting: 0,
             len: 0,
             cost: 0,
         }
@@ -127,105 +123,65 @@ impl<T> Fair<T> {
                 items: VecDeque::new(),
                 cost: 0,
                 paid: clock,
-                round: None,
+                came: 0,
             }),
         };
         queue.cost += cost;
         queue.items.push_back((cost, item));
         if queue.items.len() == 1 {
-            self.waiting += 1;
+            if queue.paid > clock {
+                self.owing.remove(&(queue.paid, device.clone()));
+            }
             queue.paid = queue.paid.max(clock) + cost as u64;
-            self.place(device.clone());
+            self.comes += 1;
+            queue.came = self.comes;
+            self.due.insert((queue.paid, queue.came, device.clone()));
         }
-    }
-
-    /// Puts the device into the round in which it is due.
-    fn place(&mut self, device: Arc<str>) {
-        let Some(queue) = self.queues.get_mut(&device) else {
-            return;
-        };
-        let round = queue.paid / ROUND;
-        if queue.round.replace(round) == Some(round) {
-            return;
-        }
-        if self.rounds.is_empty() {
-            self.first = round;
-        }
-        // The turn has moved on to what is first due; this is due before that.
-        while round < self.first {
-            self.rounds.push_front(VecDeque::new());
-            self.first -= 1;
-        }
-        let at = usize::try_from(round - self.first).unwrap_or(usize::MAX);
-        while self.rounds.len() <= at {
-            self.rounds.push_back(VecDeque::new());
-        }
-        self.rounds[at].push_back(device);
-    }
-
-    /// Moves on to the device whose turn it is.
-    fn turn(&mut self) -> Option<&mut Queue<T>> {
-        if self.len == 0 {
-            return None;
-        }
-        loop {
-            let Some(device) = self.rounds.front()?.front() else {
-                self.rounds.pop_front();
-                self.first += 1;
-                continue;
-            };
-            let here = Some(self.first);
-            let queue = self.queues.get(device);
-            let due = queue.is_some_and(|queue| queue.round == here && !queue.items.is_empty());
-            if due {
-                break;
-            }
-            // Its place is an old one, or it has nothing left and has paid for what it had.
-            let over = queue.is_some_and(|queue| queue.round == here);
-            let device = self.rounds.front_mut()?.pop_front()?;
-            if over {
-                self.queues.remove(&device);
-            }
-        }
-        let device = self.rounds.front()?.front()?;
-        self.queues.get_mut(device)
     }
 
     /// What [`Fair::pop`] would return.
-    pub fn front(&mut self) -> Option<&T> {
-        let queue = self.turn()?;
-        queue.items.front().map(|(_, item)| item)
+    #[must_use]
+    pub fn front(&self) -> Option<&T> {
+        let (_, _, device) = self.due.first()?;
+        self.first_of(device)
     }
 
     /// Takes out the item whose turn it is, and what it counts for.
     pub fn pop(&mut self) -> Option<(usize, T)> {
-        let clock = self.clock;
-        let waiting = self.waiting.max(1) as u64;
-        let queue = self.turn()?;
+        let sharing = (self.due.len() + self.owing.len()).max(1) as u64;
+        let (paid, _, device) = self.due.pop_first()?;
+        let queue = self.queues.get_mut(&device)?;
         let (cost, item) = queue.items.pop_front()?;
         queue.cost -= cost;
-        let began = queue.paid - cost as u64;
-        let next = queue.items.front().map(|(cost, _)| *cost as u64);
-        queue.paid += next.unwrap_or(0);
-        queue.round = None;
-        let device = self.rounds.front_mut()?.pop_front()?;
         self.len -= 1;
         self.cost -= cost;
-        self.clock = began.max(clock + cost as u64 / waiting);
-        if next.is_none() {
-            self.waiting -= 1;
+        // What goes out now has begun to be paid for by now.
+        self.clock = (paid - cost as u64).max(self.clock + cost as u64 / sharing);
+        if let Some((next, _)) = queue.items.front() {
+            queue.paid += *next as u64;
+            self.comes += 1;
+            queue.came = self.comes;
+            self.due.insert((queue.paid, queue.came, device));
+        } else {
+            self.owing.insert((paid, device));
         }
-        self.place(device);
-        self.rest();
+        self.settle();
         Some((cost, item))
     }
 
-    /// When nothing waits, nobody owes anybody anything.
-    fn rest(&mut self) {
+    /// Forgets who has paid. When nothing waits, nobody owes anybody anything.
+    fn settle(&mut self) {
         if self.len == 0 {
             self.queues.clear();
-            self.rounds.clear();
-            (self.first, self.clock, self.waiting) = (0, 0, 0);
+            self.due.clear();
+            self.owing.clear();
+            self.clock = 0;
+        }
+        while let Some((paid, _)) = self.owing.first()
+            && *paid <= self.clock
+            && let Some((_, device)) = self.owing.pop_first()
+        {
+            self.queues.remove(&device);
         }
     }
 
@@ -239,11 +195,18 @@ impl<T> Fair<T> {
         if now_first == Some(first) {
             return;
         }
-        queue.paid = queue.paid - first as u64 + now_first.unwrap_or(0) as u64;
-        if now_first.is_none() {
-            self.waiting -= 1;
+        self.due.remove(&(queue.paid, queue.came, device.clone()));
+        queue.paid -= first as u64;
+        match now_first {
+            Some(now_first) => {
+                queue.paid += now_first as u64;
+                self.due.insert((queue.paid, queue.came, device.clone()));
+            }
+            None if queue.paid > self.clock => {
+                self.owing.insert((queue.paid, device.clone()));
+            }
+            None => _ = self.queues.remove(device),
         }
-        self.place(device.clone());
     }
 
     /// Takes out everything of this device for which `wanted` holds, in order.
@@ -264,7 +227,7 @@ impl<T> Fair<T> {
             }
         }
         self.pays_anew(device, first);
-        self.rest();
+        self.settle();
         taken
     }
 
@@ -299,7 +262,7 @@ impl<T> Fair<T> {
         for (device, first) in firsts {
             self.pays_anew(&device, first);
         }
-        self.rest();
+        self.settle();
         gone
     }
 
@@ -312,13 +275,20 @@ impl<T> Fair<T> {
             items().map(|(cost, _)| cost).sum::<usize>(),
             "bytes"
         );
-        let waiting = self.queues.values().filter(|queue| !queue.items.is_empty());
-        assert_eq!(self.waiting, waiting.count(), "devices that wait");
-        for queue in self.queues.values() {
+        for (device, queue) in &self.queues {
             let cost: usize = queue.items.iter().map(|(cost, _)| cost).sum();
             assert_eq!(queue.cost, cost, "bytes of a device");
-            assert!(queue.round.is_some(), "a device without a turn");
+            let key = (queue.paid, queue.came, device.clone());
+            assert_eq!(self.due.contains(&key), !queue.items.is_empty(), "its turn");
+            let key = (queue.paid, device.clone());
+            assert_eq!(
+                self.owing.contains(&key),
+                queue.items.is_empty(),
+                "its debt"
+            );
         }
+        let devices = self.due.len() + self.owing.len();
+        assert_eq!(devices, self.queues.len(), "devices");
     }
 }
 
@@ -372,12 +342,11 @@ mod tests {
                     }
                 }
                 fair.check();
-                prop_assert!(fair.rounds.len() <= 2 * MOST / ROUND as usize + 2);
             }
         }
 
-        /// While all have something waiting, none gets more than its share by more than its
-        /// largest item and a round.
+        /// While all have something waiting, none gets more than another by more than their
+        /// largest items.
         #[test]
         fn devices_that_wait_get_the_same_bytes(
             largest in prop::collection::vec(1..200_000usize, 2..9),
@@ -397,7 +366,7 @@ mod tests {
                 had[device] += cost;
                 push(&mut fair, device);
                 for (a, b) in (0..had.len()).flat_map(|a| (0..had.len()).map(move |b| (a, b))) {
-                    let slack = largest[a] + largest[b] + 2 * ROUND as usize;
+                    let slack = largest[a] + largest[b];
                     prop_assert!(had[a] <= had[b] + 2 * slack, "{had:?}");
                 }
             }
@@ -429,22 +398,17 @@ mod tests {
             }
             sent += cost;
         }
-        let waiting = came.len() * small;
-        assert!(
-            waiting <= ROUND as usize + 2 * small,
-            "{waiting} beside {big} wait"
-        );
         longest
     }
 
     #[test]
-    fn a_device_within_its_share_waits_for_one_round_and_one_largest_item() {
+    fn a_device_within_its_share_waits_for_one_largest_item_and_as_much_of_others_as_it_sends() {
         for big in [700, 30_000, 800_000, 1 << 20] {
             for small in [200, 2_000, 20_000] {
-                // A tenth more than an eighth of what there is, would be more than its share.
                 let every = big.max(10 * small);
                 let wait = longest_wait(7, big, small, every);
-                let round = 8 * (ROUND as usize + small);
+                // Its item, and the one before that may not be paid yet.
+                let round = 2 * 7 * small;
                 assert!(wait <= round + big, "{wait} for {small} beside {big}");
             }
         }

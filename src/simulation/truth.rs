@@ -176,6 +176,11 @@ impl Truth {
         &mut self.facts[uid as usize]
     }
 
+    /// Whose it is.
+    pub(super) fn device(&self, uid: Uid) -> usize {
+        self.streams[self.facts[uid as usize].stream].device
+    }
+
     fn covers(&self, gap: &Gap, fact: &Fact) -> bool {
         let stream = &self.streams[fact.stream];
         device_of(&gap.device) == Some(stream.device)

@@ -883,6 +883,8 @@ impl World {
         for (bound, uid) in std::mem::take(&mut self.due) {
             if self.truth.has_arrived(uid) {
                 self.stats.timely += 1;
+            } else if self.broker.ever_refused.contains(&self.truth.device(uid)) {
+                // It was not refused yet when that came.
             } else if bound < now {
                 return Err(format!(
                     "P5: live batch {uid} has not reached the broker, {} ms after its time",

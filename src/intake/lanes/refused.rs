@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Entry, Flying, Lanes, Now, Pending, Phase, Queued, Route, What};
+use super::{Action, Aside, Entry, Flying, Lanes, Now, Pending, Phase, Queued, Route, What};
 use crate::intake::refusals::Key;
 use crate::reading::{Item, Lane, Topic};
 use crate::uplink::Refusal;
@@ -81,6 +81,7 @@ impl Lanes {
             self.backlog.hold(key);
         }
         if opened.new {
+            self.flag_aside(&key.device);
             if key.topic == Topic::History {
                 out.push(Action::Unwanted {
                     device: key.device.clone(),
@@ -110,6 +111,9 @@ impl Lanes {
             Topic::Data => {}
             Topic::History => {
                 self.backlog.release(key);
+                if let Some(commit) = &mut self.committing {
+                    commit.passed = 0;
+                }
                 out.push(Action::Unwanted {
                     device: key.device.clone(),
                     unwanted: false,
@@ -117,15 +121,27 @@ impl Lanes {
             }
             Topic::Gap => self.backlog.release(key),
         }
-        if !self.is_put_aside(&key.device) && self.aside.remove(&key.device).is_some() {
-            let committing = self.committing.iter_mut();
-            let pending = self
-                .to_commit
-                .iter_mut()
-                .chain(committing.flat_map(|commit| &mut commit.pending));
-            pending
-                .filter(|pending| pending.entry.item.device() == &key.device)
-                .for_each(|pending| pending.aside = false);
+        self.flag_aside(&key.device);
+    }
+
+    /// What is on its way to the disk of this device is waited for by others, or is not any more.
+    fn flag_aside(&mut self, device: &Arc<str>) {
+        let aside = self.is_put_aside(device);
+        let mut sum = Aside::default();
+        let committing = self.committing.iter_mut();
+        let pending = self
+            .to_commit
+            .iter_mut()
+            .chain(committing.flat_map(|commit| &mut commit.pending));
+        for pending in pending.filter(|pending| pending.entry.item.device() == device) {
+            pending.aside = aside;
+            sum.batches += 1;
+            sum.bytes += pending.entry.item.weight();
+        }
+        if aside && sum.batches > 0 {
+            self.aside.insert(device.clone(), sum);
+        } else {
+            self.aside.remove(device);
         }
     }
 

@@ -106,6 +106,14 @@ struct World {
     /// Batches that were given up, by the gap record that says so.
     given_up: BTreeMap<BatchId, Vec<BatchId>>,
     disturbed: bool,
+    /// The one payload that the broker refuses.
+    bad: Option<BatchId>,
+    /// Reasons of the gap records that were published.
+    reasons: BTreeSet<&'static str>,
+    /// Batches that these stand for, but for those that made room.
+    reported: BTreeSet<BatchId>,
+    /// A device was turned away.
+    turned_away: bool,
 }
 
 /// Gap records are told from batches by a device number that no device has.
@@ -170,6 +178,10 @@ impl World {
             taken: BTreeSet::new(),
             given_up: BTreeMap::new(),
             disturbed: false,
+            bad: None,
+            reasons: BTreeSet::new(),
+            reported: BTreeSet::new(),
+            turned_away: false,
         };
         world.start();
         world
@@ -225,6 +237,10 @@ impl World {
     fn send(&mut self, d: usize, seq: u64) {
         self.taken.insert((d, seq));
         self.sent[d] += 1;
+        self.send_raw(d, seq);
+    }
+
+    fn send_raw(&mut self, d: usize, seq: u64) {
         let batch = Batch {
             device: device(d),
             stream: "s".into(),
@@ -333,6 +349,9 @@ impl World {
                     let highest = before.map(|((_, seq), _)| *seq).max().unwrap_or(0);
                     assert!(highest < id.1, "{id:?} overtook, after {highest}");
                 }
+                if let Item::Gap(gap) = &*item {
+                    self.reasons.insert(gap.reason.as_str());
+                }
                 self.published.push((id, lane));
                 self.unacked.push((token, item, lane));
             }
@@ -365,7 +384,7 @@ impl World {
                     for item in self.disk.remove(&group).expect("deleted once") {
                         let id = id_of(&item);
                         assert!(
-                            self.pubacked.contains(&id),
+                            self.pubacked.contains(&id) || self.reported.contains(&id),
                             "{id:?} deleted before its PUBACK"
                         );
                     }
@@ -385,7 +404,8 @@ impl World {
                 }
             }
             Action::Reconnect => self.step(&Op::Down(false)),
-            Action::Refuse { .. } | Action::Lost(_) => panic!("not in this model"),
+            Action::Refuse { .. } => self.turned_away = true,
+            Action::Lost(_) => panic!("not in this model"),
         }
     }
 
@@ -420,10 +440,20 @@ impl World {
             return;
         }
         self.pubacked.insert(id_of(&item));
+        if let Item::Gap(gap) = &*item
+            && gap.reason != GapReason::Overflow
+        {
+            let d = id_of(&item).0 - GAPS;
+            let range = gap.from.unwrap()..=gap.to.unwrap();
+            self.reported.extend(range.map(|seq| (d, seq)));
+        }
         self.apply(Event::Acked { epoch, token });
     }
 
     fn is_refused(&self, item: &Item, lane: Lane) -> bool {
+        if self.bad == Some(id_of(item)) {
+            return true;
+        }
         let d = item.device()[1..].parse().unwrap();
         self.refuses.contains(&(d, item.topic(lane)))
     }
@@ -1064,4 +1094,385 @@ fn a_spool_that_was_full_takes_batches_in_the_next_outage_once_it_has_room() {
     world.step(&Op::Wait(2_000));
     world.step(&Op::CommitDone);
     assert_eq!(world.acked[0], 2);
+}
+
+#[test]
+fn in_order_what_waits_for_a_hanging_disk_is_not_overtaken_when_its_device_is_refused() {
+    let mut world = World::new(settings(false, true));
+    (0..2).for_each(|_| world.step(&Op::Send(0)));
+    world.step(&Op::CommitDone);
+    world.step(&Op::Up);
+    load_all(&mut world);
+    world.step(&Op::Send(0));
+    world.step(&Op::Wait(10_000));
+    world.step(&Op::HangsUpOn);
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    world.heal();
+}
+
+/// Batches of device 1 that are published before anything is acknowledged, while all of device 0
+/// is refused.
+fn refused_beside(write_always: bool, in_order: bool, topics: &[Topic]) -> World {
+    let mut world = World::new(settings(write_always, in_order));
+    for topic in topics {
+        world.step(&Op::Refuses(0, *topic, true));
+    }
+    world.step(&Op::Up);
+    world
+}
+
+fn settle_down(world: &mut World) {
+    for _ in 0..50 {
+        world.step(&Op::CommitDone);
+        world.step(&Op::Load);
+        world.step(&Op::Puback);
+    }
+}
+
+const ALL: [Topic; 3] = [Topic::Data, Topic::History, Topic::Gap];
+
+#[test]
+fn a_refused_batch_is_acked_once_it_is_stored_and_arrives_when_the_refusal_ends() {
+    for (write_always, in_order) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut world = refused_beside(write_always, in_order, &ALL);
+        world.step(&Op::Send(0));
+        assert_eq!(world.acked[0], 0);
+        world.step(&Op::Puback);
+        assert_eq!(world.acked[0], 0, "a refusal is not safety");
+        settle_down(&mut world);
+        assert_eq!(world.acked[0], 1);
+        assert!(world.pubacked.is_empty());
+        assert!(!world.said.is_empty());
+        world.heal();
+        // Whether live data is taken again shows with the next batch.
+        assert!(
+            world.said.iter().all(|key| key.topic == Topic::Data),
+            "{:?}",
+            world.said
+        );
+        assert!(world.unwanted.is_empty());
+    }
+}
+
+#[test]
+fn beside_a_refused_device_the_others_go_out_live_and_never_touch_the_disk() {
+    let mut world = refused_beside(false, false, &ALL);
+    world.step(&Op::Send(0));
+    settle_down(&mut world);
+    let stored = |world: &World| {
+        let items = world.disk.values().flatten();
+        items.filter(|item| id_of(item).0 != 0).count()
+    };
+    for n in 1..40 {
+        world.step(&Op::Send(0));
+        world.step(&Op::Send(1));
+        settle_down(&mut world);
+        assert_eq!((world.acked[1], stored(&world)), (n, 0));
+    }
+    let published = |d| {
+        world
+            .published
+            .iter()
+            .filter(move |((of, _), _)| *of == d)
+            .count()
+    };
+    assert!(
+        published(0) <= 2,
+        "one of each topic was tried: {}",
+        published(0)
+    );
+    assert!(
+        world
+            .published
+            .iter()
+            .all(|((d, _), lane)| *d == 0 || *lane == Lane::Live)
+    );
+    world.heal();
+}
+
+#[test]
+fn in_order_a_refused_device_holds_up_nobody_for_long() {
+    let mut world = refused_beside(false, true, &ALL);
+    for _ in 0..40 {
+        world.step(&Op::Send(0));
+        settle_down(&mut world);
+    }
+    for n in 1..20 {
+        world.step(&Op::Send(1));
+        assert!(
+            world
+                .unacked
+                .iter()
+                .any(|(_, item, _)| id_of(item) == (1, n)),
+            "{n} waits"
+        );
+        settle_down(&mut world);
+        assert_eq!(world.acked[1], n);
+    }
+    world.heal();
+}
+
+#[test]
+fn where_only_live_data_is_refused_it_goes_out_as_history() {
+    let mut world = refused_beside(false, false, &[Topic::Data]);
+    for _ in 0..10 {
+        world.step(&Op::Send(0));
+        settle_down(&mut world);
+    }
+    assert_eq!(world.pubacked.len(), 10);
+    assert_eq!(world.disk.len(), 0);
+    let lives = world
+        .published
+        .iter()
+        .filter(|(_, lane)| *lane == Lane::Live);
+    assert_eq!(lives.count(), 1, "tried once");
+    world.heal();
+}
+
+#[test]
+fn where_only_history_is_refused_live_data_goes_out_at_once() {
+    let mut world = World::new(settings(false, false));
+    (0..5).for_each(|_| world.step(&Op::Send(0)));
+    settle_down(&mut world);
+    world.step(&Op::Refuses(0, Topic::History, true));
+    world.step(&Op::Up);
+    settle_down(&mut world);
+    for n in 6..20 {
+        world.step(&Op::Send(0));
+        world.step(&Op::Puback);
+        assert!(world.pubacked.contains(&(0, n)), "{n}");
+    }
+    assert_eq!(world.lanes.backlog().batches(), 5);
+    world.heal();
+}
+
+#[test]
+fn a_backlog_that_is_refused_is_not_kept_in_memory_and_is_probed_with_growing_pauses() {
+    let mut world = World::new(settings(false, false));
+    for _ in 0..200 {
+        world.step(&Op::Send(0));
+        world.step(&Op::CommitDone);
+    }
+    world.step(&Op::Refuses(0, Topic::History, true));
+    world.step(&Op::Up);
+    settle_down(&mut world);
+    settle_down(&mut world);
+    settle_down(&mut world);
+    assert!(!world.lanes.backlog().has_next() && world.load.is_none());
+    let before = world.published.len();
+    // An hour: after 10 s, 20 s, 40 s and so on, eight at most.
+    for _ in 0..3_600 {
+        world.step(&Op::Wait(1_000));
+        settle_down(&mut world);
+    }
+    let probes = world.published.len() - before;
+    assert!((6..=9).contains(&probes), "{probes} probes in an hour");
+    world.heal();
+}
+
+#[test]
+fn one_payload_that_is_refused_does_not_stand_for_all_of_its_device() {
+    let mut world = World::new(settings(false, false));
+    (0..60).for_each(|_| world.step(&Op::Send(0)));
+    settle_down(&mut world);
+    world.bad = Some((0, 1));
+    world.step(&Op::Up);
+    for _ in 0..600 {
+        world.step(&Op::Wait(1_000));
+        settle_down(&mut world);
+    }
+    assert_eq!(world.pubacked.len(), 59, "all but the one");
+    world.bad = None;
+    world.heal();
+}
+
+#[test]
+fn what_is_refused_until_it_is_too_old_ends_as_a_gap_with_that_reason() {
+    let mut world = World::new(Settings {
+        max_age: Duration::from_secs(3_600),
+        ..settings(false, false)
+    });
+    let boot = Boot::from_bytes([1; 16]);
+    let moment = |uptime| Moment {
+        wall: 1e9,
+        uptime,
+        boot,
+        synced: true,
+    };
+    world.now.moment = moment(0.0);
+    (0..6).for_each(|_| world.step(&Op::Send(0)));
+    settle_down(&mut world);
+    world.step(&Op::Refuses(0, Topic::History, true));
+    world.step(&Op::Refuses(0, Topic::Gap, true));
+    world.step(&Op::Up);
+    settle_down(&mut world);
+    world.now.moment = moment(7_200.0);
+    for _ in 0..20 {
+        world.step(&Op::Wait(600_000));
+        settle_down(&mut world);
+    }
+    assert_eq!(
+        world.lanes.backlog().batches(),
+        6,
+        "the record is refused as well"
+    );
+    world.step(&Op::Refuses(0, Topic::Gap, false));
+    for _ in 0..20 {
+        world.step(&Op::Wait(600_000));
+        settle_down(&mut world);
+    }
+    assert_eq!(world.lanes.backlog().batches(), 0);
+    assert!(world.disk.is_empty());
+    assert_eq!(world.reasons, BTreeSet::from(["refused"]));
+}
+
+#[test]
+fn with_the_disk_dead_a_refused_device_is_turned_away_and_nobody_else() {
+    let mut world = World::new(Settings {
+        live_batches: Settings::LIVE_BATCHES,
+        live_bytes: Settings::LIVE_BYTES,
+        held_bytes: Settings::HELD_BYTES,
+        ..settings(false, false)
+    });
+    world.step(&Op::Refuses(0, Topic::Data, true));
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    world.step(&Op::Puback);
+    world.step(&Op::CommitFails(false));
+    let mut turned_away = false;
+    for n in 1..12_000 {
+        world.step(&Op::Send(1));
+        world.step(&Op::Puback);
+        assert_eq!(world.acked[1], n);
+        if !turned_away {
+            world.send_raw(0, n + 1);
+            turned_away = world.turned_away;
+        }
+        assert!(world.lanes.has_room(), "{n}");
+    }
+    assert!(turned_away);
+}
+
+/// A link that takes so many bytes a second, in the order of sending.
+#[test]
+fn beside_seven_greedy_devices_on_a_slow_link_one_batch_waits_for_one_largest_payload() {
+    const LINK: f64 = 125_000.0;
+    const BIG: usize = 800_000;
+    const SMALL: usize = 1_000;
+    let mut lanes = Lanes::new(Settings {
+        window: 100,
+        live_batches: Settings::LIVE_BATCHES,
+        live_bytes: Settings::LIVE_BYTES,
+        held_bytes: Settings::HELD_BYTES,
+        ..settings(false, false)
+    });
+    let begin = Instant::now();
+    let at = |ms: u64| Now {
+        mono: begin + Duration::from_millis(ms),
+        moment: Moment::at(1e9),
+    };
+    let streams: Vec<_> = (0..8)
+        .map(|d| {
+            lanes
+                .streams
+                .attach(d, &device(d as usize), Some("s".into()), || unreachable!())
+        })
+        .map(|attached| attached.stream)
+        .collect();
+    let mut out = Vec::new();
+    lanes.apply(at(0), Event::Up { epoch: 1 }, &mut out);
+    let mut link: VecDeque<(u64, u64)> = VecDeque::new();
+    let (mut free, mut group) = (0.0_f64, 1);
+    let mut seqs = [0u64; 8];
+    let mut unsettled = [0u32; 8];
+    let mut sent: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut waits = Vec::new();
+    let mut commit = None;
+    for now in 0..120_000_u64 {
+        let mut events = Vec::new();
+        for d in 0..8 {
+            let greedy = d < 7;
+            let due = if greedy {
+                now % 100 == 0 && unsettled[d] < 4
+            } else {
+                now % 1_000 == 0
+            };
+            if !due {
+                continue;
+            }
+            seqs[d] += 1;
+            unsettled[d] += 1;
+            if !greedy {
+                sent.insert(seqs[d], now);
+            }
+            let frame = Bytes::from(vec![0; if greedy { 60_000 } else { 300 }]);
+            events.push(Event::Arrived(Arrival {
+                conn: d as u64,
+                stream: streams[d],
+                resolved: if greedy { BIG } else { SMALL },
+                batch: Batch {
+                    device: device(d),
+                    stream: "s".into(),
+                    seq: Some(seqs[d]),
+                    received: Moment::at(1e9),
+                    readings: 1,
+                    encoding: Encoding::Cbor,
+                    frame,
+                },
+            }));
+        }
+        while link.front().is_some_and(|(done, _)| *done <= now) {
+            let (_, token) = link.pop_front().unwrap();
+            events.push(Event::Acked { epoch: 1, token });
+        }
+        if let Some((ticket, len)) = commit.take() {
+            let placed = (0..len)
+                .map(|index| Loc {
+                    group: GroupId(group),
+                    index,
+                })
+                .collect();
+            group += 1;
+            events.push(Event::Committed { ticket, placed });
+        }
+        events.push(Event::Tick);
+        for event in events {
+            lanes.apply(at(now), event, &mut out);
+            for action in out.drain(..) {
+                match action {
+                    Action::Publish { token, item, .. } => {
+                        let bytes = if id_of(&item).0 < 7 { BIG } else { SMALL };
+                        free = free.max(now as f64) + bytes as f64 / LINK * 1_000.0;
+                        link.push_back((free as u64 + 50, token));
+                    }
+                    Action::Commit { ticket, items, .. } => {
+                        let honest = items.iter().any(|item| id_of(item).0 == 7);
+                        assert!(!honest, "the honest one's goes to the disk at {now} ms");
+                        commit = Some((ticket, u32::try_from(items.len()).unwrap()));
+                    }
+                    Action::Settle { conn, settled, ack } => {
+                        let d = usize::try_from(conn).unwrap();
+                        unsettled[d] -= settled;
+                        while d == 7
+                            && let Some((seq, since)) = sent.pop_first()
+                        {
+                            if ack.is_none_or(|ack| ack < seq) {
+                                sent.insert(seq, since);
+                                break;
+                            }
+                            waits.push(now - since);
+                        }
+                    }
+                    Action::Load { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    let longest = waits.iter().max().unwrap();
+    assert!(waits.len() > 100, "{}", waits.len());
+    // One largest payload, and a second for the round, the way there and back, and one of ours.
+    let bound = (BIG as f64 / LINK * 1_000.0) as u64 + 1_000;
+    assert!(*longest <= bound, "{longest} ms of {bound}");
 }
