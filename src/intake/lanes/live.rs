@@ -25,6 +25,20 @@ impl Queued {
         }
     }
 
+    fn into_entry(self) -> Option<Entry> {
+        match self {
+            Self::Unsafe(entry) => Some(entry),
+            Self::Stored(..) => None,
+        }
+    }
+
+    fn into_stored(self) -> Option<(Loc, Arc<Item>)> {
+        match self {
+            Self::Unsafe(_) => None,
+            Self::Stored(loc, item) => Some((loc, item)),
+        }
+    }
+
     /// Bytes of its payload.
     pub(super) fn cost(&self) -> usize {
         match self {
@@ -38,6 +52,8 @@ impl Queued {
 #[derive(Debug, Default)]
 pub(super) struct Live {
     items: Fair<Queued>,
+    /// Before all of these goes what is stored, which is older.
+    stored: Fair<Queued>,
     /// Bytes of memory.
     weight: usize,
     readings: u64,
@@ -49,11 +65,11 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn len(&self) -> usize {
-        self.items.len()
+        self.items.len() + self.stored.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.items.is_empty() && self.stored.is_empty()
     }
 
     pub(super) fn weight(&self) -> usize {
@@ -69,11 +85,12 @@ impl Live {
         self.waiting.len()
     }
 
-    /// Of one device: how many, and how many bytes of payload.
+    /// What is not safe of one device: how many, and how many bytes of payload.
     pub(super) fn of(&self, device: &str) -> (usize, usize) {
         self.items.of(device)
     }
 
+    /// The device with the most bytes that are not safe.
     pub(super) fn heaviest(&self) -> Option<Arc<str>> {
         self.items.heaviest()
     }
@@ -92,17 +109,19 @@ impl Live {
         if let Queued::Unsafe(entry) = &queued {
             self.order.push_back((entry.since, entry.n, device.clone()));
             self.waiting.insert(entry.n);
+            self.items.push(&device, queued.cost(), queued);
+        } else {
+            self.stored.push(&device, queued.cost(), queued);
         }
-        self.items.push(&device, queued.cost(), queued);
     }
 
     /// What [`Live::pop`] would return.
-    pub(super) fn front(&mut self) -> Option<&Queued> {
-        self.items.front()
+    pub(super) fn front(&self) -> Option<&Queued> {
+        self.stored.front().or_else(|| self.items.front())
     }
 
     pub(super) fn pop(&mut self) -> Option<Queued> {
-        let (_, queued) = self.items.pop()?;
+        let (_, queued) = self.stored.pop().or_else(|| self.items.pop())?;
         self.left(&queued);
         self.tidy();
         Some(queued)
@@ -124,39 +143,46 @@ impl Live {
         }
     }
 
-    /// Takes out what `wanted` holds for of one device, in order.
-    pub(super) fn take_of(
-        &mut self,
-        device: &Arc<str>,
-        wanted: impl FnMut(&Queued) -> bool,
-    ) -> Vec<Queued> {
-        let taken = self.items.take_of(device, wanted);
+    /// Takes out what is not safe of one device, in order.
+    pub(super) fn take_unsafe_of(&mut self, device: &Arc<str>) -> Vec<Entry> {
+        let taken = self.items.take_of(device, |_| true);
         taken.iter().for_each(|queued| self.left(queued));
         self.tidy();
-        taken
+        taken.into_iter().filter_map(Queued::into_entry).collect()
     }
 
-    /// Takes out everything, each device's in order.
-    pub(super) fn take_all(&mut self) -> Vec<Queued> {
-        let all = std::mem::take(self).items.take_all();
-        all.into_iter().map(|(_, queued)| queued).collect()
+    /// Takes out what is stored of one device, in order.
+    pub(super) fn take_stored_of(&mut self, device: &Arc<str>) -> Vec<(Loc, Arc<Item>)> {
+        let taken = self.stored.take_of(device, |_| true);
+        taken.iter().for_each(|queued| self.left(queued));
+        taken.into_iter().filter_map(Queued::into_stored).collect()
+    }
+
+    /// Takes out what is not safe, each device's in order.
+    pub(super) fn take_unsafe(&mut self) -> Vec<Entry> {
+        let taken: Vec<Queued> = self
+            .items
+            .take_all()
+            .into_iter()
+            .map(|(_, one)| one)
+            .collect();
+        taken.iter().for_each(|queued| self.left(queued));
+        self.tidy();
+        taken.into_iter().filter_map(Queued::into_entry).collect()
     }
 
     /// Puts in what is older than what waits here of the same devices, or not.
     pub(super) fn merge(&mut self, entries: Vec<Entry>) {
-        let mut all = self.take_all();
-        all.extend(entries.into_iter().map(Queued::Unsafe));
-        // What is stored is older than all that is not.
-        all.sort_by_key(|queued| match queued {
-            Queued::Stored(..) => 0,
-            Queued::Unsafe(entry) => entry.n,
-        });
-        all.into_iter().for_each(|queued| self.push(queued));
+        let mut all = self.take_unsafe();
+        all.extend(entries);
+        all.sort_by_key(|entry| entry.n);
+        all.into_iter()
+            .for_each(|entry| self.push(Queued::Unsafe(entry)));
     }
 
     /// Follows where the spool has moved what is stored.
     pub(super) fn move_stored(&mut self, to: impl Fn(Loc) -> Option<Loc>) {
-        let gone = self.items.retain_mut(|queued| match queued {
+        let gone = self.stored.retain_mut(|queued| match queued {
             Queued::Unsafe(_) => true,
             Queued::Stored(loc, _) => {
                 let there = to(*loc);
@@ -170,7 +196,9 @@ impl Live {
     /// Panics when a sum is not the sum of its parts.
     pub(super) fn check(&self) {
         self.items.check();
-        let items = || self.items.iter().map(|(_, queued)| queued);
+        self.stored.check();
+        let all = || self.items.iter().chain(self.stored.iter());
+        let items = || all().map(|(_, queued)| queued);
         let weight: usize = items().map(|queued| queued.item().weight()).sum();
         assert_eq!(self.weight, weight, "bytes in the live queue");
         let readings = items().map(|queued| u64::from(queued.item().readings()));

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Aside, Entry, Flying, Lanes, Now, Pending, Phase, Queued, Route, What};
+use super::{Action, Aside, Entry, Flying, Lanes, Now, Pending, Phase, Route, What};
 use crate::intake::refusals::Key;
 use crate::reading::{Item, Lane, Topic};
 use crate::uplink::Refusal;
@@ -64,11 +64,8 @@ impl Lanes {
     fn put_aside(&mut self, device: &Arc<str>, key: &Key) {
         let moved = self.divert_device(device);
         self.refusals.count(key, moved);
-        let stored = |queued: &Queued| matches!(queued, Queued::Stored(..));
-        for queued in self.live.take_of(device, stored) {
-            if let Queued::Stored(loc, item) = queued {
-                self.backlog.give_back(loc, &item);
-            }
+        for (loc, item) in self.live.take_stored_of(device) {
+            self.backlog.give_back(loc, &item);
         }
     }
 

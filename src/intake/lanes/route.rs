@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Action, Entry, Lanes, Now, Pending, Phase, Queued, Route, What};
+use super::{Action, Entry, Lanes, Now, Pending, Phase, Route, What};
 use crate::reading::Lane;
 
 /// With `in_order`, new batches wait in memory again once fewer than this part of the live lane
@@ -157,12 +157,8 @@ impl Lanes {
     /// Everything that is not safe goes to the disk, in the order of arrival.
     pub(super) fn divert(&mut self) {
         let mut entries = self.take_flying(|_| true);
-        for queued in self.live.take_all() {
-            match queued {
-                Queued::Unsafe(entry) => entries.push((None, entry)),
-                stored @ Queued::Stored(..) => self.live.push(stored),
-            }
-        }
+        let queued = self.live.take_unsafe();
+        entries.extend(queued.into_iter().map(|entry| (None, entry)));
         self.spilling.clear();
         self.to_the_disk(entries);
     }
@@ -170,12 +166,8 @@ impl Lanes {
     /// What is not safe of this device goes to the disk. Returns how many batches that are.
     pub(super) fn divert_device(&mut self, device: &Arc<str>) -> u64 {
         let mut entries = self.take_flying(|other| other == device);
-        let wanted = |queued: &Queued| matches!(queued, Queued::Unsafe(_));
-        for queued in self.live.take_of(device, wanted) {
-            if let Queued::Unsafe(entry) = queued {
-                entries.push((None, entry));
-            }
-        }
+        let queued = self.live.take_unsafe_of(device);
+        entries.extend(queued.into_iter().map(|entry| (None, entry)));
         let diverted = entries.len() as u64;
         self.to_the_disk(entries);
         diverted

@@ -114,6 +114,8 @@ struct World {
     reported: BTreeSet<BatchId>,
     /// A device was turned away.
     turned_away: bool,
+    /// What devices send.
+    frame: Bytes,
 }
 
 /// Gap records are told from batches by a device number that no device has.
@@ -182,6 +184,7 @@ impl World {
             reasons: BTreeSet::new(),
             reported: BTreeSet::new(),
             turned_away: false,
+            frame: Bytes::from_static(b"x"),
         };
         world.start();
         world
@@ -248,7 +251,7 @@ impl World {
             received: self.now.moment,
             readings: 1,
             encoding: Encoding::Cbor,
-            frame: Bytes::from_static(b"x"),
+            frame: self.frame.clone(),
         };
         let arrival = Arrival {
             resolved: 100,
@@ -1335,13 +1338,14 @@ fn with_the_disk_dead_a_refused_device_is_turned_away_and_nobody_else() {
         held_bytes: Settings::HELD_BYTES,
         ..settings(false, false)
     });
+    world.frame = Bytes::from(vec![0; 60_000]);
     world.step(&Op::Refuses(0, Topic::Data, true));
     world.step(&Op::Up);
     world.step(&Op::Send(0));
     world.step(&Op::Puback);
     world.step(&Op::CommitFails(false));
     let mut turned_away = false;
-    for n in 1..12_000 {
+    for n in 1..400 {
         world.step(&Op::Send(1));
         world.step(&Op::Puback);
         assert_eq!(world.acked[1], n);
@@ -1475,4 +1479,34 @@ fn beside_seven_greedy_devices_on_a_slow_link_one_batch_waits_for_one_largest_pa
     // One largest payload, and a second for the round, the way there and back, and one of ours.
     let bound = (BIG as f64 / LINK * 1_000.0) as u64 + 1_000;
     assert!(*longest <= bound, "{longest} ms of {bound}");
+}
+
+#[test]
+fn in_order_what_is_stored_and_waits_in_memory_goes_before_what_has_to_be_read() {
+    use Op::{CommitDone, CommitFails, Load, Puback, Send, Up, Wait};
+    let mut world = World::new(settings(true, true));
+    let six = [
+        Send(0),
+        Send(0),
+        Send(0),
+        CommitFails(false),
+        Send(0),
+        Send(0),
+        Send(0),
+    ];
+    six.iter().for_each(|op| world.step(op));
+    let then = [
+        Wait(1_000),
+        Up,
+        Send(0),
+        CommitDone,
+        Wait(10_000),
+        CommitDone,
+        Puback,
+        Load,
+    ];
+    then.iter().for_each(|op| world.step(op));
+    world.step(&Send(1));
+    world.step(&CommitFails(false));
+    world.heal();
 }
