@@ -34,6 +34,7 @@ async fn main() -> anyhow::Result<()> {
         ping_timeout: Duration::from_secs(10),
         handshake_timeout: Duration::from_secs(5),
         max_connections: 100,
+        forget_after: Duration::from_secs(30 * 86_400),
         max_message: MAX_MESSAGE,
         max_rate: 100,
         window: 32,

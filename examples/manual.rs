@@ -43,12 +43,21 @@ fn main() -> anyhow::Result<()> {
 fn pages(command: &Command, name: &str, directory: &Path) -> anyhow::Result<()> {
     let mut text = Vec::new();
     let source = concat!("telehub ", env!("CARGO_PKG_VERSION"));
-    let man = clap_mangen::Man::new(command.clone())
-        .title(name)
-        .source(source);
-    man.render(&mut text)?;
+    let help = command.get_after_help().map(ToString::to_string);
+    // Told below, under the headings that a manual page has for it.
+    let bare = command.clone().after_help("");
+    let man = clap_mangen::Man::new(bare).title(name).source(source);
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    text.extend(synopsis(command, name).into_bytes());
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut text)?;
+    }
     let mut text = String::from_utf8(text)?;
-    text.push_str(closing(name));
+    text.push_str(&told(help.as_deref().unwrap_or_default()));
+    text.push_str(&closing(name));
     fs::write(directory.join(format!("{name}.1")), text)?;
     for below in command.get_subcommands() {
         pages(below, &format!("{name}-{}", below.get_name()), directory)?;
@@ -56,8 +65,122 @@ fn pages(command: &Command, name: &str, directory: &Path) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// The command with every option and what it takes.
+fn synopsis(command: &Command, name: &str) -> String {
+    let mut line = format!(".SH SYNOPSIS\n\\fB{}\\fR", name.replace('-', " "));
+    for argument in command.get_arguments().filter(|one| !one.is_hide_set()) {
+        let takes = argument
+            .get_num_args()
+            .is_none_or(|range| range.takes_values());
+        let values = argument.get_value_names().unwrap_or_default();
+        let value = values.first().map_or_else(
+            || argument.get_id().as_str().to_uppercase(),
+            ToString::to_string,
+        );
+        let many = argument
+            .get_num_args()
+            .is_some_and(|range| range.max_values() > 1);
+        let value = format!("\\fI{value}\\fR{}", if many { "…" } else { "" });
+        let shown = match argument.get_long() {
+            Some(long) if takes => format!("\\fB\\-\\-{}\\fR {value}", long.replace('-', "\\-")),
+            Some(long) => format!("\\fB\\-\\-{}\\fR", long.replace('-', "\\-")),
+            None => value,
+        };
+        if argument.is_required_set() {
+            line.push_str(&format!(" {shown}"));
+        } else {
+            line.push_str(&format!(" [{shown}]"));
+        }
+    }
+    if command.has_subcommands() {
+        line.push_str(" \\fICOMMAND\\fR");
+    }
+    line + "\n"
+}
+
+/// What is told below the options in `--help`, under headings of its own: `Examples:` and `Exit
+/// status…:` begin blocks that are indented; the rest are notes.
+fn told(help: &str) -> String {
+    let mut text = String::new();
+    let mut notes = String::new();
+    let mut lines = help.lines().peekable();
+    while let Some(line) = lines.next() {
+        let heading = match line {
+            "Example:" | "Examples:" => "EXAMPLES",
+            line if line.starts_with("Exit status") && line.ends_with(':') => "EXIT STATUS",
+            _ => {
+                notes.push_str(&escaped(line));
+                notes.push('\n');
+                continue;
+            }
+        };
+        let _ = writeln!(text, ".SH \"{heading}\"\n.nf");
+        while let Some(line) = lines.next_if(|line| line.starts_with("  ")) {
+            let _ = writeln!(text, "{}", escaped(line.trim_start()));
+        }
+        text.push_str(".fi\n");
+    }
+    if !notes.trim().is_empty() {
+        let _ = write!(
+            text,
+            ".SH NOTES\n{}",
+            notes.trim_start().replace("\n\n", "\n.PP\n")
+        );
+    }
+    text
+}
+
+/// What the command reads of its environment, and its files.
+fn surroundings(name: &str) -> &'static str {
+    match name {
+        "telehub-run" => {
+            ".SH ENVIRONMENT\n.TP\nNOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS, JOURNAL_STREAM\n\
+             From systemd: readiness, the watchdog, the device port, the journal.\n\
+             .TP\nCREDENTIALS_DIRECTORY\nWhere names of files without a slash are looked for.\n\
+             .TP\nRUNTIME_DIRECTORY\nWhere the socket for the local operator is made.\n"
+        }
+        "telehub-status" | "telehub-tail" => {
+            ".SH ENVIRONMENT\n.TP\nNO_COLOR\nNot empty: no colour.\n\
+             .TP\nTERM\n\\fBdumb\\fR: no colour.\n\
+             .SH FILES\n.TP\n\\fI/run/telehub/admin.sock\\fR\nThe socket of the hub that systemd runs, for \
+             root and the group telehub; asked first.\n\
+             .TP\n\\fI/etc/telehub/telehub.toml\\fR\nWhose [admin] is asked when there is no socket.\n"
+        }
+        "telehub-spool-stat" | "telehub-spool-export" | "telehub-spool-verify" => {
+            ".SH ENVIRONMENT\n.TP\nTMPDIR\nWhere copies of what is read are made.\n\
+             .SH FILES\n.TP\n\\fI/etc/telehub/telehub.toml\\fR\nWhose spool.path is read.\n"
+        }
+        "telehub-check" => {
+            ".SH FILES\n.TP\n\\fI/etc/telehub/telehub.toml\\fR\nThe configuration.\n"
+        }
+        name if name.starts_with("telehub-device-") => {
+            ".SH FILES\n.TP\n\\fI/var/lib/telehub/devices.toml\\fR\nThe registry, unless the \
+             configuration or the command line names another one.\n"
+        }
+        _ => "",
+    }
+}
+
 /// What the definition of the command line does not say.
-fn closing(name: &str) -> &'static str {
+fn closing(name: &str) -> String {
+    let status = match name {
+        "telehub-status" => "",
+        "telehub-check" => {
+            ".SH \"EXIT STATUS\"\n0, or 78 for a configuration that cannot be used, 1 for a \
+             spool that could not be used by this user, 2 for wrong usage.\n"
+        }
+        _ => {
+            ".SH \"EXIT STATUS\"\n0, or 2 for wrong usage, 78 for a configuration that cannot be used, 1 \
+             for anything else.\n"
+        }
+    };
+    if name == "telehub" {
+        return ends(name).to_owned();
+    }
+    format!("{}{status}{}", surroundings(name), ends(name))
+}
+
+fn ends(name: &str) -> &'static str {
     if name == "telehub" {
         ".SH \"EXIT STATUS\"\n0, or 2 for wrong usage, 78 for a configuration that cannot be used \
          (every error is printed, with its line), 1 for anything else. A failure is one sentence \

@@ -64,6 +64,7 @@ fn main() {
         max_size: 8 << 30,
         min_free: 0,
         max_age: Duration::from_secs(86_400),
+        commit_interval: Duration::ZERO,
         overflow: Overflow::Refuse,
     };
     let _ = std::fs::remove_dir_all(&config.path);

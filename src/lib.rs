@@ -13,7 +13,8 @@
 //! 11. [`status`] and [`admin`]: what is going on, and who may ask
 //! 12. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`memory`], [`pulse`] and [`stop`] serve all of them.
+//! [`certificate`], [`clock`], [`log`], [`memory`], [`plain`], [`pulse`] and [`stop`] serve all of
+//! them.
 
 pub mod admin;
 pub mod certificate;
@@ -24,6 +25,7 @@ pub mod intake;
 pub mod listen;
 pub mod log;
 pub mod memory;
+pub mod plain;
 pub mod protocol;
 pub mod pulse;
 pub mod reading;

@@ -44,6 +44,12 @@ pub struct Batch {
     pub frame: Bytes,
 }
 
+/// What a batch says, as one number: names, units, values and sums of its readings in order, and
+/// neither their times nor how they were encoded. Equal for equal content; for other content equal
+/// by chance only, once in 2^64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Content(pub u64);
+
 /// Why data was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

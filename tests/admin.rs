@@ -42,9 +42,18 @@ fn health_follows_the_spool_and_readiness_the_listener() {
             .board
             .spool
             .set(SpoolState::Failed, Some("read-only file system".into()));
-        let failed = admin.get("/healthz").await;
-        assert_problem(&failed, 503);
-        assert!(failed.contains("read-only file system"), "{failed}");
+        admin
+            .board
+            .spool
+            .set_path(std::path::Path::new("/var/spool/telehub"));
+        for state in [SpoolState::Failed, SpoolState::Unusable] {
+            let reason = Some("read-only file system".into());
+            admin.board.spool.set(state, reason);
+            let failed = admin.get("/healthz").await;
+            assert_problem(&failed, 503);
+            let reason = "/var/spool/telehub: read-only file system";
+            assert!(failed.contains(reason), "{failed}");
+        }
     });
 }
 
@@ -70,7 +79,9 @@ fn status_and_devices_are_what_the_board_says() {
             (report.hub.as_str(), report.uplink.acknowledged),
             ("barn", 3)
         );
-        let answer = admin.get("/api/devices?x=1").await;
+        let answer = admin
+            .send("GET /api/devices?x=1 HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            .await;
         let devices: Vec<DeviceReport> = serde_json::from_str(body(&answer)).unwrap();
         assert_eq!(devices.len(), 1);
         assert_eq!((devices[0].id.as_str(), devices[0].batches), ("barn-1", 7));
@@ -101,10 +112,10 @@ fn another_path_another_method_and_another_host_are_told_so() {
         assert_problem(&admin.send(evil).await, 421);
         let evil = "GET http://evil.example/api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         assert_problem(&admin.send(evil).await, 421);
-        assert_eq!(
-            status(&admin.send("GET /healthz HTTP/1.0\r\n\r\n").await),
-            200
-        );
+        for hosts in ["", "Host: localhost\r\nHost: localhost\r\n"] {
+            let request = format!("GET /healthz HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+            assert_eq!(status(&admin.send(&request).await), 400, "{hosts}");
+        }
     });
 }
 
@@ -122,34 +133,141 @@ fn garbage_and_endless_headers_cost_their_sender_the_connection_only() {
 }
 
 #[test]
-fn connections_beyond_the_bound_are_refused_and_the_next_is_served_once_one_goes() {
-    test(async |admin| {
-        let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            silent.push(admin.connect().await);
-        }
-        let mut refused = String::new();
-        admin
-            .connect()
-            .await
-            .read_to_string(&mut refused)
-            .await
-            .unwrap();
-        assert_eq!(status(&refused), 503);
-        silent.pop();
-        // The slot is free as soon as the hub has noticed.
-        loop {
+fn squatters_make_room_and_the_tokens_holder_gets_in() {
+    test_with(guarded(), async |admin| {
+        // More than there are seats: silent ones, some half-way through a request, and some that
+        // keep a connection on which only health was asked for.
+        let mut squatters = Vec::new();
+        for n in 0..3 * MAX_CONNECTIONS {
             let mut socket = admin.connect().await;
-            let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-            let mut answer = Vec::new();
-            let sent = socket.write_all(request).await;
-            if sent.is_ok()
-                && socket.read_to_end(&mut answer).await.is_ok()
-                && answer.ends_with(b"ok\n")
-            {
-                break;
-            }
+            let said: &[u8] = match n % 3 {
+                0 => b"",
+                1 => b"GET /api/devices HT",
+                _ => b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            };
+            // One that was pushed out already cannot be written to.
+            let _ = socket.write_all(said).await;
+            squatters.push(socket);
         }
+        let shown = "Host: localhost\r\nAuthorization: Bearer 0123456789abcdef\r\n";
+        for _ in 0..60 {
+            let answer = get_with(&admin, "/api/status", shown).await;
+            assert_eq!(status(&answer), 200, "{answer}");
+        }
+        // Who has shown the token stays, however many come.
+        let mut held = admin.connect().await;
+        let request = format!("GET /api/status HTTP/1.1\r\n{shown}\r\n");
+        let again = async |held: &mut TcpStream| {
+            held.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            held.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+            // The rest of it.
+            let mut rest = Vec::new();
+            while !rest.ends_with(b"}}") {
+                rest.push(held.read_u8().await.unwrap());
+            }
+        };
+        again(&mut held).await;
+        for _ in 0..2 * MAX_CONNECTIONS {
+            squatters.push(admin.connect().await);
+        }
+        again(&mut held).await;
+    });
+}
+
+#[test]
+fn without_the_token_nothing_further_is_answered_on_a_connection() {
+    test_with(guarded(), async |admin| {
+        let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3);
+        let answer = admin.send(&request).await;
+        assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    });
+}
+
+#[test]
+fn a_page_of_another_site_gets_nothing_but_the_page_itself_by_a_link() {
+    test(async |admin| {
+        for site in ["cross-site", "same-site"] {
+            let headers = format!("Host: localhost\r\nSec-Fetch-Site: {site}\r\n");
+            for path in ["/api/events", "/api/status", "/healthz", "/"] {
+                assert_problem(&get_with(&admin, path, &headers).await, 403);
+            }
+            let link = format!("{headers}Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n");
+            assert_eq!(status(&get_with(&admin, "/", &link).await), 200);
+        }
+        assert_eq!(admin.board.feed().readers(), 0);
+        let own = "Host: localhost\r\nSec-Fetch-Site: same-origin\r\n";
+        assert_eq!(status(&get_with(&admin, "/api/status", own).await), 200);
+    });
+}
+
+#[test]
+fn an_alarm_is_ended_by_who_has_the_token_and_by_nobody_else() {
+    let change = async |admin: &Admin, request: &str, more: &str| {
+        let head =
+            format!("{request} HTTP/1.1\r\nHost: localhost\r\n{more}Connection: close\r\n\r\n");
+        status(&admin.send(&head).await)
+    };
+    test(async |admin| {
+        admin.board.devices.online(&"cow".into(), 1, String::new());
+        admin.board.devices.offline("cow", 1, "ping timeout");
+        assert_eq!(change(&admin, "DELETE /api/devices/cow", "").await, 403);
+        assert_eq!(admin.board.device_reports().len(), 1);
+    });
+    test_with(guarded(), async |admin| {
+        let token = "Authorization: Bearer 0123456789abcdef\r\n";
+        let devices = &admin.board.devices;
+        devices.online(&"cow".into(), 1, String::new());
+        assert_eq!(change(&admin, "DELETE /api/devices/cow", token).await, 409);
+        let acknowledge = "POST /api/devices/cow/acknowledge";
+        assert_eq!(change(&admin, acknowledge, token).await, 409);
+        devices.offline("cow", 1, "ping timeout");
+        assert_eq!(admin.board.status().devices.lost, 1);
+        assert_eq!(change(&admin, acknowledge, "").await, 401);
+        // The token of Basic is added by the browser itself, whatever page asks.
+        let foreign = format!("{token}Origin: http://evil.example\r\n");
+        assert_eq!(change(&admin, acknowledge, &foreign).await, 403);
+        assert_eq!(admin.board.status().devices.lost, 1);
+        assert_eq!(change(&admin, acknowledge, token).await, 204);
+        assert_eq!(admin.board.status().devices.lost, 0);
+        assert!(admin.board.device_reports()[0].acknowledged);
+        assert_eq!(change(&admin, "DELETE /api/devices/cow", token).await, 204);
+        assert_eq!(change(&admin, "DELETE /api/devices/cow", token).await, 404);
+        assert!(admin.board.device_reports().is_empty());
+    });
+}
+
+#[test]
+fn a_list_of_ten_thousand_devices_is_made_as_it_is_read() {
+    test(async |admin| {
+        for number in 0..10_000 {
+            admin.board.devices.online(
+                &format!("device-{number:05}").into(),
+                number,
+                String::new(),
+            );
+        }
+        let mut unread = Vec::new();
+        for _ in 0..MAX_CONNECTIONS - 1 {
+            let mut socket = admin.connect().await;
+            let request = b"GET /api/devices HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            socket.write_all(request).await.unwrap();
+            unread.push(socket);
+        }
+        let answer = admin
+            .send("GET /api/devices HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            .await;
+        let devices: Vec<DeviceReport> = serde_json::from_str(body(&answer)).unwrap();
+        assert_eq!(devices.len(), 10_000);
+        let answer = admin.get("/api/devices?limit=2&after=device-00007").await;
+        assert!(
+            answer.contains("device-00008") && !answer.contains("device-00010"),
+            "{answer}"
+        );
+        assert_problem(&admin.get("/api/devices?limit=no").await, 400);
+        drop(unread);
     });
 }
 

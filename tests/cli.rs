@@ -117,7 +117,7 @@ fn a_device_gets_a_token_once_and_the_registry_only_its_hash() {
 
     let twice = telehub(&["device", "add", "barn-1", "--registry", registry]);
     assert_eq!(twice.status.code(), Some(1));
-    assert!(complaint(&twice).contains("device remove barn-1"));
+    assert!(complaint(&twice).contains("device rotate barn-1"));
     assert_eq!(fs::read_to_string(&path).unwrap(), content);
 
     assert!(stdout(&telehub(&["device", "list", "--registry", registry])).starts_with("barn-1 "));

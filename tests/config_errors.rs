@@ -321,6 +321,27 @@ const FAULTS: &[(&str, usize, &str, &[&str])] = &[
         &["from \"1s\" to \"3650d\""],
     ),
     (
+        "[spool]\ncommit_interval = \"11s\"",
+        2,
+        "spool.commit_interval",
+        &[
+            "is longer than uplink.ack_timeout, which is \"10s\"",
+            "write \"10s\" or less",
+        ],
+    ),
+    (
+        "[spool]\ncommit_interval = \"2s\"\n[uplink]\nack_timeout = \"1s\"",
+        2,
+        "spool.commit_interval",
+        &["wait for the disk longer than for the broker"],
+    ),
+    (
+        "[spool]\ncommit_interval = \"1h\"\n[uplink]\nack_timeout = \"10m\"",
+        2,
+        "spool.commit_interval",
+        &["from \"0s\" to \"10m\""],
+    ),
+    (
         "[uplink]\ninflight = 10001",
         2,
         "uplink.inflight",

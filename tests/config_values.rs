@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use telehub::config::{
-    self, Admin, Auth, Config, DeviceTls, DrainOrder, Format, LogFormat, LogLevel, Overflow,
-    SpoolWrite, UplinkTls,
+    self, Admin, Auth, Broker, Config, DeviceTls, DrainOrder, Format, LogFormat, LogLevel,
+    MqttVersion, Overflow, SpoolWrite, UplinkTls,
 };
 
 fn read(text: &str) -> Config {
@@ -42,18 +42,26 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     );
     assert_eq!((spool.max_size, spool.min_free), (1 << 30, 256 << 20));
     assert_eq!(spool.max_age, Duration::from_secs(30 * 86_400));
+    assert_eq!(spool.commit_interval, Duration::ZERO);
     let uplink = &config.uplink;
-    assert_eq!((uplink.host.as_str(), uplink.port), ("localhost", 1883));
+    assert_eq!(
+        uplink.brokers,
+        [Broker {
+            host: "localhost".into(),
+            port: 1883,
+            tls: None
+        }]
+    );
+    assert_eq!(uplink.version, MqttVersion::Auto);
+    assert_eq!(uplink.return_after, Duration::from_secs(300));
+    assert_eq!(uplink.max_payload, 1 << 20);
     assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
     assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
     assert_eq!(
         (uplink.format, uplink.drain),
         (Format::Json, DrainOrder::LiveFirst)
     );
-    assert_eq!(
-        (&uplink.username, &uplink.password_file, &uplink.tls),
-        (&None, &None, &None)
-    );
+    assert_eq!((&uplink.username, &uplink.password_file), (&None, &None));
     assert_eq!(uplink.ack_timeout, Duration::from_secs(10));
     assert_eq!(uplink.keep_alive, Duration::from_secs(30));
     assert_eq!(config.admin, None);
@@ -96,13 +104,23 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
         .collect();
     let config = read(&all.replace("mqtt://localhost:1883", "mqtts://localhost:8883"));
     assert_eq!(config.hub.id, "barn");
-    assert!(config.devices.tls.is_some() && config.uplink.tls.unwrap().client.is_some());
+    assert!(
+        config.devices.tls.is_some()
+            && config.uplink.brokers[0]
+                .tls
+                .clone()
+                .unwrap()
+                .client
+                .is_some()
+    );
     assert_eq!(
         config.admin,
         Some(Admin {
             listen: "127.0.0.1:8788".parse().unwrap(),
             token_file: Some("/etc/telehub/admin-token".into()),
             device_metrics: true,
+            history: Duration::from_secs(86_400),
+            history_size: 16 << 20,
         })
     );
 }
@@ -166,6 +184,7 @@ prop_compose! {
         max_message in 64usize..=262_144, window in 1u32..=1_024, paths in prop::array::uniform8(path()),
         tls in prop::option::of(any::<bool>()), uplink_tls in prop::option::of(any::<(bool, bool)>()),
         max_size in (8u64 << 20)..(1 << 44), min_free in 0u64..(1 << 44), max_age in 1u64..300_000_000,
+        commit_interval in 0u64..=10_000,
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
@@ -187,12 +206,18 @@ prop_compose! {
         config.spool.overflow = [Overflow::DropOldest, Overflow::Refuse][choice / 2];
         (config.spool.max_size, config.spool.min_free) = (max_size, min_free);
         config.spool.max_age = Duration::from_secs(max_age);
-        config.uplink.host = host.to_owned();
-        config.uplink.port = port;
-        config.uplink.tls = uplink_tls.map(|(with_ca, client)| UplinkTls {
+        config.spool.commit_interval = Duration::from_millis(commit_interval);
+        let tls = uplink_tls.map(|(with_ca, client)| UplinkTls {
             ca: with_ca.then_some(ca),
             client: client.then_some((up_cert, up_key)),
         });
+        config.uplink.brokers = vec![Broker { host: host.to_owned(), port, tls: tls.clone() }];
+        if inflight % 2 == 0 {
+            config.uplink.brokers.push(Broker { host: "second".into(), port, tls });
+        }
+        config.uplink.version = [MqttVersion::Auto, MqttVersion::V5, MqttVersion::V311][choice % 3];
+        config.uplink.return_after = Duration::from_secs(keep_alive);
+        config.uplink.max_payload = 4096 + usize::from(inflight);
         config.uplink.client_id = client_id;
         config.uplink.username = user.then_some(username);
         config.uplink.password_file = (user && password).then_some(password_file);
@@ -205,6 +230,8 @@ prop_compose! {
             listen: ([127, 0, 0, 1], port).into(),
             token_file: (port % 2 == 0).then(|| "/etc/telehub/token".into()),
             device_metrics: port % 3 == 0,
+            history: Duration::from_secs(u64::from(port)),
+            history_size: (1 << 20) + u64::from(port),
         });
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];
         config.log.format = [LogFormat::Text, LogFormat::Json][choice % 2];

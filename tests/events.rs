@@ -102,6 +102,10 @@ fn a_reader_gets_everything_at_once_and_then_what_changes() {
             "{}",
             client.head
         );
+        // A proxy that gathers what it hands on has something to hand on at once.
+        assert!(client.head.contains("x-accel-buffering: no"));
+        assert!(client.line().await.unwrap().starts_with(':'));
+        assert_eq!(client.line().await.unwrap(), "");
         assert_eq!(client.line().await.unwrap(), "retry: 2000");
         let (name, hello) = client.next().await.unwrap();
         assert_eq!((&*name, &hello["hub"]), ("hello", &json!("barn")));

@@ -4,56 +4,21 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/python.rs"]
+mod python;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use daemon::{Consumer, Hub, Mosquitto, config, until};
 use serde_json::json;
 
-/// The environment's Python, made on first use; the reason when that is not possible here. Or the
-/// one that `TELEHUB_TEST_PYTHON` names, which has the packages.
-fn python() -> Result<PathBuf, String> {
-    if let Some(python) = std::env::var_os("TELEHUB_TEST_PYTHON") {
-        return Ok(python.into());
-    }
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreign-venv");
-    let python = venv.join("bin/python");
-    let run = |command: &mut Command| -> Result<Output, String> {
-        let output = command
-            .output()
-            .map_err(|error| format!("{command:?}: {error}"))?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        Err(format!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ))
-    };
-    if run(Command::new(&python).args(["-c", "import websockets, cbor2"])).is_err() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        let packages = ["websockets>=14", "cbor2>=5"];
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet"])
-            .args(packages))?;
-    }
-    Ok(python)
-}
+const PACKAGES: [&str; 2] = ["websockets>=14", "cbor2>=5"];
 
 #[tokio::test]
 async fn a_foreign_client_holds_the_whole_conversation() {
-    let python = match python() {
+    let python = match python::python("foreign-venv", &PACKAGES, "websockets, cbor2") {
         Ok(python) => python,
-        Err(why) => {
-            // Past the test harness, which swallows what passing tests print.
-            let _ = writeln!(
-                std::io::stderr(),
-                "\nNOT TESTED: the foreign client: {why}\n"
-            );
-            return;
-        }
+        Err(why) => return python::not_tested("the foreign client", &why),
     };
     let dir = tempfile::tempdir().unwrap();
     let broker = Mosquitto::start(dir.path());

@@ -20,7 +20,7 @@ use telehub::intake::lanes::Settings;
 use telehub::intake::port::{Arrival, Attached, Control, IntakePort, Mailbox};
 use telehub::intake::{self, Wiring};
 use telehub::pulse::Pulse;
-use telehub::reading::{Batch, Encoding};
+use telehub::reading::{Batch, Content, Encoding};
 use telehub::status::board::Board;
 use telehub::status::presence::Outbox;
 use telehub::{spool, stop, uplink};
@@ -47,12 +47,18 @@ impl Rig {
             max_size: 1 << 30,
             min_free: 0,
             max_age: Duration::from_secs(86_400),
+            commit_interval: Duration::ZERO,
             overflow: Overflow::DropOldest,
         };
         let uplink_config = config::Uplink {
-            host: "127.0.0.1".into(),
-            port: broker,
-            tls: None,
+            brokers: vec![config::Broker {
+                host: "127.0.0.1".into(),
+                port: broker,
+                tls: None,
+            }],
+            version: config::MqttVersion::V311,
+            return_after: Duration::from_secs(300),
+            max_payload: 1 << 20,
             client_id: "telehub-barn".into(),
             username: None,
             password_file: None,
@@ -68,12 +74,14 @@ impl Rig {
             in_order: false,
             refuse: false,
             window: 10,
+            device_window: 32,
             ack_timeout: ACK_TIMEOUT,
             max_age: spool_config.max_age,
             live_batches: 1_000,
             live_bytes: 1 << 20,
             held_bytes: 1 << 20,
             hold_back: Duration::from_millis(5),
+            commit_interval: Duration::ZERO,
         };
         let pace = uplink::Pace {
             first_retry: Duration::from_millis(5),
@@ -154,6 +162,7 @@ impl Rig {
             stream: self.attached.stream,
             resolved: batch.frame.len(),
             batch,
+            content: Content(seq),
         };
         soon("room for a batch", self.port.data.send(arrival))
             .await

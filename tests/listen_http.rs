@@ -177,7 +177,6 @@ async fn a_registry_that_changes_is_followed_within_two_seconds() {
     };
     assert!(connect("a", "1").await.is_none());
     registry(&path, &[("a", "1"), ("b", "2"), ("c", "3")]);
-    let start = Instant::now();
     let mut a = soon(async {
         loop {
             if let Some(device) = connect("a", "1").await {
@@ -187,17 +186,14 @@ async fn a_registry_that_changes_is_followed_within_two_seconds() {
         }
     })
     .await;
-    assert!(start.elapsed() < Duration::from_secs(2));
     let (mut b, mut c) = (
         connect("b", "2").await.unwrap(),
         connect("c", "3").await.unwrap(),
     );
 
-    let start = Instant::now();
     registry(&path, &[("a", "1"), ("b", "new")]);
     assert_eq!(b.closed().await, 4002);
     assert_eq!(c.closed().await, 4002);
-    assert!(start.elapsed() < Duration::from_secs(2));
     assert_eq!(port.offline("b").await, "revoked");
     a.hello("s").await;
     assert!(connect("b", "2").await.is_none());
@@ -243,17 +239,17 @@ async fn a_stopping_hub_says_so_to_who_is_half_way_in() {
 
 #[tokio::test]
 async fn a_half_open_handshake_does_not_hold_up_the_stop() {
-    let port = Port::start(devices()).await;
+    // Longer than anybody waits here: only the stop ends the handshake.
+    let mut settings = devices();
+    settings.handshake_timeout = Duration::from_secs(3_600);
+    let port = Port::start(settings).await;
     let mut tcp = TcpStream::connect(port.addr).await.unwrap();
     tcp.write_all(b"GET /v1/dev").await.unwrap();
     port.connect("other").await;
-    let start = Instant::now();
     port.stopper.stop();
     port.roster
         .close_all(telehub::intake::port::Close::Stopping);
     soon(port.task).await.unwrap();
-    // Far below the handshake's own ten seconds.
-    assert!(start.elapsed() < Duration::from_secs(4));
 }
 
 #[tokio::test]
@@ -263,29 +259,27 @@ async fn a_handshake_that_never_finishes_is_cut() {
     let port = Port::start(settings).await;
     let request = handshake("a", "");
     for sent in [0, 1, 40, request.len() - 2] {
+        let start = Instant::now();
         let mut tcp = TcpStream::connect(port.addr).await.unwrap();
         tcp.write_all(&request.as_bytes()[..sent]).await.unwrap();
-        let start = Instant::now();
         let mut rest = Vec::new();
         let _ = soon(tcp.read_to_end(&mut rest)).await;
         let took = start.elapsed();
         assert!(took > Duration::from_millis(150), "{sent}: {took:?}");
-        assert!(took < Duration::from_secs(3), "{sent}: {took:?}");
     }
-    // A byte now and then does not buy time.
+    // A byte now and then does not buy time: who sends them would go on for a quarter of an hour.
     let tcp = TcpStream::connect(port.addr).await.unwrap();
     let (mut input, mut output) = tcp.into_split();
     let drip = tokio::spawn(async move {
-        for byte in request.bytes() {
+        let endless = request.trim_end().bytes().chain(std::iter::repeat(b'x'));
+        for byte in endless {
             if output.write_all(&[byte]).await.is_err() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    let start = Instant::now();
     let _ = soon(input.read_to_end(&mut Vec::new())).await;
-    assert!(start.elapsed() < Duration::from_secs(3));
     drip.abort();
     assert!(port.board.device_reports().is_empty());
 }
@@ -411,6 +405,8 @@ async fn a_device_that_comes_back_all_the_time_is_slowed_and_no_other() {
 async fn one_address_that_opens_connections_and_says_nothing_does_not_keep_others_out() {
     let mut settings = devices();
     settings.max_connections = 1;
+    // Longer than anybody waits here: the newcomer does not get in because the others gave up.
+    settings.handshake_timeout = Duration::from_secs(3_600);
     let port = Port::start(settings).await;
     let mut idle = Vec::new();
     for _ in 0..1_000 {
@@ -420,8 +416,5 @@ async fn one_address_that_opens_connections_and_says_nothing_does_not_keep_other
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut tcp = other.connect(port.addr).await.unwrap();
     tcp.write_all(handshake("a", "").as_bytes()).await.unwrap();
-    let start = Instant::now();
     assert!(head(&mut tcp).await.starts_with("HTTP/1.1 101 "));
-    // Far below the handshake timeout of ten seconds.
-    assert!(start.elapsed() < Duration::from_secs(5));
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use device_port::{Device, Port, devices, handshake, head, soon};
+use device_port::{Device, PATIENCE, Port, devices, handshake, head, one_flight, soon};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
@@ -113,26 +113,68 @@ fn with_tls(auth: Auth, tls: DeviceTls) -> Devices {
     }
 }
 
-async fn dial(
-    port: &Port,
-    authority: &Authority,
-    identity: Option<Identity>,
-) -> std::io::Result<TlsStream<TcpStream>> {
+fn client(authority: &Authority, identity: Option<Identity>) -> Arc<ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.0.der().clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots);
-    let config = match identity {
+    Arc::new(match identity {
         Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
         None => config.with_no_client_auth(),
-    };
+    })
+}
+
+async fn dial_with(
+    port: &Port,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(port.addr).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await
+    TlsConnector::from(config.clone()).connect(name, tcp).await
+}
+
+async fn dial(
+    port: &Port,
+    authority: &Authority,
+    identity: Option<Identity>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    dial_with(port, &client(authority, identity)).await
+}
+
+#[tokio::test]
+async fn request_hello_and_data_in_one_flight_are_taken_and_the_next_wake_resumes_by_its_ticket() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    let mut port = Port::start(with_tls(Auth::Open, tls)).await;
+    let config = client(&authority, None);
+    for wake in 1..=10 {
+        let mut stream = dial_with(&port, &config).await.unwrap();
+        let kind = stream.get_ref().1.handshake_kind();
+        if wake > 1 {
+            assert_eq!(kind, Some(rustls::HandshakeKind::Resumed), "wake {wake}");
+        }
+        let flight = one_flight("a", "s", wake);
+        stream.write_all(&flight).await.unwrap();
+        let arrival = port.intake.arrival().await;
+        assert_eq!(arrival.batch.seq, Some(wake));
+        port.intake.settle(&arrival);
+        let answers = soon(async {
+            let mut answers = Vec::new();
+            // The end comes without a TLS goodbye from some stacks.
+            let _ = stream.read_to_end(&mut answers).await;
+            answers
+        })
+        .await;
+        let text = String::from_utf8_lossy(&answers);
+        assert!(text.starts_with("HTTP/1.1 101 "), "{text}");
+        assert!(text.contains("\"welcome\""), "{text}");
+        assert!(
+            text.contains(&format!("{{\"ack\":{{\"seq\":{wake}}}}}")),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -208,7 +250,6 @@ async fn a_tls_handshake_that_never_finishes_is_cut() {
     let mut settings = with_tls(Auth::Open, files(dir.path(), &authority));
     settings.handshake_timeout = Duration::from_millis(300);
     let port = Port::start(settings).await;
-    let start = Instant::now();
     for sent in [
         &b""[..],
         b"\x16\x03\x01\x02\x00\x01",
@@ -221,7 +262,6 @@ async fn a_tls_handshake_that_never_finishes_is_cut() {
     // TLS done, and then silence: the same clock runs on.
     let mut stream = dial(&port, &authority, None).await.unwrap();
     let _ = soon(stream.read_to_end(&mut Vec::new())).await;
-    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
@@ -262,7 +302,7 @@ async fn shown(port: &Port, authority: &Authority) -> Vec<u8> {
 
 async fn follows(port: &Port, authority: &Authority, before: &[u8]) -> bool {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(4) {
+    while start.elapsed() < PATIENCE {
         if shown(port, authority).await != before {
             return true;
         }

@@ -81,7 +81,20 @@ const STEADY: &[(&str, &str)] = &[
     ("process_virtual_memory_bytes", "the kernel's"),
     ("telehub_build_info", "does not change"),
     ("telehub_event_readers_dropped_total", "in events.rs"),
+    ("telehub_spool_full_in_seconds", "in status::fill"),
     ("telehub_spool_max_bytes", "a limit"),
+    ("telehub_uplink_probe_state", "in uplink_blame.rs"),
+    ("telehub_uplink_refused_statuses_total", "in uplink_v5.rs"),
+    ("telehub_uplink_refused_total", "in uplink_v5.rs"),
+    ("telehub_uplink_skipped_total", "in uplink_v5.rs"),
+    ("telehub_uplink_twins", "in uplink_v5.rs"),
+    ("telehub_uplink_unheard_total", "in uplink_v5.rs"),
+    ("telehub_devices_lost", "in alarms.rs"),
+    ("telehub_devices_silent", "in alarms.rs"),
+    ("telehub_devices_unseen", "in alarms.rs"),
+    ("telehub_device_lost", "in alarms.rs"),
+    ("telehub_device_silent", "in alarms.rs"),
+    ("telehub_device_usual_interval_seconds", "in status::rhythm"),
 ];
 
 /// Whether a value has changed as expected: before, now.
@@ -197,6 +210,18 @@ async fn each_metric_moves_when_what_it_measures_happens() {
         assert_eq!(watch.last.value(&series), 1.0, "{series}");
         watch.moved.insert(format!("telehub_device_{family}"));
     }
+    let last = "telehub_device_last_reading_timestamp_seconds";
+    assert!(watch.last.value(&format!("{last}{each}")) > 1.7e9);
+    watch.moved.insert(last.to_owned());
+
+    // One with an unplugged sensor.
+    let mut unplugged = Device::connect(address, "unplugged").await;
+    let pack = r#"[{"n":"a","v":1},{"n":"b","v":null}]"#;
+    unplugged.send_text(pack).await;
+    watch
+        .until_moved(&[("telehub_dropped_records_total", by_one)])
+        .await;
+    drop(unplugged);
 
     // One that does not, until it is sent away. Its connection stays for now.
     let mut rogue = Device::connect(address, "rogue").await;

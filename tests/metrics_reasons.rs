@@ -46,7 +46,8 @@ fn counted(hub: &Hub, family: &str) -> BTreeMap<String, f64> {
 }
 
 /// Why a connection ends, and whether the hub evicts the device by it.
-const REASONS: [(&str, bool); 8] = [
+const REASONS: [(&str, bool); 9] = [
+    ("asleep", false),
     ("closed", false),
     ("connection lost", false),
     ("message too large", true),
@@ -92,6 +93,10 @@ async fn connect(hub: &Hub, reason: &str) -> Socket {
 async fn provoke(reason: &str, hub: &Hub, registry: &Path) -> Vec<Socket> {
     let mut socket = connect(hub, reason).await;
     match reason {
+        "asleep" => {
+            let bye = "{\"bye\": {\"sleep\": 60}}";
+            socket.send(Message::text(bye)).await.unwrap();
+        }
         "closed" => socket.close(None).await.unwrap(),
         "connection lost" => return Vec::new(),
         "message too large" => socket.send(Message::text("x".repeat(2_000))).await.unwrap(),

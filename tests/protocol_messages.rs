@@ -3,8 +3,10 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use telehub::protocol::message::{FromDevice, Reject, RejectCode, ToDevice, Welcome};
-use telehub::protocol::payload::{Format, encode_batch};
+use telehub::protocol::message::{
+    FromDevice, Note, NoteCode, Reject, RejectCode, ToDevice, Welcome,
+};
+use telehub::protocol::payload::{Format, encode_batch, encode_batch_after};
 use telehub::protocol::{decode, decode_to_device, encode};
 use telehub::reading::{Batch, Encoding, Moment};
 
@@ -166,6 +168,113 @@ fn packs_that_break_rfc_8428_are_bad_packs() {
 }
 
 #[test]
+fn a_record_without_a_usable_value_costs_itself_and_its_base_fields_stay() {
+    let message = r#"[{"bn":"a/","bt":1600000000,"n":"x","v":null},{"n":"y","v":1},
+        {"n":"z","vs":null,"vb":null},{"n":"w","v":null,"vs":"text"}]"#;
+    assert_eq!(
+        resolved(message).unwrap(),
+        json!([
+            {"n": "a/y", "v": 1, "t": 1_600_000_000},
+            {"n": "a/w", "vs": "text", "t": 1_600_000_000},
+        ])
+    );
+    let FromDevice::Data(data) = decode(Encoding::Json, message.as_bytes()).unwrap() else {
+        panic!("no batch");
+    };
+    let summary = data.pack.check(RECEIVED).unwrap();
+    assert_eq!(
+        (summary.readings, summary.dropped, summary.first_dropped),
+        (2, 2, 1)
+    );
+    let (code, seq, detail) = rejected(r#"{"data":{"seq":5,"pack":[{"n":"a","v":null}]}}"#);
+    assert_eq!((code, seq), (RejectCode::BadPack, Some(5)));
+    assert!(detail.contains("finite number"), "{detail}");
+}
+
+fn payload(received: Moment, frame: &str, format: Format, waited: f64) -> Value {
+    let batch = Batch {
+        device: "d".into(),
+        stream: "s".into(),
+        seq: None,
+        received,
+        readings: 1,
+        encoding: Encoding::Json,
+        frame: Bytes::copy_from_slice(frame.as_bytes()),
+    };
+    let payload = encode_batch_after(&batch, format, waited).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
+#[test]
+fn times_that_cannot_be_true_are_marked_and_those_of_a_hub_in_doubt_are_not_called_so() {
+    let synced = Moment::at(RECEIVED);
+    let unsynced = Moment {
+        synced: false,
+        ..synced
+    };
+    let day = 86_400.0;
+    for (time, by_synced, by_unsynced) in [
+        (json!(null), json!(null), json!("unsynced")),
+        (json!(-10), json!(null), json!("unsynced")),
+        (json!(1_577_836_800), json!(null), json!("unsynced")),
+        (
+            json!(1_577_836_799),
+            json!("implausible"),
+            json!("implausible"),
+        ),
+        (
+            json!(946_684_800),
+            json!("implausible"),
+            json!("implausible"),
+        ),
+        (json!(RECEIVED + day - 1.0), json!(null), json!("unsynced")),
+        (
+            json!(RECEIVED + day + 1.0),
+            json!("implausible"),
+            json!("unsynced"),
+        ),
+        (json!(1.8e12), json!("implausible"), json!("unsynced")),
+        (json!(100_000), json!("implausible"), json!("unsynced")),
+        (json!(-200_000_000), json!("implausible"), json!("unsynced")),
+    ] {
+        let frame = json!([{"n": "a", "v": 1, "t": time}]).to_string();
+        for (received, expected) in [(synced, &by_synced), (unsynced, &by_unsynced)] {
+            let told = payload(received, &frame, Format::Json, 0.0);
+            assert_eq!(&told["clock"], expected, "{time} {}", received.synced);
+        }
+    }
+    // An age that the batch has as a whole counts.
+    let frame = r#"{"data":{"age":200000000,"pack":[{"n":"a","v":1}]}}"#;
+    assert_eq!(
+        payload(synced, frame, Format::Json, 0.0)["clock"],
+        "implausible"
+    );
+}
+
+#[test]
+fn a_hub_whose_clock_stands_before_1978_writes_senml_times_relative_to_now() {
+    let early = Moment {
+        synced: false,
+        ..Moment::at(1_000.0)
+    };
+    let frame = r#"{"data":{"age":5,"pack":[{"n":"a","v":1},{"n":"b","v":2,"t":-7.5},
+        {"n":"c","v":3,"t":1700000000}]}}"#;
+    let expected = json!([
+        {"n": "a", "v": 1, "t": -5.0},
+        {"n": "b", "v": 2, "t": -12.5},
+        {"n": "c", "v": 3, "t": 1_700_000_000},
+    ]);
+    assert_eq!(payload(early, frame, Format::SenmlJson, 0.0), expected);
+    let waited = payload(early, frame, Format::SenmlJson, 60.0);
+    assert_eq!(waited[0]["t"], -65.0);
+    assert_eq!(waited[2]["t"], 1_700_000_000);
+    // The others say what the clock said, and mark it.
+    let whole = payload(early, frame, Format::Json, 60.0);
+    assert_eq!(whole["pack"][0]["t"], 995.0);
+    assert_eq!(whole["clock"], "unsynced");
+}
+
+#[test]
 fn an_older_version_is_kept_in_the_resolved_records() {
     assert_eq!(
         resolved(r#"[{"bver":5,"n":"a","v":1,"t":1e9},{"n":"a","v":1,"t":1e9,"bver":5}]"#).unwrap(),
@@ -203,14 +312,20 @@ fn wrong_types_garbage_and_truncation_are_malformed() {
         r#"{"data":{"seq":1,"seq":2,"pack":[]}}"#,
         r#"[{"n":"a","n":"b","v":1}]"#,
         r#"[{"n":"a","v":"1"}]"#,
-        r#"[{"n":"a","v":null}]"#,
         r#"[{"n":"a","vb":1}]"#,
         r#"[{"n":1,"v":1}]"#,
         r#"[{"n":"a","v":1,"bver":"10"}]"#,
         r#"[{"n":"a","v":1},7]"#,
         r#"[{"n":"a","v":1e999}]"#,
-        r#"{"hello":{}}"#,
+        r#"{"hello":[]}"#,
         r#"{"hello":{"stream":""}}"#,
+        r#"{"hello":{"clock":"right"}}"#,
+        r#"{"hello":{"next":1.5}}"#,
+        r#"{"hello":{"next":1,"next":null}}"#,
+        r#"{"data":{"age":-0.5,"pack":[{"n":"a","v":1}]}}"#,
+        r#"{"data":{"age":"1","pack":[{"n":"a","v":1}]}}"#,
+        r#"{"bye":{"sleep":1e9}}"#,
+        r#"{"bye":1}"#,
         r#"{"hello":{"stream":"a\u0000"}}"#,
         r#"{"hello":{"stream":1}}"#,
         r#"{"hello":{"stream":"a","stream":"a"}}"#,
@@ -228,9 +343,8 @@ fn a_sequence_number_is_an_integer_of_at_least_1() {
         "0",
         "-1",
         "1.5",
-        "1.0",
+        "-1.0",
         "\"1\"",
-        "null",
         "true",
         "[]",
         "{}",
@@ -238,6 +352,17 @@ fn a_sequence_number_is_an_integer_of_at_least_1() {
     ] {
         let frame = format!(r#"{{"data":{{"seq":{seq},"pack":[{{"n":"a","v":1}}]}}}}"#);
         assert_eq!(code(&frame), RejectCode::BadSeq, "{frame}");
+    }
+    for (seq, meant) in [
+        ("1.0", Some(1)),
+        ("4.294967297e9", Some(4_294_967_297)),
+        ("null", None),
+    ] {
+        let frame = format!(r#"{{"data":{{"seq":{seq},"pack":[{{"n":"a","v":1}}]}}}}"#);
+        let FromDevice::Data(data) = decode(Encoding::Json, frame.as_bytes()).unwrap() else {
+            panic!("no batch");
+        };
+        assert_eq!(data.seq, meant, "{frame}");
     }
 }
 
@@ -286,6 +411,27 @@ fn a_reject_names_the_batch_and_the_record() {
 }
 
 #[test]
+fn what_json_cannot_say_is_told_what_to_send_instead() {
+    for (number, hint) in [
+        ("NaN", true),
+        ("-NaN", true),
+        ("nan", true),
+        ("Infinity", true),
+        ("-Infinity", true),
+        ("nil", false),
+        ("+1", false),
+    ] {
+        for space in ["", "\n "] {
+            let frame =
+                format!(r#"{{"data":{{"seq":6,"pack":[{{"n":"a","v":{space}{number}}}]}}}}"#);
+            let (code, seq, detail) = rejected(&frame);
+            assert_eq!((code, seq), (RejectCode::Malformed, Some(6)), "{frame}");
+            assert_eq!(detail.ends_with("send null"), hint, "{frame}: {detail}");
+        }
+    }
+}
+
+#[test]
 fn a_map_with_another_key_is_an_unknown_kind() {
     for frame in [
         r#"{"ack":{"seq":1}}"#,
@@ -303,7 +449,7 @@ fn fields_of_later_versions_are_passed_over() {
         br#"{"hello":{"stream":"s","colour":["red"]}}"#,
     )
     .unwrap();
-    assert!(matches!(hello, FromDevice::Hello(hello) if hello.stream == "s"));
+    assert!(matches!(hello, FromDevice::Hello(hello) if hello.stream.as_deref() == Some("s")));
     assert!(resolved(r#"{"data":{"later":{"x":1},"pack":[{"n":"a","v":1}]}}"#).is_ok());
 }
 
@@ -319,7 +465,11 @@ fn a_text_that_may_be_left_out_may_be_null() {
         panic!("no result");
     };
     assert_eq!((result.error, result.value), (None, None));
-    assert_eq!(code(r#"{"hello":{"stream":null}}"#), RejectCode::Malformed);
+    let FromDevice::Hello(hello) = decode(Encoding::Json, br#"{"hello":{"stream":null}}"#).unwrap()
+    else {
+        panic!("no hello");
+    };
+    assert_eq!(hello.stream, None);
     assert_eq!(
         code(r#"{"hello":{"stream":"s","model":null,"model":"x"}}"#),
         RejectCode::Malformed
@@ -345,10 +495,19 @@ fn what_the_hub_says_is_understood_in_both_encodings() {
         ToDevice::Welcome(Welcome {
             stream: "s".into(),
             seq: 0,
+            known: false,
             time: RECEIVED,
+            time_s: 1_700_000_000,
             ping_interval: 20.0,
+            ping_timeout: 10.0,
             max_message: 65_536,
+            max_rate: 100,
             window: 32,
+        }),
+        ToDevice::Note(Note {
+            code: NoteCode::RecordDropped,
+            detail: "why".into(),
+            seq: Some(1),
         }),
         ToDevice::Reject(Reject {
             seq: None,

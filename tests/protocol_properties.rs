@@ -6,10 +6,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use telehub::protocol::message::{FromDevice, Reject, RejectCode, ToDevice, Welcome};
+use telehub::protocol::message::{
+    DeviceClock, FromDevice, Note, NoteCode, Reject, RejectCode, ToDevice, Welcome,
+};
 use telehub::protocol::payload::{Format, encode_batch};
 use telehub::protocol::{decode, decode_to_device, encode};
-use telehub::reading::{Batch, Encoding, Moment};
+use telehub::reading::{Batch, Content, Encoding, Moment};
 
 const RECEIVED: f64 = 1_700_000_000.25;
 
@@ -259,22 +261,34 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
         any::<u64>().prop_map(|seq| ToDevice::Ack { seq }),
         (
             plain_text(),
-            any::<u64>(),
-            float(),
-            float(),
-            any::<u64>(),
-            any::<u32>()
+            any::<[u64; 3]>(),
+            [float(), float(), float()],
+            any::<bool>(),
+            any::<[u32; 2]>()
         )
-            .prop_map(|(stream, seq, time, ping_interval, max_message, window)| {
+            .prop_map(|(stream, integers, floats, known, [max_rate, window])| {
+                let [seq, time_s, max_message] = integers;
+                let [time, ping_interval, ping_timeout] = floats;
                 ToDevice::Welcome(Welcome {
                     stream,
                     seq,
+                    known,
                     time,
+                    time_s,
                     ping_interval,
+                    ping_timeout,
                     max_message,
+                    max_rate,
                     window,
                 })
             }),
+        (option::of(any::<u64>()), any::<bool>(), any_text(40)).prop_map(|(seq, early, detail)| {
+            let code = match early {
+                true => NoteCode::ImplausibleTime,
+                false => NoteCode::RecordDropped,
+            };
+            ToDevice::Note(Note { code, detail, seq })
+        }),
         (option::of(any::<u64>()), code(), any_text(40))
             .prop_map(|(seq, code, detail)| ToDevice::Reject(Reject { seq, code, detail })),
         (any_text(10), any_text(10), any_json()).prop_map(|(id, name, args)| ToDevice::Command {
@@ -285,17 +299,24 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
     ]
 }
 
+fn content(encoding: Encoding, frame: &[u8]) -> Result<Content, TestCaseError> {
+    match decode(encoding, frame) {
+        Ok(FromDevice::Data(data)) => Ok(data.pack.check(RECEIVED).unwrap().content),
+        other => Err(TestCaseError::fail(format!("{other:?}"))),
+    }
+}
+
 /// What a session does with a frame. Nothing of it may panic.
 fn look_at(encoding: Encoding, frame: &[u8]) -> Result<(), TestCaseError> {
-    let (seq, pack) = match decode(encoding, frame) {
-        Ok(FromDevice::Data(data)) => (data.seq, data.pack),
+    let (seq, age, pack) = match decode(encoding, frame) {
+        Ok(FromDevice::Data(data)) => (data.seq, data.age, data.pack),
         Ok(_) => return Ok(()),
         Err(reject) => {
             prop_assert!(!reject.detail.is_empty() && reject.detail.len() <= 200);
             return Ok(());
         }
     };
-    let checked = pack.check(RECEIVED);
+    let checked = pack.check(RECEIVED - age);
     let batch = Batch {
         device: "d".into(),
         stream: "s".into(),
@@ -371,15 +392,29 @@ proptest! {
 
     #[test]
     fn hello_is_read_as_it_was_written(
-        stream in plain_text(),
-        model in option::of(plain_text()),
-        firmware in option::of(plain_text()),
+        texts in [option::of(plain_text()), option::of(plain_text()), option::of(plain_text())],
+        numbers in [option::of(any::<u64>()), option::of(any::<u64>()), option::of(any::<u64>())],
+        clock in option::of(prop::sample::select(vec!["none", "unsure", "synced"])),
+        nulls: [bool; 7],
         form: u64,
     ) {
-        let mut hello = json!({"stream": stream});
-        for (key, text) in [("model", &model), ("firmware", &firmware)] {
-            if let Some(text) = text {
-                hello[key] = text.as_str().into();
+        let [stream, model, firmware] = texts;
+        let [next, remembers, max_message] = numbers;
+        let fields = [
+            ("stream", stream.clone().map(Value::from)),
+            ("model", model.clone().map(Value::from)),
+            ("firmware", firmware.clone().map(Value::from)),
+            ("next", next.map(Value::from)),
+            ("remembers", remembers.map(Value::from)),
+            ("max_message", max_message.map(Value::from)),
+            ("clock", clock.map(Value::from)),
+        ];
+        let mut hello = Map::new();
+        for ((key, value), null) in fields.into_iter().zip(nulls) {
+            match value {
+                Some(value) => _ = hello.insert(key.into(), value),
+                None if null => _ = hello.insert(key.into(), Value::Null),
+                None => {}
             }
         }
         let message = json!({"hello": hello});
@@ -392,6 +427,79 @@ proptest! {
             prop_assert_eq!(&read.stream, &stream);
             prop_assert_eq!(&read.model, &model);
             prop_assert_eq!(&read.firmware, &firmware);
+            prop_assert_eq!(read.next, next);
+            prop_assert_eq!(read.remembers, remembers);
+            prop_assert_eq!(read.max_message, max_message);
+            prop_assert_eq!(read.clock, clock.and_then(DeviceClock::from_text));
+        }
+    }
+
+    /// The same content whatever the encoding, the form and the times; other content for any
+    /// other name, unit, value or order.
+    #[test]
+    fn content_is_what_is_said_and_not_how_or_when(
+        records in vec(resolved_record(), 1..6),
+        form: u64,
+        base in 0..8_usize,
+        times in vec(option::of(-1e5..0.0_f64), 6),
+        age in option::of(0.0..1e5_f64),
+        swap: prop::sample::Index,
+        other in resolved_record(),
+    ) {
+        let said = content(Encoding::Json, json!({"data": {"pack": records}}).to_string().as_bytes())?;
+        // Written otherwise: names cut elsewhere, other times, an age, floats for integers.
+        let mut again = records.clone();
+        let name = again[0]["n"].as_str().unwrap().to_owned();
+        let base = base.min(name.len());
+        if again.iter().all(|record| record["n"].as_str().unwrap().starts_with(&name[..base])) {
+            for record in &mut again {
+                let whole = record["n"].as_str().unwrap().to_owned();
+                record["n"] = whole[base..].into();
+            }
+            again[0]["bn"] = name[..base].into();
+        }
+        for (record, time) in again.iter_mut().zip(times) {
+            let record = record.as_object_mut().unwrap();
+            record.remove("t");
+            record.remove("ut");
+            record.extend(time.map(|time| ("t".to_owned(), time.into())));
+            if let Some(value) = record.get_mut("v")
+                && let Some(small) = value.as_i64().filter(|value| value.abs() < 1 << 53)
+            {
+                *value = (small as f64).into();
+            }
+        }
+        let mut data = json!({"seq": 1, "pack": again});
+        if let Some(age) = age {
+            data["age"] = age.into();
+        }
+        let frame = cbor(&json!({"data": data}), form);
+        prop_assert_eq!(content(Encoding::Cbor, &frame)?, said);
+
+        let at = swap.index(records.len());
+        let mut changed = records.clone();
+        changed[at] = other;
+        let says = |records: &[Value]| -> Vec<Value> {
+            let strip = |record: &Value| {
+                let mut record = record.clone();
+                let fields = record.as_object_mut().unwrap();
+                fields.remove("t");
+                fields.remove("ut");
+                for value in ["v", "s"] {
+                    if let Some(value) = fields.get_mut(value)
+                        && let Some(float) = value.as_f64().filter(|float| float.fract() == 0.0)
+                        && float.abs() < 1e15
+                    {
+                        *value = float.into();
+                    }
+                }
+                record
+            };
+            records.iter().map(strip).collect()
+        };
+        if says(&changed) != says(&records) {
+            let frame = json!({"data": {"pack": changed}}).to_string();
+            prop_assert_ne!(content(Encoding::Json, frame.as_bytes())?, said);
         }
     }
 

@@ -29,9 +29,6 @@ use tokio_tungstenite::tungstenite::Message;
 /// Between two pings; the timeout of a ping is the same.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// In which a dead device has to be noticed; a second for the machine.
-const NOTICED: Duration = Duration::from_secs(3);
-
 /// Set for the tests inside. They change routes, which must not be this machine's own.
 const INSIDE: &str = "TELEHUB_TEST_NAMESPACE";
 
@@ -149,7 +146,7 @@ impl Net {
         socket.set_recv_buffer_size(4_096).unwrap();
         socket.bind(SocketAddr::from((own, 0))).unwrap();
         let hub = SocketAddr::from((HUB, self.hub.address.port()));
-        tokio::time::timeout(Duration::from_secs(10), socket.connect(hub))
+        tokio::time::timeout(daemon::PATIENCE, socket.connect(hub))
             .await
             .unwrap()
             .unwrap()
@@ -200,11 +197,11 @@ impl Net {
         Some(line.split("reason=").nth(1)?.trim_matches('"').to_owned())
     }
 
-    /// Waits for the end of the device's session; how long that took, and its reason.
-    async fn ended(&self, id: &str) -> (Duration, String) {
-        let start = Instant::now();
+    /// Waits for the end of the device's session, and returns its reason. How soon it has to come
+    /// is told by the tests of `session::liveness`, whose clock no busy machine slows down.
+    async fn ended(&self, id: &str) -> String {
         until("the end of the session", || self.reason(id).is_some()).await;
-        (start.elapsed(), self.reason(id).unwrap())
+        self.reason(id).unwrap()
     }
 
     fn sockets(&self) -> usize {
@@ -263,18 +260,12 @@ async fn vanishes() {
     assert!(net.reason("pulled").is_none() && net.reason("cut").is_none());
     net.pull(11);
     net.silence(12);
-    let (took, reason) = net.ended("pulled").await;
-    assert!(took <= NOTICED, "{took:?}");
-    assert_eq!(reason, "ping timeout");
-    let (more, reason) = net.ended("cut").await;
-    assert!(took + more <= NOTICED, "{took:?} and {more:?}");
-    assert_eq!(reason, "ping timeout");
+    assert_eq!(net.ended("pulled").await, "ping timeout");
+    assert_eq!(net.ended("cut").await, "ping timeout");
     assert_eq!(net.reason("alive"), None);
     assert!(!alive.is_finished());
     // The sockets go too, though nobody answers the goodbye.
-    let start = Instant::now();
     until("the sockets", || net.sockets() == before + 1).await;
-    assert!(start.elapsed() <= Duration::from_secs(2));
     drop(others);
 }
 
@@ -307,9 +298,7 @@ async fn vanishes_with_a_full_buffer() {
     let full = net.reason("deaf");
     assert_eq!(full, None, "too early for this test");
     net.silence(14);
-    let (took, reason) = net.ended("deaf").await;
-    assert!(took <= NOTICED, "{took:?}");
-    assert_eq!(reason, "ping timeout");
+    assert_eq!(net.ended("deaf").await, "ping timeout");
     until("the socket", || net.sockets() == before + 1).await;
     assert!(!alive.is_finished());
     assert_eq!(net.reason("alive"), None);
@@ -336,7 +325,7 @@ async fn takeover() {
         send(&mut first, data(seq)).await;
     }
     let mut second = net.connect(16, "twin").await;
-    assert_eq!(net.ended("twin").await.1, "replaced");
+    assert_eq!(net.ended("twin").await, "replaced");
     send(&mut second, json!({"hello": {"stream": "s"}})).await;
     let safe = receive(&mut second).await["welcome"]["seq"]
         .as_u64()
@@ -438,9 +427,7 @@ async fn stalled_disk() {
     let start = Instant::now();
     tokio::time::sleep(Duration::from_secs(5)).await;
     net.silence(11);
-    let (took, reason) = net.ended("dead").await;
-    assert!(took <= NOTICED, "{took:?}");
-    assert_eq!(reason, "ping timeout");
+    assert_eq!(net.ended("dead").await, "ping timeout");
     while start.elapsed() < STALL {
         for id in ["alive-1", "alive-2", "idle"] {
             assert_eq!(net.reason(id), None, "{id} after {:?}", start.elapsed());

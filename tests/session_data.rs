@@ -6,11 +6,15 @@ mod device_port;
 
 use std::time::{Duration, Instant};
 
-use device_port::{Known, Port, data, devices, soon, until};
+use device_port::{Known, Port, data, devices, frame, soon, until};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
-use telehub::protocol::message::{RejectCode, ToDevice};
+use telehub::intake::port::Refused;
+use telehub::protocol::message::{NoteCode, RejectCode, ToDevice};
 use telehub::reading::Encoding;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 #[tokio::test]
@@ -30,8 +34,12 @@ async fn hello_is_answered_with_what_is_safe_and_data_goes_on_from_there() {
     };
     assert_eq!((&*welcome.stream, welcome.seq), ("boot-1", 5));
     assert_eq!((welcome.window, welcome.max_message), (32, 65_536));
+    assert!(welcome.known);
     assert!((welcome.ping_interval - 60.0).abs() < 1e-9);
-    assert!((welcome.time - telehub::clock::unix_now()).abs() < 5.0);
+    assert!((welcome.ping_timeout - 60.0).abs() < 1e-9);
+    assert_eq!(welcome.max_rate, 1_000_000);
+    assert!((welcome.time - telehub::clock::unix_now()).abs() < 60.0);
+    assert_eq!(welcome.time.floor(), welcome.time_s as f64);
 
     // Taken and not safe: sent again, it is handed on, so that the intake can ack it.
     for seq in [6, 8] {
@@ -79,10 +87,285 @@ async fn data_without_hello_gets_a_stream_of_its_own() {
         assert_eq!(device.ack().await, seq);
     }
     assert_eq!(port.intake.seen.lock().unwrap().attached, [(1, None)]);
+}
 
-    // Too late now.
+#[tokio::test]
+async fn hello_after_data_is_rejected_and_ends_the_connection_after_the_acks() {
+    let mut port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    device.data(1).await;
     device.json(json!({"hello": {"stream": "s"}})).await;
     assert_eq!(device.reject().await, (RejectCode::Malformed, None));
+    let arrival = port.intake.arrival().await;
+    port.intake.settle(&arrival);
+    assert_eq!(device.ack().await, 1);
+    assert_eq!(device.closed().await, 1002);
+    assert_eq!(port.offline("a").await, "protocol error");
+    assert_eq!(port.intake.seen.lock().unwrap().attached, [(1, None)]);
+}
+
+#[tokio::test]
+async fn a_hello_without_a_stream_gets_one_that_can_be_named_again() {
+    let mut port = Port::start(devices()).await;
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let mut device = port.connect("a").await;
+        device
+            .json(json!({"hello": {"stream": null, "next": 1}}))
+            .await;
+        let (_, ToDevice::Welcome(welcome)) = device.answer().await else {
+            panic!("no welcome");
+        };
+        assert!(!welcome.known);
+        assert!(!telehub::reading::is_unnamed(&welcome.stream));
+        device.data(1).await;
+        let arrival = port.intake.arrival().await;
+        assert_eq!(&*arrival.batch.stream, welcome.stream);
+        names.push(Some(welcome.stream));
+    }
+    assert_ne!(names[0], names[1]);
+    let attached = &port.intake.seen.lock().unwrap().attached;
+    let asked: Vec<_> = attached.iter().map(|(_, name)| name.clone()).collect();
+    assert_eq!(asked, names, "the intake remembers them like any other");
+}
+
+#[tokio::test]
+async fn a_refused_number_is_told_before_any_ack_and_does_not_count_towards_the_ten() {
+    let mut port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    device.hello("s").await;
+    for seq in 1..=30 {
+        device.data(2 * seq).await;
+        let arrival = port.intake.arrival().await;
+        let mailbox = port.intake.mailbox(arrival.conn);
+        // As they wait in the mailbox, an ack of more is there as well.
+        mailbox.settle(0, Some(100 + seq));
+        mailbox.refuse(Refused {
+            seq: 2 * seq,
+            highest: 100,
+        });
+        loop {
+            match device.answer().await.1 {
+                ToDevice::Reject(reject) => {
+                    assert_eq!(
+                        (reject.code, reject.seq),
+                        (RejectCode::BadSeq, Some(2 * seq))
+                    );
+                    assert!(reject.detail.contains("above 100"), "{}", reject.detail);
+                    break;
+                }
+                // The mail may be taken between the two.
+                ToDevice::Ack { seq: ack } => assert!(ack > 100),
+                other => panic!("{other:?}"),
+            }
+        }
+        if seq < 30 {
+            continue;
+        }
+        device.data(2).await;
+        let arrival = port.intake.arrival().await;
+        port.intake.mailbox(arrival.conn).settle(1, Some(200));
+        while device.ack().await != 200 {}
+    }
+    // Nor does a number that is none.
+    for _ in 0..12 {
+        device.data(0).await;
+        assert_eq!(device.reject().await, (RejectCode::BadSeq, None));
+    }
+    assert_eq!(port.report("a").rejected, 42);
+    assert_eq!(port.report("a").state, "online");
+}
+
+#[tokio::test]
+async fn acks_come_before_the_answer_to_a_close_that_came_with_the_data() {
+    let mut port = Port::start(devices()).await;
+    for encoding in [Encoding::Json, Encoding::Cbor] {
+        let mut device = port.connect("a").await;
+        device.hello("s").await;
+        for seq in 1..=3 {
+            let message = data(Some(seq));
+            let frame = match encoding {
+                Encoding::Json => Message::text(message.to_string()),
+                Encoding::Cbor => Message::binary(serde_cbor::to_vec(&message).unwrap()),
+            };
+            device.ws.feed(frame).await.unwrap();
+        }
+        let goodbye = CloseFrame {
+            code: CloseCode::from(1000),
+            reason: "".into(),
+        };
+        device.ws.close(Some(goodbye)).await.unwrap();
+        let mut arrivals = Vec::new();
+        for _ in 1..=3 {
+            arrivals.push(port.intake.arrival().await);
+        }
+        for (arrival, seq) in arrivals.iter().zip(1..) {
+            port.intake.settle(arrival);
+            let mut acked = 0;
+            while acked < seq {
+                let (how, answer) = device.answer().await;
+                assert_eq!(how, encoding);
+                let ToDevice::Ack { seq } = answer else {
+                    panic!("{answer:?}");
+                };
+                acked = seq;
+            }
+        }
+        assert_eq!(device.closed().await, 1000);
+        assert_eq!(port.offline("a").await, "closed");
+    }
+    assert_eq!(port.board.devices.shared.acked.get(), 6);
+}
+
+#[tokio::test]
+async fn a_close_waits_two_seconds_for_acks_and_no_longer() {
+    let mut port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    device.hello("s").await;
+    for seq in 1..=2 {
+        device.data(seq).await;
+    }
+    device.ws.close(None).await.unwrap();
+    let began = Instant::now();
+    let first = port.intake.arrival().await;
+    port.intake.arrival().await;
+    port.intake.settle(&first);
+    assert_eq!(device.ack().await, 1);
+    while let Some(Ok(message)) = soon(device.ws.next()).await {
+        assert!(matches!(message, Message::Close(_)), "{message:?}");
+    }
+    assert!(began.elapsed() > Duration::from_millis(1_900));
+    until(|| !port.intake.seen.lock().unwrap().detached.is_empty()).await;
+}
+
+#[tokio::test]
+async fn who_says_goodbye_gets_its_acks_and_is_asleep_or_closed() {
+    let mut port = Port::start(devices()).await;
+    for (bye, state) in [
+        (json!({"bye": {"sleep": 600}}), "asleep"),
+        (json!({"bye": {"sleep": null}}), "closed"),
+        (json!({"bye": {}}), "closed"),
+    ] {
+        let mut device = port.connect("a").await;
+        device.hello("s").await;
+        device.data(1).await;
+        device.json(bye).await;
+        let arrival = port.intake.arrival().await;
+        port.intake.settle(&arrival);
+        assert_eq!(device.ack().await, 1);
+        assert_eq!(device.closed().await, 1000);
+        until(|| port.report("a").reason == state).await;
+        assert_eq!(port.presence().1, state);
+    }
+}
+
+#[tokio::test]
+async fn what_is_odd_is_noted_a_few_times_and_only_to_devices_that_know_of_notes() {
+    let mut port = Port::start(devices()).await;
+    let odd = |seq: u64| {
+        json!({"data": {"seq": seq, "pack": [
+            {"bn": "a/", "n": "early", "v": 1, "t": 946_684_800},
+            {"n": "unplugged", "v": null},
+            {"n": "h", "v": 40},
+        ]}})
+    };
+    for (hello, notes) in [
+        (json!({"stream": "s"}), 0),
+        (json!({"stream": "s", "next": 1}), 3),
+        (json!({"stream": "s", "clock": "unsure"}), 3),
+    ] {
+        let mut device = port.connect("a").await;
+        device.json(json!({"hello": hello})).await;
+        assert!(matches!(device.answer().await.1, ToDevice::Welcome(_)));
+        for seq in 1..=10 {
+            device.json(odd(seq)).await;
+            let arrival = port.intake.arrival().await;
+            assert_eq!(arrival.batch.readings, 2);
+            if seq <= notes {
+                let note = device.note().await;
+                assert_eq!(
+                    (note.code, note.seq),
+                    (NoteCode::ImplausibleTime, Some(seq))
+                );
+                let note = device.note().await;
+                assert_eq!((note.code, note.seq), (NoteCode::RecordDropped, Some(seq)));
+                assert!(note.detail.contains("record 2"), "{}", note.detail);
+            }
+            port.intake.settle(&arrival);
+            assert_eq!(device.ack().await, seq);
+        }
+    }
+    assert_eq!(port.report("a").dropped_records, 30);
+}
+
+#[tokio::test]
+async fn a_device_without_a_clock_sends_ages_or_no_times() {
+    let mut port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    device
+        .json(json!({"hello": {"stream": "s", "clock": "none"}}))
+        .await;
+    assert!(matches!(device.answer().await.1, ToDevice::Welcome(_)));
+    let pack = |record| json!({"data": {"seq": 1, "pack": [record]}});
+    for time in [json!(12), json!(0.5), json!(946_684_800), json!(1.8e9)] {
+        device
+            .json(pack(json!({"n": "a", "v": 1, "t": time})))
+            .await;
+        assert_eq!(device.reject().await, (RejectCode::BadPack, Some(1)));
+    }
+    // With a base time and an own that add up to an age all is well.
+    for record in [
+        json!({"n": "a", "v": 1}),
+        json!({"n": "a", "v": 1, "t": 0}),
+        json!({"n": "a", "v": 1, "t": -30.5}),
+        json!({"bt": -30, "n": "a", "v": 1, "t": 30}),
+    ] {
+        device.json(pack(record)).await;
+        port.intake.arrival().await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_too_large_is_told_the_limit_before_the_close() {
+    let port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    device.hello("s").await;
+    let long = "x".repeat(65_537);
+    // The hub stops reading before the end of it.
+    let _ = device.ws.send(Message::text(long)).await;
+    match device.answer().await.1 {
+        ToDevice::Reject(reject) => {
+            assert_eq!(reject.code, RejectCode::TooLarge);
+            assert!(reject.detail.contains("65536 bytes"), "{}", reject.detail);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(device.closed().await, 1009);
+}
+
+#[tokio::test]
+async fn frames_of_the_wrong_kind_are_told_which_is_right() {
+    let port = Port::start(devices()).await;
+    let mut device = port.connect("a").await;
+    device.hello("s").await;
+    let json = data(Some(7)).to_string().into_bytes();
+    device.ws.send(Message::binary(json)).await.unwrap();
+    match device.answer().await.1 {
+        ToDevice::Reject(reject) => {
+            assert_eq!((reject.code, reject.seq), (RejectCode::Malformed, Some(7)));
+            assert!(reject.detail.contains("text frame"), "{}", reject.detail);
+        }
+        other => panic!("{other:?}"),
+    }
+    // No library sends CBOR as text.
+    let mut tcp = port.raw("b").await;
+    let cbor = serde_cbor::to_vec(&data(Some(7))).unwrap();
+    tcp.write_all(&frame(0x81, &cbor)).await.unwrap();
+    let mut answer = Vec::new();
+    soon(tcp.read_to_end(&mut answer)).await.unwrap();
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.contains("send it in a binary frame"), "{text}");
+    assert!(text.contains("CBOR goes in binary frames"), "{text}");
 }
 
 #[tokio::test]
@@ -192,24 +475,6 @@ async fn a_device_is_not_evicted_because_the_intake_takes_nothing() {
     }
     soon(reader).await.unwrap();
     assert_eq!(port.report("a").state, "online");
-}
-
-#[tokio::test]
-async fn a_number_that_was_skipped_cannot_come_later() {
-    let mut port = Port::start(devices()).await;
-    let mut device = port.connect("a").await;
-    device.hello("s").await;
-    for seq in [1, 5] {
-        device.data(seq).await;
-        port.intake.arrival().await;
-    }
-    device.data(3).await;
-    assert_eq!(device.reject().await, (RejectCode::BadSeq, Some(3)));
-    device.data(0).await;
-    assert_eq!(device.reject().await.0, RejectCode::BadSeq);
-    device.data(5).await;
-    assert_eq!(port.intake.arrival().await.batch.seq, Some(5));
-    assert_eq!(port.report("a").rejected, 2);
 }
 
 #[tokio::test]

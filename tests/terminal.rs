@@ -98,6 +98,13 @@ async fn tail_shows_readings_and_goes_on_when_the_hub_comes_back() {
     let sensor = Sensor::start(hub.address, "cow", Duration::from_millis(20));
     let _other = Sensor::start(hub.address, "hen", Duration::from_millis(20));
     let all = Running::start(&mut telehub(&["tail", "--admin", &url]));
+    until("a device", || hub.get("/api/devices/cow").0 == 200).await;
+    let mut none = Running::start(&mut telehub(&["tail", "nope", "--admin", &url]));
+    assert_eq!(none.ended().await, Some(1));
+    until("the reason", || {
+        none.err().contains("knows no device \"nope\"")
+    })
+    .await;
     let one = Running::start(&mut telehub(&["tail", "cow", "--json", "--admin", &url]));
     until("readings of both", || {
         let out = all.out();

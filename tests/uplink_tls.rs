@@ -82,7 +82,7 @@ impl Files {
 
 fn with_tls(port: u16, ca: PathBuf, client: Option<(PathBuf, PathBuf)>) -> Settings {
     let mut settings = settings(port);
-    settings.broker.tls = Some(UplinkTls {
+    settings.broker.brokers[0].tls = Some(UplinkTls {
         ca: Some(ca),
         client,
     });

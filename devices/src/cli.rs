@@ -10,6 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::bench;
 use crate::client::{Full, Options, Rng};
+use crate::conformance;
 use crate::rogue;
 use crate::sensors;
 use crate::sensors::machine::Machine;
@@ -41,6 +42,8 @@ enum Command {
     Swarm(swarm::SwarmArgs),
     /// Devices that misbehave, to see how a hub of your own takes it
     Rogue(rogue::RogueArgs),
+    /// Plays a hub in all its moods to a device of yours, and judges what it does
+    Conformance(conformance::ConformanceArgs),
     /// Everything in one command: a broker, a hub, three devices, and a link to cut and restore
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
@@ -70,6 +73,9 @@ pub struct Common {
     /// At the end, wait this long for acks
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub drain_timeout: Duration,
+    /// Be a board without a clock: send no times, and the age of what had to wait
+    #[arg(long)]
+    pub no_clock: bool,
 }
 
 impl Common {
@@ -90,6 +96,7 @@ impl Common {
             window: None,
             model: "",
             drain: self.drain_timeout,
+            no_clock: self.no_clock,
         }
     }
 }
@@ -189,7 +196,14 @@ fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         Pace::Speed(args.speed)
     };
     let (id, token) = args.identity.resolve("replay")?;
-    let (source, fault) = replay::open(&args.file, &id, pace, args.batch)?;
+    let (source, fault) = match replay::open(&args.file, &id, pace, args.batch) {
+        Ok(opened) => opened,
+        Err(error) => {
+            // A file that cannot be sent is wrong usage: nothing was sent.
+            eprintln!("devices: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     let mut options = args.common.options(id, token, Full::Wait);
     options.model = "replay";
     let code = sensors::run(options, source)?;
@@ -238,6 +252,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay(args),
         Command::Swarm(args) => swarm::run(args),
         Command::Rogue(args) => rogue::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(args),
         #[cfg(not(feature = "demo"))]

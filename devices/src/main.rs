@@ -11,6 +11,7 @@
 mod bench;
 mod cli;
 mod client;
+mod conformance;
 #[cfg(feature = "demo")]
 mod demo;
 mod progress;

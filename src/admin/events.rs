@@ -64,7 +64,7 @@ fn write(into: &mut Vec<u8>, news: News) {
             online,
             reason,
         } => {
-            let state = history::state(online);
+            let state = history::state(online, reason);
             let change = json!({"time": time, "device": device, "state": state, "reason": reason});
             event(into, "change", &change);
         }
@@ -99,10 +99,12 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(board: &Board, reader: Reader) -> Self {
-        let mut first = b"retry: 2000\n\n".to_vec();
+    /// `changes`: whether this reader may change something.
+    pub(super) fn new(board: &Board, reader: Reader, changes: bool) -> Self {
+        // A comment first: whoever stands between has something to hand on at once.
+        let mut first = b": telehub\n\nretry: 2000\n\n".to_vec();
         let version = env!("CARGO_PKG_VERSION");
-        let hello = json!({"hub": board.hub(), "version": version, "started": board.started()});
+        let hello = json!({"hub": board.hub(), "version": version, "started": board.started(), "changes": changes});
         event(&mut first, "hello", &hello);
         event(&mut first, "status", &board.status());
         Self {
@@ -175,7 +177,11 @@ fn round(board: &Board, told: &mut Option<StatusReport>) -> Vec<u8> {
     let status = board.status();
     // The time goes on in any case.
     let mut timeless = status.clone();
-    (timeless.uptime, timeless.spool.flash_per_day) = (0.0, 0);
+    (
+        timeless.uptime,
+        timeless.spool.flash_per_day,
+        timeless.spool.full_in,
+    ) = (0.0, 0, None);
     if told.as_ref() != Some(&timeless) {
         event(&mut text, "status", &status);
         *told = Some(timeless);

@@ -8,12 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Whether a request with this `Host` (with or without a port) may be answered by the listener
 /// bound to `bound`. A listener that others can reach has names that nobody here knows.
-pub(super) fn is_meant(host: Option<&str>, bound: Option<SocketAddr>) -> bool {
+pub(super) fn is_meant(host: &str, bound: Option<SocketAddr>) -> bool {
     let Some(bound) = bound.filter(|bound| bound.ip().is_loopback()) else {
-        return true;
-    };
-    // Browsers always send one; what does not is a probe or a script.
-    let Some(host) = host else {
         return true;
     };
     let name = without_port(host);
@@ -54,7 +50,7 @@ mod tests {
             "[::1]:9",
             "[::1]",
         ] {
-            assert!(is_meant(Some(host), bound), "{host}");
+            assert!(is_meant(host, bound), "{host}");
         }
         for host in [
             "evil.example",
@@ -68,14 +64,13 @@ mod tests {
             "[::1]evil",
             "0.0.0.0:8788",
         ] {
-            assert!(!is_meant(Some(host), bound), "{host}");
+            assert!(!is_meant(host, bound), "{host}");
         }
-        assert!(is_meant(None, bound));
     }
 
     #[test]
     fn a_listener_for_others_answers_by_every_name() {
         let bound = Some("10.0.0.7:8788".parse().unwrap());
-        assert!(is_meant(Some("barn.local:8788"), bound));
+        assert!(is_meant("barn.local:8788", bound));
     }
 }

@@ -4,16 +4,23 @@
 //! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until its time is over.
 
 mod answer;
+mod change;
 mod events;
+mod guard;
+mod history;
 mod host;
 mod line;
+mod list;
 mod metrics;
 pub mod page;
+mod query;
 mod readings;
+mod reply;
+mod seats;
 mod token;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,12 +31,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::line::Line;
+use self::guard::Wrong;
+use self::history::History;
+pub use self::history::Settings as HistorySettings;
+use self::line::{Line, Table};
 use self::token::Token;
 use crate::status::board::Board;
 use crate::stop::Stop;
@@ -58,7 +68,7 @@ const MAX_HEADER: usize = 16 * 1024;
 /// Pause when the process has no file descriptor left: the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// What a client hears when [`MAX_CONNECTIONS`] are open.
+/// What a client hears when [`MAX_CONNECTIONS`] are open, each by right.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
     Retry-After: 1\r\nConnection: close\r\n\r\n";
 
@@ -67,6 +77,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
 pub struct Settings {
     token: Option<Token>,
     device_metrics: bool,
+    history: HistorySettings,
 }
 
 impl Settings {
@@ -84,7 +95,14 @@ impl Settings {
         Ok(Self {
             token,
             device_metrics,
+            history: HistorySettings::default(),
         })
+    }
+
+    /// The same, and how much is kept of the last hours.
+    #[must_use]
+    pub fn with_history(self, history: HistorySettings) -> Self {
+        Self { history, ..self }
     }
 }
 
@@ -94,27 +112,79 @@ struct Desk {
     board: Arc<Board>,
     settings: Settings,
     bound: Option<SocketAddr>,
+    wrong: Wrong,
+    history: History,
 }
 
 /// Serves `board` on `listener` until the stop is asked for, and a second longer at most.
-pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, mut stop: Stop) {
+pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, stop: Stop) {
+    let doors = Doors {
+        tcp: Some(listener),
+        unix: None,
+    };
+    serve_all(doors, board, settings, stop).await;
+}
+
+/// Where the listener is reached.
+#[derive(Debug)]
+pub struct Doors {
+    /// `admin.listen`.
+    pub tcp: Option<TcpListener>,
+    /// A socket of this machine. Whoever may open it needs no token, because its mode says who may.
+    pub unix: Option<UnixListener>,
+}
+
+/// A client's end.
+enum Client {
+    Tcp(TcpStream, IpAddr),
+    Unix(UnixStream),
+}
+
+impl Doors {
+    /// Cancel safe.
+    async fn next(&self) -> std::io::Result<Client> {
+        let tcp = async {
+            match &self.tcp {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        let unix = async {
+            match &self.unix {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            tcp = tcp => tcp.map(|(socket, remote)| Client::Tcp(socket, remote.ip())),
+            unix = unix => unix.map(|(socket, _)| Client::Unix(socket)),
+        }
+    }
+}
+
+/// Serves `board` at all doors until the stop is asked for, and a second longer at most.
+pub async fn serve_all(doors: Doors, board: Arc<Board>, settings: Settings, mut stop: Stop) {
     let desk = Arc::new(Desk {
         board: board.clone(),
+        history: History::new(settings.history),
         settings,
-        bound: listener.local_addr().ok(),
+        bound: doors.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()),
+        wrong: Wrong::default(),
     });
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let table = Table::new(MAX_CONNECTIONS);
     let mut connections = JoinSet::new();
     let mut telling = pin!(events::tell(&board));
+    let mut gathering = pin!(desk.history.gather(&board));
     loop {
         let accepted = tokio::select! {
             () = stop.requested() => break,
             Some(_) = connections.join_next() => continue,
             () = &mut telling => continue,
-            accepted = listener.accept() => accepted,
+            () = &mut gathering => continue,
+            accepted = doors.next() => accepted,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let client = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the admin listener");
                 tokio::select! {
@@ -123,18 +193,29 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
                 }
             }
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            // Without waiting: whoever does not read it hears nothing.
-            let _ = socket.try_write(FULL);
-            continue;
-        };
         let (desk, stop) = (desk.clone(), stop.clone());
-        connections.spawn(async move {
-            serve(socket, &desk, stop).await;
-            drop(slot);
-        });
+        match client {
+            Client::Tcp(socket, from) => {
+                let Some(line) = table.enter(from) else {
+                    // Without waiting: whoever does not read it hears nothing.
+                    let _ = socket.try_write(FULL);
+                    continue;
+                };
+                // Small answers; the options' absence costs only time.
+                let _ = socket.set_nodelay(true);
+                let _ = sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED);
+                connections.spawn(async move { serve(socket, &desk, line, stop).await });
+            }
+            Client::Unix(socket) => {
+                let Some(line) = table.enter_local() else {
+                    let _ = socket.try_write(FULL);
+                    continue;
+                };
+                connections.spawn(async move { serve(socket, &desk, line, stop).await });
+            }
+        }
     }
-    drop(listener);
+    drop(doors);
     board.feed().close();
     let _ = timeout(GRACE, async {
         while connections.join_next().await.is_some() {}
@@ -142,14 +223,13 @@ pub async fn run(listener: TcpListener, board: Arc<Board>, settings: Settings, m
     .await;
 }
 
-async fn serve(socket: TcpStream, desk: &Desk, mut stop: Stop) {
-    // Small answers; the options' absence costs only time.
-    let _ = socket.set_nodelay(true);
-    let _ = sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED);
-    let line = Line::default();
-    let service = service_fn(|request| {
-        let response = answer::answer(desk, &line, &request);
-        async move { Ok::<_, Infallible>(response) }
+async fn serve<S>(socket: S, desk: &Desk, line: Line, mut stop: Stop)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let line = &line;
+    let service = service_fn(|request| async move {
+        Ok::<_, Infallible>(answer::answer(desk, line, request).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -55,13 +55,15 @@ pub const FILES: &[File] = &[
     file!("/icon.svg", "image/svg+xml", "icon.svg"),
     file!("/app.js", SCRIPT, "app.js"),
     file!("/format.js", SCRIPT, "format.js"),
-    file!("/model.js", SCRIPT, "model.js"),
+    file!("/model.js", SCRIPT, "model.js", gzip),
     file!("/stream.js", SCRIPT, "stream.js"),
     file!("/overview.js", SCRIPT, "overview.js"),
     file!("/links.js", SCRIPT, "links.js"),
-    file!("/devices.js", SCRIPT, "devices.js"),
-    file!("/device.js", SCRIPT, "device.js"),
-    file!("/plot.js", SCRIPT, "plot.js"),
+    file!("/devices.js", SCRIPT, "devices.js", gzip),
+    file!("/device.js", SCRIPT, "device.js", gzip),
+    file!("/plot.js", SCRIPT, "plot.js", gzip),
+    file!("/span.js", SCRIPT, "span.js"),
+    file!("/units.js", SCRIPT, "units.js"),
     file!("/uplot.css", STYLE, "vendor/uPlot.min.css"),
     file!("/uplot.js", SCRIPT, "vendor/uPlot.iife.min.js", gzip),
 ];
@@ -241,7 +243,7 @@ mod tests {
         for file in FILES.iter().filter(|file| file.path != "/") {
             let name = file.path.trim_start_matches('/');
             assert!(
-                all.contains(&format!("\"/{name}\"")) || all.contains(&format!("\"./{name}\"")),
+                all.contains(&format!("\"./{name}\"")),
                 "{name} is served and not used"
             );
         }

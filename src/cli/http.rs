@@ -1,12 +1,14 @@
 //! The admin listener, asked over a blocking socket, with a connection for each request.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
+use telehub::config::{self, DEFAULT_FILE};
 
 /// The hub answers from memory; who waits longer waits for something else.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,22 +22,40 @@ const MAX_HEAD: usize = 16 * 1024;
 /// A hub that sends nothing for so long is gone: it says something every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
 
+/// Where a hub that systemd runs listens for those who may (root, group telehub).
+const SOCKET: &str = "/run/telehub/admin.sock";
+
+/// Where a hub listens unless its configuration says otherwise.
+const USUAL: &str = "http://127.0.0.1:8788";
+
 #[derive(Debug, Args)]
 pub(super) struct Address {
-    /// Where the hub's admin listener is
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8788")]
-    admin: String,
+    /// Where the hub's admin listener is: http://HOST:PORT, or unix:/PATH of its socket
+    #[arg(short, long, value_name = "URL")]
+    admin: Option<String>,
     /// The file whose first line is the token that the listener asks for
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The configuration of the hub that is meant: its [admin] says where it listens
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// A hub that can be asked.
 #[derive(Debug, Clone)]
 pub(super) struct Hub {
     pub(super) base: String,
-    host: String,
+    at: Place,
     token: Option<String>,
+    /// What to write where, when nobody answers.
+    hint: String,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// `HOST:PORT`.
+    Tcp(String),
+    Unix(PathBuf),
 }
 
 /// The hub has answered, and will not answer otherwise when it is asked again.
@@ -43,46 +63,165 @@ pub(super) struct Hub {
 #[error("{0}")]
 pub(super) struct Refused(String);
 
+/// The hub does not know what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unknown(String);
+
 impl Address {
+    /// Which hub is meant. What is written decides; then the socket of the hub that systemd runs;
+    /// then the default configuration, if it is there and can be read.
+    ///
     /// # Errors
     ///
-    /// The address is none, or the file cannot be read.
+    /// The address is none; a file cannot be read; the configuration has no admin listener.
     pub(super) fn hub(&self) -> anyhow::Result<Hub> {
-        let token = self.token_file.as_ref().map(|file| {
-            let content = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read {}", file.display()))?;
-            let line = content.lines().next().unwrap_or_default().trim();
-            ensure!(
-                !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic()),
-                "{} has no token in its first line",
-                file.display()
-            );
-            Ok(line.to_owned())
-        });
+        if let Some(url) = &self.admin {
+            return self.at(url.clone(), None);
+        }
+        if let Some(file) = &self.config {
+            let checked = config::load(file).map_err(|errors| anyhow!("{errors}"))?;
+            let Some(admin) = checked.config.admin else {
+                bail!("{}", off(file));
+            };
+            return self.at(url_of(admin.listen), admin.token_file.as_deref());
+        }
+        if Path::new(SOCKET).exists() {
+            return self.at(format!("unix:{SOCKET}"), None);
+        }
+        let default = Path::new(DEFAULT_FILE);
+        match config::load(default).map(|checked| checked.config.admin) {
+            Ok(Some(admin)) => self.at(url_of(admin.listen), admin.token_file.as_deref()),
+            Ok(None) => bail!("{}", off(default)),
+            // There is none, or it is not for us to read: the usual place will tell.
+            Err(_) => self.at(USUAL.to_owned(), None),
+        }
+    }
+
+    /// `configured`: the token file of the configuration, for when none was named.
+    fn at(&self, base: String, configured: Option<&Path>) -> anyhow::Result<Hub> {
+        let file = self.token_file.as_deref().or(configured);
+        let at = match base.strip_prefix("unix:") {
+            Some(path) => Place::Unix(path.into()),
+            None => Place::Tcp(host(&base)?),
+        };
         Ok(Hub {
-            base: self.admin.clone(),
-            host: host(&self.admin)?,
-            token: token.transpose()?,
+            base,
+            at,
+            token: file.map(token).transpose()?,
+            hint: off(self.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE))),
         })
     }
 }
 
+fn token(file: &Path) -> anyhow::Result<String> {
+    let content = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the token in {}", file.display()))?;
+    let line = content.lines().next().unwrap_or_default().trim();
+    ensure!(
+        !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic()),
+        "{} has no token in its first line",
+        file.display()
+    );
+    Ok(line.to_owned())
+}
+
+/// A listener on every address is asked on this machine's own.
+fn url_of(mut listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{listen}")
+}
+
+fn off(file: &Path) -> String {
+    format!(
+        "the hub's admin listener is off: write the two lines `[admin]` and `listen = \
+         \"127.0.0.1:8788\"` into {} and restart the hub",
+        file.display()
+    )
+}
+
+/// A connection to a hub.
+#[derive(Debug)]
+pub(super) enum Conn {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Conn {
+    fn open(place: &Place) -> std::io::Result<Self> {
+        match place {
+            Place::Tcp(host) => connect(host).map(Self::Tcp),
+            Place::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+        }
+    }
+
+    fn patience(&self, read: Duration) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(socket) => {
+                socket.set_write_timeout(Some(TIMEOUT))?;
+                socket.set_read_timeout(Some(read))
+            }
+            Self::Unix(socket) => {
+                socket.set_write_timeout(Some(TIMEOUT))?;
+                socket.set_read_timeout(Some(read))
+            }
+        }
+    }
+}
+
+impl Read for Conn {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.read(into),
+            Self::Unix(socket) => socket.read(into),
+        }
+    }
+}
+
+impl Write for Conn {
+    fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.write(from),
+            Self::Unix(socket) => socket.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.flush(),
+            Self::Unix(socket) => socket.flush(),
+        }
+    }
+}
+
 impl Hub {
-    /// The body of the answer to `GET {base}{path}`.
+    /// The body of the answer to `GET {base}{path}`. HTTP/1.0 has no chunks, so a list comes as it is.
     pub(super) fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
-        let answer =
-            exchange(&self.host, &self.request(path, "1.1")).with_context(|| self.no_answer())?;
+        let answer = exchange(&self.at, &self.request("GET", path, "1.0"))
+            .with_context(|| self.no_answer())?;
         parse(&answer).with_context(|| format!("{}{path} is not answered by a hub", self.base))
     }
 
+    /// Has something changed; what the hub says against it is the error.
+    pub(super) fn change(&self, method: &str, path: &str) -> anyhow::Result<()> {
+        let request = self.request(method, path, "1.1");
+        let answer = exchange(&self.at, &request).with_context(|| self.no_answer())?;
+        parse(&answer).with_context(|| format!("the hub at {} did not do it", self.base))?;
+        Ok(())
+    }
+
     /// The body of an answer without end, line by line.
-    pub(super) fn lines(&self, path: &str) -> anyhow::Result<BufReader<TcpStream>> {
+    pub(super) fn lines(&self, path: &str) -> anyhow::Result<BufReader<Conn>> {
         let open = || -> std::io::Result<_> {
-            let mut socket = connect(&self.host)?;
-            socket.set_write_timeout(Some(TIMEOUT))?;
-            socket.set_read_timeout(Some(TIMEOUT))?;
+            let mut socket = Conn::open(&self.at)?;
+            socket.patience(TIMEOUT)?;
             // HTTP/1.0 has no chunks, so the events come as they are.
-            socket.write_all(self.request(path, "1.0").as_bytes())?;
+            socket.write_all(self.request("GET", path, "1.0").as_bytes())?;
             let mut answer = BufReader::new(socket);
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -90,7 +229,7 @@ impl Hub {
                     return Err(std::io::Error::other("the answer is cut short"));
                 }
             }
-            answer.get_ref().set_read_timeout(Some(SILENCE))?;
+            answer.get_ref().patience(SILENCE)?;
             Ok((head, answer))
         };
         let (head, answer) = open().with_context(|| self.no_answer())?;
@@ -98,18 +237,23 @@ impl Hub {
         Ok(answer)
     }
 
-    fn request(&self, path: &str, version: &str) -> String {
+    fn request(&self, method: &str, path: &str, version: &str) -> String {
         let token = self.token.as_ref().map_or_else(String::new, |token| {
             format!("Authorization: Bearer {token}\r\n")
         });
-        let host = &self.host;
-        format!("GET {path} HTTP/{version}\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n")
+        let host = match &self.at {
+            Place::Tcp(host) => host,
+            Place::Unix(_) => "localhost",
+        };
+        format!(
+            "{method} {path} HTTP/{version}\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n"
+        )
     }
 
     fn no_answer(&self) -> String {
         format!(
-            "no answer from {}; is the hub running, with [admin] listen set?",
-            self.base
+            "no answer from {}; is the hub running, or {}",
+            self.base, self.hint
         )
     }
 }
@@ -132,10 +276,10 @@ fn host(base: &str) -> anyhow::Result<String> {
     })
 }
 
-fn exchange(host: &str, request: &str) -> std::io::Result<Vec<u8>> {
+fn exchange(place: &Place, request: &str) -> std::io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
-    let mut socket = connect(host)?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
+    let mut socket = Conn::open(place)?;
+    socket.patience(TIMEOUT)?;
     socket.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut chunk = [0; 8192];
@@ -145,7 +289,7 @@ fn exchange(host: &str, request: &str) -> std::io::Result<Vec<u8>> {
         if left.is_zero() {
             return Err(std::io::ErrorKind::TimedOut.into());
         }
-        socket.set_read_timeout(Some(left))?;
+        socket.patience(left)?;
         match socket.read(&mut chunk)? {
             0 => return Ok(answer),
             read => answer.extend_from_slice(&chunk[..read]),
@@ -179,12 +323,17 @@ fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
         .and_then(|line| line.split(' ').nth(1))
         .unwrap_or_default();
     match status {
-        "200" => {}
+        "200" | "204" => {}
         "401" => bail!(Refused(
             "it asks for a token; name its file with --token-file".to_owned()
         )),
         "503" => bail!("it cannot answer now (503)"),
-        _ => bail!(Refused(format!("the status is {status:?}, not 200"))),
+        "404" => bail!(Unknown(
+            detail(body).unwrap_or_else(|| "it knows no such thing".to_owned())
+        )),
+        _ => bail!(Refused(detail(body).unwrap_or_else(|| {
+            format!("the status is {status:?}, not 200")
+        }))),
     }
     let length = lines.filter_map(|line| line.split_once(':'));
     let length = length
@@ -197,10 +346,27 @@ fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(body.to_vec())
 }
 
+/// What a problem body (RFC 9457) says, fit for a terminal.
+fn detail(body: &[u8]) -> Option<String> {
+    let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
+    problem["detail"].as_str().map(telehub::plain::text)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_listener_on_every_address_is_asked_on_this_machine() {
+        for (listen, url) in [
+            ("0.0.0.0:8788", "http://127.0.0.1:8788"),
+            ("[::]:8788", "http://[::1]:8788"),
+            ("10.0.0.7:80", "http://10.0.0.7:80"),
+        ] {
+            assert_eq!(url_of(listen.parse().unwrap()), url);
+        }
+    }
 
     #[test]
     fn an_address_is_read_with_and_without_a_port() {

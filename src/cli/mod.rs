@@ -21,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use telehub::config::{self, Checked, DEFAULT_FILE, Problem};
 use telehub::hub::Start;
 use telehub::service::socket;
+use telehub::spool::look::Make;
 
 /// `EX_CONFIG` of sysexits.h; the systemd unit does not restart on it.
 const EXIT_CONFIG: u8 = 78;
@@ -36,8 +37,16 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the hub
+    #[command(after_help = "\
+Examples:
+  telehub run
+  telehub run --config ./telehub.toml")]
     Run(ConfigFile),
     /// Read the configuration and print it resolved, or every error in it
+    #[command(after_help = "\
+Examples:
+  telehub check
+  telehub check --config ./telehub.toml && systemctl restart telehub")]
     Check(ConfigFile),
     /// Ask a running hub how it is: uplink, spool, devices
     Status(status::Arguments),
@@ -58,7 +67,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
 }
 
@@ -120,6 +129,10 @@ fn check(path: &Path) -> Result<(), Failure> {
         complain(&format!("warning: {warning}"));
     }
     write!(io::stdout(), "{config}")?;
+    let config::Spool { path, min_free, .. } = &config.spool;
+    // The hub starts without a spool (P8, P9), so that this is no fault of the configuration.
+    telehub::spool::look::look(path, Some(*min_free), Make::No)
+        .map_err(|error| anyhow::anyhow!("the spool cannot be used by this user: {error}"))?;
     Ok(())
 }
 

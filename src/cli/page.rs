@@ -3,20 +3,33 @@
 use std::fmt::Write;
 
 use telehub::clock::ClockState;
-use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
+use telehub::status::board::{
+    DeviceReport, ProbeState, SpoolState, StatusReport, UplinkReport, UplinkState,
+};
+
+use telehub::plain::text as plain;
 
 use super::terminal::{Mood, Paint};
 
 /// Devices that are listed when there is no terminal to say how many fit.
 pub(super) const LISTED: usize = 16;
 
-/// The whole page, with at most `listed` devices. `now`: Unix seconds.
+/// How much of the devices is shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Room {
+    /// So many of them.
+    Devices(usize),
+    /// As many as fit into so many rows with the head above them.
+    Rows(usize),
+}
+
+/// The whole page. `now`: Unix seconds.
 pub(super) fn page(
     report: &StatusReport,
     devices: &[DeviceReport],
     now: f64,
     paint: Paint,
-    listed: usize,
+    room: Room,
 ) -> String {
     let mut page = String::new();
     let StatusReport {
@@ -34,6 +47,7 @@ pub(super) fn page(
         SpoolState::Ok => paint.text(Mood::Good, "ok"),
         SpoolState::Full => paint.text(Mood::Bad, "full"),
         SpoolState::Failed => paint.text(Mood::Bad, "failed"),
+        SpoolState::Unusable => paint.text(Mood::Bad, "unusable"),
     };
     let mut line = |name: &str, text: String| {
         let name = paint.text(Mood::Faint, format!("{name:<8}"));
@@ -64,8 +78,20 @@ pub(super) fn page(
             uplink.acknowledged
         ),
     );
+    if let Some(broker) = &uplink.broker {
+        line("", format!("broker {}", plain(broker)));
+    }
     if let Some(error) = &uplink.last_error {
-        line("", format!("last error: {}", plain(error)));
+        let when = uplink
+            .last_error_at
+            .map(|at| format!(" {} ago", span(now - at)));
+        line(
+            "",
+            format!("last error{}: {}", when.unwrap_or_default(), plain(error)),
+        );
+    }
+    for trouble in uplink_trouble(uplink) {
+        line("", trouble);
     }
     if let Some(refused) = uplink.refused.first() {
         let more = match uplink.refused_total.saturating_sub(1) {
@@ -88,13 +114,19 @@ pub(super) fn page(
     line(
         "spool",
         format!(
-            "{spool_state}, {} batches, {} readings, {} on disk, {}",
+            "{spool_state}, {} batches, {} readings, {}, {}",
             spool.batches,
             spool.readings,
-            bytes(spool.disk_bytes),
+            disk(spool.disk_bytes, spool.max_size),
             paint.text(lost, dropped)
         ),
     );
+    if let Some(reason) = &spool.reason {
+        line("", plain(reason));
+    }
+    if let Some(full_in) = spool.full_in.filter(|_| spool.state == SpoolState::Ok) {
+        line("", format!("full in {} at this rate", span(full_in)));
+    }
     if let Some(oldest) = spool.oldest {
         let eta = spool.drain_eta.map_or("not draining".to_owned(), |eta| {
             format!("empty in about {}", span(eta))
@@ -112,33 +144,78 @@ pub(super) fn page(
     line(
         "devices",
         format!(
-            "{} connected, {} known, {} evicted",
-            report.devices.connected, report.devices.known, report.devices.evicted
+            "{} connected, {} known, {} evicted{}",
+            report.devices.connected,
+            report.devices.known,
+            report.devices.evicted,
+            paint.text(Mood::Poor, alarms(report))
         ),
     );
+    let listed = match room {
+        Room::Devices(listed) => listed,
+        // Between them a blank line and the heading, below them what does not fit, and the cursor.
+        Room::Rows(rows) => rows.saturating_sub(page.lines().count() + 4),
+    };
     table(&mut page, devices, now, paint, listed);
     page
 }
 
+/// The devices that somebody should look after, if there are any.
+fn alarms(report: &StatusReport) -> String {
+    let devices = &report.devices;
+    [
+        (devices.lost, "lost"),
+        (devices.silent, "silent"),
+        (devices.unseen, "not seen yet"),
+    ]
+    .iter()
+    .filter(|(number, _)| *number > 0)
+    .fold(String::new(), |text, (number, what)| {
+        text + &format!(", {number} {what}")
+    })
+}
+
+fn disk(used: u64, most: u64) -> String {
+    if most == 0 {
+        return format!("{} on disk", bytes(used));
+    }
+    format!("{} of {} on disk", bytes(used), bytes(most))
+}
+
 const HEADING: [&str; 9] = [
-    "device", "state", "for", "seen", "ping", "batches", "readings", "rejected", "reason",
+    "device", "state", "for", "reading", "ping", "batches", "readings", "rejected", "reason",
 ];
+
+/// Those that somebody should look after first.
+fn rank(device: &DeviceReport) -> u8 {
+    match (
+        device.lost && !device.acknowledged,
+        device.silent,
+        &*device.state,
+    ) {
+        (true, ..) => 0,
+        (_, true, _) => 1,
+        (.., "offline") => 2,
+        (.., "unseen") => 3,
+        (.., "asleep") => 4,
+        _ => 5,
+    }
+}
 
 fn table(page: &mut String, devices: &[DeviceReport], now: f64, paint: Paint, listed: usize) {
     if devices.is_empty() {
         return;
     }
-    // Those who are gone first: they are what one looks for.
     let mut shown: Vec<_> = devices.iter().collect();
-    shown.sort_by(|a, b| (&a.state, &a.id).cmp(&(&b.state, &b.id)));
+    shown.sort_by(|a, b| (rank(a), &a.id).cmp(&(rank(b), &b.id)));
     let rest = shown.len().saturating_sub(listed);
     shown.truncate(listed);
     let mut rows = vec![(HEADING.map(str::to_owned), Mood::Faint)];
     rows.extend(shown.into_iter().map(|device| {
-        let mood = if device.state == "online" {
-            Mood::Plain
-        } else {
-            Mood::Poor
+        let mood = match rank(device) {
+            0 | 1 => Mood::Poor,
+            5 => Mood::Plain,
+            _ => Mood::Faint,
         };
         (cells(device, now), mood)
     }));
@@ -167,24 +244,40 @@ fn table(page: &mut String, devices: &[DeviceReport], now: f64, paint: Paint, li
 
 fn cells(device: &DeviceReport, now: f64) -> [String; HEADING.len()] {
     let ping = device.rtt_ms.map(|ms| format!("{ms:.1} ms"));
+    let reading = device
+        .last_reading
+        .map(|at| format!("{} ago", span(now - at)));
     [
         plain(&device.id),
-        plain(&device.state),
+        plain(if device.silent {
+            "silent"
+        } else {
+            &device.state
+        }),
         span(now - device.since),
-        format!("{} ago", span(now - device.last_seen)),
+        reading.unwrap_or_else(|| "-".to_owned()),
         ping.unwrap_or_else(|| "-".to_owned()),
         device.batches.to_string(),
         device.readings.to_string(),
         device.rejected.to_string(),
-        plain(&device.reason),
+        why(device),
     ]
 }
 
-/// Text of another's making, without the control characters that could steer a terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+/// Why it stands as it does.
+fn why(device: &DeviceReport) -> String {
+    let mut why = plain(&device.reason);
+    if device.silent {
+        let after = device.expect.or(device.usual);
+        why = after.map_or(why, |seconds| format!("usually every {}", span(seconds)));
+    }
+    if let Some(refused) = device.refused.as_ref().filter(|_| device.state != "online") {
+        why = format!("refused: {}", plain(&refused.why));
+    }
+    if device.acknowledged {
+        why.push_str(" (known)");
+    }
+    why
 }
 
 /// A duration in its two largest units.
@@ -214,6 +307,33 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{scaled:.1} {}", UNITS[power])
 }
 
+/// What is wrong with an uplink that is connected.
+fn uplink_trouble(uplink: &UplinkReport) -> Vec<String> {
+    let mut trouble = Vec::new();
+    match uplink.probe {
+        ProbeState::Silent => trouble.push(
+            "the broker acknowledges and does not deliver: check its rules (ACL) and \
+             message_size_limit"
+                .to_owned(),
+        ),
+        ProbeState::Unknown => trouble.push(
+            "cannot know whether the broker delivers: MQTT 3.1.1, and the hub may not subscribe"
+                .to_owned(),
+        ),
+        ProbeState::Off | ProbeState::Waiting | ProbeState::Heard => {}
+    }
+    if uplink.twins {
+        trouble.push("another client has the same client id: change uplink.client_id".to_owned());
+    }
+    if uplink.refused_statuses > 0 {
+        let devices = uplink.refused_statuses;
+        trouble.push(format!(
+            "the broker refuses the status of {devices} devices"
+        ));
+    }
+    trouble
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -240,7 +360,7 @@ mod tests {
             &board.device_reports(),
             unix_now(),
             Paint::never(),
-            LISTED,
+            Room::Devices(LISTED),
         );
         let lines: Vec<_> = page.lines().collect();
         assert!(lines[0].starts_with("hub      barn, version "), "{page}");
@@ -276,7 +396,7 @@ mod tests {
         board.devices.offline("b", 2, "closed");
         board.uplink.set(UplinkState::Down, None);
         let (status, devices) = (board.status(), board.device_reports());
-        let painted = |paint| page(&status, &devices, unix_now(), paint, LISTED);
+        let painted = |paint| page(&status, &devices, unix_now(), paint, Room::Devices(LISTED));
         let (with, without) = (painted(Paint::always()), painted(Paint::never()));
         assert!(
             !without.contains('\x1b') && with.contains("\x1b[31;1m"),
@@ -306,7 +426,7 @@ mod tests {
             &board.device_reports(),
             unix_now(),
             Paint::never(),
-            5,
+            Room::Devices(5),
         );
         assert!(page.ends_with("and 25 more; --json lists all\n"), "{page}");
         assert_eq!(page.matches("device-").count(), 5);

@@ -3,6 +3,7 @@
 //! Edits keep the comments that somebody wrote into the file. A new content replaces the old one
 //! at once, by a rename, so that the hub never reads half a file.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
@@ -70,17 +71,34 @@ impl Registry {
         &self.entries
     }
 
-    /// Adds a device and writes the file. Its id must be new.
-    pub(super) fn add(&mut self, entry: Registered) -> anyhow::Result<()> {
+    /// Where it is: what a link leads to.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds devices and writes the file, once. Their ids must be new.
+    pub(super) fn add(&mut self, entries: Vec<Registered>) -> anyhow::Result<()> {
         let mut text = self.text.clone();
-        if !text.is_empty() {
-            text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+        for entry in entries {
+            if !text.is_empty() {
+                text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+            }
+            text.push_str(&block(&entry)?);
+            self.entries.push(entry);
         }
-        text.push_str(&toml::to_string(&RegistryFile {
-            devices: vec![entry.clone()],
-        })?);
-        self.entries.push(entry);
         self.write(text)
+    }
+
+    /// Puts another entry in the place of the one of the same id and writes the file. Returns
+    /// whether there was one.
+    pub(super) fn replace(&mut self, entry: Registered) -> anyhow::Result<bool> {
+        let Some(index) = self.entries.iter().position(|one| one.id == entry.id) else {
+            return Ok(false);
+        };
+        let text = with_block(&self.text, index, &block(&entry)?);
+        self.entries[index] = entry;
+        self.write(text)?;
+        Ok(true)
     }
 
     /// Removes a device and writes the file. Returns whether it was there.
@@ -125,20 +143,38 @@ fn parse(text: &str) -> anyhow::Result<Vec<Registered>> {
         let line = before.map_or(1, |before| before.matches('\n').count() + 1);
         anyhow!("line {line}: {}", error.message().replace('\n', ", "))
     })?;
-    for (index, entry) in devices.iter().enumerate() {
-        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let mut ids = HashSet::new();
+    for entry in &devices {
         let id = &entry.id;
         ensure!(telehub::config::is_id(id), "{id:?} is not an id");
-        ensure!(
-            entry.token_sha256.len() == 64 && entry.token_sha256.bytes().all(hex),
-            "token_sha256 of {id:?} must be 64 lower-case hex digits"
-        );
-        ensure!(
-            devices[..index].iter().all(|other| other.id != *id),
-            "{id:?} is there twice"
-        );
+        entry.check().map_err(|error| anyhow!(error))?;
+        ensure!(ids.insert(id), "{id:?} is there twice");
     }
     Ok(devices)
+}
+
+fn block(entry: &Registered) -> anyhow::Result<String> {
+    Ok(toml::to_string(&RegistryFile {
+        devices: vec![entry.clone()],
+    })?)
+}
+
+/// The text with its `index`th `[[device]]` written anew. The comments above it stay.
+fn with_block(text: &str, index: usize, block: &str) -> String {
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    let is_head = |line: &&str| line.trim_start().starts_with("[[device]]");
+    let Some(head) = (0..lines.len())
+        .filter(|&at| is_head(&lines[at]))
+        .nth(index)
+    else {
+        return text.to_owned();
+    };
+    let own = lines[head + 1..]
+        .iter()
+        .take_while(|line| !line.trim().is_empty() && !line.trim_start().starts_with(['#', '[']));
+    let end = head + 1 + own.count();
+    let rest = lines[end..].concat();
+    [&lines[..head].concat(), block, &rest].concat()
 }
 
 /// The text without its `index`th `[[device]]` and what belongs to it: everything up to the
@@ -207,8 +243,11 @@ mod tests {
     fn entry(id: &str) -> Registered {
         Registered {
             id: id.to_owned(),
-            token_sha256: "0f".repeat(32),
+            token_sha256: Some("0f".repeat(32)),
             added: Some(1_763_600_000),
+            expect: None,
+            old_sha256: None,
+            old_until: None,
         }
     }
 
@@ -224,8 +263,14 @@ mod tests {
     fn what_is_added_is_there_after_the_next_reading() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/devices.toml");
-        Registry::edit(&path).unwrap().add(entry("a")).unwrap();
-        Registry::edit(&path).unwrap().add(entry("b")).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("a")])
+            .unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("b")])
+            .unwrap();
         assert_eq!(ids(&Registry::read(&path).unwrap()), ["a", "b"]);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert!(Registry::edit(&path).unwrap().remove("a").unwrap());
@@ -251,7 +296,10 @@ mod tests {
         );
         fs::write(&path, &text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        Registry::edit(&path).unwrap().add(entry("c")).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("c")])
+            .unwrap();
         Registry::edit(&path).unwrap().remove("a").unwrap();
         let edited = fs::read_to_string(&path).unwrap();
         assert!(
@@ -267,6 +315,34 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_written_anew_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("devices.toml");
+        let text = format!(
+            "# the barn\n{}\n# the boat\n{}\n# the mill\n{}",
+            block(&entry("a")).unwrap(),
+            block(&entry("b")).unwrap(),
+            block(&entry("c")).unwrap()
+        );
+        fs::write(&path, &text).unwrap();
+        let changed = Registered {
+            expect: Some("1m".into()),
+            ..entry("b")
+        };
+        let mut registry = Registry::edit(&path).unwrap();
+        assert!(registry.replace(changed).unwrap());
+        assert!(!registry.replace(entry("x")).unwrap());
+        let edited = fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            edited,
+            text.replace(
+                &block(&entry("b")).unwrap(),
+                &format!("{}expect = \"1m\"\n", block(&entry("b")).unwrap())
+            )
+        );
+    }
+
+    #[test]
     fn a_file_in_another_layout_loses_its_comments_rather_than_a_device() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("devices.toml");
@@ -276,7 +352,10 @@ mod tests {
              {{ id = \"b\", token_sha256 = \"{hash}\" }},\n]\n"
         );
         fs::write(&path, inline).unwrap();
-        Registry::edit(&path).unwrap().add(entry("c")).unwrap();
+        Registry::edit(&path)
+            .unwrap()
+            .add(vec![entry("c")])
+            .unwrap();
         Registry::edit(&path).unwrap().remove("b").unwrap();
         assert_eq!(ids(&Registry::read(&path).unwrap()), ["a", "c"]);
     }
@@ -290,7 +369,7 @@ mod tests {
         })
         .unwrap();
         for text in [
-            "[[device]]\nid = \"a\"\n",
+            "[[device]]\nid = \"a\"\ntoken_sha256 = \"0f\"\n",
             "x = 1\n",
             "[[device",
             double.as_str(),

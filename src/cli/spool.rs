@@ -10,20 +10,30 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use telehub::clock::{self, unix_now};
 use telehub::config::Format;
+use telehub::plain;
 use telehub::protocol::payload;
 use telehub::reading::{Batch, Item, Moment};
 use telehub::spool::{self, Each, Inspection};
 
-use super::page::{bytes, plain, span};
+use super::page::{bytes, span};
 use super::{ConfigFile, Failure, load};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Print how much is stored, in all and for each device
+    #[command(after_help = "\
+Example:
+  telehub spool stat --config /etc/telehub/telehub.toml")]
     Stat(Arguments),
     /// Print every stored batch and gap record, oldest first, as JSON lines
+    #[command(after_help = "\
+Example:
+  telehub spool export > batches.jsonl")]
     Export(Arguments),
     /// Read everything that is stored and compare the checksums
+    #[command(after_help = "\
+Example:
+  telehub spool verify --json")]
     Verify(Arguments),
 }
 
@@ -32,7 +42,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Print one JSON map instead of a page of text; an export is JSON lines in any case
-    #[arg(long)]
+    #[arg(short, long)]
     json: bool,
 }
 
@@ -53,8 +63,8 @@ pub(super) fn execute(command: &Command) -> Result<(), Failure> {
                 let id = group.id.0;
                 let lines = group.items.iter().map(|item| line(id, item));
                 lines.into_iter().try_for_each(|line| {
-                    out.write_all(&line)?;
-                    out.write_all(b"\n")
+                    let text = String::from_utf8_lossy(&line);
+                    writeln!(out, "{}", plain::json(&text))
                 })
             };
             inspect(&path, Some(&mut print))?
@@ -63,7 +73,9 @@ pub(super) fn execute(command: &Command) -> Result<(), Failure> {
     };
     match command {
         Command::Export(_) => {}
-        _ if arguments.json => writeln!(out, "{}", report(&path, &found))?,
+        _ if arguments.json => {
+            writeln!(out, "{}", plain::json(&report(&path, &found).to_string()))?;
+        }
         Command::Stat(_) => out.write_all(page(&path, &found, unix_now()).as_bytes())?,
         Command::Verify(_) => out.write_all(findings(&found).as_bytes())?,
     }
@@ -230,8 +242,8 @@ fn page(path: &Path, found: &Inspection, now: f64) -> String {
     let number = |seq: Option<u64>| seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string());
     rows.extend(found.streams.iter().map(|stream| {
         [
-            plain(&stream.device),
-            plain(&stream.stream),
+            plain::text(&stream.device),
+            plain::text(&stream.stream),
             stream.batches.to_string(),
             stream.readings.to_string(),
             number(stream.from),
@@ -271,7 +283,7 @@ fn remarks(found: &Inspection) -> String {
     let lines = |what: &str, entries: Vec<String>| {
         let lines = entries
             .into_iter()
-            .map(|entry| format!("{what:<8} {}\n", plain(&entry)));
+            .map(|entry| format!("{what:<8} {}\n", plain::text(&entry)));
         lines.collect::<String>()
     };
     let paths = |paths: &[PathBuf]| {

@@ -5,18 +5,22 @@ use std::io::{self, Write};
 use anyhow::{Context, bail};
 use clap::Args;
 use telehub::clock::unix_now;
+use telehub::plain::{self, text as plain};
 use telehub::status::board::{DeviceReport, SpoolState, StatusReport, UplinkState};
 
 use super::http::{Address, Hub};
-use super::page::{LISTED, page, plain};
+use super::page::{LISTED, Room, page};
 use super::terminal::{Paint, rows};
 use super::watch::{Look, watch};
 
-/// Rows of the page that are not devices, with one for the shell's prompt.
-const OTHER_ROWS: usize = 13;
-
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Examples:
+  telehub status
+  telehub status --watch
+  telehub status --json | jq '.devices[] | select(.lost)'
+  telehub status --admin http://barn.local:8788 --token-file token
+
 Exit status, for scripts:
   0  all is well: the uplink is connected and the spool can be written
   1  it is not, or the hub does not answer; the reason is on stderr
@@ -27,10 +31,10 @@ pub(super) struct Arguments {
     #[command(flatten)]
     address: Address,
     /// Print what the hub answers, as one JSON map: {"status": …, "devices": […]}
-    #[arg(long)]
+    #[arg(short, long)]
     json: bool,
     /// Ask again every two seconds, until ctrl-c; the exit status is that of the last answer
-    #[arg(long)]
+    #[arg(short, long)]
     watch: bool,
 }
 
@@ -45,19 +49,19 @@ pub(super) fn status(arguments: &Arguments) -> anyhow::Result<()> {
     let (json, paint) = (arguments.json, Paint::of_stdout());
     if arguments.watch {
         return watch(move || {
-            let listed = rows().map_or(LISTED, |rows| rows.saturating_sub(OTHER_ROWS));
-            look(&hub, json, paint, listed)
+            let room = rows().map_or(Room::Devices(LISTED), Room::Rows);
+            look(&hub, json, paint, room)
         });
     }
-    let look = look(&hub, json, paint, LISTED)?;
+    let look = look(&hub, json, paint, Room::Devices(LISTED))?;
     let mut out = io::stdout().lock();
     out.write_all(look.page.as_bytes())?;
     out.flush()?;
     look.verdict
 }
 
-/// Asks once. `listed`: how many devices fit.
-fn look(hub: &Hub, json: bool, paint: Paint, listed: usize) -> anyhow::Result<Look> {
+/// Asks once.
+fn look(hub: &Hub, json: bool, paint: Paint, room: Room) -> anyhow::Result<Look> {
     let status = hub.get("/api/status")?;
     let devices = hub.get("/api/devices")?;
     let foreign = || {
@@ -72,12 +76,10 @@ fn look(hub: &Hub, json: bool, paint: Paint, listed: usize) -> anyhow::Result<Lo
         // Fields that a newer hub adds are passed on.
         let status: serde_json::Value = serde_json::from_slice(&status)?;
         let devices: serde_json::Value = serde_json::from_slice(&devices)?;
-        format!(
-            "{}\n",
-            serde_json::json!({"status": status, "devices": devices})
-        )
+        let both = serde_json::json!({"status": status, "devices": devices});
+        format!("{}\n", plain::json(&both.to_string()))
     } else {
-        page(&report, &list, unix_now(), paint, listed)
+        page(&report, &list, unix_now(), paint, room)
     };
     Ok(Look {
         page,
@@ -86,10 +88,14 @@ fn look(hub: &Hub, json: bool, paint: Paint, listed: usize) -> anyhow::Result<Lo
 }
 
 fn verdict(report: &StatusReport) -> anyhow::Result<()> {
+    let reason = report
+        .spool
+        .reason
+        .as_deref()
+        .map_or_else(|| "see the hub's log for the reason".to_owned(), plain);
     match (report.spool.state, report.uplink.state) {
-        (SpoolState::Failed, _) => {
-            bail!("the spool cannot be written; see the hub's log for the reason")
-        }
+        (SpoolState::Failed, _) => bail!("the spool cannot be written: {reason}"),
+        (SpoolState::Unusable, _) => bail!("the spool cannot be used: {reason}"),
         (SpoolState::Full, _) => {
             bail!("the spool is full; restore the uplink or raise spool.max_size")
         }

@@ -1,16 +1,16 @@
 //! `telehub tail`: readings as they come in.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::thread::sleep;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
+use telehub::plain::{self, text as plain};
 
 use super::device::{parse_id, utc};
-use super::http::{Address, Hub, Refused};
-use super::page::plain;
+use super::http::{Address, Conn, Hub, Refused, Unknown};
 use super::terminal::{Mood, Paint};
 
 /// Between two tries to reach a hub that has gone.
@@ -18,6 +18,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Examples:
+  telehub tail
+  telehub tail barn-1 --json | jq .value
+
 Without DEVICE at most 20 readings a second are shown, of all devices together; with DEVICE at most
 500. When the hub goes, it is tried again every second, and stderr says so. It goes on until ctrl-c,
 which ends it as it ends cat (130 in a shell), or until its output is closed, with status 0. When the
@@ -29,7 +33,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     address: Address,
     /// Print each reading as the hub tells it, as one JSON map a line
-    #[arg(long)]
+    #[arg(short, long)]
     json: bool,
 }
 
@@ -47,13 +51,22 @@ pub(super) fn tail(arguments: &Arguments) -> anyhow::Result<()> {
     let show = |data: &str| -> io::Result<()> {
         let mut out = io::stdout().lock();
         if arguments.json {
-            writeln!(out, "{data}")?;
+            writeln!(out, "{}", plain::json(data))?;
         } else if let Ok(reading) = serde_json::from_str::<Reading>(data) {
             writeln!(out, "{}", line(&reading, Paint::of_stdout()))?;
         }
         out.flush()
     };
+    if let Some(device) = &arguments.device {
+        known(&hub, device)?;
+    }
     let mut events = hub.lines(&path)?;
+    if io::stdout().is_terminal() {
+        super::complain(&format!(
+            "readings from the hub at {}; ctrl-c ends it",
+            hub.base
+        ));
+    }
     loop {
         let end = read(events, show)?;
         super::complain(&format!(
@@ -65,8 +78,19 @@ pub(super) fn tail(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
+/// A name that nobody has would be waited for in vain.
+fn known(hub: &Hub, device: &str) -> anyhow::Result<()> {
+    match hub.get(&format!("/api/devices/{device}")) {
+        Err(error) if error.downcast_ref::<Unknown>().is_some() => anyhow::bail!(
+            "the hub at {} knows no device {device:?}; telehub status lists those that it knows",
+            hub.base
+        ),
+        other => other.map(|_| ()),
+    }
+}
+
 /// Until it answers.
-fn again(hub: &Hub, path: &str) -> anyhow::Result<io::BufReader<std::net::TcpStream>> {
+fn again(hub: &Hub, path: &str) -> anyhow::Result<io::BufReader<Conn>> {
     loop {
         sleep(AGAIN);
         match hub.lines(path) {
@@ -112,7 +136,7 @@ fn line(reading: &Reading, paint: Paint) -> String {
     let value = match &reading.value {
         Value::String(text) => plain(text),
         Value::Null => "-".to_owned(),
-        other => other.to_string(),
+        other => plain(&other.to_string()),
     };
     let unit = reading
         .unit

@@ -72,6 +72,49 @@ impl<T: Display> Display for Painted<T> {
     }
 }
 
+/// Columns of the terminal; `None`: stdout is none.
+pub(super) fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// What of a page is seen on so many rows and columns: its head, each row cut to the width. Colours
+/// take no room.
+fn fit(page: &str, rows: usize, columns: usize) -> String {
+    let lines: Vec<_> = page
+        .lines()
+        .take(rows)
+        .map(|line| cut(line, columns))
+        .collect();
+    lines.join("\n")
+}
+
+fn cut(line: &str, columns: usize) -> String {
+    let (mut kept, mut width, mut in_colour) = (String::new(), 0, false);
+    let mut colour = false;
+    let is_seen = |c: char| {
+        let seen = !colour && c != '\x1b';
+        colour = (colour || c == '\x1b') && c != 'm';
+        seen
+    };
+    let visible = line.chars().map(is_seen).filter(|seen| *seen).count();
+    for c in line.chars() {
+        if in_colour || c == '\x1b' {
+            in_colour = c != 'm';
+            kept.push(c);
+            continue;
+        }
+        width += 1;
+        // A colour at the end has to end; so nothing but it follows.
+        if width < columns || (width == columns && visible <= columns) {
+            kept.push(c);
+        } else if width == columns {
+            kept.push('…');
+        }
+    }
+    kept
+}
+
 /// Rows of the terminal; `None`: stdout is none.
 pub(super) fn rows() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
@@ -94,7 +137,15 @@ impl Screen {
     /// Shows a page in place of the last one, without a flicker.
     pub(super) fn show(&self, page: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        write!(out, "\x1b[H{}\x1b[J", page.replace('\n', "\x1b[K\r\n"))?;
+        let page = match (rows(), columns()) {
+            (Some(rows), Some(columns)) => fit(page, rows, columns),
+            _ => page.to_owned(),
+        };
+        write!(
+            out,
+            "\x1b[H{}\x1b[K\x1b[J",
+            page.replace('\n', "\x1b[K\r\n")
+        )?;
         out.flush()
     }
 }
@@ -111,6 +162,15 @@ impl Drop for Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_cut_to_the_terminal_and_its_head_stays() {
+        let page = "head\nlong line\n\x1b[32mgreen\x1b[0m and more\nlast\n";
+        assert_eq!(fit(page, 3, 7), "head\nlong l…\n\x1b[32mgreen\x1b[0m …");
+        assert_eq!(fit(page, 1, 80), "head");
+        assert_eq!(fit("exact", 1, 5), "exact");
+        assert_eq!(fit("\x1b[2mexact\x1b[0m", 1, 5), "\x1b[2mexact\x1b[0m");
+    }
 
     #[test]
     fn a_text_is_coloured_only_when_asked_for() {

@@ -54,6 +54,18 @@ pub fn unix_now() -> f64 {
     machine::wall()
 }
 
+/// No reading is older: 2020, Unix seconds.
+const EARLIEST: f64 = 1_577_836_800.0;
+
+/// How far ahead of the moment of its arrival a reading's time can be true, in seconds.
+const AHEAD: f64 = 86_400.0;
+
+/// Whether the time of a reading that came at `received` can be true; both Unix seconds.
+#[must_use]
+pub fn is_plausible(time: f64, received: f64) -> bool {
+    (EARLIEST..=received.max(EARLIEST) + AHEAD).contains(&time)
+}
+
 /// Seconds since the machine's start. Only goes forward.
 #[must_use]
 pub fn uptime() -> f64 {

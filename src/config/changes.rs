@@ -56,6 +56,8 @@ mod tests {
             changes(&old, &new),
             [
                 "admin.device_metrics",
+                "admin.history",
+                "admin.history_size",
                 "admin.listen",
                 "devices.max_rate",
                 "log.level"

@@ -22,6 +22,7 @@ pub use crate::protocol::payload::Format;
 pub use changes::changes;
 pub use load::{Checked, DEFAULT_FILE, keys, load, parse};
 pub use problem::{Errors, Problem};
+pub use units::parse_duration;
 pub use values::is_id;
 
 /// Everything that can be set. A room receives its own part, never the whole.
@@ -76,6 +77,8 @@ pub struct Devices {
     pub handshake_timeout: Duration,
     /// Connections at a time.
     pub max_connections: usize,
+    /// A device without an entry in the registry that has not come for so long is forgotten.
+    pub forget_after: Duration,
     /// Bytes of one message, over all its fragments.
     pub max_message: usize,
     /// Messages a second and device; the burst is twice that.
@@ -128,6 +131,8 @@ pub struct Spool {
     pub min_free: u64,
     /// Older data becomes a gap record.
     pub max_age: Duration,
+    /// How long acks wait for a common commit at most; zero: they do not.
+    pub commit_interval: Duration,
     /// What happens when the spool is full.
     pub overflow: Overflow,
 }
@@ -141,15 +146,39 @@ pub enum DrainOrder {
     InOrder,
 }
 
-/// `[uplink]`
+/// `uplink.version`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// MQTT 5, and 3.1.1 for brokers that do not know it.
+    Auto,
+    /// MQTT 5 only.
+    V5,
+    /// MQTT 3.1.1 only.
+    V311,
+}
+
+/// One entry of `uplink.url`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Uplink {
-    /// The broker's host name or address.
+pub struct Broker {
+    /// The broker's host name or address, an IPv6 address without its brackets.
     pub host: String,
     /// The broker's port.
     pub port: u16,
     /// `None`: plain `mqtt://`.
     pub tls: Option<UplinkTls>,
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uplink {
+    /// The brokers, the first choice first; never empty.
+    pub brokers: Vec<Broker>,
+    /// Which MQTT is spoken.
+    pub version: MqttVersion,
+    /// How long the first choice must have answered before another broker is left for it.
+    pub return_after: Duration,
+    /// Bytes of one publish's payload.
+    pub max_payload: usize,
     /// MQTT client id.
     pub client_id: String,
     /// MQTT user name.
@@ -188,6 +217,10 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
     /// Whether `/metrics` has metrics of each device.
     pub device_metrics: bool,
+    /// For how long readings are kept for the page, in memory; zero: not at all.
+    pub history: Duration,
+    /// In how many bytes, of all devices together.
+    pub history_size: u64,
 }
 
 /// `log.level`, from the quietest to the loudest.

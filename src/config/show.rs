@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::units::{show_duration, show_size};
 use super::url::BrokerUrl;
-use super::words::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
+use super::words::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE};
 use super::{Config, Devices, Spool, Uplink};
 
 /// The word for a value of a fixed list.
@@ -37,6 +37,8 @@ impl fmt::Display for Config {
             text(f, "listen", &admin.listen.to_string())?;
             path(f, "token_file", admin.token_file.as_deref())?;
             writeln!(f, "device_metrics = {}", admin.device_metrics)?;
+            text(f, "history", &show_duration(admin.history))?;
+            text(f, "history_size", &show_size(admin.history_size))?;
         }
         writeln!(f, "\n[log]")?;
         text(f, "level", word(LEVEL, self.log.level))?;
@@ -57,6 +59,7 @@ fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
         &show_duration(devices.handshake_timeout),
     )?;
     writeln!(f, "max_connections = {}", devices.max_connections)?;
+    text(f, "forget_after", &show_duration(devices.forget_after))?;
     text(f, "max_message", &show_size(devices.max_message as u64))?;
     writeln!(f, "max_rate = {}", devices.max_rate)?;
     writeln!(f, "window = {}", devices.window)?;
@@ -76,22 +79,27 @@ fn spool(f: &mut fmt::Formatter<'_>, spool: &Spool) -> fmt::Result {
     text(f, "max_size", &show_size(spool.max_size))?;
     text(f, "min_free", &show_size(spool.min_free))?;
     text(f, "max_age", &show_duration(spool.max_age))?;
+    text(f, "commit_interval", &show_duration(spool.commit_interval))?;
     text(f, "overflow", word(OVERFLOW, spool.overflow))
 }
 
 fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     writeln!(f, "\n[uplink]")?;
-    text(
-        f,
-        "url",
-        &BrokerUrl::show(uplink.tls.is_some(), &uplink.host, uplink.port),
-    )?;
+    let urls: Vec<_> = uplink.brokers.iter().map(BrokerUrl::of).collect();
+    match &urls[..] {
+        [url] => text(f, "url", url)?,
+        urls => writeln!(f, "url = {}", toml::Value::from(urls.to_vec()))?,
+    }
+    text(f, "version", word(VERSION, uplink.version))?;
+    text(f, "return_after", &show_duration(uplink.return_after))?;
+    text(f, "max_payload", &show_size(uplink.max_payload as u64))?;
     text(f, "client_id", &uplink.client_id)?;
     if let Some(username) = &uplink.username {
         text(f, "username", username)?;
     }
     path(f, "password_file", uplink.password_file.as_deref())?;
-    if let Some(tls) = &uplink.tls {
+    // All brokers have the same.
+    if let Some(tls) = uplink.brokers.iter().find_map(|broker| broker.tls.as_ref()) {
         path(f, "ca", tls.ca.as_deref())?;
         let client = tls.client.as_ref();
         path(f, "cert", client.map(|(cert, _)| cert.as_path()))?;

@@ -30,7 +30,9 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Reads `"500ms"`, `"20s"`, `"5m"`, `"12h"` or `"30d"`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+/// A duration such as `20s`, `500ms`, `5m`, `2h` or `30d`.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text.trim())?;
     let (_, millis) = DURATIONS.iter().find(|(name, _)| *name == unit)?;
     Some(Duration::from_millis(number.checked_mul(*millis)?))

@@ -2,6 +2,7 @@
 
 use toml::de::DeValue;
 
+use super::Broker;
 use super::values::{quoted, text};
 
 /// Port of MQTT without and with TLS, as registered with IANA.
@@ -18,9 +19,33 @@ pub(super) struct BrokerUrl {
     pub(super) port: u16,
 }
 
-/// Reads `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`.
-pub(super) fn broker_url(value: &DeValue<'_>) -> Result<BrokerUrl, String> {
-    parse(&text(value)?)
+/// Brokers in one list. Each costs some seconds of each round of an outage, and nobody
+/// has more sites than this to fall back to.
+const MOST: usize = 16;
+
+/// Reads `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`, or a list of them, the first choice first.
+pub(super) fn broker_urls(value: &DeValue<'_>) -> Result<Vec<BrokerUrl>, String> {
+    let Some(list) = value.as_array() else {
+        return Ok(vec![parse(&text(value)?)?]);
+    };
+    if list.is_empty() || list.len() > MOST {
+        return Err(format!(
+            "is a list of {} brokers; write one to {MOST}, such as [\"mqtt://first:1883\", \
+             \"mqtt://second:1883\"]",
+            list.len()
+        ));
+    }
+    let mut urls: Vec<BrokerUrl> = Vec::with_capacity(list.len());
+    for (place, entry) in (1..).zip(list.iter()) {
+        let url = text(entry.get_ref()).and_then(|text| parse(&text));
+        let url = url.map_err(|error| format!("entry {place} {error}"))?;
+        if urls.contains(&url) {
+            let text = BrokerUrl::show(url.tls, &url.host, url.port);
+            return Err(format!("names {text} twice; remove one of them"));
+        }
+        urls.push(url);
+    }
+    Ok(urls)
 }
 
 fn parse(url: &str) -> Result<BrokerUrl, String> {
@@ -108,6 +133,11 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
 }
 
 impl BrokerUrl {
+    /// The broker as its entry is written.
+    pub(super) fn of(broker: &Broker) -> String {
+        Self::show(broker.tls.is_some(), &broker.host, broker.port)
+    }
+
     /// As it is written, with the port.
     pub(super) fn show(tls: bool, host: &str, port: u16) -> String {
         let scheme = if tls { "mqtts" } else { "mqtt" };

@@ -1,6 +1,6 @@
 //! The words that stand for the values of a fixed list, as they are written and printed.
 
-use super::{Auth, DrainOrder, Format, LogFormat, LogLevel, Overflow, SpoolWrite};
+use super::{Auth, DrainOrder, Format, LogFormat, LogLevel, MqttVersion, Overflow, SpoolWrite};
 
 pub(super) const AUTH: &[(&str, Auth)] = &[
     ("token", Auth::Token),
@@ -24,6 +24,11 @@ pub(super) const FORMAT: &[(&str, Format)] = &[
 pub(super) const DRAIN: &[(&str, DrainOrder)] = &[
     ("live-first", DrainOrder::LiveFirst),
     ("in-order", DrainOrder::InOrder),
+];
+pub(super) const VERSION: &[(&str, MqttVersion)] = &[
+    ("auto", MqttVersion::Auto),
+    ("5", MqttVersion::V5),
+    ("3.1.1", MqttVersion::V311),
 ];
 pub(super) const LEVEL: &[(&str, LogLevel)] = &[
     ("error", LogLevel::Error),

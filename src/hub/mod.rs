@@ -6,7 +6,9 @@
 //! last, and disconnects. A second signal or ten seconds ends it all regardless; what was acked is
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
+mod local;
 mod reload;
+mod remember;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::reload::Reload;
+use self::remember::Remember;
 use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::lanes::Settings;
@@ -95,6 +98,9 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     } = config;
     let board = Board::new(&hub.id);
     board.spool.max_size.set(spool.max_size);
+    board.spool.set_path(&spool.path);
+    let remember = Remember::new(&spool.path, board.clone(), devices.forget_after);
+    remember.restore();
     let outbox = Arc::new(Outbox::default());
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {
@@ -109,6 +115,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let (stop_listen, listen_stop) = stop::channel();
     let memory_stop = listen_stop.clone();
     let (status_stop, feed_stop) = (listen_stop.clone(), listen_stop.clone());
+    let remember_stop = listen_stop.clone();
     let (stop_uplink, uplink_stop) = stop::channel();
     let (stop_admin, admin_stop) = stop::channel();
     let (control, control_rx) = mpsc::channel(CONTROLS);
@@ -122,7 +129,8 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let port = IntakePort { control, data };
     let mut heart = Heart::default();
     let server = Server::new(&devices, port, roster.clone(), listen_stop)?
-        .with_pulse(heart.pulse("the device port"));
+        .with_pulse(heart.pulse("the device port"))
+        .with_ack_timeout(uplink.ack_timeout);
     let reloader = server.reloader();
     let (spool_sender, spool_events, spool_thread) =
         spool::start(&spool).context("cannot start the spool's thread")?;
@@ -131,7 +139,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let max_size = spool.max_size;
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
     let wiring = Wiring {
-        settings: lane_settings(&spool, &uplink),
+        settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
         data: data_rx,
         spool: spool_sender,
@@ -164,18 +172,25 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         life.await;
         (Part::Uplink, Ok(()))
     });
-    if let (Some(listener), Some(admin)) = (admin_listener, &admin) {
-        let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
-        let address = listener
-            .local_addr()
-            .context("the admin listener has no address")?;
-        tracing::info!(%address, "admin listening");
+    let doors = admin::Doors {
+        tcp: admin_listener,
+        unix: local::listen(),
+    };
+    if doors.tcp.is_some() || doors.unix.is_some() {
+        let settings = admin_settings(admin.as_ref())?;
+        if let Some(listener) = &doors.tcp {
+            let address = listener
+                .local_addr()
+                .context("the admin listener has no address")?;
+            tracing::info!(%address, "admin listening");
+        }
         let board = board.clone();
         parts.spawn(async move {
-            admin::run(listener, board, settings, admin_stop).await;
+            admin::serve_all(doors, board, settings, admin_stop).await;
             (Part::Admin, Ok(()))
         });
     }
+    tokio::spawn(remember.clone().keep(remember_stop));
     tokio::spawn(clock::watch());
     let small = board.clone();
     tokio::spawn(async move { memory::keep_small(&small, memory_stop).await });
@@ -238,7 +253,11 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
                 outcome = result;
             }
         }
-        let _ = tokio::task::spawn_blocking(move || spool_thread.join()).await;
+        let last = move || {
+            let _ = spool_thread.join();
+            remember.save();
+        };
+        let _ = tokio::task::spawn_blocking(last).await;
     };
     tokio::select! {
         () = rest => {
@@ -251,6 +270,17 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         }
     }
     outcome
+}
+
+fn admin_settings(admin: Option<&config::Admin>) -> anyhow::Result<admin::Settings> {
+    let Some(admin) = admin else {
+        return Ok(admin::Settings::default());
+    };
+    let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
+    Ok(settings.with_history(admin::HistorySettings {
+        span: admin.history,
+        bytes: usize::try_from(admin.history_size).unwrap_or(usize::MAX),
+    }))
 }
 
 fn unasked(ended: Result<(Part, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {
@@ -295,18 +325,24 @@ fn inherit(
     Ok(listener)
 }
 
-fn lane_settings(spool: &config::Spool, uplink: &config::Uplink) -> Settings {
+fn lane_settings(
+    spool: &config::Spool,
+    uplink: &config::Uplink,
+    devices: &config::Devices,
+) -> Settings {
     Settings {
         write_always: spool.write == SpoolWrite::Always,
         in_order: uplink.drain == DrainOrder::InOrder,
         refuse: spool.overflow == Overflow::Refuse,
         window: usize::from(uplink.inflight),
+        device_window: devices.window as usize,
         ack_timeout: uplink.ack_timeout,
         max_age: spool.max_age,
         live_batches: Settings::LIVE_BATCHES,
         live_bytes: Settings::LIVE_BYTES,
         held_bytes: Settings::HELD_BYTES,
         hold_back: HOLD_BACK,
+        commit_interval: spool.commit_interval,
     }
 }
 

@@ -5,9 +5,15 @@
 //! committed at once. Only while others come as well is a commit held back, until it is a full
 //! group, until nobody has come for a while, or until its oldest batch has waited as long as two
 //! commits take on this disk. The slower the disk and the more arrives, the larger the groups.
+//!
+//! Who would rather spare the card sets `spool.commit_interval`: then a commit is held back even
+//! for a batch that is alone, so that its ack comes within that time of its arrival. Not when a
+//! full group is there, because waiting would spare nothing more, and not when a device has its
+//! whole window unacked, because it could send nothing more.
 
 use std::time::{Duration, Instant};
 
+use super::ids::IdMap;
 use super::port::ConnId;
 
 /// A fast disk is not asked more often than once in this time: the least that makes a difference
@@ -31,6 +37,14 @@ const SMOOTH: u32 = 4;
 #[derive(Debug)]
 pub struct Gather {
     least: Duration,
+    /// `spool.commit_interval`; zero: none.
+    interval: Duration,
+    /// Batches that a connection may have unacked.
+    window: usize,
+    /// Batches that wait, by connection. Only counted with an interval.
+    waiting: IdMap<ConnId, usize>,
+    /// A connection has so many waiting that it may send no more.
+    used_up: bool,
     /// What a commit takes, smoothed.
     takes: Duration,
     last: Option<(Instant, ConnId)>,
@@ -39,11 +53,16 @@ pub struct Gather {
 }
 
 impl Gather {
-    /// `least`: usually [`HOLD_BACK`]; zero: commits are never held back.
+    /// `least`: usually [`HOLD_BACK`]; zero: commits are not held back for company. `interval`:
+    /// `spool.commit_interval`; `window`: batches that a connection may have unacked.
     #[must_use]
-    pub fn new(least: Duration) -> Self {
+    pub fn new(least: Duration, interval: Duration, window: usize) -> Self {
         Self {
             least,
+            interval,
+            window,
+            waiting: IdMap::default(),
+            used_up: false,
             takes: Duration::ZERO,
             last: None,
             company: None,
@@ -70,6 +89,22 @@ impl Gather {
         self.last = Some((now, conn));
     }
 
+    /// A batch of this connection waits for a commit.
+    pub fn waits(&mut self, conn: ConnId) {
+        if self.interval.is_zero() {
+            return;
+        }
+        let count = self.waiting.entry(conn).or_default();
+        *count += 1;
+        self.used_up |= *count >= self.window;
+    }
+
+    /// A commit is under way, and takes along what waited.
+    pub fn begun(&mut self) {
+        self.waiting.clear();
+        self.used_up = false;
+    }
+
     /// A commit is done.
     pub fn committed(&mut self, took: Duration) {
         self.takes = if self.takes.is_zero() {
@@ -83,15 +118,30 @@ impl Gather {
     /// `None`: not any longer.
     #[must_use]
     pub fn until(&self, now: Instant, oldest: Instant, bytes: usize) -> Option<Instant> {
+        if bytes >= ENOUGH {
+            return None;
+        }
+        let until = self.company_until(now, oldest).max(self.due(oldest));
+        until.filter(|at| *at > now)
+    }
+
+    /// While others come as well.
+    fn company_until(&self, now: Instant, oldest: Instant) -> Option<Instant> {
         let patience = self.patience();
         let together = self
             .company
             .is_some_and(|at| now.saturating_duration_since(at) <= patience * REMEMBERED);
-        if bytes >= ENOUGH || !together {
+        if !together {
             return None;
         }
         let quiet = self.last.map_or(now, |(at, _)| at + patience / 2);
-        Some(quiet.min(oldest + patience)).filter(|at| *at > now)
+        Some(quiet.min(oldest + patience))
+    }
+
+    /// When the common commit has to begin, so that it is done within the interval.
+    fn due(&self, oldest: Instant) -> Option<Instant> {
+        let hold = self.interval.checked_sub(self.patience())?;
+        (!hold.is_zero() && !self.used_up).then_some(oldest + hold)
     }
 }
 
@@ -106,7 +156,7 @@ mod tests {
     /// disk that takes `takes`. Returns batches per commit and the longest wait for an ack.
     fn play(every: Duration, size: usize, takes: Duration, least: Duration) -> (f64, Duration) {
         let begin = Instant::now();
-        let mut gather = Gather::new(least);
+        let mut gather = Gather::new(least, Duration::ZERO, 32);
         let mut waiting: Vec<Instant> = Vec::new();
         let mut committing: Option<(Instant, Vec<Instant>)> = None;
         let (mut commits, mut batches, mut longest) = (0.0, 0.0, Duration::ZERO);
@@ -140,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_lone_device_that_waits_for_each_ack_is_never_held_back() {
-        let mut gather = Gather::new(HOLD_BACK);
+        let mut gather = Gather::new(HOLD_BACK, Duration::ZERO, 32);
         let mut now = Instant::now();
         for _ in 0..100 {
             gather.arrived(now, 1, false);
@@ -174,10 +224,41 @@ mod tests {
     #[test]
     fn full_groups_do_not_wait() {
         let now = Instant::now();
-        let mut gather = Gather::new(HOLD_BACK);
+        let mut gather = Gather::new(HOLD_BACK, Duration::ZERO, 32);
         gather.arrived(now, 1, true);
         assert!(gather.until(now, now, 300).is_some());
         assert_eq!(gather.until(now, now, ENOUGH), None);
+    }
+
+    #[test]
+    fn with_an_interval_even_a_lone_batch_waits_and_is_safe_within_it() {
+        let interval = MS * 1_000;
+        let mut gather = Gather::new(HOLD_BACK, interval, 32);
+        gather.committed(MS * 40);
+        let now = Instant::now();
+        gather.arrived(now, 1, false);
+        gather.waits(1);
+        // Two commits' time is left for the commit itself.
+        assert_eq!(gather.until(now, now, 300), Some(now + MS * 920));
+        assert_eq!(gather.until(now + MS * 920, now, 300), None);
+        assert_eq!(gather.until(now, now, ENOUGH), None);
+    }
+
+    #[test]
+    fn who_has_used_up_its_window_waits_no_longer() {
+        let now = Instant::now();
+        let mut gather = Gather::new(HOLD_BACK, MS * 1_000, 3);
+        for conn in [1, 2, 1, 2] {
+            gather.arrived(now, conn, true);
+            gather.waits(conn);
+        }
+        let later = now + MS * 300;
+        assert!(gather.until(later, now, 300).is_some());
+        gather.waits(2);
+        assert_eq!(gather.until(later, now, 300), None);
+        gather.begun();
+        gather.waits(2);
+        assert!(gather.until(later, later, 300).is_some());
     }
 
     proptest! {
@@ -193,7 +274,7 @@ mod tests {
         fn what_is_told_to_wait_is_told_a_moment_to_come(since in 0..50u64, bytes in 0..40_000usize, takes in 0..300u64) {
             let oldest = Instant::now();
             let now = oldest + MS * since as u32;
-            let mut gather = Gather::new(HOLD_BACK);
+            let mut gather = Gather::new(HOLD_BACK, Duration::ZERO, 32);
             gather.committed(MS * takes as u32);
             gather.arrived(oldest, 1, true);
             if let Some(at) = gather.until(now, oldest, bytes) {

@@ -10,23 +10,23 @@ mod expiry;
 pub mod fair;
 pub mod flight;
 pub mod gather;
+mod ids;
 pub mod lanes;
 pub mod moved;
 pub mod pace;
-pub mod poison;
 pub mod port;
 mod rate;
 pub mod refusals;
 pub mod streams;
 mod tracked;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use self::ids::IdMap;
 use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::moved::Moved;
 use self::port::{Arrival, Close, ConnId, Control, Mailbox};
@@ -35,7 +35,7 @@ use crate::clock;
 use crate::pulse::Pulse;
 use crate::reading::{GapReason, unnamed_stream};
 use crate::spool::{self, Command};
-use crate::status::board::{Board, RefusedReport, SpoolState};
+use crate::status::board::{Board, RefusedTopic, SpoolState};
 use crate::status::refused::LISTED;
 use crate::uplink::{self, Submission};
 
@@ -82,7 +82,7 @@ pub struct Wiring {
 struct Intake {
     lanes: Lanes,
     wiring: Wiring,
-    mailboxes: HashMap<ConnId, Arc<Mailbox>>,
+    mailboxes: IdMap<ConnId, Arc<Mailbox>>,
     actions: Vec<Action>,
     rate: DrainRate,
     spool_well: bool,
@@ -94,6 +94,9 @@ struct Intake {
     epoch: u64,
     /// What the broker refuses is shown again from then on.
     refused_from: Instant,
+    /// The moment of all events of one burst. Under load the clocks would be asked for each of a
+    /// hundred that were there at the same time.
+    at: Option<Now>,
     /// Makes the names of unnamed streams unique across runs.
     run: String,
 }
@@ -114,7 +117,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
     let mut intake = Intake {
         lanes,
         wiring,
-        mailboxes: HashMap::new(),
+        mailboxes: IdMap::default(),
         actions: Vec::new(),
         rate: DrainRate::default(),
         spool_well: true,
@@ -122,6 +125,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         commit: None,
         epoch: 0,
         refused_from: now(),
+        at: None,
         run: format!("{:x}", random()),
     };
     intake.apply(Event::Opened { depth });
@@ -141,6 +145,7 @@ impl Intake {
             tokio::select! {
                 n = self.wiring.uplink_events.recv_many(&mut acks, BURST) => {
                     anyhow::ensure!(n > 0, "the uplink ended by itself");
+                    self.at = Some(look());
                     for event in acks.drain(..) {
                         self.uplink_says(event);
                     }
@@ -149,6 +154,7 @@ impl Intake {
                     if n == 0 {
                         return Ok(());
                     }
+                    self.at = Some(look());
                     for arrival in arrivals.drain(..) {
                         self.apply(Event::Arrived(arrival));
                     }
@@ -161,6 +167,7 @@ impl Intake {
                 () = sleep_until(tick) => self.apply(Event::Tick),
                 () = self.wiring.pulse.asked() => self.wiring.pulse.answer().await,
             }
+            self.at = None;
             self.show();
         }
     }
@@ -194,7 +201,7 @@ impl Intake {
                     Some(event) => self.uplink_says(event),
                     None => {
                         uplink_gone = true;
-                        self.apply(Event::Down { hung_up: false });
+                        self.apply(Event::Down);
                     }
                 },
                 Some(event) = self.wiring.spool_events.recv() => self.spool_says(event),
@@ -278,7 +285,7 @@ impl Intake {
                 self.epoch = epoch;
                 Event::Up { epoch }
             }
-            uplink::Event::Down { hung_up, .. } => Event::Down { hung_up },
+            uplink::Event::Down { .. } => Event::Down,
             uplink::Event::Acked { epoch, token } => Event::Acked { epoch, token },
             uplink::Event::Refused {
                 epoch,
@@ -386,7 +393,7 @@ impl Intake {
             }
             spool::Event::Unusable { error } => {
                 self.spool_well = false;
-                board.spool.set(SpoolState::Failed, Some(error));
+                board.spool.set(SpoolState::Unusable, Some(error));
                 return;
             }
             spool::Event::Writable => {
@@ -404,10 +411,7 @@ impl Intake {
     }
 
     fn apply(&mut self, event: Event) {
-        let now = Now {
-            mono: now(),
-            moment: clock::now_for_ages(),
-        };
+        let now = self.at.unwrap_or_else(look);
         let mut actions = std::mem::take(&mut self.actions);
         self.lanes.apply(now, event, &mut actions);
         for action in actions.drain(..) {
@@ -461,6 +465,11 @@ impl Intake {
                     mailbox.settle(settled, ack);
                 }
             }
+            Action::Conflict { conn, refused } => {
+                if let Some(mailbox) = self.mailboxes.get(&conn) {
+                    mailbox.refuse(refused);
+                }
+            }
             Action::Refuse { conn } => {
                 if let Some(mailbox) = self.mailboxes.get(&conn) {
                     mailbox.close(Close::Refused);
@@ -472,7 +481,7 @@ impl Intake {
             }
             Action::Refused { key, detail } => {
                 let topic = key.topic.as_str();
-                let refused = &self.wiring.board.uplink.refused;
+                let refused = &self.wiring.board.uplink.refused_topics;
                 refused.publishes.add(topic, 1);
                 refused.set(&key.device, topic, true);
                 tracing::error!(
@@ -484,12 +493,12 @@ impl Intake {
                 );
             }
             Action::RefusedAgain { topic } => {
-                let refused = &self.wiring.board.uplink.refused;
+                let refused = &self.wiring.board.uplink.refused_topics;
                 refused.publishes.add(topic.as_str(), 1);
             }
             Action::Accepted { key } => {
                 let topic = key.topic.as_str();
-                let refused = &self.wiring.board.uplink.refused;
+                let refused = &self.wiring.board.uplink.refused_topics;
                 refused.set(&key.device, topic, false);
                 tracing::warn!(
                     device = &*key.device,
@@ -564,7 +573,7 @@ impl Intake {
             let ahead = at.saturating_duration_since(now).as_secs_f64();
             clock::wall_at(clock::uptime() + ahead)
         };
-        let list = refusals.shown().take(LISTED).map(|shown| RefusedReport {
+        let list = refusals.shown().take(LISTED).map(|shown| RefusedTopic {
             topic: format!(
                 "{}/{}/{}",
                 self.wiring.topics,
@@ -576,7 +585,7 @@ impl Intake {
             batches: shown.batches,
             next_try: shown.next_try.map(wall),
         });
-        let refused = &self.wiring.board.uplink.refused;
+        let refused = &self.wiring.board.uplink.refused_topics;
         refused.show(list.collect(), refusals.len());
     }
 }
@@ -584,6 +593,13 @@ impl Intake {
 /// The runtime's clock, which a test can hold.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+fn look() -> Now {
+    Now {
+        mono: now(),
+        moment: clock::now_for_ages(),
+    }
 }
 
 /// The keys of a hasher are random. The time would not do: a board without a clock of its own

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::reading::Batch;
+use crate::reading::{Batch, Content};
 
 /// A connection, unique within this run of the hub.
 pub type ConnId = u64;
@@ -38,10 +38,23 @@ pub struct Mail {
     /// How many of the batches that this connection handed over are settled: safe, or known
     /// already. They no longer count against the window.
     pub settled: u32,
-    /// Every batch of the attached stream up to and including this number is safe.
+    /// Every batch of the attached stream up to and including this number is safe, but for the
+    /// refused ones. To be told after them.
     pub ack: Option<u64>,
+    /// Batches that were not taken, in order. They are among the settled, so that there are never
+    /// more of them than the window.
+    pub refused: Vec<Refused>,
     /// End the session.
     pub close: Option<Close>,
+}
+
+/// A batch whose number has been used for other content, or is below one that was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Its number.
+    pub seq: u64,
+    /// The highest number that was taken in the stream.
+    pub highest: u64,
 }
 
 /// News from the hub to one session, merged until the session takes them.
@@ -57,6 +70,15 @@ impl Mailbox {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         mail.settled += settled;
         mail.ack = mail.ack.max(ack);
+        drop(mail);
+        self.notify.notify_one();
+    }
+
+    /// A batch is settled by not being taken.
+    pub fn refuse(&self, refused: Refused) {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.settled += 1;
+        mail.refused.push(refused);
         drop(mail);
         self.notify.notify_one();
     }
@@ -93,6 +115,8 @@ pub struct Attached {
     pub stream: StreamId,
     /// The stream's name; made up by the hub when the device gave none.
     pub name: Arc<str>,
+    /// Whether the hub has heard of the stream before: `welcome.known`.
+    pub known: bool,
     /// The highest safe sequence number, 0 for none: `welcome.seq`.
     pub safe: u64,
     /// The highest sequence number that the hub has taken, safe or not; 0 for none.
@@ -134,6 +158,8 @@ pub struct Arrival {
     pub batch: Batch,
     /// Bytes that its readings take once they are resolved: what it costs the uplink.
     pub resolved: usize,
+    /// What it says.
+    pub content: Content,
 }
 
 /// A session's way into the intake. Clones lead to the same intake.

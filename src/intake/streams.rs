@@ -3,21 +3,38 @@
 //! Pure. A stream's numbers grow strictly; two marks describe it: `taken`, the highest number
 //! that was ever accepted, and `safe`, up to which every accepted number is PUBACKed or synced.
 //! Batches become safe in any order; an ack is cumulative and follows `safe`.
+//!
+//! No number is ever used for other content. A device whose counter begins again would break that
+//! without knowing, and its data would be acked and thrown away as a resend. So the content of the
+//! last batches of each stream is remembered, and a number at or below `taken` counts as a resend
+//! only when it comes with the same content; otherwise it is a [`Verdict::Conflict`]. For the same
+//! reason a connection is told of no number above what came over it: another connection may have
+//! sent it, with other content.
+//!
+//! The content is kept in memory only. After a restart of the hub the marks come from the disk,
+//! and what is at or below them is refused if it comes again. A device that waits for `welcome`
+//! never sends it: `welcome.seq` has told it that all of that is safe.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use super::ids::IdMap;
 use super::port::{Attached, ConnId, StreamId};
-use crate::reading::Mark;
+use crate::reading::{Content, Mark};
 
 /// Named streams remembered for one device. A device that begins a new stream at every boot
 /// would fill the table otherwise; 16 restarts back is further than any resume reaches.
 pub const STREAMS_PER_DEVICE: usize = 16;
 
-/// Streams remembered in all, about 200 bytes each. Beyond it the one that has rested longest is
+/// Streams remembered in all, about 250 bytes each. Beyond it the one that has rested longest is
 /// forgotten: its device, should it come back, starts from 0 and may send duplicates.
 pub const STREAMS: usize = 65_536;
+
+/// Contents remembered in all, 16 bytes each: 4 MiB, which is the last window of 8,192 streams
+/// with the default settings. Beyond it the stream that has rested longest loses its own; those
+/// that a device is attached to never do, and they are bounded by `max_connections`.
+pub const CONTENTS: usize = 262_144;
 
 /// What becomes of a batch that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +43,11 @@ pub enum Verdict {
     New,
     /// It was taken before. `Some`: it, and everything up to this number, is safe by now.
     Known(Option<u64>),
+    /// Its number is not above all before it, and this content is not remembered under it.
+    Conflict {
+        /// The highest number that was taken: any above it is free.
+        highest: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -37,36 +59,91 @@ struct Stream {
     conn: Option<ConnId>,
     taken: u64,
     safe: u64,
+    /// The highest number that came over `conn` and was taken, now or before; at first what
+    /// `welcome` called safe.
+    heard: u64,
+    /// The highest number that `conn` was told is safe.
+    told: u64,
     /// Taken numbers above `safe`, ascending, and whether each is safe by itself.
     pending: VecDeque<(u64, bool)>,
+    /// What the last numbers taken stood for, ascending.
+    contents: VecDeque<(u64, Content)>,
     /// Whether `safe` moved since the marks were last handed to the spool.
     dirty: bool,
+    /// By the table's clock; unique.
     used: u64,
 }
 
+impl Stream {
+    /// Whether nobody is attached and nothing is under way: it may be forgotten.
+    fn is_resting(&self) -> bool {
+        self.conn.is_none() && self.pending.is_empty()
+    }
+
+    /// What the attached connection may be told.
+    fn ack(&self) -> u64 {
+        self.safe.min(self.heard)
+    }
+
+    fn remembers(&self, seq: u64, content: Content) -> bool {
+        let at = self.contents.binary_search_by_key(&seq, |(seq, _)| *seq);
+        at.is_ok_and(|at| self.contents[at].1 == content)
+    }
+}
+
 /// All streams of all devices.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
-    streams: HashMap<StreamId, Stream>,
+    /// Contents remembered for each stream, at least.
+    window: usize,
+    streams: IdMap<StreamId, Stream>,
     by_device: HashMap<Arc<str>, Vec<StreamId>>,
-    by_conn: HashMap<ConnId, StreamId>,
+    by_conn: IdMap<ConnId, StreamId>,
+    /// The named streams that rest, by when they were used last.
+    resting: BTreeMap<u64, StreamId>,
+    /// Those of them that still remember contents.
+    remembering: BTreeMap<u64, StreamId>,
+    /// Contents remembered, over all streams.
+    contents: usize,
+    /// Most of these.
+    max_contents: usize,
     dirty: Vec<StreamId>,
     next: u64,
     clock: u64,
 }
 
 impl Streams {
+    /// No streams yet. `window`: batches that a device may have unacked, and so may send again.
+    #[must_use]
+    pub fn new(window: usize) -> Self {
+        Self {
+            window: window.max(1),
+            streams: IdMap::default(),
+            by_device: HashMap::new(),
+            by_conn: IdMap::default(),
+            resting: BTreeMap::new(),
+            remembering: BTreeMap::new(),
+            contents: 0,
+            max_contents: CONTENTS,
+            dirty: Vec::new(),
+            next: 0,
+            clock: 0,
+        }
+    }
+
     /// Takes over the marks that the spool remembers. They may come late, after a spool that could
     /// not be used: what was taken in a stream meanwhile keeps its own way, and marks only rise.
     pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>) {
         for mark in marks {
-            let id = self
-                .find(&mark.device, &mark.stream)
-                .unwrap_or_else(|| self.insert(mark.device.clone(), mark.stream.clone(), true));
+            let id = match self.find(&mark.device, &mark.stream) {
+                Some(id) => id,
+                None => self.insert(mark.device.clone(), mark.stream.clone(), true),
+            };
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.safe = stream.safe.max(mark.seq);
                 stream.taken = stream.taken.max(mark.seq);
             }
+            self.rest(id);
         }
     }
 
@@ -80,20 +157,24 @@ impl Streams {
         unnamed: impl FnOnce() -> Arc<str>,
     ) -> Attached {
         self.detach(conn);
-        let id = match name {
-            Some(name) => self
-                .find(device, &name)
-                .unwrap_or_else(|| self.insert(device.clone(), name, true)),
-            None => self.insert(device.clone(), unnamed(), false),
+        let known = name.as_ref().and_then(|name| self.find(device, name));
+        let id = match (known, name) {
+            (Some(id), _) => id,
+            (None, Some(name)) => self.insert(device.clone(), name, true),
+            (None, None) => self.insert(device.clone(), unnamed(), false),
         };
         self.clock += 1;
         let clock = self.clock;
         let stream = self.streams.get_mut(&id).expect("found or inserted above");
+        self.resting.remove(&stream.used);
+        self.remembering.remove(&stream.used);
         stream.used = clock;
+        (stream.heard, stream.told) = (stream.safe, stream.safe);
         let before = stream.conn.replace(conn);
         let attached = Attached {
             stream: id,
             name: stream.name.clone(),
+            known: known.is_some(),
             safe: stream.safe,
             taken: stream.taken,
         };
@@ -112,24 +193,55 @@ impl Streams {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.conn = None;
         }
-        self.drop_if_over(id);
+        self.rest(id);
     }
 
-    /// Judges a batch that arrives, and notes it as taken if it is new.
-    pub fn arrive(&mut self, id: StreamId, seq: Option<u64>) -> Verdict {
+    /// Judges a batch that arrives over a connection, and notes it as taken if it is new.
+    pub fn arrive(
+        &mut self,
+        conn: ConnId,
+        id: StreamId,
+        seq: Option<u64>,
+        content: Content,
+    ) -> Verdict {
         let Some(seq) = seq else { return Verdict::New };
         let Some(stream) = self.streams.get_mut(&id) else {
             // Its connection was replaced and the unnamed stream dropped: nobody waits for it.
             return Verdict::New;
         };
-        if seq <= stream.safe {
-            return Verdict::Known(Some(stream.safe));
-        }
+        let attached = stream.conn == Some(conn);
         if seq <= stream.taken {
-            return Verdict::Known(None);
+            if !stream.remembers(seq, content) {
+                let highest = stream.taken;
+                return Verdict::Conflict { highest };
+            }
+            if !attached {
+                return Verdict::Known(None);
+            }
+            stream.heard = stream.heard.max(seq);
+            // Again, also when it was told before.
+            let ack = (seq <= stream.safe).then(|| stream.ack());
+            stream.told = stream.told.max(ack.unwrap_or(0));
+            return Verdict::Known(ack);
         }
         stream.taken = seq;
+        if attached {
+            stream.heard = seq;
+        }
         stream.pending.push_back((seq, false));
+        stream.contents.push_back((seq, content));
+        self.contents += 1;
+        // What is not safe yet will be sent again for certain if the connection breaks.
+        while stream.contents.len() > self.window
+            && stream
+                .contents
+                .front()
+                .is_some_and(|(seq, _)| *seq <= stream.safe)
+        {
+            stream.contents.pop_front();
+            self.contents -= 1;
+        }
+        self.forget_contents();
         Verdict::New
     }
 
@@ -154,9 +266,11 @@ impl Streams {
             stream.dirty = true;
             self.dirty.push(id);
         }
-        let moved = (stream.conn, stream.safe);
-        self.drop_if_over(id);
-        Some(moved)
+        let (conn, ack) = (stream.conn, stream.ack());
+        let moved = ack > stream.told;
+        stream.told = stream.told.max(ack);
+        self.rest(id);
+        moved.then_some((conn, ack))
     }
 
     /// The marks that moved since the last call.
@@ -228,7 +342,10 @@ impl Streams {
             conn: None,
             taken: 0,
             safe: 0,
+            heard: 0,
+            told: 0,
             pending: VecDeque::new(),
+            contents: VecDeque::new(),
             dirty: false,
             used: self.clock,
         };
@@ -236,23 +353,18 @@ impl Streams {
         id
     }
 
-    /// Makes room for one more stream of this device.
+    /// Makes room for one more stream of this device: its own longest unused goes first, so that
+    /// a device that names streams without end costs no other device anything.
     fn forget_for(&mut self, device: &str) {
-        let resting = |id: &&StreamId| {
-            self.streams
-                .get(id)
-                .is_some_and(|s| s.conn.is_none() && s.pending.is_empty())
-        };
-        let used = |id: &&StreamId| self.streams.get(id).map(|stream| stream.used);
         let own = self.by_device.get(device).map_or(&[][..], Vec::as_slice);
         let forget = if own.len() >= STREAMS_PER_DEVICE {
-            own.iter().filter(resting).min_by_key(used).copied()
+            let resting = own.iter().filter_map(|id| {
+                let stream = self.streams.get(id).filter(|stream| stream.is_resting())?;
+                Some((stream.used, *id))
+            });
+            resting.min().map(|(_, id)| id)
         } else if self.streams.len() >= STREAMS {
-            self.streams
-                .keys()
-                .filter(resting)
-                .min_by_key(used)
-                .copied()
+            self.resting.first_key_value().map(|(_, id)| *id)
         } else {
             None
         };
@@ -261,9 +373,30 @@ impl Streams {
         }
     }
 
-    fn drop_if_over(&mut self, id: StreamId) {
-        let over = |s: &Stream| !s.named && s.conn.is_none() && s.pending.is_empty();
-        if self.streams.get(&id).is_some_and(over) {
+    /// Forgets what the streams that have rested longest stood for, while it is too much in all.
+    fn forget_contents(&mut self) {
+        while self.contents > self.max_contents
+            && let Some((_, id)) = self.remembering.pop_first()
+        {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                self.contents -= stream.contents.len();
+                stream.contents = VecDeque::new();
+            }
+        }
+    }
+
+    /// If nobody uses the stream any more it is dropped when it cannot be resumed, and takes its
+    /// place among those that rest otherwise.
+    fn rest(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id).filter(|stream| stream.is_resting()) else {
+            return;
+        };
+        if stream.named {
+            self.resting.insert(stream.used, id);
+            if !stream.contents.is_empty() {
+                self.remembering.insert(stream.used, id);
+            }
+        } else {
             self.remove(id);
         }
     }
@@ -272,6 +405,9 @@ impl Streams {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
+        self.resting.remove(&stream.used);
+        self.remembering.remove(&stream.used);
+        self.contents -= stream.contents.len();
         if let Some(ids) = self.by_device.get_mut(&stream.device) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -290,111 +426,5 @@ fn mark(stream: &Stream) -> Mark {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn attach(streams: &mut Streams, conn: ConnId, name: &str) -> Attached {
-        streams.attach(conn, &"d".into(), Some(name.into()), || unreachable!())
-    }
-
-    #[test]
-    fn an_ack_waits_for_every_number_before_it() {
-        let mut streams = Streams::default();
-        let s = attach(&mut streams, 1, "a").stream;
-        for seq in [1, 2, 5] {
-            assert_eq!(streams.arrive(s, Some(seq)), Verdict::New);
-        }
-        assert_eq!(streams.safe(s, 5), None);
-        assert_eq!(streams.safe(s, 2), None);
-        assert_eq!(streams.safe(s, 1), Some((Some(1), 5)));
-    }
-
-    #[test]
-    fn a_resent_number_is_acked_again_once_safe_and_never_taken_twice() {
-        let mut streams = Streams::default();
-        let s = attach(&mut streams, 1, "a").stream;
-        streams.arrive(s, Some(3));
-        assert_eq!(streams.arrive(s, Some(3)), Verdict::Known(None));
-        streams.safe(s, 3);
-        assert_eq!(streams.arrive(s, Some(3)), Verdict::Known(Some(3)));
-        assert_eq!(streams.safe(s, 3), None);
-    }
-
-    #[test]
-    fn a_named_stream_resumes_on_another_connection_and_its_acks_follow() {
-        let mut streams = Streams::default();
-        let s = attach(&mut streams, 1, "a").stream;
-        streams.arrive(s, Some(1));
-        streams.arrive(s, Some(2));
-        streams.safe(s, 1);
-        let resumed = attach(&mut streams, 2, "a");
-        assert_eq!((resumed.stream, resumed.safe, resumed.taken), (s, 1, 2));
-        streams.detach(1);
-        assert_eq!(streams.safe(s, 2), Some((Some(2), 2)));
-    }
-
-    #[test]
-    fn an_unnamed_stream_ends_with_its_connection_but_not_before_its_last_batch() {
-        let mut streams = Streams::default();
-        let s = streams.attach(1, &"d".into(), None, || "x".into()).stream;
-        streams.arrive(s, Some(1));
-        streams.detach(1);
-        assert_eq!(streams.len(), 1);
-        assert_eq!(streams.safe(s, 1), Some((None, 1)));
-        assert!(streams.is_empty());
-    }
-
-    #[test]
-    fn marks_survive_through_restore_and_dirty_tells_only_what_moved() {
-        let mut streams = Streams::default();
-        let s = attach(&mut streams, 1, "a").stream;
-        attach(&mut streams, 2, "b");
-        streams.arrive(s, Some(7));
-        streams.safe(s, 7);
-        let dirty = streams.take_dirty();
-        assert_eq!(
-            dirty,
-            [Mark {
-                device: "d".into(),
-                stream: "a".into(),
-                seq: 7
-            }]
-        );
-        assert!(streams.take_dirty().is_empty());
-        streams.put_back(&dirty);
-        assert_eq!(streams.take_dirty(), dirty);
-
-        let mut restored = Streams::default();
-        restored.restore(streams.marks());
-        assert_eq!(attach(&mut restored, 1, "a").safe, 7);
-    }
-
-    #[test]
-    fn marks_that_come_late_are_never_lowered_by_what_was_taken_before() {
-        let mut streams = Streams::default();
-        let s = attach(&mut streams, 1, "a").stream;
-        streams.arrive(s, Some(3));
-        streams.restore([Mark {
-            device: "d".into(),
-            stream: "a".into(),
-            seq: 20,
-        }]);
-        assert_eq!(streams.safe(s, 3), Some((Some(1), 20)));
-        assert_eq!(streams.arrive(s, Some(20)), Verdict::Known(Some(20)));
-        assert_eq!(streams.arrive(s, Some(21)), Verdict::New);
-    }
-
-    #[test]
-    fn a_device_that_renames_its_stream_at_every_boot_does_not_fill_the_table() {
-        let mut streams = Streams::default();
-        for boot in 0..100 {
-            attach(&mut streams, boot, &format!("boot-{boot}"));
-            streams.detach(boot);
-        }
-        assert_eq!(streams.len(), STREAMS_PER_DEVICE);
-        let last = attach(&mut streams, 100, "boot-99");
-        assert_eq!(streams.len(), STREAMS_PER_DEVICE);
-        assert_eq!(last.name.as_ref(), "boot-99");
-    }
-}
+#[path = "streams_tests.rs"]
+mod tests;

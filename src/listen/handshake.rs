@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use super::Shared;
 use super::access::{Grant, Shown};
 use super::attempts::Origin;
 use super::gate::Gate;
+use super::post;
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::upgrade::{self, SUBPROTOCOL};
@@ -50,13 +52,14 @@ pub(super) struct Upgraded {
     pub(super) seat: Seat,
 }
 
-/// Serves a connection up to the upgrade; `None`: it was refused and answered. Has no timeout of
-/// its own.
+/// Serves a connection up to the upgrade; `None`: it was refused and answered, or was a batch by
+/// `POST`; `posted` is set once that has been read. Has no timeout of its own.
 pub(super) async fn handshake(
     shared: &Shared,
     gate: &Gate,
     tcp: TcpStream,
     origin: Origin,
+    posted: &AtomicBool,
 ) -> io::Result<Option<Upgraded>> {
     let (socket, shown) = match &shared.tls {
         None => (Socket::Plain(tcp), None),
@@ -72,19 +75,23 @@ pub(super) async fn handshake(
         }
     };
     let accepted = Mutex::new(None);
-    let service = service_fn(|request: Request<Incoming>| {
+    let (shown, accepted) = (shown.as_ref(), &accepted);
+    let service = service_fn(|request: Request<Incoming>| async move {
+        if post::device(&request).is_some() {
+            let response = post::answer(shared, gate, request, shown, origin, posted).await;
+            return Ok::<_, Infallible>(response);
+        }
         let path = request.uri().path().to_owned();
-        let response = match answer(shared, gate, request, shown.as_ref(), origin) {
+        Ok(match answer(shared, gate, request, shown, origin) {
             Ok((response, yes)) => {
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
                 response
             }
             Err(refusal) => {
-                note(gate, origin, refusal, &path);
+                note(shared, gate, origin, refusal, &path);
                 refusal.response()
             }
-        };
-        async move { Ok::<_, Infallible>(response) }
+        })
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -95,8 +102,9 @@ pub(super) async fn handshake(
         .await
         .map_err(io::Error::other)?;
     let accepted = accepted
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     let Some(accepted) = accepted else {
         return Ok(None);
     };
@@ -121,13 +129,17 @@ fn whole_seconds(wait: Duration) -> u64 {
 }
 
 /// Logs a refusal. Only what may be a device's id is repeated of the request.
-fn note(gate: &Gate, origin: Origin, refusal: Refusal, path: &str) {
+pub(super) fn note(shared: &Shared, gate: &Gate, origin: Origin, refusal: Refusal, path: &str) {
     if refusal == Refusal::Stopping {
         return debug!(address = %origin, "refused while stopping");
     }
     let id = path.rsplit('/').next().filter(|id| is_id(id));
     let (loudness, reason) = (refusal.loudness(), refusal.detail());
     gate.log(loudness, origin, reason, id.unwrap_or_default());
+    if let Some(id) = id {
+        let remote = origin.to_string();
+        shared.roster.board().devices.refused(id, reason, remote);
+    }
 }
 
 /// Decides what a request gets.
@@ -141,16 +153,7 @@ fn answer(
     let (head, body) = request.into_parts();
     let wanted = upgrade::parse(&head)?;
     let token = wanted.token.as_deref();
-    let judged = shared.access.judge(&wanted.device, token, shown);
-    let grant = judged.map_err(|refusal| match gate.failure(origin) {
-        Ok(()) => refusal,
-        Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
-    })?;
-    if shared.stop.is_requested() {
-        return Err(Refusal::Stopping);
-    }
-    gate.entry(&wanted.device)
-        .map_err(|wait| Refusal::TooOften(whole_seconds(wait)))?;
+    let grant = admit(shared, gate, &wanted.device, token, shown, origin)?;
     let seat = shared.roster.admit(&wanted.device).ok_or(Refusal::Full)?;
 
     let mut response = Response::new(Full::default());
@@ -175,4 +178,29 @@ fn answer(
         upgrade: hyper::upgrade::on(Request::from_parts(head, body)),
     };
     Ok((response, accepted))
+}
+
+/// Whether somebody may come as this device now.
+pub(super) fn admit(
+    shared: &Shared,
+    gate: &Gate,
+    device: &str,
+    token: Option<&str>,
+    shown: Option<&Shown>,
+    origin: Origin,
+) -> Result<Grant, Refusal> {
+    let judged = shared.access.judge(device, token, shown);
+    let grant = judged.map_err(|refusal| match gate.failure(origin) {
+        Ok(()) => refusal,
+        Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
+    })?;
+    if shared.stop.is_requested() {
+        return Err(Refusal::Stopping);
+    }
+    // A device that sleeps and comes when it said that it would has no fault.
+    if !shared.roster.is_on_time(device) {
+        gate.entry(device)
+            .map_err(|wait| Refusal::TooOften(whole_seconds(wait)))?;
+    }
+    Ok(grant)
 }

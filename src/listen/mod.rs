@@ -11,6 +11,7 @@ mod attempts;
 pub mod fuzzing;
 mod gate;
 mod handshake;
+mod post;
 mod refusal;
 pub mod registry;
 mod socket;
@@ -21,7 +22,8 @@ mod version;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -65,12 +67,17 @@ const STOP_TIME: Duration = Duration::from_secs(5);
 /// How long a handshake may still take once the stop is asked for: enough to be told so.
 const STOP_HANDSHAKE: Duration = Duration::from_millis(500);
 
+/// The default of `uplink.ack_timeout`.
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What every connection needs.
 struct Shared {
     access: Arc<Access>,
     gate: Arc<Gate>,
     tls: Option<Arc<Tls>>,
     handshake_timeout: Duration,
+    /// How long a batch by `POST` waits until it is safe.
+    ack_timeout: Duration,
     settings: Arc<Settings>,
     port: IntakePort,
     roster: Arc<Roster>,
@@ -95,6 +102,7 @@ pub struct Server {
     dead_after: Duration,
     reload: Arc<Notify>,
     pulse: Pulse,
+    files: Files,
 }
 
 impl Server {
@@ -118,21 +126,33 @@ impl Server {
             (Auth::Certificate, None) => return Err(TlsError::NoClientCa),
             (Auth::Certificate, Some(tls)) => Access::Certificate(Certificates::new(tls.clone())),
         };
+        // There entries only say more of devices that certificates let in.
+        let roll = (devices.auth == Auth::Certificate)
+            .then(|| Arc::new(Registry::optional(&devices.registry)));
+        let files = Files {
+            access: Arc::new(access),
+            roll,
+            tls: tls.clone(),
+            roster: roster.clone(),
+        };
+        files.tell_roll();
         Ok(Self {
             sockets: devices.max_connections.saturating_add(EXTRA_SOCKETS),
             dead_after: devices.ping_interval + devices.ping_timeout,
             reload: Arc::default(),
             pulse: Pulse::default(),
             shared: Arc::new(Shared {
-                access: Arc::new(access),
+                access: files.access.clone(),
                 gate: Gate::new(),
                 tls,
                 handshake_timeout: devices.handshake_timeout,
+                ack_timeout: ACK_TIMEOUT,
                 settings: Arc::new(Settings::from(devices)),
                 port,
                 roster,
                 stop,
             }),
+            files,
         })
     }
 
@@ -148,6 +168,16 @@ impl Server {
         Self { pulse, ..self }
     }
 
+    /// The same, and a batch by `POST` waits so long until it is safe (`uplink.ack_timeout`).
+    #[must_use]
+    pub fn with_ack_timeout(mut self, ack_timeout: Duration) -> Self {
+        // Nobody else has it yet.
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.ack_timeout = ack_timeout;
+        }
+        self
+    }
+
     /// Serves one connection up to the end of its opening handshake and hands out its WebSocket,
     /// set up as every session's is, instead of running a session on it. How often somebody comes
     /// is not counted. `None`: it was refused or lost, or took longer than `handshake_timeout`.
@@ -156,7 +186,13 @@ impl Server {
         socket::prepare(&tcp, self.dead_after).ok()?;
         let outcome = timeout(
             shared.handshake_timeout,
-            handshake(shared, &Gate::new(), tcp, remote.ip().into()),
+            handshake(
+                shared,
+                &Gate::new(),
+                tcp,
+                remote.ip().into(),
+                &AtomicBool::new(false),
+            ),
         )
         .await;
         let upgraded = outcome.ok()?.ok()??;
@@ -179,12 +215,8 @@ impl Server {
             dead_after,
             reload,
             mut pulse,
+            files,
         } = self;
-        let files = Files {
-            access: shared.access.clone(),
-            tls: shared.tls.clone(),
-            roster: shared.roster.clone(),
-        };
         let mut looking: Option<JoinHandle<()>> = None;
         let sockets = u32::try_from(sockets).unwrap_or(u32::MAX);
         let free = Arc::new(Semaphore::new(sockets as usize));
@@ -201,6 +233,7 @@ impl Server {
                     continue;
                 }
                 _ = look.tick() => {
+                    shared.roster.look_for_sleepers(Instant::now());
                     // Beside everything else: a disk that hangs must not hold up the devices.
                     if looking.as_ref().is_none_or(JoinHandle::is_finished) {
                         let files = files.clone();
@@ -237,11 +270,27 @@ impl Server {
 #[derive(Clone)]
 struct Files {
     access: Arc<Access>,
+    /// The registry, where it admits nobody.
+    roll: Option<Arc<Registry>>,
     tls: Option<Arc<Tls>>,
     roster: Arc<Roster>,
 }
 
 impl Files {
+    fn registry(&self) -> Option<&Registry> {
+        match &*self.access {
+            Access::Token(registry) => Some(registry),
+            Access::Certificate(_) | Access::Open => self.roll.as_deref(),
+        }
+    }
+
+    /// Tells the board which devices there are to be.
+    fn tell_roll(&self) {
+        if let Some(roll) = self.registry().and_then(Registry::take_roll) {
+            self.roster.board().devices.expect(roll);
+        }
+    }
+
     /// Looks at them, and closes the sessions of devices that may no longer connect. Blocks.
     fn follow(&self) {
         let renewed = self.tls.as_ref().is_some_and(|tls| tls.refresh());
@@ -253,13 +302,17 @@ impl Files {
         for device in lost {
             self.roster.close(&device, Close::Revoked);
         }
+        if let Some(roll) = &self.roll {
+            roll.refresh();
+        }
+        self.tell_roll();
     }
 
     fn read_again(&self) {
         if let Some(tls) = &self.tls {
             tls.read_again();
         }
-        if let Access::Token(registry) = &*self.access {
+        if let Some(registry) = self.registry() {
             registry.read_again();
         }
     }
@@ -331,6 +384,7 @@ async fn connection(
 ) {
     let origin = Origin::from(remote.ip());
     let mut stop = shared.stop.clone();
+    let posted = AtomicBool::new(false);
     let cut = async {
         let stopped = async {
             stop.requested().await;
@@ -338,9 +392,13 @@ async fn connection(
         };
         // Either way the time is up.
         let _ = timeout(shared.handshake_timeout, stopped).await;
+        if posted.load(Relaxed) {
+            // It has its answer before that.
+            sleep(shared.ack_timeout + STOP_HANDSHAKE).await;
+        }
     };
     let outcome = tokio::select! {
-        outcome = handshake(&shared, &shared.gate, tcp, origin) => outcome,
+        outcome = handshake(&shared, &shared.gate, tcp, origin, &posted) => outcome,
         () = cut => {
             let reason = "handshake not finished in time";
             return shared.gate.log(Loudness::Info, origin, reason, "");

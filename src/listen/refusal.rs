@@ -24,6 +24,8 @@ pub(super) enum Refusal {
     BadId,
     /// Not GET.
     Method,
+    /// Data that does not come by POST.
+    NotPost,
     /// Not a WebSocket handshake.
     NoUpgrade,
     /// A WebSocket version other than 13 (RFC 6455 §4.2.2).
@@ -59,7 +61,7 @@ impl Refusal {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::BadId | Self::BadKey => StatusCode::BAD_REQUEST,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method | Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
             Self::OtherDevice => StatusCode::FORBIDDEN,
@@ -71,11 +73,14 @@ impl Refusal {
     /// One sentence for the firmware's author.
     pub(super) fn detail(self) -> &'static str {
         match self {
-            Self::NotFound => "devices connect to /v1/devices/{id}",
+            Self::NotFound => {
+                "devices connect to /v1/devices/{id}, or post to /v1/devices/{id}/data"
+            }
             Self::BadId => {
                 "a device id is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
             }
             Self::Method => "the WebSocket handshake is a GET request",
+            Self::NotPost => "batches are posted to this path",
             Self::NoUpgrade => {
                 "this path takes a WebSocket handshake: Connection: Upgrade and Upgrade: websocket"
             }
@@ -112,6 +117,7 @@ impl Refusal {
         let with = HeaderValue::from_static;
         match self {
             Self::Method => vec![(ALLOW, with("GET"))],
+            Self::NotPost => vec![(ALLOW, with("POST"))],
             Self::NoUpgrade => vec![(UPGRADE, with("websocket"))],
             Self::Version => vec![
                 (UPGRADE, with("websocket")),

@@ -3,8 +3,12 @@
 //! ```toml
 //! [[device]]
 //! id = "barn-1"
-//! token_sha256 = "…"   # 64 lower-case hexadecimal digits: SHA-256 of the token's UTF-8 bytes
+//! token_sha256 = "…"   # 64 lower-case hexadecimal digits: SHA-256 of the token's UTF-8 bytes;
+//!                      # none where devices show certificates
 //! added = 1763600000   # optional, Unix seconds
+//! expect = "1m"        # optional: it is to send at least this often
+//! old_sha256 = "…"     # optional: a token that was replaced, which is good until
+//! old_until = 1763686400
 //! ```
 //!
 //! A token is 256 random bits, so a plain hash is enough: there is nothing to guess.
@@ -14,6 +18,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,6 +26,9 @@ use subtle::ConstantTimeEq;
 use tracing::{error, info, warn};
 
 use super::version::Version;
+use crate::clock::unix_now;
+use crate::config::parse_duration;
+use crate::status::board::Expected;
 
 /// SHA-256 of a token.
 pub type TokenHash = [u8; 32];
@@ -40,11 +48,93 @@ pub struct RegistryFile {
 pub struct Registered {
     /// The device's id.
     pub id: String,
-    /// 64 lower-case hexadecimal digits.
-    pub token_sha256: String,
+    /// 64 lower-case hexadecimal digits; none where devices show certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_sha256: Option<String>,
     /// Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<u64>,
+    /// How often it is to send at least, such as `1m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// The token that was replaced by the present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_sha256: Option<String>,
+    /// How long that one is good for new connections, Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_until: Option<u64>,
+}
+
+impl Registered {
+    /// Whether every value is one that the hub takes.
+    ///
+    /// # Errors
+    /// The first that is not, in a sentence that names the device.
+    pub fn check(&self) -> Result<(), String> {
+        self.entry().map(|_| ())
+    }
+
+    fn entry(&self) -> Result<Entry, String> {
+        let id = &self.id;
+        let hash = |key: &str, hex: &Option<String>| match hex.as_deref().map(parse_hash) {
+            Some(None) => Err(format!(
+                "{key} of device {id:?} is not 64 lower-case hexadecimal digits"
+            )),
+            read => Ok(read.flatten()),
+        };
+        let every = match self.expect.as_deref().map(parse_duration) {
+            Some(None) => {
+                return Err(format!(
+                    "expect of device {id:?} is no duration; write one such as \"1m\""
+                ));
+            }
+            read => read.flatten(),
+        };
+        let old = hash("old_sha256", &self.old_sha256)?;
+        Ok(Entry {
+            token: hash("token_sha256", &self.token_sha256)?,
+            old: old.zip(self.old_until),
+            every,
+        })
+    }
+}
+
+/// What an entry grants and asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    token: Option<TokenHash>,
+    /// And until when, Unix seconds.
+    old: Option<(TokenHash, u64)>,
+    every: Option<Duration>,
+}
+
+impl Entry {
+    /// Whether the token with this hash is good for a connection.
+    fn admits(&self, hash: &TokenHash, now: u64) -> bool {
+        let same = |known: TokenHash| bool::from(known.ct_eq(hash));
+        // Both are compared, so that the time tells nothing.
+        let token = self.token.is_some_and(same);
+        let old = self
+            .old
+            .is_some_and(|(old, until)| same(old) & (now < until));
+        token | old
+    }
+
+    /// Whether it keeps what an earlier entry granted.
+    fn keeps(&self, before: &Self) -> bool {
+        before.token.is_none_or(|token| {
+            self.token == Some(token) || self.old.is_some_and(|(old, _)| old == token)
+        })
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "seconds since 1970"
+)]
+fn now() -> u64 {
+    unix_now().max(0.0) as u64
 }
 
 /// The hash of a token as the registry keeps it.
@@ -69,7 +159,7 @@ fn parse_hash(hex: &str) -> Option<TokenHash> {
     Some(hash)
 }
 
-type Devices = HashMap<Arc<str>, TokenHash>;
+type Devices = HashMap<Arc<str>, Entry>;
 
 /// Reads the text of a registry. The error is one sentence that names the device.
 fn parse(text: &str) -> Result<Devices, String> {
@@ -82,13 +172,8 @@ fn parse(text: &str) -> Result<Devices, String> {
     })?;
     let mut devices = Devices::with_capacity(file.devices.len());
     for device in file.devices {
-        let Some(hash) = parse_hash(&device.token_sha256) else {
-            return Err(format!(
-                "token_sha256 of device {:?} is not 64 lower-case hexadecimal digits",
-                device.id
-            ));
-        };
-        if devices.insert(device.id.as_str().into(), hash).is_some() {
+        let entry = device.entry()?;
+        if devices.insert(device.id.as_str().into(), entry).is_some() {
             return Err(format!("device {:?} is there twice", device.id));
         }
     }
@@ -112,12 +197,16 @@ struct State {
     version: Option<Version>,
     missing: bool,
     complained: bool,
+    /// Nobody has asked for the devices since they last changed.
+    untold: bool,
 }
 
 /// The registry in memory, as of the last good state of the file.
 #[derive(Debug)]
 pub struct Registry {
     path: PathBuf,
+    /// Devices come without it, too: that it is missing is no news.
+    optional: bool,
     state: Mutex<State>,
 }
 
@@ -125,8 +214,19 @@ impl Registry {
     /// Reads the file. One that is missing or broken is reported and means no devices so far.
     #[must_use]
     pub fn open(path: &Path) -> Self {
+        Self::read(path, false)
+    }
+
+    /// The same where devices prove by other means who they are, and entries only say more of them.
+    #[must_use]
+    pub fn optional(path: &Path) -> Self {
+        Self::read(path, true)
+    }
+
+    fn read(path: &Path, optional: bool) -> Self {
         let registry = Self {
             path: path.to_owned(),
+            optional,
             state: Mutex::default(),
         };
         // Twice, because a missing file counts only the second time.
@@ -144,10 +244,11 @@ impl Registry {
     pub fn judge(&self, device: &str, token: &str) -> Judgement {
         let hash = token_hash(token);
         let state = self.lock();
-        let same = |known: &TokenHash| bool::from(known.ct_eq(&hash));
-        if state.devices.get(device).is_some_and(same) {
+        let now = now();
+        let admits = |entry: &Entry| entry.admits(&hash, now);
+        if state.devices.get(device).is_some_and(admits) {
             Judgement::Own(hash)
-        } else if state.devices.values().any(same) {
+        } else if state.devices.values().any(admits) {
             Judgement::OfAnother
         } else {
             Judgement::Unknown
@@ -158,8 +259,24 @@ impl Registry {
     #[must_use]
     pub fn holds(&self, device: &str, hash: &TokenHash) -> bool {
         let state = self.lock();
-        let same = |known: &TokenHash| bool::from(known.ct_eq(hash));
-        state.devices.get(device).is_some_and(same)
+        let now = now();
+        let admits = |entry: &Entry| entry.admits(hash, now);
+        state.devices.get(device).is_some_and(admits)
+    }
+
+    /// The devices, when they have changed since this was last asked.
+    #[must_use]
+    pub fn take_roll(&self) -> Option<Vec<Expected>> {
+        let mut state = self.lock();
+        if !std::mem::take(&mut state.untold) {
+            return None;
+        }
+        let devices = state.devices.iter();
+        let roll = devices.map(|(id, entry)| Expected {
+            id: id.clone(),
+            every: entry.every,
+        });
+        Some(roll.collect())
     }
 
     /// Forgets what the file looked like, so that the next look reads it.
@@ -168,7 +285,8 @@ impl Registry {
     }
 
     /// Looks whether the file has changed and follows it. Returns the devices whose token is no
-    /// longer valid. Reads the file only when its metadata differ.
+    /// longer valid. One that was replaced, and is good for a while, ends no connection. Reads the
+    /// file only when its metadata differ.
     pub fn refresh(&self) -> Vec<Arc<str>> {
         let found = fs::metadata(&self.path).map(Version::from);
         let mut state = self.lock();
@@ -196,7 +314,7 @@ impl Registry {
                     return Vec::new();
                 }
                 state.version = None;
-                if !state.complained {
+                if !state.complained && !self.optional {
                     state.complained = true;
                     warn!(registry = %self.path.display(), "no device registry: no device can connect until `telehub device add` makes one");
                 }
@@ -214,10 +332,17 @@ impl Registry {
             state.complained = false;
             info!(registry = %self.path.display(), devices = devices.len(), "device registry read");
         }
+        if devices == state.devices {
+            return Vec::new();
+        }
+        state.untold = true;
         let before = std::mem::replace(&mut state.devices, devices);
         before
             .into_iter()
-            .filter(|(id, hash)| state.devices.get(id) != Some(hash))
+            .filter(|(id, entry)| {
+                let present = state.devices.get(id);
+                !present.is_some_and(|present| present.keeps(entry))
+            })
             .map(|(id, _)| id)
             .collect()
     }
@@ -301,6 +426,59 @@ mod tests {
         }
         replace(&path, "");
         assert_eq!(registry.refresh(), ["a".into()]);
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_is_good_for_a_while_and_ends_no_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("devices.toml");
+        fs::write(&path, entry("a", "old")).unwrap();
+        let registry = Registry::open(&path);
+        let old: String = token_hash("old")
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let rotated = |until: u64| {
+            format!(
+                "{}old_sha256 = \"{old}\"\nold_until = {until}\n",
+                entry("a", "new")
+            )
+        };
+        replace(&path, &rotated(now() + 3_600));
+        assert!(registry.refresh().is_empty());
+        for token in ["old", "new"] {
+            assert!(
+                matches!(registry.judge("a", token), Judgement::Own(_)),
+                "{token}"
+            );
+        }
+        replace(&path, &rotated(now()));
+        assert!(registry.refresh().is_empty());
+        assert_eq!(registry.judge("a", "old"), Judgement::Unknown);
+        assert!(matches!(registry.judge("a", "new"), Judgement::Own(_)));
+        replace(&path, &entry("a", "newer"));
+        assert_eq!(registry.refresh(), ["a".into()]);
+    }
+
+    #[test]
+    fn the_roll_is_told_once_for_each_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("devices.toml");
+        fs::write(&path, "[[device]]\nid = \"a\"\nexpect = \"90s\"\n").unwrap();
+        let registry = Registry::optional(&path);
+        let roll = registry.take_roll().unwrap();
+        assert_eq!(roll.len(), 1);
+        assert_eq!(
+            (&*roll[0].id, roll[0].every),
+            ("a", Some(Duration::from_secs(90)))
+        );
+        assert_eq!(registry.take_roll(), None);
+        assert_eq!(registry.judge("a", ""), Judgement::Unknown);
+        assert!(
+            parse("[[device]]\nid = \"a\"\nexpect = \"soon\"\n")
+                .unwrap_err()
+                .contains("\"1m\"")
+        );
     }
 
     #[test]

@@ -96,6 +96,11 @@ fn load(tls: &DeviceTls, auth: Auth) -> Result<Loaded, TlsError> {
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key)?;
+    if verifier.is_none() {
+        // Whoever comes back resumes without the hub remembering it: a sleeper that wakes saves a
+        // flight and a signature. Where certificates decide they are looked at each time.
+        config.ticketer = ring::Ticketer::new()?;
+    }
     // What hyper and the WebSocket speak on top.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Loaded {

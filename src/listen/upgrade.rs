@@ -19,7 +19,8 @@ pub(super) const SUBPROTOCOL: &str = "telehub.v1";
 /// A browser cannot set headers; it offers its token as a subprotocol of this prefix.
 const BEARER_SUBPROTOCOL: &str = "telehub.bearer.";
 
-const PATH: &str = "/v1/devices/";
+/// What stands before the id.
+pub(super) const PATH: &str = "/v1/devices/";
 
 /// A correct handshake.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +45,8 @@ fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str>
         .map(str::trim)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<String> {
+/// The token of a request.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<String> {
     if let Some(value) = headers.get(AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
         return scheme

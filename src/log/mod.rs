@@ -5,7 +5,7 @@ mod gate;
 mod journal;
 mod limit;
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::path::Path;
 
 use tracing_subscriber::fmt;
@@ -15,6 +15,7 @@ use self::gate::Gate;
 pub use self::gate::{level, set_level, tell_held_back, tell_held_back_now};
 use self::journal::{Entry, Journal};
 use crate::config::{Log, LogFormat};
+use crate::plain;
 
 /// How the log is printed, decided from the settings and from where stderr leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,22 @@ fn style(format: LogFormat, journal: bool, terminal: bool) -> Style {
         LogFormat::Json => Style::Json,
         LogFormat::Text if journal => Style::Journal,
         LogFormat::Text => Style::Text { colour: terminal },
+    }
+}
+
+/// stderr for JSON: one event is one line for every reader, whatever a peer has said. (As text the
+/// fields are written with escapes by themselves.)
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        stderr().write_all(plain::json(&text).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
     }
 }
 
@@ -66,7 +83,13 @@ pub fn start(log: &Log) {
             tracing::subscriber::set_global_default(gate.with(layer))
         }
         (Style::Json, _) => tracing::subscriber::set_global_default(
-            gate.with(layer.with_ansi(false).json().flatten_event(true)),
+            gate.with(
+                layer
+                    .with_ansi(false)
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(|| Lines),
+            ),
         ),
         // A journal that cannot be spoken to but as a stream has times of its own all the same.
         _ if in_journal => tracing::subscriber::set_global_default(

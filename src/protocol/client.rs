@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::message::{Reject, RejectCode, ToDevice, Welcome};
+use super::message::{Note, NoteCode, Reject, RejectCode, ToDevice, Welcome};
 use crate::reading::Encoding;
 
 /// A frame is not a message of the hub.
@@ -30,9 +30,13 @@ enum Body {
     Welcome {
         stream: String,
         seq: u64,
+        known: bool,
         time: f64,
+        time_s: u64,
         ping_interval: f64,
+        ping_timeout: f64,
         max_message: u64,
+        max_rate: u32,
         window: u32,
     },
     Ack {
@@ -43,6 +47,12 @@ enum Body {
         seq: Option<u64>,
         code: String,
         detail: String,
+    },
+    Note {
+        code: String,
+        detail: String,
+        #[serde(default)]
+        seq: Option<u64>,
     },
     Command {
         id: String,
@@ -55,27 +65,39 @@ impl TryFrom<Body> for ToDevice {
     type Error = NotAMessage;
 
     fn try_from(body: Body) -> Result<Self, NotAMessage> {
+        let unknown = |code: &str| NotAMessage(format!("unknown code {code:?}"));
         Ok(match body {
             Body::Welcome {
                 stream,
                 seq,
+                known,
                 time,
+                time_s,
                 ping_interval,
+                ping_timeout,
                 max_message,
+                max_rate,
                 window,
             } => Self::Welcome(Welcome {
                 stream,
                 seq,
+                known,
                 time,
+                time_s,
                 ping_interval,
+                ping_timeout,
                 max_message,
+                max_rate,
                 window,
             }),
             Body::Ack { seq } => Self::Ack { seq },
             Body::Reject { seq, code, detail } => {
-                let code = RejectCode::from_text(&code)
-                    .ok_or_else(|| NotAMessage(format!("unknown code {code:?}")))?;
+                let code = RejectCode::from_text(&code).ok_or_else(|| unknown(&code))?;
                 Self::Reject(Reject { seq, code, detail })
+            }
+            Body::Note { code, detail, seq } => {
+                let code = NoteCode::from_text(&code).ok_or_else(|| unknown(&code))?;
+                Self::Note(Note { code, detail, seq })
             }
             Body::Command { id, name, args } => Self::Command { id, name, args },
         })

@@ -58,9 +58,13 @@ enum Body<'a> {
     Welcome {
         stream: &'a str,
         seq: u64,
+        known: bool,
         time: f64,
+        time_s: u64,
         ping_interval: f64,
+        ping_timeout: f64,
         max_message: u64,
+        max_rate: u32,
         window: u32,
     },
     Ack {
@@ -71,6 +75,12 @@ enum Body<'a> {
         seq: Option<u64>,
         code: &'static str,
         detail: &'a str,
+    },
+    Note {
+        code: &'static str,
+        detail: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
     },
     Command {
         id: &'a str,
@@ -85,9 +95,13 @@ impl<'a> Body<'a> {
             ToDevice::Welcome(welcome) => Self::Welcome {
                 stream: &welcome.stream,
                 seq: welcome.seq,
+                known: welcome.known,
                 time: welcome.time,
+                time_s: welcome.time_s,
                 ping_interval: welcome.ping_interval,
+                ping_timeout: welcome.ping_timeout,
                 max_message: welcome.max_message,
+                max_rate: welcome.max_rate,
                 window: welcome.window,
             },
             ToDevice::Ack { seq } => Self::Ack { seq: *seq },
@@ -95,6 +109,11 @@ impl<'a> Body<'a> {
                 seq: reject.seq,
                 code: reject.code.as_str(),
                 detail: &reject.detail,
+            },
+            ToDevice::Note(note) => Self::Note {
+                code: note.code.as_str(),
+                detail: &note.detail,
+                seq: note.seq,
             },
             ToDevice::Command { id, name, args } => Self::Command { id, name, args },
         }

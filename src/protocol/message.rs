@@ -13,17 +13,61 @@ pub enum FromDevice<'a> {
     Data(Data<'a>),
     /// Answer to a command.
     Result(CommandResult),
+    /// Going away on purpose.
+    Bye(Bye),
+}
+
+/// What a device says of its own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceClock {
+    /// It has none: it may send ages and no times.
+    None,
+    /// It has one that may be wrong.
+    Unsure,
+    /// It has one that is right.
+    Synced,
+}
+
+impl DeviceClock {
+    /// The clock that stands so in the message.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        Some(match text {
+            "none" => Self::None,
+            "unsure" => Self::Unsure,
+            "synced" => Self::Synced,
+            _ => return None,
+        })
+    }
 }
 
 /// `{"hello": …}`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hello {
-    /// Names one run of sequence numbers: 1 to 64 characters, no control characters.
-    pub stream: String,
+    /// Names one run of sequence numbers: 1 to 64 characters, no control characters. `None`: the
+    /// hub makes a name.
+    pub stream: Option<String>,
+    /// The last number that the device used, plus one.
+    pub next: Option<u64>,
+    /// What its clock is worth.
+    pub clock: Option<DeviceClock>,
+    /// How many ids of commands it writes down before it carries them out.
+    pub remembers: Option<u64>,
+    /// Bytes of one message that it can take.
+    pub max_message: Option<u64>,
     /// At most 64 characters.
     pub model: Option<String>,
     /// At most 64 characters.
     pub firmware: Option<String>,
+}
+
+impl Hello {
+    /// Whether the device knows of `note`: firmware from before it may take an unknown kind of
+    /// message for a fault.
+    #[must_use]
+    pub fn takes_notes(&self) -> bool {
+        self.next.is_some() || self.clock.is_some()
+    }
 }
 
 /// `{"data": …}`, or a bare pack.
@@ -31,8 +75,17 @@ pub struct Hello {
 pub struct Data<'a> {
     /// At least 1; `None`: no ack wanted.
     pub seq: Option<u64>,
+    /// Seconds before the arrival to which the relative times of the pack refer; 0 or more.
+    pub age: f64,
     /// The readings, not yet resolved.
     pub pack: Pack<'a>,
+}
+
+/// `{"bye": …}`
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bye {
+    /// The device is back in about so many seconds. `None`: it does not say when.
+    pub sleep: Option<f64>,
 }
 
 /// `{"result": …}`
@@ -60,6 +113,8 @@ pub enum ToDevice {
     },
     /// A message was not taken and never will be.
     Reject(Reject),
+    /// Something that the device's author should know.
+    Note(Note),
     /// From the broker.
     Command {
         /// Comes back in the result.
@@ -74,16 +129,24 @@ pub enum ToDevice {
 /// `{"welcome": …}`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Welcome {
-    /// The stream of `hello`.
+    /// The stream of `hello`, or the name that the hub made.
     pub stream: String,
     /// The highest safe sequence number; 0: none.
     pub seq: u64,
+    /// Whether the hub remembers the stream.
+    pub known: bool,
     /// The hub's clock: Unix seconds.
     pub time: f64,
+    /// The same in whole seconds, for devices whose floats have 32 bits.
+    pub time_s: u64,
     /// Seconds between pings.
     pub ping_interval: f64,
+    /// Seconds after a ping in which a sign of life has to come.
+    pub ping_timeout: f64,
     /// Bytes of one message.
     pub max_message: u64,
+    /// Messages a second.
+    pub max_rate: u32,
     /// Batches that may be unacked.
     pub window: u32,
 }
@@ -91,11 +154,11 @@ pub struct Welcome {
 /// Why a message was rejected: `code` of `{"reject": …}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectCode {
-    /// Not a message: does not decode, wrong types, duplicate keys.
+    /// Not a message: does not decode, wrong types, duplicate keys, or at the wrong time.
     Malformed,
     /// The pack breaks RFC 8428.
     BadPack,
-    /// The sequence number is 0, or goes backwards to one that was never sent.
+    /// The sequence number is 0, or was used before for other content.
     BadSeq,
     /// The batch is larger than the hub passes on.
     TooLarge,
@@ -141,4 +204,43 @@ pub struct Reject {
     /// One sentence for the firmware's author: what is wrong and where. At most 200 bytes, and
     /// never a copy of more than a few bytes of what the device sent.
     pub detail: String,
+}
+
+/// What a note is about: `code` of `{"note": …}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NoteCode {
+    /// A time that cannot be true was taken, and is marked on the broker.
+    ImplausibleTime,
+    /// A record without a usable value was left out of a batch.
+    RecordDropped,
+}
+
+impl NoteCode {
+    /// As it stands in the message.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ImplausibleTime => "implausible-time",
+            Self::RecordDropped => "record-dropped",
+        }
+    }
+
+    /// The code that stands so in the message.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        [Self::ImplausibleTime, Self::RecordDropped]
+            .into_iter()
+            .find(|code| code.as_str() == text)
+    }
+}
+
+/// `{"note": …}`: the message was taken all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What it is about.
+    pub code: NoteCode,
+    /// One sentence for the firmware's author.
+    pub detail: String,
+    /// The batch that it is about, if it had a number.
+    pub seq: Option<u64>,
 }

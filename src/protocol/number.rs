@@ -60,6 +60,26 @@ impl Number {
         }
     }
 
+    /// The value as an unsigned integer, when it is one exactly, whichever way it is held.
+    #[must_use]
+    pub fn as_unsigned(self) -> Option<u64> {
+        match self {
+            Self::Int(value) => u64::try_from(value).ok(),
+            Self::UInt(value) => Some(value),
+            Self::Float(value) => {
+                /// 2^64.
+                const BEYOND: f64 = 18_446_744_073_709_551_616.0;
+                let whole = value.fract() == 0.0 && (0.0..BEYOND).contains(&value);
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "checked right there"
+                )]
+                whole.then_some(value as u64)
+            }
+        }
+    }
+
     fn as_integer(self) -> Option<i128> {
         match self {
             Self::Int(value) => Some(value.into()),

@@ -5,11 +5,14 @@ use serde::{Serialize, Serializer};
 
 use super::decode::decode;
 use super::decode::scalar::base64url;
+use super::fast;
 use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
+use super::number::Number;
+use super::out::{Out, Writer};
 use super::pack::Pack;
-use super::pack::resolve::{Resolved, ResolvedValue};
-use crate::reading::{Batch, Doubt, Gap};
+use super::pack::resolve::{RELATIVE_BELOW, Resolved, ResolvedValue};
+use crate::reading::{Batch, Doubt, Encoding, Gap};
 
 /// `uplink.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +56,129 @@ pub const MAX_PAYLOAD: usize = MAX_RESOLVED + ENVELOPE;
 /// JSON takes more than CBOR. Only a first guess for the buffer.
 const GROWTH: usize = 3;
 
-/// The payload of `…/data` and `…/history`: decodes the frame again, resolves its pack with the
-/// moment of arrival, and writes it. A moment that is not [`synced`](crate::reading::Moment) is
-/// said so in the two formats that have a place for it.
+/// What is to be said of the times of a batch; the payload of `json` and `cbor` says it itself.
+///
+/// # Errors
+/// When the frame is not what was taken.
+pub fn doubt(batch: &Batch) -> Result<Option<Doubt>, PayloadError> {
+    let message = decode(batch.encoding, &batch.frame)
+        .map_err(|reject| PayloadError::Frame(reject.detail))?;
+    let FromDevice::Data(data) = message else {
+        return Err(PayloadError::NoPack);
+    };
+    let received = batch.received.wall - data.age;
+    Ok(data.pack.times(received).doubt(&batch.received))
+}
+
+/// The payload of `…/data` and `…/history`: see [`append_batch`].
 ///
 /// # Errors
 /// When the frame is not what was taken.
 pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadError> {
+    let mut payload = Vec::with_capacity(batch.frame.len() * GROWTH + ENVELOPE);
+    append_batch(&mut payload, batch, format)?;
+    Ok(payload)
+}
+
+/// [`encode_batch`], published so many seconds after the arrival. Only the SenML formats ask for
+/// it: a time before 1978, which comes of a hub whose clock nobody has set, is written relative to
+/// the moment of publishing, because that is what a reader takes such a number for (RFC 8428
+/// §4.5.3).
+///
+/// # Errors
+/// When the frame is not what was taken.
+pub fn encode_batch_after(
+    batch: &Batch,
+    format: Format,
+    waited: f64,
+) -> Result<Vec<u8>, PayloadError> {
+    let mut payload = Vec::with_capacity(batch.frame.len() * GROWTH + ENVELOPE);
+    append_batch_after(&mut payload, batch, format, waited)?;
+    Ok(payload)
+}
+
+/// Appends the payload of `…/data` and `…/history`: reads the frame again, resolves its pack with
+/// the moment of arrival, and writes it. Times that are in doubt are marked in the two formats that
+/// have a place for it.
+///
+/// # Errors
+/// When the frame is not what was taken; nothing was appended then.
+pub fn append_batch(out: &mut impl Out, batch: &Batch, format: Format) -> Result<(), PayloadError> {
+    append_batch_after(out, batch, format, 0.0)
+}
+
+/// [`append_batch`], published so many seconds after the arrival: see [`encode_batch_after`].
+///
+/// # Errors
+/// When the frame is not what was taken; nothing was appended then.
+pub fn append_batch_after(
+    out: &mut impl Out,
+    batch: &Batch,
+    format: Format,
+    waited: f64,
+) -> Result<(), PayloadError> {
+    if append_walked(out, batch, format) {
+        return Ok(());
+    }
+    append_decoded_after(out, batch, format, waited)
+}
+
+/// The short cut: an ordinary batch in CBOR to JSON in one pass. `false`: it has to go the long way,
+/// and nothing was appended.
+fn append_walked(out: &mut impl Out, batch: &Batch, format: Format) -> bool {
+    let envelope = match (batch.encoding, format) {
+        (Encoding::Cbor, Format::Json) => true,
+        (Encoding::Cbor, Format::SenmlJson) => false,
+        _ => return false,
+    };
+    let start = out.len();
+    out.reserve(batch.frame.len() * GROWTH + ENVELOPE);
+    if envelope {
+        let whole = Whole::<()>::of(batch, batch.received.doubt(), None);
+        if serde_json::to_writer(Writer(out), &whole).is_err() {
+            out.truncate(start);
+            return false;
+        }
+        // The pack goes in where the map ends.
+        out.truncate(out.len() - 1);
+        out.put(b",\"pack\":");
+    }
+    out.put(b"[");
+    let walked = fast::walk(&batch.frame, batch.received.wall, &mut fast::Json::new(out));
+    let ordinary = walked.is_some_and(|walked| {
+        let times = walked.pack.times;
+        match envelope {
+            true => !times.are_implausible(&batch.received),
+            false => times.relative.first >= RELATIVE_BELOW,
+        }
+    });
+    if !ordinary {
+        out.truncate(start);
+        return false;
+    }
+    out.put(if envelope { b"]}" } else { b"]" });
+    true
+}
+
+/// [`append_batch`] by the long way alone, which takes every encoding and format. What the short cut
+/// writes is compared with this.
+///
+/// # Errors
+/// When the frame is not what was taken; nothing was appended then.
+pub fn append_decoded(
+    out: &mut impl Out,
+    batch: &Batch,
+    format: Format,
+) -> Result<(), PayloadError> {
+    append_decoded_after(out, batch, format, 0.0)
+}
+
+fn append_decoded_after(
+    out: &mut impl Out,
+    batch: &Batch,
+    format: Format,
+    waited: f64,
+) -> Result<(), PayloadError> {
     let message = decode(batch.encoding, &batch.frame)
         .map_err(|reject| PayloadError::Frame(reject.detail))?;
     let FromDevice::Data(data) = message else {
@@ -73,66 +192,83 @@ pub fn encode_batch(batch: &Batch, format: Format) -> Result<Vec<u8>, PayloadErr
         Format::SenmlCbor => Labels::Integers,
         Format::Json | Format::Cbor | Format::SenmlJson => Labels::Texts,
     };
+    let received = batch.received.wall - data.age;
+    let published = match format {
+        Format::SenmlJson | Format::SenmlCbor => Some(batch.received.wall + waited),
+        Format::Json | Format::Cbor => None,
+    };
     let pack = Records {
         pack: &data.pack,
         readings,
-        received: batch.received.wall,
+        received,
+        published,
         labels,
     };
-    let whole = Whole {
-        device: &batch.device,
-        stream: &batch.stream,
-        seq: batch.seq,
-        received: batch.received.wall,
-        clock: batch.received.doubt(),
-        pack: &pack,
+    let start = out.len();
+    let doubt = data.pack.times(received).doubt(&batch.received);
+    let whole = Whole::of(batch, doubt, Some(&pack));
+    let written = match format {
+        Format::Json => to_json(out, &whole),
+        Format::SenmlJson => to_json(out, &pack),
+        Format::Cbor => to_cbor(out, &whole),
+        Format::SenmlCbor => to_cbor(out, &pack),
     };
-    let room = batch.frame.len() * GROWTH + ENVELOPE;
-    match format {
-        Format::Json => to_json(&whole, room),
-        Format::SenmlJson => to_json(&pack, room),
-        Format::Cbor => to_cbor(&whole, room),
-        Format::SenmlCbor => to_cbor(&pack, room),
+    if written.is_err() {
+        out.truncate(start);
     }
+    written
 }
 
 /// The payload of `…/gap`: a map, as JSON with the JSON formats and as CBOR with the CBOR ones.
 /// SenML has no way to say it, so `senml-json` and `senml-cbor` get the same map.
 #[must_use]
 pub fn encode_gap(gap: &Gap, format: Format) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(ENVELOPE);
     match format {
-        Format::Json | Format::SenmlJson => to_json(gap, ENVELOPE),
-        Format::Cbor | Format::SenmlCbor => to_cbor(gap, ENVELOPE),
+        Format::Json | Format::SenmlJson => to_json(&mut payload, gap),
+        Format::Cbor | Format::SenmlCbor => to_cbor(&mut payload, gap),
     }
-    .expect("invariant: texts and numbers always serialize")
+    .expect("invariant: texts and numbers always serialize");
+    payload
 }
 
-fn to_json<T: Serialize>(value: &T, room: usize) -> Result<Vec<u8>, PayloadError> {
-    let mut payload = Vec::with_capacity(room);
-    serde_json::to_writer(&mut payload, value)
-        .map_err(|error| PayloadError::Pack(error.to_string()))?;
-    Ok(payload)
+fn to_json<T: Serialize>(out: &mut impl Out, value: &T) -> Result<(), PayloadError> {
+    serde_json::to_writer(Writer(out), value).map_err(|error| PayloadError::Pack(error.to_string()))
 }
 
-fn to_cbor<T: Serialize>(value: &T, room: usize) -> Result<Vec<u8>, PayloadError> {
-    let mut payload = Vec::with_capacity(room);
+fn to_cbor<T: Serialize>(out: &mut impl Out, value: &T) -> Result<(), PayloadError> {
+    let mut writer = Writer(out);
     value
         .serialize(&mut serde_cbor::Serializer::new(
-            serde_cbor::ser::IoWrite::new(&mut payload),
+            serde_cbor::ser::IoWrite::new(&mut writer),
         ))
-        .map_err(|error| PayloadError::Pack(error.to_string()))?;
-    Ok(payload)
+        .map_err(|error| PayloadError::Pack(error.to_string()))
 }
 
+/// A batch as a map. Without a pack it is the beginning of one.
 #[derive(Serialize)]
-struct Whole<'a> {
+struct Whole<'a, P> {
     device: &'a str,
     stream: &'a str,
     seq: Option<u64>,
     received: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     clock: Option<Doubt>,
-    pack: &'a Records<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pack: Option<P>,
+}
+
+impl<'a, P> Whole<'a, P> {
+    fn of(batch: &'a Batch, clock: Option<Doubt>, pack: Option<P>) -> Self {
+        Self {
+            device: &batch.device,
+            stream: &batch.stream,
+            seq: batch.seq,
+            received: batch.received.wall,
+            clock,
+            pack,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +281,8 @@ struct Records<'a> {
     pack: &'a Pack<'a>,
     readings: usize,
     received: f64,
+    /// By the hub's clock; `None`: times stay as they are resolved.
+    published: Option<f64>,
     labels: Labels,
 }
 
@@ -152,7 +290,13 @@ impl Serialize for Records<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut array = serializer.serialize_seq(Some(self.readings))?;
         for record in self.pack.resolve(self.received) {
-            let record = record.map_err(S::Error::custom)?;
+            let mut record = record.map_err(S::Error::custom)?;
+            if let Some(published) = self.published
+                && record.time.as_f64() < RELATIVE_BELOW
+            {
+                record.time = Number::from_float(record.time.as_f64() - published)
+                    .ok_or_else(|| S::Error::custom("a time before all times"))?;
+            }
             array.serialize_element(&One {
                 record: &record,
                 labels: self.labels,
@@ -252,7 +396,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::reading::{Encoding, GapReason, Moment};
+    use crate::reading::{GapReason, Moment};
 
     const FORMATS: [Format; 4] = [
         Format::Json,

@@ -63,6 +63,8 @@ impl fmt::Debug for Boot {
 pub enum Doubt {
     /// Nobody vouched for the clock.
     Unsynced,
+    /// The device gave a time that cannot be true.
+    Implausible,
 }
 
 /// A moment.

@@ -40,6 +40,7 @@ fn line(mut line: String, status: &StatusReport, max_size: u64) -> String {
         SpoolState::Ok => {}
         SpoolState::Full => line.push_str("spool full, "),
         SpoolState::Failed => line.push_str("spool cannot be written, "),
+        SpoolState::Unusable => line.push_str("spool cannot be used, "),
     }
     match (spool.batches, spool.state) {
         (0, SpoolState::Ok) => line.push_str("spool empty"),

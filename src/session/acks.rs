@@ -12,6 +12,10 @@ const STEPS: u32 = 4;
 /// No ack waits longer.
 const DELAY: Duration = Duration::from_millis(2);
 
+/// But for a device that is far behind: with more than half of its window under way it waits for the
+/// queue before it, not for the ack, and whatever it is told late it has room for.
+const DELAY_BEHIND: Duration = Duration::from_millis(10);
+
 /// The ack that a device has not been told.
 #[derive(Debug)]
 pub struct Acks {
@@ -39,7 +43,9 @@ impl Acks {
         self.newest = self.newest.max(ack);
         if self.newest.is_some() {
             let at_once = left == 0 || self.settled >= self.step;
-            let due = if at_once { now } else { now + DELAY };
+            let behind = left > self.step * STEPS / 2;
+            let delay = if behind { DELAY_BEHIND } else { DELAY };
+            let due = if at_once { now } else { now + delay };
             self.due = Some(self.due.map_or(due, |known| known.min(due)));
         }
     }
@@ -88,6 +94,21 @@ mod tests {
         acks.add(eighth, 1, Some(8), 10);
         assert_eq!(acks.due(), Some(eighth));
         assert_eq!(acks.take(), Some(8));
+    }
+
+    #[test]
+    fn who_is_far_behind_is_told_later_and_still_before_it_runs_dry() {
+        let now = Instant::now();
+        let mut acks = Acks::new(32);
+        acks.add(now, 1, Some(1), 24);
+        assert_eq!(acks.due(), Some(now + DELAY_BEHIND));
+        // It catches up: from here on it may wait for the ack.
+        acks.add(now + DELAY / 2, 1, Some(2), 16);
+        assert_eq!(acks.due(), Some(now + DELAY / 2 + DELAY));
+        for seq in 3..=8 {
+            acks.add(now + DELAY / 2, 1, Some(seq), 24);
+        }
+        assert_eq!(acks.due(), Some(now + DELAY / 2));
     }
 
     #[test]

@@ -1,12 +1,27 @@
 //! How sessions end, and what the device and the operator are told of it.
 
+use std::time::Duration;
+
 use crate::intake::port::Close;
+use crate::protocol::message::{Reject, RejectCode};
+
+/// The reason of a device that has said when it will be back; its state has the same name.
+pub use crate::status::history::ASLEEP;
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// The device closed the connection.
     Closed,
+    /// It said goodbye, and when it will be back.
+    Asleep {
+        /// In so long.
+        sleep: Duration,
+    },
+    /// It said goodbye, and not when it will be back.
+    Bye,
+    /// `hello` came after data.
+    LateHello,
     /// No sign of life within the timeout of a ping.
     PingTimeout,
     /// A newer connection of the same device.
@@ -39,14 +54,15 @@ impl Ending {
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Closed => "closed",
+            Self::Closed | Self::Bye => "closed",
+            Self::Asleep { .. } => ASLEEP,
             Self::PingTimeout => "ping timeout",
             Self::Replaced => "replaced",
             Self::Refused => "refused",
             Self::Revoked => "revoked",
             Self::RateExceeded => "rate exceeded",
             Self::Stopping => "hub stopping",
-            Self::ProtocolError | Self::NotUtf8 => "protocol error",
+            Self::ProtocolError | Self::NotUtf8 | Self::LateHello => "protocol error",
             Self::TooLarge { .. } => "message too large",
             Self::TooManyRejects => "too many rejects",
             Self::Lost => "connection lost",
@@ -58,6 +74,8 @@ impl Ending {
     pub fn close(self) -> Option<(u16, String)> {
         let (code, reason) = match self {
             Self::Closed | Self::Lost => return None,
+            Self::Asleep { .. } | Self::Bye => (1000, "goodbye"),
+            Self::LateHello => (1002, "hello must be the first message"),
             Self::PingTimeout => (4000, "ping timeout"),
             Self::Replaced => (4001, "replaced by a newer connection of this device"),
             Self::Refused => (1013, "the hub cannot take data now"),
@@ -65,9 +83,12 @@ impl Ending {
             Self::RateExceeded => (4003, "rate exceeded"),
             Self::Stopping => (1001, "hub stopping"),
             Self::ProtocolError => (1002, "protocol error"),
-            Self::NotUtf8 => (1007, "text message is not UTF-8"),
+            Self::NotUtf8 => (
+                1007,
+                "a text frame must be UTF-8: CBOR goes in binary frames",
+            ),
             Self::TooLarge { limit } => {
-                return Some((1009, format!("message is larger than {limit} bytes")));
+                return Some((1009, format!("a message may have {limit} bytes")));
             }
             Self::TooManyRejects => (1007, "too many rejected messages in a row"),
         };
@@ -83,9 +104,50 @@ impl Ending {
                 | Self::RateExceeded
                 | Self::ProtocolError
                 | Self::NotUtf8
+                | Self::LateHello
                 | Self::TooLarge { .. }
                 | Self::TooManyRejects
         )
+    }
+}
+
+impl Ending {
+    /// Whether what the device sent before is acked before the hub's close frame, as far as it
+    /// becomes safe within a moment.
+    #[must_use]
+    pub fn owes_acks(self) -> bool {
+        matches!(
+            self,
+            Self::Closed
+                | Self::Asleep { .. }
+                | Self::Bye
+                | Self::LateHello
+                | Self::TooLarge { .. }
+        )
+    }
+
+    /// What the device is told of the message that ended the session.
+    #[must_use]
+    pub fn reject(self) -> Option<Reject> {
+        let (code, detail) = match self {
+            Self::TooLarge { limit } => (
+                RejectCode::TooLarge,
+                format!(
+                    "a message may have {limit} bytes (max_message of the welcome): send smaller packs"
+                ),
+            ),
+            Self::NotUtf8 => (
+                RejectCode::Malformed,
+                "a text frame must be UTF-8; if this is CBOR, send it in a binary frame".to_owned(),
+            ),
+            _ => return None,
+        };
+        Some(Reject {
+            // The message was given up before it was read, so its number is not known.
+            seq: None,
+            code,
+            detail,
+        })
     }
 }
 
@@ -103,13 +165,17 @@ impl From<Close> for Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::RejectCode;
     use crate::status::counts::{CODES, ENDINGS, EVICTIONS};
 
     #[test]
     fn every_ending_and_every_code_has_its_counter() {
         let endings = [
             Ending::Closed,
+            Ending::Bye,
+            Ending::LateHello,
+            Ending::Asleep {
+                sleep: Duration::ZERO,
+            },
             Ending::PingTimeout,
             Ending::Replaced,
             Ending::Refused,

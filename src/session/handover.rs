@@ -7,14 +7,14 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
+use tracing::info;
 
 use super::Session;
 use super::ending::Ending;
 use super::inbound::Candidate;
-use super::sequence::{Sequence, Verdict};
 use crate::clock::unix_now;
 use crate::intake::port::{Arrival, Attached, Control};
-use crate::protocol::message::{Reject, RejectCode, ToDevice, Welcome};
+use crate::protocol::message::{ToDevice, Welcome};
 use crate::reading::Batch;
 
 /// Something that the session waits for beside everything else.
@@ -33,15 +33,14 @@ pub(super) enum Stream {
     /// Batches can be handed over.
     Attached {
         attached: Attached,
-        sequence: Sequence,
+        /// The highest number so far, over this connection or taken before it.
+        highest: u64,
     },
 }
 
 /// A batch on its way through the session.
 pub(super) struct Hand {
     candidate: Candidate,
-    /// Whether it is new to the hub, once the sequence has said so.
-    new: Option<bool>,
     /// When it came.
     since: Instant,
 }
@@ -72,16 +71,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         board.stream(attached.name.clone());
         board.seq.set(attached.taken);
         let greeted = matches!(self.stream, Stream::Attaching { greeted: true, .. });
-        let welcome = greeted.then(|| Welcome {
-            stream: attached.name.to_string(),
-            seq: attached.safe,
-            time: unix_now(),
-            ping_interval: self.settings.ping_interval.as_secs_f64(),
-            max_message: self.settings.max_message as u64,
-            window: self.settings.window,
-        });
+        let welcome = greeted.then(|| self.welcome(&attached));
         self.stream = Stream::Attached {
-            sequence: Sequence::new(attached.taken),
+            highest: attached.taken,
             attached,
         };
         if let Some(welcome) = welcome {
@@ -91,12 +83,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         self.hand_over()
     }
 
+    fn welcome(&self, attached: &Attached) -> Welcome {
+        if self
+            .hello
+            .next
+            .is_some_and(|next| next > 0 && next <= attached.safe)
+        {
+            info!(
+                device = %self.present.device, seq = attached.safe,
+                "the device has lost its counter, and numbers anew from there"
+            );
+        }
+        let (settings, time) = (self.settings, unix_now());
+        Welcome {
+            stream: attached.name.to_string(),
+            seq: attached.safe,
+            known: attached.known,
+            time,
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole seconds; a clock before 1970 says 0"
+            )]
+            time_s: time as u64,
+            ping_interval: settings.ping_interval.as_secs_f64(),
+            ping_timeout: settings.ping_timeout.as_secs_f64(),
+            max_message: settings.max_message as u64,
+            max_rate: settings.max_rate,
+            window: settings.window,
+        }
+    }
+
     /// Takes a batch in hand and moves it on. There is none in hand before, because nothing is
     /// read while there is.
     pub(super) fn take(&mut self, candidate: Candidate) -> Result<(), Ending> {
         self.hand = Some(Hand {
             candidate,
-            new: None,
             since: self.now,
         });
         self.hand_over()
@@ -104,27 +126,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Moves the batch in hand on, as far as it can go now.
     pub(super) fn hand_over(&mut self) -> Result<(), Ending> {
-        let (Stream::Attached { sequence, .. }, Some(hand)) = (&mut self.stream, &mut self.hand)
-        else {
+        if self.hand.is_none() || !matches!(self.stream, Stream::Attached { .. }) {
             return Ok(());
-        };
-        if hand.new.is_none() {
-            let before = sequence.highest();
-            match hand.candidate.seq.map(|seq| (seq, sequence.judge(seq))) {
-                Some((seq, Verdict::Backwards)) => {
-                    self.hand = None;
-                    return self.reject(Reject {
-                        seq: Some(seq),
-                        code: RejectCode::BadSeq,
-                        detail: format!(
-                            "{seq} was skipped on the way to {before} and cannot come later"
-                        ),
-                    });
-                }
-                Some((_, Verdict::Resend)) => hand.new = Some(false),
-                Some((_, Verdict::New)) | None => hand.new = Some(true),
-            }
-            self.rejects_in_a_row = 0;
         }
         if self.unsettled >= self.settings.window || self.room.is_some() {
             return Ok(());
@@ -148,14 +151,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// The batch in hand, on its way: from here on it counts, on the board and in the window.
     pub(super) fn arrival(&mut self) -> Option<Arrival> {
-        let Stream::Attached { attached, .. } = &self.stream else {
+        let Stream::Attached { attached, highest } = &mut self.stream else {
             return None;
         };
-        let Hand {
-            candidate,
-            new,
-            since,
-        } = self.hand.take()?;
+        let Hand { candidate, since } = self.hand.take()?;
+        // What is not above it is a resend, or is refused.
+        let new = candidate.seq.is_none_or(|seq| seq > *highest);
+        *highest = candidate.seq.unwrap_or(0).max(*highest);
         self.unsettled += 1;
         if let Some(seq) = candidate.seq {
             self.unacked.push(seq, since);
@@ -169,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             encoding: candidate.encoding,
             frame: candidate.frame,
         };
-        if new == Some(true) {
+        if new {
             self.present.board.took(&batch, self.now);
         }
         Some(Arrival {
@@ -177,6 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             stream: attached.stream,
             batch,
             resolved: candidate.resolved,
+            content: candidate.content,
         })
     }
 }

@@ -16,9 +16,12 @@ mod handover;
 mod inbound;
 pub mod liveness;
 mod messages;
+mod notes;
+mod parting;
+pub mod post;
 pub mod rate;
 pub mod roster;
-pub mod sequence;
+mod sleepers;
 mod unacked;
 pub mod wire;
 
@@ -33,11 +36,14 @@ use self::acks::Acks;
 use self::ending::Ending;
 use self::handover::{Hand, Stream, Waiting};
 use self::liveness::{Action, Liveness};
+use self::notes::Notes;
+use self::parting::Parting;
 use self::rate::Rate;
 use self::roster::Present;
 use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
 use crate::intake::port::{Arrival, Attached, Control, IntakePort, Mail};
+use crate::protocol::message::Hello;
 use crate::reading::Encoding;
 
 /// What a session needs to know of `[devices]`.
@@ -78,6 +84,11 @@ struct Session<'a, S> {
     present: &'a Present,
     encoding: Encoding,
     stream: Stream,
+    /// What `hello` said, as far as it holds on.
+    hello: Hello,
+    /// There was a `hello`.
+    greeted: bool,
+    notes: Notes,
     /// A batch that cannot go on yet.
     hand: Option<Hand>,
     /// Room in the intake for the batch in hand.
@@ -118,6 +129,9 @@ where
         present: &present,
         encoding: Encoding::Cbor,
         stream: Stream::None,
+        hello: Hello::default(),
+        greeted: false,
+        notes: Notes::default(),
         hand: None,
         room: None,
         unsettled: 0,
@@ -136,25 +150,32 @@ where
     info!(device = %present.device, conn = present.conn, reason = ending.reason(), "device disconnected");
     let attached = !matches!(session.stream, Stream::None);
     // The rest goes now: a place in the intake's queue must not be held through the closing.
-    let wire = session.into_wire();
+    let parting = session.part();
     let conn = present.conn;
     // Before the closing handshake, which may take its time.
     present.leave(ending);
-    // Takes the port along: the way into the intake is closed once the last session has left, not
-    // when the last device has hung up.
-    let detach = async move {
-        let port = port;
-        if attached {
-            // An error means that the intake is gone, and with it the stream.
-            let _ = port.control.send(Control::Detach { conn }).await;
-        }
-    };
-    tokio::join!(detach, wire.close(ending.close()));
+    // The way for batches is closed once the last session has left, not when the last device has
+    // hung up: a hub that stops waits for it.
+    let IntakePort { control, data } = port;
+    drop(data);
+    parting.end(ending).await;
+    if attached {
+        // An error means that the intake is gone, and with it the stream.
+        let _ = control.send(Control::Detach { conn }).await;
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
-    fn into_wire(self) -> Wire<S> {
-        self.wire
+    fn part(self) -> Parting<S> {
+        Parting {
+            wire: self.wire,
+            encoding: self.encoding,
+            mailbox: self.present.mailbox.clone(),
+            board: self.present.board.clone(),
+            unsettled: self.unsettled,
+            acks: self.acks,
+            unacked: self.unacked,
+        }
     }
 
     async fn live(&mut self) -> Ending {
@@ -213,6 +234,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         match event {
             Event::Mail(mail) => {
                 self.unsettled = self.unsettled.saturating_sub(mail.settled);
+                for refused in mail.refused {
+                    self.conflict(refused)?;
+                }
                 let left = self.unsettled;
                 self.acks.add(self.now, mail.settled, mail.ack, left);
                 if mail.close.is_some() || self.acks.due().is_some_and(|due| due <= self.now) {

@@ -4,21 +4,28 @@
 //! the broker change under it: two connections of one device that come and go at the same moment
 //! leave the same last word everywhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use super::ending::Ending;
+use super::ending::{ASLEEP, Ending};
+use super::sleepers::Sleepers;
 use crate::clock;
 use crate::intake::port::{Close, ConnId, Mailbox};
 use crate::reading::Moment;
 use crate::status::board::{Board, DeviceBoard};
 use crate::status::presence::{Outbox, Presence};
 
+/// Why a device that should be back is offline.
+const OVERDUE: &str = "overdue";
+
 #[derive(Debug)]
 struct Entry {
     conn: ConnId,
     mailbox: Arc<Mailbox>,
     since: Moment,
+    /// The broker has it that the device sleeps: it woke when it said that it would.
+    quiet: bool,
     model: Option<String>,
     firmware: Option<String>,
 }
@@ -42,6 +49,9 @@ struct State {
     /// Sessions, present ones and those that were replaced and have not ended yet.
     sessions: u64,
     present: HashMap<Arc<str>, Entry>,
+    sleepers: Sleepers,
+    /// Devices with a batch under way that came by `POST`.
+    posting: HashSet<Arc<str>>,
     closing: Option<Close>,
 }
 
@@ -80,6 +90,12 @@ impl Roster {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where it is told who is here.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
     /// A seat for a device, or `None` when the hub is full. A device that is present may always
     /// come back: it takes the place of its old connection.
     #[must_use]
@@ -103,12 +119,15 @@ impl Roster {
             conn,
             mailbox: mailbox.clone(),
             since: clock::now(),
+            quiet: state.sleepers.expects(&device),
             model: None,
             firmware: None,
         };
         let board = self.board.devices.online(&device, conn, remote.clone());
-        self.outbox
-            .put(&device, entry.presence("online", entry.since, "connected"));
+        if !entry.quiet {
+            self.outbox
+                .put(&device, entry.presence("online", entry.since, "connected"));
+        }
         if let Some(older) = state.present.insert(device.clone(), entry) {
             older.mailbox.close(Close::Replaced);
         }
@@ -128,6 +147,45 @@ impl Roster {
             board,
             ending: Ending::Lost,
             _seat: seat,
+        }
+    }
+
+    /// A batch comes by `POST`; `None`: another one of the device is under way.
+    #[must_use]
+    pub fn begin_post(self: &Arc<Self>, device: &Arc<str>) -> Option<Posting> {
+        let mut state = self.lock();
+        if !state.posting.insert(device.clone()) {
+            return None;
+        }
+        state.last_conn += 1;
+        Some(Posting {
+            roster: self.clone(),
+            device: device.clone(),
+            conn: state.last_conn,
+            board: self.board.devices.posting(device),
+            began: Instant::now(),
+        })
+    }
+
+    /// Whether the device comes back just when it said that it would.
+    #[must_use]
+    pub fn is_on_time(&self, device: &str) -> bool {
+        self.lock().sleepers.is_on_time(device, Instant::now())
+    }
+
+    /// Time has passed: says of the devices that should be back by now and are not that they are
+    /// offline, and of those that stay that they are online.
+    pub fn look_for_sleepers(&self, now: Instant) {
+        let mut state = self.lock();
+        while let Some(device) = state.sleepers.overdue(now) {
+            if let Some(entry) = state.present.get_mut(&device) {
+                if std::mem::take(&mut entry.quiet) {
+                    let presence = entry.presence("online", entry.since, "connected");
+                    self.outbox.put(&device, presence);
+                }
+            } else if self.board.devices.overdue(&device, OVERDUE) {
+                self.outbox.amend(&device, "offline", clock::now(), OVERDUE);
+            }
         }
     }
 
@@ -151,6 +209,25 @@ impl Roster {
     #[must_use]
     pub fn devices(&self) -> Vec<Arc<str>> {
         self.lock().present.keys().cloned().collect()
+    }
+}
+
+/// A batch that came by `POST` and is under way. The device's state does not change by it.
+#[derive(Debug)]
+pub struct Posting {
+    roster: Arc<Roster>,
+    device: Arc<str>,
+    /// Stands for a connection towards the intake.
+    pub conn: ConnId,
+    /// The device's part of the board.
+    pub board: Arc<DeviceBoard>,
+    /// When it came.
+    pub began: Instant,
+}
+
+impl Drop for Posting {
+    fn drop(&mut self) {
+        self.roster.lock().posting.remove(&self.device);
     }
 }
 
@@ -187,6 +264,9 @@ impl Present {
         }
         self.board.describe(model.clone(), firmware.clone());
         (entry.model, entry.firmware) = (model, firmware);
+        if entry.quiet {
+            return;
+        }
         let presence = entry.presence("online", entry.since, "connected");
         self.roster.outbox.put(&self.device, presence);
     }
@@ -211,12 +291,30 @@ impl Drop for Present {
         if state.present.get(&self.device).is_some_and(is_present)
             && let Some(entry) = state.present.remove(&self.device)
         {
+            let sleeps = match self.ending {
+                Ending::Asleep { sleep } => {
+                    let now = Instant::now();
+                    state.sleepers.falls(&self.device, sleep, now)
+                }
+                _ => {
+                    state.sleepers.forget(&self.device);
+                    false
+                }
+            };
+            let reason = match self.ending {
+                Ending::Asleep { .. } if !sleeps => Ending::Bye.reason(),
+                ending => ending.reason(),
+            };
             roster
                 .board
                 .devices
                 .offline(&self.device, self.conn, reason);
-            let presence = entry.presence("offline", clock::now(), reason);
-            roster.outbox.put(&self.device, presence);
+            let word = if sleeps { ASLEEP } else { "offline" };
+            // A device that wakes and sleeps as it said changes nothing.
+            if !(sleeps && entry.quiet) {
+                let presence = entry.presence(word, clock::now(), reason);
+                roster.outbox.put(&self.device, presence);
+            }
         }
     }
 }
@@ -224,6 +322,8 @@ impl Drop for Present {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use super::*;
 
     fn roster(max: usize) -> (Arc<Roster>, Arc<Board>, Arc<Outbox>) {
@@ -291,5 +391,53 @@ mod tests {
         let presence = last(&outbox);
         assert_eq!(presence.model.as_deref(), Some("TH-2"));
         assert_eq!(presence.reason, "connection lost");
+    }
+
+    #[test]
+    fn a_device_that_wakes_and_sleeps_as_it_said_changes_nothing_on_the_broker() {
+        let (roster, board, outbox) = roster(2);
+        let sleep = Duration::from_secs(600);
+        let asleep = Ending::Asleep { sleep };
+        enter(&roster, "a").leave(asleep);
+        assert_eq!(last(&outbox).state, "asleep");
+        assert_eq!(board.device_reports()[0].state, "asleep");
+        for _ in 0..10 {
+            let a = enter(&roster, "a");
+            assert_eq!(board.device_reports()[0].state, "online");
+            a.describe(Some("TH-2".into()), None);
+            a.leave(asleep);
+        }
+        assert!(outbox.try_last().is_none());
+        assert_eq!(board.device_reports()[0].state, "asleep");
+
+        let late = Instant::now() + sleep * 2;
+        roster.look_for_sleepers(late - sleep);
+        assert!(outbox.try_last().is_none());
+        roster.look_for_sleepers(late);
+        let presence = last(&outbox);
+        assert_eq!((presence.state, &*presence.reason), ("offline", "overdue"));
+        assert_eq!(board.device_reports()[0].state, "offline");
+        // And back again it is like any other.
+        let a = enter(&roster, "a");
+        assert_eq!(last(&outbox).state, "online");
+        a.leave(Ending::Bye);
+        assert_eq!(last(&outbox).reason, "closed");
+    }
+
+    #[test]
+    fn a_sleeper_that_stays_is_online_and_one_that_is_lost_is_offline() {
+        let (roster, _, outbox) = roster(2);
+        let sleep = Duration::from_secs(60);
+        enter(&roster, "a").leave(Ending::Asleep { sleep });
+        assert_eq!(last(&outbox).state, "asleep");
+        let a = enter(&roster, "a");
+        roster.look_for_sleepers(Instant::now() + sleep * 2);
+        assert_eq!(last(&outbox).state, "online");
+        a.leave(Ending::Asleep { sleep });
+        assert_eq!(last(&outbox).state, "asleep");
+        enter(&roster, "a").leave(Ending::PingTimeout);
+        assert_eq!(last(&outbox).reason, "ping timeout");
+        roster.look_for_sleepers(Instant::now() + sleep * 2);
+        assert!(outbox.try_last().is_none());
     }
 }

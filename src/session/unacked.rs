@@ -36,6 +36,15 @@ impl Unacked {
         }
     }
 
+    /// A batch was not taken: it waits for nothing. One that is counted with a neighbour is acked
+    /// with it.
+    pub(super) fn refused(&mut self, seq: u64) {
+        let alone = |entry: &Entry| entry.seq == seq && entry.batches == 1;
+        if let Some(at) = self.0.iter().rposition(alone) {
+            self.0.remove(at);
+        }
+    }
+
     /// Everything up to `seq` is acked now: how many batches, and since when they waited.
     pub(super) fn upto(&mut self, seq: u64, mut acked: impl FnMut(u64, Instant)) {
         while let Some(entry) = self.0.front().filter(|entry| entry.seq <= seq) {
@@ -64,6 +73,18 @@ mod tests {
         });
         unacked.upto(2, |_, _| unreachable!("told before"));
         assert_eq!(told, [(1, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn a_refused_batch_is_never_acked() {
+        let mut unacked = Unacked::default();
+        for seq in 1..=3 {
+            unacked.push(seq, Instant::now());
+        }
+        unacked.refused(2);
+        let mut told = 0;
+        unacked.upto(3, |batches, _| told += batches);
+        assert_eq!(told, 2);
     }
 
     #[test]

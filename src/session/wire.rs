@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Utf8Bytes};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame, Utf8Bytes};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 use super::counted::{Counted, Surplus};
@@ -67,6 +68,8 @@ pub struct Wire<S> {
     surplus: Surplus,
     unflushed: bool,
     blocked: bool,
+    /// The device has sent its close frame, and may be told some last things before the answer.
+    closed_by_device: Option<Option<CloseFrame>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -92,6 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             surplus: Surplus::new(max_message, READ_BUFFER),
             unflushed: false,
             blocked: false,
+            closed_by_device: None,
         }
     }
 
@@ -184,7 +188,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 Some(Ok(Message::Pong(payload))) => Incoming::Pong(payload),
                 // Comes only from a raw read, which this is not.
                 Some(Ok(Message::Frame(_))) => continue,
-                Some(Ok(Message::Close(_))) | None => Incoming::End(Ending::Closed),
+                Some(Ok(Message::Close(close))) => {
+                    self.closed_by_device = Some(close);
+                    Incoming::End(Ending::Closed)
+                }
+                None => Incoming::End(Ending::Closed),
                 Some(Err(error)) => Incoming::End(self.ending(&error)),
             };
             return Poll::Ready(Some(incoming));
@@ -220,19 +228,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Sends a message and waits until it has gone. Also after the device's close frame, which
+    /// RFC 6455 §5.5.1 allows: the library does not, and would answer the close before anything
+    /// else. All output before has gone by then, because nothing is read while it waits.
+    pub async fn last_words(&mut self, encoding: Encoding, message: Vec<u8>) -> io::Result<()> {
+        if self.closed_by_device.is_none() {
+            if self.message(encoding, message).is_err() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            return self.ws.flush().await.map_err(io::Error::other);
+        }
+        let kind = match encoding {
+            Encoding::Cbor => Data::Binary,
+            Encoding::Json => Data::Text,
+        };
+        self.raw(Frame::message(message, OpCode::Data(kind), true))
+            .await
+    }
+
+    /// Past the library, once that has nothing more to send.
+    async fn raw(&mut self, frame: Frame) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(frame.len());
+        frame.format(&mut bytes).map_err(io::Error::other)?;
+        let stream = self.ws.get_mut();
+        stream.write_all(&bytes).await?;
+        stream.flush().await
+    }
+
     /// Ends the connection: close frame if there is one to send, end of output, and then
     /// whatever the device still sends is thrown away until it hangs up as well. Takes a second
     /// at most, whatever the device does.
     pub async fn close(mut self, close: Option<(u16, String)>) {
         let goodbye = async {
-            if let Some((code, reason)) = close {
+            if let Some(theirs) = self.closed_by_device.take() {
+                // The same code back (RFC 6455 §5.5.1).
+                let reply = theirs.map(|CloseFrame { code, .. }| CloseFrame {
+                    code: if code.is_allowed() {
+                        code
+                    } else {
+                        CloseCode::Protocol
+                    },
+                    reason: Utf8Bytes::default(),
+                });
+                self.raw(Frame::close(reply)).await?;
+            } else if let Some((code, reason)) = close {
                 let frame = CloseFrame {
                     code: code.into(),
                     reason: reason.into(),
                 };
                 let _ = self.ws.send(Message::Close(Some(frame))).await;
             } else {
-                // Answers the device's own close frame, if there was one.
                 let _ = self.ws.flush().await;
             }
             let stream = self.ws.get_mut();

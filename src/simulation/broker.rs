@@ -181,7 +181,7 @@ impl World {
                     self.at(takes, Ev::Process(run, serial));
                 }
             }
-            Some(Written::Subscribe) => self.about(20, Ev::Suback(run, serial)),
+            Some(Written::Subscribe(id)) => self.about(20, Ev::Suback(run, serial, id)),
             Some(Written::Disconnect) => hub.net.cut(true),
             Some(Written::Other) | None => {}
         }

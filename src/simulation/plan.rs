@@ -121,6 +121,7 @@ impl Plan {
             } else {
                 30 * 86_400
             }),
+            commit_interval: Duration::ZERO,
             overflow: if refuse {
                 Overflow::Refuse
             } else {
@@ -130,9 +131,14 @@ impl Plan {
         let inflight = chance.pick(&[1, 2, 4, 8, 16, 100]);
         let ack_timeout = Duration::from_secs(chance.pick(&[2, 5, 10]));
         let uplink = config::Uplink {
-            host: "simulated".into(),
-            port: 1883,
-            tls: None,
+            brokers: vec![config::Broker {
+                host: "simulated".into(),
+                port: 1883,
+                tls: None,
+            }],
+            version: config::MqttVersion::V5,
+            return_after: Duration::from_secs(300),
+            max_payload: 1 << 20,
             client_id: "sim".into(),
             username: None,
             password_file: None,
@@ -153,6 +159,8 @@ impl Plan {
             in_order,
             refuse,
             window: usize::from(inflight),
+            // The largest of `window` below.
+            device_window: 32,
             ack_timeout,
             max_age: spool.max_age,
             live_batches: if tiny {
@@ -171,6 +179,7 @@ impl Plan {
             } else {
                 lanes::Settings::HELD_BYTES
             },
+            commit_interval: Duration::ZERO,
         };
         let loud = if unequal {
             chance.range(1, 2) as usize
@@ -213,23 +222,41 @@ impl Plan {
         let over = faults.iter().map(|(at, fault)| at + fault.lasts()).max();
         let healed = over.unwrap_or(0).max(active);
         let quiet = healed + chance.range(4_000, 12_000);
+        let window = chance.pick(&[2, 8, 32]);
+        let service = chance.pick(&[1, 5, 20]);
+        let service_in_the_end = chance.pick(&[1, 20, 150]);
+        let capacity = if !unequal && chance.permille(200) {
+            chance.range(700, 1500) * 1024
+        } else {
+            1 << 40
+        };
+        let strict_entries = chance.coin();
+        let checked_log = chance.coin();
+        // Drawn last: a seed without it plays as it did before there was one.
+        let commit_interval = Duration::from_secs(chance.pick(&[0, 0, 0, 0, 1, 5]));
+        let commit_interval = commit_interval.min(ack_timeout);
+        let spool = config::Spool {
+            commit_interval,
+            ..spool
+        };
+        let lanes = lanes::Settings {
+            commit_interval,
+            device_window: window,
+            ..lanes
+        };
         Self {
             spool,
             uplink,
             lanes,
             intervals,
             padding,
-            window: chance.pick(&[2, 8, 32]),
-            service: chance.pick(&[1, 5, 20]),
-            service_in_the_end: chance.pick(&[1, 20, 150]),
-            capacity: if !unequal && chance.permille(200) {
-                chance.range(700, 1500) * 1024
-            } else {
-                1 << 40
-            },
+            window,
+            service,
+            service_in_the_end,
+            capacity,
             unequal,
-            strict_entries: chance.coin(),
-            checked_log: chance.coin(),
+            strict_entries,
+            checked_log,
             faults,
             healed,
             quiet,

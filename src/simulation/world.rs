@@ -21,7 +21,7 @@ use super::truth::{Broken, Truth};
 use super::{Mutation, Outcome, Stats};
 use crate::clock::{self, Sample};
 use crate::intake::port::{Arrival, Close, Control};
-use crate::reading::{Batch, Encoding, Item};
+use crate::reading::{Batch, Content, Encoding, Item};
 use crate::spool::simulated::chance::Chance;
 use crate::spool::simulated::disk::{Disk, Mood};
 use crate::spool::simulated::{Manner, install, take_synced, with_disk};
@@ -74,7 +74,7 @@ pub(super) enum Ev {
     Write(u64, u64),
     Process(u64, u64),
     Puback(u64, u64),
-    Suback(u64, u64),
+    Suback(u64, u64, u16),
     /// NTP has answered.
     ClockRight,
 }
@@ -361,6 +361,12 @@ impl World {
                 continue;
             }
             let mail = conn.mailbox.try_take();
+            if let Some(refused) = mail.refused.first() {
+                return Err(format!(
+                    "device {n} counts rightly, and {} was refused: {refused:?}",
+                    refused.seq
+                ));
+            }
             if mail.ack.is_some() || mail.close.is_some() {
                 if let Some(ack) = mail.ack {
                     self.truth.told_safe(stream, ack)?;
@@ -453,11 +459,11 @@ impl World {
                 self.clock_offset = 0.0;
                 self.clock_right = true;
             }
-            Ev::Suback(run, serial) => {
+            Ev::Suback(run, serial, id) => {
                 if self.link() == Some((run, serial))
                     && let Some(hub) = &self.hub
                 {
-                    hub.net.suback();
+                    hub.net.suback(id);
                 }
             }
         }
@@ -800,6 +806,7 @@ impl World {
             conn: id,
             stream,
             resolved: kept.frame.len(),
+            content: Content(kept.uid),
             batch: Batch {
                 device: name,
                 stream: stream_name,

@@ -51,7 +51,8 @@ pub(super) fn last_id(first: u64, following: Option<u64>, next_id: u64) -> u64 {
 
 /// Whether an entry of the directory has a name that we give, generations aside.
 pub(super) fn is_ours(name: &str) -> bool {
-    let known = ["format", "marks", BALLAST];
+    // The hub keeps what it knows of its devices beside what they sent.
+    let known = ["format", "marks", "devices.json", BALLAST];
     let leftover = [".tmp", ".new", ".dead"];
     known.contains(&name) || leftover.iter().any(|suffix| name.ends_with(suffix))
 }

@@ -99,10 +99,12 @@ impl Shelf {
     pub(super) fn write(&mut self, items: &[Arc<Item>], marks: &[Mark]) -> Result<Vec<Loc>, Error> {
         let begin = self.next_id;
         let from = self.taking().unwrap_or(self.generations.len());
+        let ahead = self.ahead;
         let written = self.append(items, marks);
         let synced = written.and_then(|(placed, tallies)| {
             for generation in &mut self.generations[from..] {
                 if let Some(open) = &mut generation.open {
+                    open.store.take_ahead(ahead);
                     open.store.sync()?;
                 }
             }

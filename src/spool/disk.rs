@@ -10,16 +10,18 @@
 //!   holds at most `TREE_BYTES + CHUNK_BYTES`, which stays below that quarter.
 //! * Removing rewrites leaves, too. What is removed is listed in a tree of its own instead; the
 //!   space comes back with the whole generation.
+//! * Its file grows with each commit, for which the file system writes its journal. It is made
+//!   longer in steps instead (`ahead`); what reads as zeros is the end of the log.
 //! * It panics on files it does not like, so every call is caught.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::files;
 use super::store::{Engine, Error, Ids, Store};
 
@@ -146,7 +148,7 @@ impl Disk {
             }
         };
         let mut store = DiskStore {
-            file: File::open(dir.join("db"))?,
+            file: Ahead::open(&dir.join("db"))?,
             db: Some(db),
             trees: BTreeMap::new(),
             in_tree: usize::MAX,
@@ -184,8 +186,8 @@ impl Engine for Disk {
 struct DiskStore {
     /// `None` only while being dropped.
     db: Option<sled::Db>,
-    /// Our own handle on sled's file, for the sync.
-    file: File,
+    /// sled's file, for the sync.
+    file: Ahead,
     /// By the key of their first chunk.
     trees: BTreeMap<[u8; KEY], sled::Tree>,
     /// Bytes in the last tree.
@@ -242,9 +244,13 @@ impl Store for DiskStore {
     fn sync(&mut self) -> Result<(), Error> {
         caught(|| self.db().flush())?;
         if self.own_sync {
-            self.file.sync_data()?;
+            self.file.sync()?;
         }
         Ok(())
+    }
+
+    fn take_ahead(&mut self, step: u64) {
+        self.file.set_step(step);
     }
 
     fn ids(&mut self) -> Result<Ids, Error> {
@@ -310,6 +316,8 @@ impl Drop for DiskStore {
         }));
         if closed.is_err() {
             tracing::debug!("the database engine panicked while closing");
+        } else if let Err(error) = self.file.give_back() {
+            tracing::debug!(%error, "room that was taken ahead is not given back");
         }
         reclaim();
     }

@@ -81,6 +81,10 @@ impl Store for FaultyStore {
         Faults::step(&self.0.syncs)
     }
 
+    fn take_ahead(&mut self, step: u64) {
+        self.1.take_ahead(step);
+    }
+
     fn ids(&mut self) -> Result<Ids, Error> {
         self.1.ids()
     }

@@ -9,6 +9,7 @@
 //! pay (`fairness`, `thin`). What is found damaged is repaired, and becomes gap records where it
 //! cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
+mod ahead;
 mod attach;
 mod codec;
 mod commit;
@@ -24,6 +25,7 @@ pub mod fuzzing;
 mod generation;
 mod generations;
 mod inspect;
+pub mod look;
 mod marks;
 mod overflow;
 mod remains;
@@ -36,6 +38,8 @@ mod thin;
 mod wire;
 mod worker;
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
@@ -78,7 +82,12 @@ pub fn start(
     config: &config::Spool,
 ) -> io::Result<(CommandSender, mpsc::Receiver<Event>, JoinHandle<()>)> {
     let engine = Box::new(disk::Disk { own_sync: true });
-    worker::start(shelf::Shelf::new(config, engine), worker::IDLE_AFTER)
+    let looker = worker::Looker {
+        path: config.path.clone(),
+        min_free: config.min_free,
+    };
+    let shelf = shelf::Shelf::new(config, engine);
+    worker::start(shelf, worker::IDLE_AFTER, Some(looker))
 }
 
 /// A group of items, stored as one value with a checksum. Ids grow in the order of arrival.
@@ -191,7 +200,8 @@ pub enum Event {
         /// What is stored.
         depth: Depth,
     },
-    /// Right after `Opened`: the spool cannot be used. It is tried again every few seconds.
+    /// Right after `Opened`, or found out since while nobody needed it: the spool cannot be used.
+    /// It is tried again every few seconds.
     Unusable {
         /// One sentence for the status.
         error: String,

@@ -47,6 +47,7 @@ impl Shelf {
         // spool full of nothing else would be turned over for ever.
         let end = self.next_id;
         let before = self.usage().disk_bytes;
+        self.ahead = 0;
         loop {
             let used = self.usage().disk_bytes;
             let space = Space {
@@ -58,7 +59,10 @@ impl Shelf {
                 droppable: self.older_than(end) > 0,
             };
             match generations::room(self.limits, space) {
-                Room::Enough => return Ok(()),
+                Room::Enough => {
+                    self.ahead = generations::ahead(self.limits, space);
+                    return Ok(());
+                }
                 // Copies of damaged data go before any sound data does.
                 _ if self.drop_copies() || self.give_back() => {}
                 Room::Full(_) if self.lend_ballast() => {}

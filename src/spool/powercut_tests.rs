@@ -36,6 +36,8 @@ fn shelf(path: &Path, own_sync: bool) -> Shelf {
     let config = config(&path.join("spool"), 4 << 20);
     let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync }));
     shelf.limits.max_size = 4 << 20;
+    // As a commit has it that finds room: the writer below does not ask.
+    shelf.ahead = 32 * 1024;
     shelf
 }
 

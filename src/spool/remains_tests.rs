@@ -48,6 +48,7 @@ fn spool(max_size: u64, overflow: Overflow) -> (Spool, u64) {
         max_size,
         min_free: 64 * 1024,
         max_age: Duration::from_secs(3600),
+        commit_interval: Duration::ZERO,
         overflow,
     };
     let manner = Manner {

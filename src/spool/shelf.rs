@@ -47,6 +47,8 @@ pub(super) struct Shelf {
     pub(super) saved_id: u64,
     /// Bytes of everything in the directory but the generations.
     pub(super) other_bytes: u64,
+    /// Bytes that the next commit may take ahead of what it writes: there is room for them.
+    pub(super) ahead: u64,
     /// Commands served, for what was used least lately.
     pub(super) commands: u64,
     /// The generation (by its first group) that the device last failed to read from, and how
@@ -92,6 +94,7 @@ impl Shelf {
             next_id: first_id(),
             saved_id: 0,
             other_bytes: 0,
+            ahead: 0,
             commands: 0,
             refused: None,
             in_doubt: BTreeSet::new(),

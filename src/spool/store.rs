@@ -82,6 +82,12 @@ pub(super) trait Store: Send {
     /// Everything appended so far survives a power cut once this returns.
     fn sync(&mut self) -> Result<(), Error>;
 
+    /// From now on a sync may take so many bytes of the disk ahead of what is written; 0: none. An
+    /// engine that does not do it needs no word of it.
+    fn take_ahead(&mut self, step: u64) {
+        let _ = step;
+    }
+
     /// The ids of all values, and which of them were removed.
     fn ids(&mut self) -> Result<Ids, Error>;
 

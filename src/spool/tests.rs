@@ -26,6 +26,7 @@ pub(super) fn config(path: &Path, max_size: u64) -> Spool {
         max_size,
         min_free: 0,
         max_age: Duration::from_secs(3600),
+        commit_interval: Duration::ZERO,
         overflow: Overflow::DropOldest,
     }
 }
@@ -298,7 +299,7 @@ fn ten_outages_leave_no_more_on_disk_than_one() {
 }
 
 fn run(config: &Spool) -> (CommandSender, Receiver<Event>, JoinHandle<()>) {
-    worker::start(Shelf::new(config, disk()), Duration::from_millis(50)).unwrap()
+    worker::start(Shelf::new(config, disk()), Duration::from_millis(50), None).unwrap()
 }
 
 fn next(events: &mut Receiver<Event>) -> Event {

@@ -1,12 +1,14 @@
 //! The thread: commands in, events out.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc as events;
 
+use super::look::{Make, look};
 use super::shelf::Shelf;
 use super::{Command, Event};
 use crate::pulse::Work;
@@ -23,6 +25,17 @@ const IDLE: Duration = Duration::from_secs(20);
 /// A spool that failed and is not asked for anything is tried again after this long: short
 /// enough for the operator who has just made room and looks whether it helped.
 const PROBE: Duration = Duration::from_secs(5);
+
+/// A spool that is not asked for anything is looked at this often: an outage is no time to learn
+/// that it cannot be used.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What the spool's thread looks at while nobody needs the spool.
+#[derive(Debug)]
+pub(super) struct Looker {
+    pub(super) path: PathBuf,
+    pub(super) min_free: u64,
+}
 
 /// The way to the spool. Sending never blocks: the queue has no bound of its own, because the
 /// intake has at most one `Commit`, one `Load` and a few `Delete`s outstanding.
@@ -49,11 +62,15 @@ impl CommandSender {
 pub(super) fn start(
     shelf: Shelf,
     idle: Duration,
+    looker: Option<Looker>,
 ) -> io::Result<(CommandSender, events::Receiver<Event>, JoinHandle<()>)> {
     let (commands_in, commands) = mpsc::channel();
     let (events, events_out) = events::channel(EVENTS);
     let work = Work::default();
-    let worker = Worker::new(shelf, idle);
+    let worker = Worker {
+        looker,
+        ..Worker::new(shelf, idle)
+    };
     let busy = work.clone();
     let thread = std::thread::Builder::new()
         .name("spool".into())
@@ -105,6 +122,8 @@ pub(super) const IDLE_AFTER: Duration = IDLE;
 pub(super) struct Worker {
     shelf: Shelf,
     events: Vec<Event>,
+    /// `None`: only what is asked for shows whether the disk can be used.
+    looker: Option<Looker>,
     idle: Duration,
     probe: Duration,
     /// The last attempt to use the disk failed, and that has been logged.
@@ -120,6 +139,7 @@ impl Worker {
         Self {
             shelf,
             events: Vec::new(),
+            looker: None,
             idle,
             probe: PROBE,
             failing: false,
@@ -160,8 +180,30 @@ impl Worker {
             self.tell(Event::Unusable {
                 error: failure.error,
             });
+        } else {
+            self.look();
         }
         self.tell_usage();
+    }
+
+    /// Whether the directory could be used. The first word of trouble is logged and told.
+    fn look(&mut self) -> bool {
+        let Some(looker) = &self.looker else {
+            return true;
+        };
+        // One that holds something makes room by giving that up.
+        let min_free = (self.shelf.depth().groups == 0).then_some(looker.min_free);
+        let Err(error) = look(&looker.path, min_free, Make::Yes) else {
+            return true;
+        };
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(
+                error,
+                "the spool cannot be used: at the next loss of the broker no batch can be acked"
+            );
+            self.tell(Event::Unusable { error });
+        }
+        false
     }
 
     /// How long to wait for a command before [`Worker::waited`]; `None`: for ever.
@@ -170,7 +212,8 @@ impl Worker {
             Some(self.probe)
         } else {
             let restless = self.shelf.is_open() && !self.rested || self.shelf.owes();
-            restless.then_some(self.idle)
+            let look = self.looker.is_some().then_some(LOOK);
+            if restless { Some(self.idle) } else { look }
         }
     }
 
@@ -178,17 +221,20 @@ impl Worker {
     pub(super) fn waited(&mut self) {
         if self.failing {
             self.probe();
-        } else {
-            self.rested = true;
+            return;
+        }
+        if !std::mem::replace(&mut self.rested, true) || self.shelf.owes() {
             if self.shelf.idle() {
                 self.tell_usage();
             }
+        } else if !self.look() {
+            self.tell_usage();
         }
     }
 
     /// Whether a spool that failed can be written again, when nobody else finds out.
     fn probe(&mut self) {
-        let well = self.shelf.probe();
+        let well = self.look() && self.shelf.probe();
         self.tell_news();
         if well {
             self.failing = false;

@@ -9,19 +9,19 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-pub use super::device::DeviceBoard;
-pub use super::devices::{DeviceTable, KNOWN_DEVICES};
+pub use super::device::{DeviceBoard, Expected};
+pub use super::devices::{DeviceTable, KNOWN_DEVICES, Unforgettable};
 use super::feed::Feed;
 use super::flash::FlashPerDay;
 pub use super::number::Number;
 use super::number::lock;
 pub use super::process::bytes_written;
 pub use super::report::{
-    ClockReport, DeviceReport, DevicesReport, LiveReport, RefusedReport, SpoolReport, StatusReport,
+    ClockReport, DeviceReport, DevicesReport, LiveReport, RefusedTopic, SpoolReport, StatusReport,
     UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
-pub use super::uplink::{UplinkBoard, UplinkState};
+pub use super::uplink::{ProbeState, UplinkBoard, UplinkState};
 use crate::clock;
 
 /// The board.
@@ -122,6 +122,7 @@ impl Board {
 
     /// Takes a reading for `flash_per_day` when one is due. To be called every few minutes.
     pub fn watch_flash(&self) {
+        self.spool.watch_fill(clock::uptime());
         if lock(&self.flash).is_due(self.started.elapsed()) {
             let _ = self.flash();
         }
@@ -139,25 +140,38 @@ impl Board {
     /// What `/api/status` answers.
     #[must_use]
     pub fn status(&self) -> StatusReport {
-        let (uplink_state, since, last_error) = self.uplink.whole();
-        let (spool_state, _) = self.spool.state();
+        let uplink = self.uplink.whole();
+        let (spool_state, spool_reason) = self.spool.state();
+        self.spool.watch_fill(clock::uptime());
+        let census = self.devices.census();
         let (written_bytes, flash_per_day) = self.flash();
+        let broker = self.uplink.broker();
         StatusReport {
             hub: self.hub.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed().as_secs_f64(),
             uplink: UplinkReport {
-                state: uplink_state,
-                since,
+                state: uplink.state,
+                since: clock::wall_at(uplink.since),
                 in_flight: self.uplink.in_flight.get(),
                 published: self.uplink.published.get(),
                 acknowledged: self.uplink.acknowledged.get(),
-                last_error,
-                refused: self.uplink.refused.list(),
-                refused_total: self.uplink.refused.topics.get(),
+                last_error_at: uplink.error.as_ref().map(|(_, at)| clock::wall_at(*at)),
+                last_error: uplink.error.map(|(error, _)| error),
+                broker: broker.as_ref().map(|(address, _)| address.clone()),
+                mqtt: broker.map(|(_, version)| version.to_owned()),
+                probe: self.uplink.probe(),
+                twins: self.uplink.twins.get() > 0,
+                refused: self.uplink.refused_topics.list(),
+                refused_total: self.uplink.refused_topics.topics.get(),
+                refused_publishes: self.uplink.refused.get(),
+                refused_statuses: self.uplink.parked_statuses.get(),
+                unheard: self.uplink.unheard.get(),
+                skipped: self.uplink.skipped.get(),
             },
             spool: SpoolReport {
                 state: spool_state,
+                reason: spool_reason,
                 batches: self.spool.batches.get(),
                 readings: self.spool.readings.get(),
                 disk_bytes: self.spool.disk_bytes.get(),
@@ -167,11 +181,15 @@ impl Board {
                 flash_per_day,
                 dropped_batches: self.spool.dropped_batches.get(),
                 drain_eta: self.spool.drain_eta(),
+                full_in: self.spool.full_in(),
             },
             devices: DevicesReport {
                 connected: self.devices.connected.get(),
-                known: self.devices.known() as u64,
+                known: census.known,
                 evicted: self.devices.evicted.get(),
+                unseen: census.unseen,
+                lost: census.lost,
+                silent: census.silent,
             },
             live: LiveReport {
                 batches: self.live_batches.get(),

@@ -4,7 +4,8 @@
 use super::number::Number;
 
 /// Why connections end: what the sessions call it.
-pub const ENDINGS: [&str; 11] = [
+pub const ENDINGS: [&str; 12] = [
+    "asleep",
     "closed",
     "connection lost",
     "hub stopping",

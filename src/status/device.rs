@@ -6,18 +6,64 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::counts::ENDINGS;
 use super::devices::Shared;
-use super::history::{History, state};
+use super::history::{ASLEEP, History, state};
 use super::kept::{Kept, Last};
+use super::memory::Remembered;
 use super::number::{Number, lock};
-use super::report::{DeviceReport, Past};
+use super::report::{DeviceReport, Past, RefusedReport};
+use super::rhythm::Rhythm;
+use super::sampling::Budget;
+use super::tap::OF_ONE;
 use crate::clock;
 use crate::reading::Batch;
+
+/// Endings that nobody has to look after: the device said goodbye, or the hub or its operator
+/// ended the connection. After any other one the device is lost.
+const LEFT: [&str; 6] = [
+    ASLEEP,
+    "closed",
+    "hub stopping",
+    "refused",
+    "replaced",
+    "revoked",
+];
+
+/// Seconds that a device has for coming back after a start of the hub before it counts as lost:
+/// devices come back within a minute, with their own pauses between two tries.
+const COMING_BACK: f64 = 120.0;
+
+/// An attempt to connect that was refused.
+#[derive(Debug)]
+struct Refused {
+    /// Uptime.
+    at: f64,
+    why: &'static str,
+    remote: String,
+}
+
+/// What is expected of a device that has an entry in the registry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expected {
+    /// Its id.
+    pub id: Arc<str>,
+    /// A reading at least this often.
+    pub every: Option<Duration>,
+}
 
 #[derive(Debug)]
 pub(super) struct DeviceText {
     pub(super) conn: u64,
     pub(super) online: bool,
+    /// It has not been connected since the hub started.
+    pub(super) unseen: bool,
+    /// It sends without a connection.
+    pub(super) posts: bool,
+    acknowledged: bool,
+    /// Its entry in the registry.
+    pub(super) expected: Option<Expected>,
+    refused: Option<Refused>,
     /// Uptime: the wall clock may be set.
     pub(super) since: f64,
     reason: &'static str,
@@ -26,6 +72,30 @@ pub(super) struct DeviceText {
     model: Option<String>,
     firmware: Option<String>,
     history: History,
+}
+
+/// An uptime that never was. The all-zero bits would be the boot itself.
+const NEVER: u64 = f64::NAN.to_bits();
+
+/// The uptime in a cell, if there was such a moment.
+fn at(cell: &AtomicU64) -> Option<f64> {
+    let uptime = f64::from_bits(cell.load(Relaxed));
+    (!uptime.is_nan()).then_some(uptime)
+}
+
+/// The same as Unix seconds.
+fn wall(cell: &AtomicU64) -> Option<f64> {
+    at(cell).map(clock::wall_at)
+}
+
+/// How a device stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) online: bool,
+    pub(super) unseen: bool,
+    /// Gone without a word, and nobody has said that it is known.
+    pub(super) lost: bool,
+    pub(super) silent: bool,
 }
 
 /// One device's part of the board. Counters are its totals since the hub started.
@@ -38,8 +108,13 @@ pub struct DeviceBoard {
     changes: Number,
     /// Uptime.
     last_seen: AtomicU64,
+    /// Uptime.
+    last_reading: AtomicU64,
     rtt_micros: AtomicU64,
     kept: Mutex<Kept>,
+    rhythm: Mutex<Rhythm>,
+    /// Batches that whoever keeps readings may be offered.
+    offers: Mutex<Budget>,
     /// What the readers of events were told: a digest, and when, in rounds.
     told: Number,
     pub(super) told_in: Number,
@@ -51,19 +126,26 @@ pub struct DeviceBoard {
     pub readings: Number,
     /// Messages rejected.
     pub rejected: Number,
+    /// Records left out because they had no usable value.
+    pub dropped_records: Number,
     /// Pongs that came after `ping_timeout`, when something else had kept the device alive.
     pub late_pongs: Number,
 }
 
 impl DeviceBoard {
-    /// Never connected yet; [`DeviceBoard::begin`] comes next.
-    pub(super) fn new(id: Arc<str>, shared: Arc<Shared>) -> Self {
+    /// Has not connected since the hub started, at `since`.
+    pub(super) fn new(id: Arc<str>, shared: Arc<Shared>, since: f64) -> Self {
         Self {
             id,
             text: Mutex::new(DeviceText {
                 conn: 0,
                 online: false,
-                since: 0.0,
+                unseen: true,
+                posts: false,
+                acknowledged: false,
+                expected: None,
+                refused: None,
+                since,
                 reason: "",
                 remote: String::new(),
                 stream: None,
@@ -72,15 +154,19 @@ impl DeviceBoard {
                 history: History::default(),
             }),
             changes: Number::default(),
-            last_seen: AtomicU64::new(0),
+            last_seen: AtomicU64::new(NEVER),
+            last_reading: AtomicU64::new(NEVER),
             rtt_micros: AtomicU64::new(0),
             kept: Mutex::new(Kept::new(shared.kept_bytes.clone())),
+            rhythm: Mutex::default(),
+            offers: Mutex::new(Budget::new(OF_ONE, Instant::now())),
             told: Number::default(),
             told_in: Number::default(),
             seq: Number::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Number::default(),
+            dropped_records: Number::default(),
             late_pongs: Number::default(),
             shared,
         }
@@ -97,6 +183,11 @@ impl DeviceBoard {
         *text = DeviceText {
             conn,
             online: true,
+            unseen: false,
+            posts: text.posts,
+            acknowledged: false,
+            expected: text.expected.take(),
+            refused: None,
             since: now,
             reason: "connected",
             remote,
@@ -106,6 +197,7 @@ impl DeviceBoard {
             history: std::mem::take(&mut text.history),
         };
         drop(text);
+        lock(&self.rhythm).interrupt();
         self.changes.add(1);
         self.rtt_micros.store(0, Relaxed);
         self.seq.set(0);
@@ -120,6 +212,25 @@ impl DeviceBoard {
             return false;
         }
         text.online = false;
+        text.since = now;
+        text.reason = reason;
+        text.history.push(now, false, reason);
+        self.changes.add(1);
+        true
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The device said that it would be back by now; `false` when it is no sleeper.
+    pub(super) fn overdue(&self, reason: &'static str, now: f64) -> bool {
+        let mut text = lock(&self.text);
+        if text.online || text.reason != ASLEEP {
+            return false;
+        }
         text.since = now;
         text.reason = reason;
         text.history.push(now, false, reason);
@@ -155,6 +266,9 @@ impl DeviceBoard {
     pub fn took(&self, batch: &Batch, now: Instant) {
         self.batches.add(1);
         self.readings.add(u64::from(batch.readings));
+        let uptime = batch.received.uptime;
+        self.last_reading.store(uptime.to_bits(), Relaxed);
+        lock(&self.rhythm).note(uptime);
         if let Some(seq) = batch.seq {
             self.seq.set(seq);
         }
@@ -162,6 +276,16 @@ impl DeviceBoard {
         self.shared.readings.add(u64::from(batch.readings));
         lock(&self.kept).put(batch);
         self.shared.feed.offer(batch, now);
+        let tap = &self.shared.tap;
+        if tap.is_open() && lock(&self.offers).take(1, now) > 0 {
+            tap.offer(batch, now);
+        }
+    }
+
+    /// Records of a batch were left out because they had no usable value.
+    pub fn dropped(&self, records: u32) {
+        self.dropped_records.add(records.into());
+        self.shared.dropped_records.add(records.into());
     }
 
     /// A message was rejected with this code.
@@ -174,6 +298,113 @@ impl DeviceBoard {
     pub fn acked(&self, batches: u64, after: Duration) {
         self.shared.acked.add(batches);
         self.shared.ack_latency.observe(after, batches);
+    }
+
+    /// An attempt to connect by its name was refused. Of many only the last is kept.
+    pub(super) fn refuse(&self, why: &'static str, remote: String, now: f64) {
+        let at = now;
+        lock(&self.text).refused = Some(Refused { at, why, remote });
+        self.changes.add(1);
+    }
+
+    /// Its entry in the registry, or that it has none.
+    pub(super) fn expect(&self, expected: Option<Expected>) {
+        lock(&self.text).expected = expected;
+        self.changes.add(1);
+    }
+
+    /// Somebody knows that it is gone. Holds until it comes back. `false`: it is here.
+    pub(super) fn acknowledge(&self) -> bool {
+        let mut text = lock(&self.text);
+        if text.online {
+            return false;
+        }
+        text.acknowledged = true;
+        self.changes.add(1);
+        true
+    }
+
+    /// How it was when the hub ran before. Times are made uptimes; they may be below 0.
+    pub(super) fn restore(&self, before: &Remembered, wall: f64, now: f64) {
+        let uptime = |time: f64| now - (wall - time).max(0.0);
+        let store = |cell: &AtomicU64, time: Option<f64>| {
+            if let Some(time) = time {
+                cell.store(uptime(time).to_bits(), Relaxed);
+            }
+        };
+        store(&self.last_seen, before.last_seen);
+        store(&self.last_reading, before.last_reading);
+        let mut text = lock(&self.text);
+        text.acknowledged = before.acknowledged;
+        text.posts = before.posts;
+        let known = |reason: &&&str| **reason == before.reason;
+        let reason = ENDINGS.iter().find(known).copied();
+        match reason {
+            Some(reason) if !before.online && reason != "hub stopping" => {
+                (text.unseen, text.since, text.reason) = (false, uptime(before.since), reason);
+            }
+            // It was here to the end: it is expected back.
+            _ => text.reason = "hub restarted",
+        }
+    }
+
+    /// What is to be kept over a restart; `None`: nothing is known of it.
+    pub(super) fn remember(&self) -> Option<Remembered> {
+        let last_seen = wall(&self.last_seen)?;
+        let text = lock(&self.text);
+        Some(Remembered {
+            id: self.id.to_string(),
+            online: text.online || text.unseen,
+            since: clock::wall_at(text.since),
+            reason: text.reason.to_owned(),
+            last_seen: Some(last_seen),
+            last_reading: wall(&self.last_reading),
+            acknowledged: text.acknowledged,
+            posts: text.posts,
+        })
+    }
+
+    /// It sends without a connection.
+    pub(super) fn posts(&self) {
+        lock(&self.text).posts = true;
+    }
+
+    /// When something last came from it; uptime.
+    pub(super) fn last_sign(&self) -> Option<f64> {
+        at(&self.last_seen)
+    }
+
+    /// Whether, and why, it is to be looked after.
+    pub(super) fn standing(&self, now: f64) -> Standing {
+        let text = lock(&self.text);
+        Standing {
+            online: text.online,
+            unseen: text.unseen,
+            lost: !text.acknowledged && self.is_lost(&text, now),
+            silent: self.is_silent(&text, now),
+        }
+    }
+
+    fn is_lost(&self, text: &DeviceText, now: f64) -> bool {
+        if text.online {
+            return false;
+        }
+        if text.unseen {
+            // One that never came was made ready for later; one that posts is nowhere in between.
+            return !text.posts && at(&self.last_seen).is_some() && now - text.since > COMING_BACK;
+        }
+        !LEFT.contains(&text.reason)
+    }
+
+    fn is_silent(&self, text: &DeviceText, now: f64) -> bool {
+        let expect = text.expected.as_ref().and_then(|expected| expected.every);
+        let after = match expect {
+            Some(every) => Some(every.as_secs_f64()),
+            None => lock(&self.rhythm).silent_after(),
+        };
+        let last = at(&self.last_reading).unwrap_or(text.since).max(text.since);
+        let is_here = text.online || (text.unseen && text.posts);
+        is_here && after.is_some_and(|after| now - last > after)
     }
 
     /// The last batch that was taken.
@@ -201,6 +432,8 @@ impl DeviceBoard {
 
     fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
+        let standing = self.standing(clock::uptime());
+        (standing.lost, standing.silent).hash(&mut hasher);
         for number in [
             self.changes.get(),
             self.last_seen.load(Relaxed),
@@ -209,6 +442,7 @@ impl DeviceBoard {
             self.batches.get(),
             self.readings.get(),
             self.rejected.get(),
+            self.dropped_records.get(),
         ] {
             number.hash(&mut hasher);
         }
@@ -219,15 +453,36 @@ impl DeviceBoard {
     /// What `/api/devices` says of it.
     #[must_use]
     pub fn report(&self) -> DeviceReport {
-        let refused = self.shared.refused.of(&self.id);
+        let refused_topics = self.shared.refused.of(&self.id);
+        let now = clock::uptime();
         let text = lock(&self.text);
         let rtt = self.rtt_micros.load(Relaxed);
+        let word = if text.unseen {
+            "unseen"
+        } else {
+            state(text.online, text.reason)
+        };
+        let expect = text.expected.as_ref().and_then(|expected| expected.every);
+        // Before the report is put together, which looks into it again.
+        let usual = lock(&self.rhythm).usual();
         DeviceReport {
             id: self.id.to_string(),
-            state: state(text.online).to_owned(),
+            state: word.to_owned(),
             since: clock::wall_at(text.since),
             reason: text.reason.to_owned(),
-            last_seen: clock::wall_at(f64::from_bits(self.last_seen.load(Relaxed))),
+            last_seen: wall(&self.last_seen),
+            last_reading: wall(&self.last_reading),
+            usual,
+            expect: expect.map(|every| every.as_secs_f64()),
+            silent: self.is_silent(&text, now),
+            lost: self.is_lost(&text, now),
+            acknowledged: text.acknowledged,
+            registered: text.expected.is_some(),
+            refused: text.refused.as_ref().map(|refused| RefusedReport {
+                time: clock::wall_at(refused.at),
+                why: refused.why.to_owned(),
+                remote: refused.remote.clone(),
+            }),
             remote: text.remote.clone(),
             #[expect(clippy::cast_precision_loss, reason = "microseconds of a ping fit")]
             rtt_ms: (rtt > 0).then(|| rtt as f64 / 1000.0),
@@ -236,9 +491,10 @@ impl DeviceBoard {
             batches: self.batches.get(),
             readings: self.readings.get(),
             rejected: self.rejected.get(),
+            dropped_records: self.dropped_records.get(),
             model: text.model.clone(),
             firmware: text.firmware.clone(),
-            refused: refused.into_iter().map(str::to_owned).collect(),
+            refused_topics: refused_topics.into_iter().map(str::to_owned).collect(),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! All devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::counts::{CODES, Counts, ENDINGS, EVICTIONS};
-use super::device::DeviceBoard;
+use super::device::{DeviceBoard, Expected};
 use super::feed::{Feed, News};
 use super::histogram::Histogram;
+use super::memory::{Memory, Remembered};
 use super::number::{Number, lock};
 use super::refused::RefusedBoard;
+use super::tap::Tap;
 use crate::clock;
 
 /// Devices that are remembered after they went; the one longest gone is forgotten first.
@@ -21,6 +23,8 @@ pub const KNOWN_DEVICES: usize = 16_384;
 #[derive(Debug)]
 pub struct Shared {
     pub(super) feed: Arc<Feed>,
+    /// For whoever keeps readings.
+    pub tap: Tap,
     /// Bytes of last batches.
     pub(super) kept_bytes: Arc<AtomicUsize>,
     /// What the broker refuses of them.
@@ -31,6 +35,8 @@ pub struct Shared {
     pub readings: Number,
     /// Messages rejected, by code.
     pub rejected: Counts<{ CODES.len() }>,
+    /// Records left out because they had no usable value.
+    pub dropped_records: Number,
     /// Batches whose device was told that they are safe.
     pub acked: Number,
     /// From the arrival of a batch to its ack.
@@ -41,20 +47,50 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             feed: Arc::default(),
+            tap: Tap::default(),
             kept_bytes: Arc::default(),
             refused: Arc::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),
+            dropped_records: Number::default(),
             acked: Number::default(),
             ack_latency: Histogram::default(),
         }
     }
 }
 
+/// How many devices stand how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Remembered.
+    pub known: u64,
+    /// Not here since the hub started.
+    pub unseen: u64,
+    /// Gone without a word, and nobody has said that it is known.
+    pub lost: u64,
+    /// Connected, and without readings for unusually long.
+    pub silent: u64,
+}
+
+/// Seconds for which a census holds while nobody comes or goes: it looks at every device.
+const CENSUS_HOLDS: f64 = 1.0;
+
+/// Why a device cannot be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unforgettable {
+    /// It is connected.
+    Here,
+    /// Nobody knows it.
+    Unknown,
+}
+
 /// All devices.
 #[derive(Debug)]
 pub struct DeviceTable {
+    started: f64,
+    /// When it was taken, after how many changes, and what it said.
+    census: Mutex<Option<(f64, u64, Census)>>,
     devices: Mutex<HashMap<Arc<str>, Arc<DeviceBoard>>>,
     /// Sums over all of them.
     pub shared: Arc<Shared>,
@@ -77,6 +113,8 @@ pub struct DeviceTable {
 impl Default for DeviceTable {
     fn default() -> Self {
         Self {
+            started: clock::uptime(),
+            census: Mutex::default(),
             devices: Mutex::default(),
             shared: Arc::default(),
             rounds: Number::default(),
@@ -109,7 +147,7 @@ impl DeviceTable {
         };
         let entry = devices
             .entry(id.clone())
-            .or_insert_with(|| Arc::new(DeviceBoard::new(id.clone(), self.shared.clone())))
+            .or_insert_with(|| self.unseen(id.clone()))
             .clone();
         let replaces = entry.begin(conn, remote, now);
         drop(devices);
@@ -123,6 +161,166 @@ impl DeviceTable {
         entry
     }
 
+    fn unseen(&self, id: Arc<str>) -> Arc<DeviceBoard> {
+        Arc::new(DeviceBoard::new(id, self.shared.clone(), self.started))
+    }
+
+    /// The devices of the registry, all of them. Those that have not come yet are `unseen`; those
+    /// that are no longer among them and not here are forgotten.
+    pub fn expect(&self, expected: Vec<Expected>) {
+        let mut devices = lock(&self.devices);
+        let mut gone: Vec<_> = devices
+            .values()
+            .filter(|device| lock(&device.text).expected.is_some())
+            .cloned()
+            .collect();
+        let ids: HashSet<_> = expected.iter().map(|one| one.id.clone()).collect();
+        gone.retain(|device| !ids.contains(&device.id));
+        for one in expected {
+            // A registry of more devices than are remembered is told of as far as they are.
+            if devices.len() >= KNOWN_DEVICES && !devices.contains_key(&one.id) {
+                continue;
+            }
+            let id = one.id.clone();
+            let device = devices.entry(id.clone()).or_insert_with(|| self.unseen(id));
+            device.expect(Some(one));
+        }
+        for device in &gone {
+            device.expect(None);
+            if !lock(&device.text).online {
+                devices.remove(&device.id);
+            }
+        }
+        drop(devices);
+        self.changes.add(1);
+        for device in gone {
+            if self.get(&device.id).is_none() {
+                let id = device.id.clone();
+                self.shared.feed.put(&News::Forgotten { id });
+            }
+        }
+    }
+
+    /// What was remembered when the hub ran before. For the start, before any device comes.
+    pub fn restore(&self, memory: &Memory, wall: f64) {
+        let now = clock::uptime();
+        let mut devices = lock(&self.devices);
+        for before in memory.devices.iter().take(KNOWN_DEVICES) {
+            let id: Arc<str> = before.id.as_str().into();
+            let device = devices.entry(id.clone()).or_insert_with(|| self.unseen(id));
+            device.restore(before, wall, now);
+        }
+        self.changes.add(1);
+    }
+
+    /// What is to be kept over a restart.
+    #[must_use]
+    pub fn remember(&self) -> Memory {
+        let all = self.all();
+        let devices: Vec<Remembered> = all.iter().filter_map(|one| one.remember()).collect();
+        Memory::of(devices)
+    }
+
+    /// An attempt to connect as this device was refused. Told only of devices that are known, so
+    /// that nobody fills the table by trying names.
+    pub fn refused(&self, id: &str, why: &'static str, remote: String) {
+        if let Some(device) = self.get(id) {
+            device.refuse(why, remote, clock::uptime());
+        }
+    }
+
+    /// Somebody knows that this device is gone: no alarm for it until it was back. `false`: it is
+    /// here, or nobody knows it.
+    pub fn acknowledge(&self, id: &str) -> bool {
+        self.changes.add(1);
+        self.get(id).is_some_and(|device| device.acknowledge())
+    }
+
+    /// Forgets a device that is not here. One of the registry is as if it had never come.
+    ///
+    /// # Errors
+    /// It is here, or nobody knows it.
+    pub fn forget(&self, id: &str) -> Result<(), Unforgettable> {
+        let mut devices = lock(&self.devices);
+        let device = devices.get(id).cloned().ok_or(Unforgettable::Unknown)?;
+        let (online, expected) = {
+            let text = lock(&device.text);
+            (text.online, text.expected.clone())
+        };
+        if online {
+            return Err(Unforgettable::Here);
+        }
+        devices.remove(id);
+        if let Some(expected) = expected {
+            let unseen = self.unseen(device.id.clone());
+            unseen.expect(Some(expected));
+            devices.insert(device.id.clone(), unseen);
+        }
+        let known = devices.contains_key(id);
+        drop(devices);
+        self.changes.add(1);
+        if !known {
+            let id = device.id.clone();
+            self.shared.feed.put(&News::Forgotten { id });
+        }
+        Ok(())
+    }
+
+    /// Forgets the devices that have no entry in a registry and have not been here for `seconds`.
+    pub fn forget_gone(&self, seconds: f64) {
+        let before = clock::uptime() - seconds;
+        let is_gone = |device: &DeviceBoard| {
+            let text = lock(&device.text);
+            !text.online
+                && text.expected.is_none()
+                && device.last_sign().unwrap_or(text.since) < before
+        };
+        let gone: Vec<_> = self.all().into_iter().filter(|one| is_gone(one)).collect();
+        for device in gone {
+            // It may have come meanwhile.
+            let _ = self.forget(&device.id);
+        }
+    }
+
+    /// How many devices stand how.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let (now, changes) = (clock::uptime(), self.changes.get());
+        let mut taken = lock(&self.census);
+        if let Some((at, after, census)) = *taken
+            && after == changes
+            && now - at < CENSUS_HOLDS
+        {
+            return census;
+        }
+        let mut census = Census::default();
+        for device in lock(&self.devices).values() {
+            let standing = device.standing(now);
+            census.known += 1;
+            census.unseen += u64::from(standing.unseen);
+            census.lost += u64::from(standing.lost);
+            census.silent += u64::from(standing.silent);
+        }
+        *taken = Some((now, changes, census));
+        census
+    }
+
+    /// The entry of a device that sends a batch without a connection. When as many devices are
+    /// remembered as may be, one that was never connected is not.
+    pub fn posting(&self, id: &Arc<str>) -> Arc<DeviceBoard> {
+        let mut devices = lock(&self.devices);
+        if let Some(known) = devices.get(id) {
+            known.posts();
+            return known.clone();
+        }
+        let entry = self.unseen(id.clone());
+        entry.posts();
+        if devices.len() < KNOWN_DEVICES {
+            devices.insert(id.clone(), entry.clone());
+        }
+        entry
+    }
+
     /// The connection `conn` of a device has ended. Ignored when a newer one has taken over;
     /// returns whether it was the present one.
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
@@ -131,6 +329,17 @@ impl DeviceTable {
         let Some(device) = self.get(id).filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
+        self.tell_change(now, &device.id, false, reason);
+        true
+    }
+
+    /// A device that said when it would be back has not come. `false`: it is no sleeper.
+    pub fn overdue(&self, id: &str, reason: &'static str) -> bool {
+        let now = clock::uptime();
+        let Some(device) = self.get(id).filter(|device| device.overdue(reason, now)) else {
+            return false;
+        };
+        self.changes.add(1);
         self.tell_change(now, &device.id, false, reason);
         true
     }

@@ -26,17 +26,24 @@ impl History {
     pub(super) fn report(&self) -> Vec<Past> {
         let past = |&(time, online, reason): &(f64, bool, &str)| Past {
             time: clock::wall_at(time),
-            state: state(online).to_owned(),
+            state: state(online, reason).to_owned(),
             reason: reason.to_owned(),
         };
         self.0.iter().map(past).collect()
     }
 }
 
+/// Why a device is gone that has said when it will be back.
+pub const ASLEEP: &str = "asleep";
+
 /// The word for it.
 #[must_use]
-pub fn state(online: bool) -> &'static str {
-    if online { "online" } else { "offline" }
+pub fn state(online: bool, reason: &str) -> &'static str {
+    match (online, reason) {
+        (true, _) => "online",
+        (false, ASLEEP) => ASLEEP,
+        (false, _) => "offline",
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub const TOPICS: [&str; 3] = ["data", "gap", "history"];
 /// A topic that the broker refuses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the field names are the documented contract")]
-pub struct RefusedReport {
+pub struct RefusedTopic {
     pub topic: String,
     pub reason: String,
     pub since: f64,
@@ -28,7 +28,7 @@ pub struct RefusedReport {
 /// See the module.
 #[derive(Debug)]
 pub struct RefusedBoard {
-    list: Mutex<Vec<RefusedReport>>,
+    list: Mutex<Vec<RefusedTopic>>,
     /// Gauge: topics that are refused.
     pub topics: Number,
     /// Publishes that were refused, by the kind of topic.
@@ -49,7 +49,7 @@ impl Default for RefusedBoard {
 
 impl RefusedBoard {
     /// Shows these, the first [`LISTED`] of so many.
-    pub fn show(&self, list: Vec<RefusedReport>, total: usize) {
+    pub fn show(&self, list: Vec<RefusedTopic>, total: usize) {
         *lock(&self.list) = list;
         self.topics.set(total as u64);
     }
@@ -73,7 +73,7 @@ impl RefusedBoard {
 
     /// What is listed.
     #[must_use]
-    pub fn list(&self) -> Vec<RefusedReport> {
+    pub fn list(&self) -> Vec<RefusedTopic> {
         lock(&self.list).clone()
     }
 

@@ -1,9 +1,11 @@
 //! The spool's part of the board.
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use super::fill::Fill;
 use super::histogram::Histogram;
 use super::number::{Number, lock};
 
@@ -15,14 +17,25 @@ pub enum SpoolState {
     Ok,
     /// No room for more.
     Full,
-    /// Cannot be written.
+    /// Could not be written when it was needed.
     Failed,
+    /// Could not be written if it was needed now.
+    Unusable,
+}
+
+#[derive(Debug)]
+struct Present {
+    state: SpoolState,
+    error: Option<String>,
+    oldest: Option<f64>,
+    path: PathBuf,
+    fill: Fill,
 }
 
 /// The spool's part of the board.
 #[derive(Debug)]
 pub struct SpoolBoard {
-    state: Mutex<(SpoolState, Option<String>, Option<f64>)>,
+    state: Mutex<Present>,
     /// Gauge: batches on disk that are not PUBACKed.
     pub batches: Number,
     /// Gauge: readings in these.
@@ -46,7 +59,13 @@ pub struct SpoolBoard {
 impl SpoolBoard {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new((SpoolState::Ok, None, None)),
+            state: Mutex::new(Present {
+                state: SpoolState::Ok,
+                error: None,
+                oldest: None,
+                path: PathBuf::new(),
+                fill: Fill::default(),
+            }),
             batches: Number::default(),
             readings: Number::default(),
             disk_bytes: Number::default(),
@@ -62,25 +81,50 @@ impl SpoolBoard {
     /// Records the state and, unless it is `Ok`, one sentence why.
     pub fn set(&self, state: SpoolState, error: Option<String>) {
         let mut current = lock(&self.state);
-        (current.0, current.1) = (state, error);
+        (current.state, current.error) = (state, error);
+    }
+
+    /// Where it is: every reason names it.
+    pub fn set_path(&self, path: &Path) {
+        path.clone_into(&mut lock(&self.state).path);
     }
 
     /// The present state and the reason for it.
     #[must_use]
     pub fn state(&self) -> (SpoolState, Option<String>) {
         let current = lock(&self.state);
-        (current.0, current.1.clone())
+        let path = current.path.display().to_string();
+        let reason = current.error.as_ref().map(|error| {
+            if error.contains(&path) {
+                error.clone()
+            } else {
+                format!("{path}: {error}")
+            }
+        });
+        (current.state, reason)
+    }
+
+    /// Looks how far it has grown. `now`: uptime.
+    pub fn watch_fill(&self, now: f64) {
+        lock(&self.state).fill.note(now, self.disk_bytes.get());
+    }
+
+    /// Seconds until it is full, as fast as it grows; `None` while it does not.
+    #[must_use]
+    pub fn full_in(&self) -> Option<f64> {
+        let most = self.max_size.get();
+        (most > 0).then(|| lock(&self.state).fill.full_in(most))?
     }
 
     /// Arrival of the oldest batch, Unix seconds.
     pub fn set_oldest(&self, oldest: Option<f64>) {
-        lock(&self.state).2 = oldest;
+        lock(&self.state).oldest = oldest;
     }
 
     /// Arrival of the oldest batch, Unix seconds; `None`: there is none.
     #[must_use]
     pub fn oldest(&self) -> Option<f64> {
-        lock(&self.state).2
+        lock(&self.state).oldest
     }
 
     /// Seconds until the spool is empty at the present rate; `None` while nothing drains.

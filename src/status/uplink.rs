@@ -22,17 +22,58 @@ pub enum UplinkState {
     Down,
 }
 
+/// How the connection to the broker is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Present {
+    /// The state.
+    pub state: UplinkState,
+    /// Uptime.
+    pub since: f64,
+    /// Why it is not connected, and the uptime of that.
+    pub error: Option<(String, f64)>,
+}
+
+/// Whether a broker of MQTT 3.1.1 delivers what it acknowledges: an empty batch must come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeState {
+    /// MQTT 5 needs none, or there is no connection.
+    #[default]
+    Off,
+    /// The echo is waited for.
+    Waiting,
+    /// It came.
+    Heard,
+    /// It did not: the broker throws away what it acknowledges.
+    Silent,
+    /// The hub may not subscribe to it, so it cannot be known.
+    Unknown,
+}
+
 /// The uplink's part of the board.
 #[derive(Debug)]
 pub struct UplinkBoard {
-    /// State, since which uptime, last error.
-    state: Mutex<(UplinkState, f64, Option<String>)>,
+    state: Mutex<Present>,
     /// Gauge: publishes without PUBACK.
     pub in_flight: Number,
     /// Publishes handed to the network.
     pub published: Number,
     /// PUBACKs that matched one.
     pub acknowledged: Number,
+    /// Batches and gap records that the broker refused with a reason.
+    pub refused: Number,
+    /// Statuses that it refused.
+    pub refused_statuses: Number,
+    /// Gauge: devices whose status it refuses now.
+    pub parked_statuses: Number,
+    /// Gauge: 1 while another client seems to have the same client id.
+    pub twins: Number,
+    /// The broker's address and the version of MQTT spoken with it; the probe.
+    broker: Mutex<(Option<(String, &'static str)>, ProbeState)>,
+    /// Publishes that it took and that nobody subscribes to.
+    pub unheard: Number,
+    /// Messages from it that were skipped: unasked, too large, malformed.
+    pub skipped: Number,
     /// Connections that the broker agreed to.
     pub connects: Number,
     /// Tries that came to nothing.
@@ -44,37 +85,80 @@ pub struct UplinkBoard {
     /// Batches that these tell of.
     pub gap_batches: Counts<{ GAPS.len() }>,
     /// What the broker refuses.
-    pub refused: Arc<RefusedBoard>,
+    pub refused_topics: Arc<RefusedBoard>,
 }
 
 impl UplinkBoard {
-    pub(super) fn new(refused: Arc<RefusedBoard>) -> Self {
+    pub(super) fn new(refused_topics: Arc<RefusedBoard>) -> Self {
         Self {
-            state: Mutex::new((UplinkState::Connecting, clock::uptime(), None)),
+            state: Mutex::new(Present {
+                state: UplinkState::Connecting,
+                since: clock::uptime(),
+                error: None,
+            }),
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
+            refused: Number::default(),
+            refused_statuses: Number::default(),
+            parked_statuses: Number::default(),
+            twins: Number::default(),
+            broker: Mutex::default(),
+            unheard: Number::default(),
+            skipped: Number::default(),
             connects: Number::default(),
             connect_failures: Number::default(),
             puback_latency: Histogram::default(),
             gaps: Counts::new(GAPS),
             gap_batches: Counts::new(GAPS),
-            refused,
+            refused_topics,
         }
     }
 
-    /// Records a change of state. An error stays as `last_error` until the next one. The time is
-    /// that of the connection or of its loss: tries in between are the same outage.
+    /// Records a change of state. An error stays until the next one, or until the connection is
+    /// there: what is over is no news. The time is that of the connection or of its loss: tries
+    /// in between are the same outage.
     pub fn set(&self, state: UplinkState, error: Option<String>) {
+        let now = clock::uptime();
         let mut current = lock(&self.state);
         let connected = |state| state == UplinkState::Connected;
-        if connected(current.0) != connected(state) {
-            current.1 = clock::uptime();
+        if connected(current.state) != connected(state) {
+            current.since = now;
         }
-        current.0 = state;
-        if error.is_some() {
-            current.2 = error;
+        current.state = state;
+        if connected(state) {
+            current.error = None;
+        } else if let Some(error) = error {
+            current.error = Some((error, now));
         }
+    }
+
+    /// The broker that is connected to, and the version of MQTT.
+    pub fn set_broker(&self, address: &str, version: &'static str) {
+        lock(&self.broker).0 = Some((address.to_owned(), version));
+    }
+
+    /// The broker of the present or last connection, and the version of MQTT.
+    #[must_use]
+    pub fn broker(&self) -> Option<(String, &'static str)> {
+        lock(&self.broker).0.clone()
+    }
+
+    /// Records where the probe is. `true`: nobody has been told so yet.
+    pub fn set_probe(&self, state: ProbeState) -> bool {
+        // While a new echo is waited for, what was known last still holds.
+        let known = [ProbeState::Heard, ProbeState::Silent, ProbeState::Unknown];
+        let last = &mut lock(&self.broker).1;
+        if state == ProbeState::Waiting && known.contains(last) {
+            return false;
+        }
+        std::mem::replace(last, state) != state
+    }
+
+    /// Where the probe is.
+    #[must_use]
+    pub fn probe(&self) -> ProbeState {
+        lock(&self.broker).1
     }
 
     /// Connections beyond the first.
@@ -86,14 +170,13 @@ impl UplinkBoard {
     /// The present state.
     #[must_use]
     pub fn state(&self) -> UplinkState {
-        lock(&self.state).0
+        lock(&self.state).state
     }
 
-    /// The present state, since when (Unix seconds), and the last error.
+    /// All of it at one moment.
     #[must_use]
-    pub fn whole(&self) -> (UplinkState, f64, Option<String>) {
-        let (state, since, error) = lock(&self.state).clone();
-        (state, clock::wall_at(since), error)
+    pub fn whole(&self) -> Present {
+        lock(&self.state).clone()
     }
 }
 
@@ -105,21 +188,29 @@ mod tests {
     fn an_outage_is_as_old_as_the_loss_of_the_connection() {
         let board = UplinkBoard::new(Arc::default());
         let lost = clock::uptime() - 5.0;
-        lock(&board.state).1 = lost;
+        lock(&board.state).since = lost;
         board.set(UplinkState::Down, Some("refused".into()));
         board.set(UplinkState::Connecting, None);
+        let present = board.whole();
         assert_eq!(
-            board.whole(),
-            (
-                UplinkState::Connecting,
-                clock::wall_at(lost),
-                Some("refused".into())
-            )
+            (present.state, present.since),
+            (UplinkState::Connecting, lost)
         );
+        let (error, at) = present.error.unwrap_or_default();
+        assert!(error == "refused" && at > lost, "{error} at {at}");
         board.set(UplinkState::Connected, None);
-        let (_, connected, _) = board.whole();
-        assert!(connected > clock::wall_at(lost));
+        let connected = board.whole().since;
+        assert!(connected > lost);
         board.set(UplinkState::Connected, None);
-        assert_eq!(board.whole().1, connected);
+        assert_eq!(board.whole().since, connected);
+    }
+
+    #[test]
+    fn an_error_is_over_with_the_next_connection() {
+        let board = UplinkBoard::new(Arc::default());
+        board.set(UplinkState::Down, Some("refused".into()));
+        board.set(UplinkState::Connected, None);
+        let present = board.whole();
+        assert_eq!(present.error, None);
     }
 }

@@ -2,6 +2,9 @@
 
 use std::io;
 
+use super::reasons;
+use super::terms::Version;
+
 /// Why a connection ended or did not come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -11,6 +14,10 @@ pub(super) struct Failure {
     pub(super) needs_someone: bool,
     /// The broker closed an established connection, as opposed to a network that went away.
     pub(super) hung_up: bool,
+    /// The other end closed the connection, established or not.
+    pub(super) closed: bool,
+    /// The reason code that came with it (CONNACK, DISCONNECT of MQTT 5).
+    pub(super) code: Option<u8>,
 }
 
 impl Failure {
@@ -20,6 +27,8 @@ impl Failure {
             sentence: sentence.into(),
             needs_someone: false,
             hung_up: false,
+            closed: false,
+            code: None,
         }
     }
 
@@ -29,6 +38,8 @@ impl Failure {
             sentence: sentence.into(),
             needs_someone: true,
             hung_up: false,
+            closed: false,
+            code: None,
         }
     }
 
@@ -36,8 +47,31 @@ impl Failure {
     pub(super) fn hung_up(sentence: impl Into<String>) -> Self {
         Self {
             hung_up: true,
+            closed: true,
             ..Self::passing(sentence)
         }
+    }
+
+    /// The broker said why it closed the connection, and that has nothing to do with what was
+    /// published: it stops, is busy, or another client has the same id.
+    pub(super) fn is_explained(&self) -> bool {
+        matches!(
+            self.code,
+            Some(
+                0x00 | 0x88
+                    | 0x89
+                    | 0x8B
+                    | 0x8D
+                    | 0x8E
+                    | 0x96
+                    | 0x97
+                    | 0x98
+                    | 0x9C
+                    | 0x9D
+                    | 0x9F
+                    | 0xA0
+            )
+        )
     }
 
     /// An established connection broke.
@@ -63,7 +97,52 @@ impl Failure {
         } else {
             ""
         };
-        Self::passing(format!("cannot connect to {broker}: {error}{hint}"))
+        Self {
+            closed: closed(error),
+            ..Self::passing(format!("cannot connect to {broker}: {error}{hint}"))
+        }
+    }
+
+    /// The broker went without answering CONNECT.
+    pub(super) fn mute(broker: &str) -> Self {
+        Self {
+            closed: true,
+            ..Self::passing(format!(
+                "{broker} closed the connection before answering CONNECT"
+            ))
+        }
+    }
+
+    /// CONNACK with a reason.
+    pub(super) fn refused(
+        broker: &str,
+        version: Version,
+        code: u8,
+        own: &str,
+        reference: &str,
+    ) -> Self {
+        let because = reasons::sentence(code, own, reference);
+        let spoken = if code == reasons::UNSUPPORTED_VERSION {
+            format!(" with MQTT {}", version.name())
+        } else {
+            String::new()
+        };
+        let sentence = format!("{broker} refused the connection{spoken}: {because}");
+        Self {
+            needs_someone: reasons::meaning(code).needs_someone,
+            code: Some(code),
+            ..Self::passing(sentence)
+        }
+    }
+
+    /// DISCONNECT of the broker.
+    pub(super) fn disconnected(broker: &str, code: u8, own: &str, reference: &str) -> Self {
+        let because = reasons::sentence(code, own, reference);
+        Self {
+            needs_someone: reasons::meaning(code).needs_someone,
+            code: Some(code),
+            ..Self::hung_up(format!("{broker} closed the connection: {because}"))
+        }
     }
 
     /// TLS failed.

@@ -1,39 +1,30 @@
 //! Which record does a PUBACK acknowledge? Pure: no IO, no clock.
 //!
-//! The MQTT library gives packet ids to publishes when it writes them, in the order in which they
-//! were submitted, and tells so. A record therefore passes three stations: submitted (in order,
-//! without an id), flying (found by its id), and gone.
-//!
-//! Packet ids go round in a circle of `capacity + 1`. [`Ledger::span`] counts from the *oldest*
-//! unacknowledged record, acknowledged ones behind it included, and is kept at `capacity` or
-//! less: so the next id can never meet one that is still out, in whatever order the broker
-//! acknowledges. One id of the circle may go to something else meanwhile, an UNSUBSCRIBE.
+//! The ledger gives each record its packet id when it is entered. Ids go round in a circle of
+//! `capacity + 1`. [`Ledger::span`] counts from the *oldest* unacknowledged record, acknowledged
+//! ones behind it included, and is kept at `capacity` or less: so the next id can never meet one
+//! that is still out, in whatever order the broker acknowledges.
 
 use std::collections::VecDeque;
 
-/// A broker or library that does not do what MQTT says. The connection is of no more use.
+/// A broker that does not do what MQTT says. The connection is of no more use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Breach {
     /// A PUBACK for an id that is not out.
     #[error("the broker acknowledged packet {0}, which it was not sent")]
     UnknownAck(u16),
-    /// The library sent something that was not submitted, or under an id that is still out.
-    #[error("packet {0} was sent, but nothing was submitted for it")]
-    UnknownSend(u16),
 }
 
 /// The records of one connection.
 #[derive(Debug)]
 pub(super) struct Ledger<T> {
-    submitted: VecDeque<T>,
     /// Index: packet id, 1 to `capacity + 1`. The number is the record's place in the order.
     flying: Vec<Option<(u64, T)>>,
     /// One flag for each record from the oldest unacknowledged on: whether it is acknowledged.
     order: VecDeque<bool>,
     /// Place of the first of `order`.
     first: u64,
-    /// Place of the next record to be sent.
-    next_sent: u64,
+    last_id: u16,
     /// Records without acknowledgement.
     unacked: usize,
 }
@@ -42,13 +33,12 @@ impl<T> Ledger<T> {
     /// An empty ledger for packet ids from 1 to `capacity + 1`.
     pub(super) fn new(capacity: u16) -> Self {
         Self {
-            submitted: VecDeque::new(),
             flying: std::iter::repeat_with(|| None)
                 .take(usize::from(capacity) + 2)
                 .collect(),
             order: VecDeque::new(),
             first: 0,
-            next_sent: 0,
+            last_id: 0,
             unacked: 0,
         }
     }
@@ -68,25 +58,24 @@ impl<T> Ledger<T> {
         self.unacked == 0
     }
 
-    /// A record was handed to the library. The caller keeps `span` within the capacity.
-    pub(super) fn submit(&mut self, record: T) {
-        debug_assert!(self.span() + 2 <= self.flying.len(), "beyond the window");
-        self.submitted.push_back(record);
-        self.order.push_back(false);
-        self.unacked += 1;
+    /// The packet id that the next record will have. The caller keeps `span` within the capacity.
+    pub(super) fn next_id(&self) -> u16 {
+        let next = usize::from(self.last_id) + 1;
+        let id = if next < self.flying.len() { next } else { 1 };
+        u16::try_from(id).unwrap_or(1)
     }
 
-    /// The library sent the oldest submitted record under this id.
-    pub(super) fn sent(&mut self, id: u16) -> Result<(), Breach> {
-        let slot = self
-            .flying
-            .get_mut(usize::from(id))
-            .filter(|slot| id != 0 && slot.is_none())
-            .ok_or(Breach::UnknownSend(id))?;
-        let record = self.submitted.pop_front().ok_or(Breach::UnknownSend(id))?;
-        *slot = Some((self.next_sent, record));
-        self.next_sent += 1;
-        Ok(())
+    /// A record is out under [`Self::next_id`].
+    pub(super) fn enter(&mut self, record: T) {
+        let id = self.next_id();
+        let place = self.first + self.order.len() as u64;
+        if let Some(slot) = self.flying.get_mut(usize::from(id)) {
+            debug_assert!(slot.is_none(), "beyond the window");
+            *slot = Some((place, record));
+            self.order.push_back(false);
+            self.last_id = id;
+            self.unacked += 1;
+        }
     }
 
     /// The broker acknowledged this id: the record it stands for.
@@ -107,6 +96,16 @@ impl<T> Ledger<T> {
         self.unacked -= 1;
         Ok(record)
     }
+
+    /// What is still out, the oldest first.
+    pub(super) fn take_all(&mut self) -> Vec<T> {
+        let mut all: Vec<_> = self.flying.iter_mut().filter_map(Option::take).collect();
+        all.sort_by_key(|(place, _)| *place);
+        self.first += self.order.len() as u64;
+        self.order.clear();
+        self.unacked = 0;
+        all.into_iter().map(|(_, record)| record).collect()
+    }
 }
 
 #[cfg(test)]
@@ -118,26 +117,11 @@ mod tests {
 
     use super::*;
 
-    /// Gives packet ids as the library does: 1 to `cycle`, round and round.
-    struct Ids {
-        last: u16,
-        cycle: u16,
-    }
-
-    impl Ids {
-        fn next(&mut self) -> u16 {
-            self.last = self.last % self.cycle + 1;
-            self.last
-        }
-    }
-
     #[test]
-    fn an_ack_names_the_record_that_was_sent_under_its_id() {
+    fn an_ack_names_the_record_that_went_out_under_its_id() {
         let mut ledger = Ledger::new(3);
-        ledger.submit("a");
-        ledger.submit("b");
-        ledger.sent(1).unwrap();
-        ledger.sent(2).unwrap();
+        ledger.enter("a");
+        ledger.enter("b");
         assert_eq!(ledger.acked(2), Ok("b"));
         assert_eq!((ledger.span(), ledger.len()), (2, 1), "a is still out");
         assert_eq!(ledger.acked(1), Ok("a"));
@@ -145,11 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_before_the_send_or_twice_or_for_an_unknown_id_is_a_breach() {
+    fn an_ack_for_an_id_that_is_not_out_is_a_breach() {
         let mut ledger = Ledger::new(3);
-        ledger.submit("a");
         assert_eq!(ledger.acked(1), Err(Breach::UnknownAck(1)));
-        ledger.sent(1).unwrap();
+        ledger.enter("a");
         ledger.acked(1).unwrap();
         for id in [0, 1, 2, 4, 5, u16::MAX] {
             assert_eq!(ledger.acked(id), Err(Breach::UnknownAck(id)));
@@ -157,29 +140,29 @@ mod tests {
     }
 
     #[test]
-    fn a_send_of_nothing_or_under_an_id_that_is_out_is_a_breach() {
+    fn what_is_still_out_at_the_end_is_known_in_its_order() {
         let mut ledger = Ledger::new(3);
-        assert_eq!(ledger.sent(1), Err(Breach::UnknownSend(1)));
-        ledger.submit("a");
-        ledger.submit("b");
-        assert_eq!(ledger.sent(0), Err(Breach::UnknownSend(0)));
-        assert_eq!(ledger.sent(5), Err(Breach::UnknownSend(5)));
-        ledger.sent(1).unwrap();
-        assert_eq!(ledger.sent(1), Err(Breach::UnknownSend(1)));
+        for record in ["a", "b", "c"] {
+            ledger.enter(record);
+        }
+        ledger.acked(1).unwrap();
+        ledger.enter("d");
+        ledger.acked(3).unwrap();
+        ledger.enter("e");
+        assert_eq!(ledger.take_all(), ["b", "d", "e"]);
+        assert!(ledger.is_empty() && ledger.span() == 0);
     }
 
     #[derive(Debug, Clone)]
     enum Step {
-        Submit,
-        Send,
+        Enter,
         Ack(prop::sample::Index),
         StrayAck(u16),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => Just(Step::Submit),
-            4 => Just(Step::Send),
+            4 => Just(Step::Enter),
             3 => any::<prop::sample::Index>().prop_map(Step::Ack),
             1 => any::<u16>().prop_map(Step::StrayAck),
         ]
@@ -193,22 +176,16 @@ mod tests {
             steps in prop::collection::vec(step(), 1..600),
         ) {
             let mut ledger = Ledger::new(capacity);
-            let mut ids = Ids { last: 0, cycle: capacity + 1 };
-            let mut waiting = VecDeque::new();
             let mut out: HashMap<u16, u32> = HashMap::new();
             let mut token = 0;
             for step in steps {
                 match step {
-                    Step::Submit if ledger.span() < usize::from(capacity) => {
+                    Step::Enter if ledger.span() < usize::from(capacity) => {
                         token += 1;
-                        ledger.submit(token);
-                        waiting.push_back(token);
-                    }
-                    Step::Send if !waiting.is_empty() => {
-                        let id = ids.next();
-                        prop_assert_eq!(ledger.sent(id), Ok(()));
-                        let earlier = out.insert(id, waiting.pop_front().unwrap());
-                        prop_assert_eq!(earlier, None, "packet id used twice");
+                        let id = ledger.next_id();
+                        prop_assert!(id >= 1 && id <= capacity + 1);
+                        ledger.enter(token);
+                        prop_assert_eq!(out.insert(id, token), None, "packet id used twice");
                     }
                     Step::Ack(index) if !out.is_empty() => {
                         let id = *index.get(&out.keys().copied().collect::<Vec<_>>());
@@ -219,9 +196,8 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert_eq!(ledger.len(), waiting.len() + out.len());
-                let oldest = out.values().chain(waiting.front()).min();
-                let span = oldest.map_or(0, |oldest| token - oldest + 1);
+                prop_assert_eq!(ledger.len(), out.len());
+                let span = out.values().min().map_or(0, |oldest| token - oldest + 1);
                 prop_assert_eq!(ledger.span(), span as usize);
             }
         }

@@ -3,16 +3,22 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
-use super::connection::{self, End};
-use super::door::{Dial, Signal, Wire};
+use super::blame::Blame;
+use super::connection::{self, End, Leave};
+use super::door::{Attempt, Dial, Wire};
 use super::failure::Failure;
 use super::outlet::Outlet;
+use super::parked::Parked;
 use super::publication::Publisher;
+use super::route::{Returns, Route, Target, Versions};
+use super::twins::Twins;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
 use crate::pulse::Pulse;
@@ -34,6 +40,14 @@ pub(super) struct Ports {
     pub(super) pulse: Pulse,
     /// The clock was set, or is known to be right.
     pub(super) clock: watch::Receiver<u64>,
+    /// Device states that the broker refuses.
+    pub(super) parked: Parked,
+    /// When the hub's own state, which it refuses, is tried again, and the pause before that.
+    pub(super) hub_pause: Option<(Instant, Duration)>,
+    /// What makes the broker hang up.
+    pub(super) blame: Blame,
+    pub(super) twins: Twins,
+    pub(super) client_id: String,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
     stop: Stop,
@@ -62,6 +76,7 @@ pub(super) async fn run<D: Dial>(
         &settings.hub,
         broker.format,
         &settings.version,
+        broker.max_payload,
     ));
     let mut ports = Ports {
         submissions,
@@ -71,15 +86,29 @@ pub(super) async fn run<D: Dial>(
         reconnect,
         pulse,
         clock: clock::changes(),
+        parked: Parked::default(),
+        hub_pause: None,
+        blame: Blame::default(),
+        twins: Twins::default(),
+        client_id: broker.client_id.clone(),
         stale_attempts: stale::ATTEMPTS,
         stop,
     };
+    let mut paths = Paths {
+        route: Route::new(&settings.broker.brokers),
+        versions: Versions::new(settings.broker.version),
+    };
     let mut backoff = Backoff::new(settings.pace.first_retry, settings.pace.longest_retry);
     let mut reasons = Vec::new();
+    let mut returns = Returns::new(settings.broker.return_after);
+    let mut last: Option<Target> = None;
     let mut epoch = 0;
     loop {
         ports.show(UplinkState::Connecting, None);
-        let Some(attempt) = ports.idle(connect(&library, &settings, &publisher)).await else {
+        let Some(attempt) = ports
+            .idle(paths.connect(&library, &settings, &publisher))
+            .await
+        else {
             break;
         };
         let failure = match attempt {
@@ -88,22 +117,52 @@ pub(super) async fn run<D: Dial>(
                 log_failure(&failure, &mut reasons);
                 failure
             }
-            Ok((link, wire)) => {
+            Ok((wire, place, target)) => {
                 epoch += 1;
                 ports.board.uplink.connects.add(1);
                 reasons.clear();
                 let broker = wire.broker().to_owned();
-                info!(%broker, epoch, "uplink connected");
-                let end = connection::serve(&mut ports, &settings, &publisher, link, wire, epoch);
+                let version = wire.terms().version.name();
+                info!(%broker, version, epoch, "uplink connected");
+                ports.board.uplink.set_broker(&broker, version);
+                if last.as_ref() != Some(&target) {
+                    // What another broker refused says nothing about this one.
+                    ports.blame.forget();
+                    last = Some(target.clone());
+                }
+                returns.connected(place);
+                let leave = reason_to_leave(&library, &settings, &paths, &returns, &target);
+                let end = connection::serve(&mut ports, &settings, &publisher, wire, epoch, leave);
                 let (failure, good) = match Box::pin(end).await {
                     End::Finished => {
                         info!(%broker, epoch, "uplink disconnected");
                         break;
                     }
+                    End::Left(why) => {
+                        ports.parked.ended();
+                        let error = match why {
+                            Leave::Return => {
+                                returns.left();
+                                format!(
+                                    "{broker} was left for the first choice, which answers again"
+                                )
+                            }
+                            Leave::Version => format!("{broker} is asked for MQTT 5 again"),
+                        };
+                        info!(%broker, epoch, "{error}");
+                        ports.outlet.push(Event::Down {
+                            epoch,
+                            error,
+                            hung_up: false,
+                        });
+                        continue;
+                    }
                     End::Lost { failure, good } => (failure, good),
                 };
                 warn!(%broker, epoch, error = %failure.sentence, "uplink lost; data goes to the spool");
+                ports.parked.ended();
                 if good {
+                    paths.route.stay(place);
                     backoff.reset();
                 }
                 failure
@@ -163,18 +222,137 @@ async fn discard(submissions: &mut mpsc::Receiver<Submission>, outlet: &mut Outl
     }
 }
 
-/// Reads the files, connects, and waits for the broker's consent.
-async fn connect<D: Dial>(
+/// Where the brokers are, and what they speak.
+struct Paths {
+    route: Route,
+    versions: Versions,
+}
+
+impl Paths {
+    /// One attempt: every address of every broker, the first choice first. Tells the place of the
+    /// broker in the list.
+    async fn connect<D: Dial>(
+        &mut self,
+        library: &D,
+        settings: &Arc<Settings>,
+        publisher: &Publisher,
+    ) -> Result<(D::Wire, usize, Target), Failure> {
+        let mut failures: Vec<Failure> = Vec::new();
+        for (place, broker) in self.route.brokers().to_vec().iter().enumerate() {
+            let addresses = match library.resolve(broker).await {
+                Ok(addresses) => addresses,
+                Err(failure) => {
+                    failures.push(failure);
+                    continue;
+                }
+            };
+            // Of several addresses the last one speaks for all.
+            let mut last = None;
+            for target in self.route.order(place, addresses) {
+                match self.dial(library, settings, publisher, &target).await {
+                    Ok(wire) => return Ok((wire, place, target)),
+                    Err(failure) => last = Some(failure),
+                }
+            }
+            failures.extend(last);
+        }
+        Err(together(failures))
+    }
+
+    /// One address, with the versions of MQTT that it may speak.
+    async fn dial<D: Dial>(
+        &mut self,
+        library: &D,
+        settings: &Arc<Settings>,
+        publisher: &Publisher,
+        target: &Target,
+    ) -> Result<D::Wire, Failure> {
+        let mut trial = self.versions.begin(target, Instant::now());
+        loop {
+            let attempt = Attempt {
+                target: target.clone(),
+                version: trial.version,
+                // The moment of the end is not known now; it is not before this one.
+                will: publisher.hub_status("offline", clock::now()),
+            };
+            match library.dial(settings, &attempt).await {
+                Ok(wire) => {
+                    self.versions.agreed(&trial, target, Instant::now());
+                    return Ok(wire);
+                }
+                Err(missed) => {
+                    if !self.versions.failed(&mut trial, target, missed.version) {
+                        return Err(missed.failure);
+                    }
+                    debug!(error = %missed.failure.sentence, "trying MQTT {}", trial.version.name());
+                }
+            }
+        }
+    }
+}
+
+/// Between two looks at the first choice: often enough to notice that it comes and goes.
+const LOOKS: u32 = 5;
+
+/// No longer than this between them.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// Waits for a reason to leave a connection that works. Cancel safe.
+async fn reason_to_leave<D: Dial>(
     library: &D,
     settings: &Arc<Settings>,
-    publisher: &Publisher,
-) -> Result<(D::Link, D::Wire), Failure> {
-    let capacity = connection::capacity(settings.broker.inflight);
-    // The moment of the end is not known now; it is not before this one.
-    let will = publisher.hub_status("offline", clock::now());
-    let (link, mut wire) = library.dial(settings, will, capacity).await?;
-    while wire.next().await? != Signal::Connected {}
-    Ok((link, wire))
+    paths: &Paths,
+    returns: &Returns,
+    target: &Target,
+) -> Leave {
+    let again = async {
+        match paths.versions.again(target) {
+            Some(time) => tokio::time::sleep_until(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let back = async {
+        let (Some(wait), Some(first)) = (returns.wait(), paths.route.brokers().first()) else {
+            return std::future::pending().await;
+        };
+        let mut since = None;
+        loop {
+            tokio::time::sleep((wait / LOOKS).min(LONGEST_LOOK)).await;
+            if !answers(library, settings, first).await {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() >= wait {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = again => Leave::Version,
+        () = back => Leave::Return,
+    }
+}
+
+/// Whether one of a broker's addresses answers.
+async fn answers<D: Dial>(library: &D, settings: &Arc<Settings>, broker: &Target) -> bool {
+    for address in library.resolve(broker).await.unwrap_or_default() {
+        if library.knock(settings, &address).await {
+            return true;
+        }
+    }
+    false
+}
+
+/// What several brokers said, in one sentence.
+fn together(mut failures: Vec<Failure>) -> Failure {
+    if failures.len() == 1
+        && let Some(only) = failures.pop()
+    {
+        return only;
+    }
+    let sentences: Vec<_> = failures.iter().map(|failure| &*failure.sentence).collect();
+    Failure {
+        needs_someone: failures.iter().any(|failure| failure.needs_someone),
+        ..Failure::passing(sentences.join("; "))
+    }
 }
 
 /// Each reason once, until a connection succeeds.

@@ -3,13 +3,13 @@
 //! The uplink keeps nothing across connections: when one ends, everything that it had not
 //! acknowledged is the intake's again.
 //!
-//! One publish on its way: the intake sends a [`Submission`] → `publication` makes topic and
-//! payload → it is handed to the MQTT library and entered in the `ledger` → the library writes it
-//! and tells its packet id → the broker's PUBACK names that id → the ledger names the record →
-//! the intake gets [`Event::Acked`].
+//! One publish on its way: the intake sends a [`Submission`] → the `ledger` gives it a packet id →
+//! `publication` makes topic and payload in the wire's output buffer → one write takes it along
+//! with others → the broker's PUBACK names the id → the ledger names the record → the intake gets
+//! [`Event::Acked`], or [`Event::Refused`] with the reason.
 //!
-//! After any error client and event loop are thrown away and made anew, with a clean session and
-//! the next epoch: a library that resends by itself cannot say what it resends.
+//! After any error the connection is thrown away and made anew, with a clean session and the next
+//! epoch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::status::presence::Outbox;
 use crate::stop::Stop;
 
 mod backoff;
+mod blame;
 mod connection;
 mod credentials;
 mod door;
@@ -32,10 +33,15 @@ mod ledger;
 mod life;
 mod mqtt;
 mod outlet;
+mod parked;
 mod publication;
+mod reasons;
+mod route;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod stale;
+mod terms;
+mod twins;
 
 /// Runs the uplink until `submissions` is closed and the last words are said.
 ///

@@ -1,5 +1,8 @@
 //! What is published, and where: topic and payload of items and states.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::clock;
@@ -13,8 +16,24 @@ use crate::status::presence::Presence;
 /// ([`MAX_RESOLVED`]): envelope and topic, at most 64 KiB, come on top.
 pub(super) const MAX_PACKET: usize = 2 * MAX_RESOLVED;
 
-/// Bytes of a PUBLISH beside topic and payload: type, length (4), length of the topic, packet id.
-const PACKET_OVERHEAD: usize = 9;
+/// Properties of a PUBLISH in MQTT 5 (§3.3.2.3). In 3.1.1 they are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Properties {
+    pub(super) content_type: Option<&'static str>,
+    /// Seconds.
+    pub(super) expiry: Option<u32>,
+    pub(super) correlation: Option<Bytes>,
+    pub(super) user: Vec<(Cow<'static, str>, String)>,
+}
+
+/// A PUBLISH without its payload.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head<'a> {
+    /// The topic in parts: most are put together of what stands elsewhere.
+    pub(super) topic: [&'a str; 3],
+    pub(super) retain: bool,
+    pub(super) properties: Option<&'a Properties>,
+}
 
 /// Topic and payload, ready to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +41,16 @@ pub(super) struct Publication {
     pub(super) topic: String,
     pub(super) payload: Vec<u8>,
     pub(super) retain: bool,
+}
+
+impl Publication {
+    pub(super) fn head(&self) -> Head<'_> {
+        Head {
+            topic: [&self.topic, "", ""],
+            retain: self.retain,
+            properties: None,
+        }
+    }
 }
 
 /// Payload of `{prefix}/{hub}/status`.
@@ -32,6 +61,8 @@ struct HubStatus<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     clock: Option<Doubt>,
     version: &'a str,
+    /// Whether the hub takes commands for devices.
+    commands: bool,
 }
 
 /// Payload of `{prefix}/{hub}/{device}/status`.
@@ -48,6 +79,19 @@ struct DeviceStatus<'a> {
     firmware: Option<&'a str>,
 }
 
+/// The device of the probe.
+const PROBE: &str = "_probe";
+
+/// Payload of the probe.
+#[derive(Debug, Serialize)]
+struct Empty<'a> {
+    device: &'a str,
+    stream: &'a str,
+    seq: Option<u64>,
+    received: f64,
+    pack: [u8; 0],
+}
+
 /// The moment as it is known now, and the word for it if that is not well.
 fn known(then: Moment) -> (f64, Option<Doubt>) {
     let then = clock::corrected(then);
@@ -61,6 +105,7 @@ pub(super) struct Publisher {
     root: String,
     format: Format,
     version: String,
+    max_payload: usize,
 }
 
 /// Why a batch cannot be published, without the details: they may repeat what the device sent.
@@ -74,48 +119,97 @@ fn why(error: &PayloadError) -> &'static str {
 }
 
 impl Publisher {
-    pub(super) fn new(prefix: &str, hub: &str, format: Format, version: &str) -> Self {
+    pub(super) fn new(
+        prefix: &str,
+        hub: &str,
+        format: Format,
+        version: &str,
+        max_payload: usize,
+    ) -> Self {
         Self {
+            max_payload,
             root: format!("{prefix}/{hub}/"),
             format,
             version: version.to_owned(),
         }
     }
 
-    /// An item. The error is one sentence that says why it can never be published.
-    pub(super) fn item(&self, item: &Item, lane: Lane) -> Result<Publication, String> {
-        let (device, level, payload) = match item {
-            Item::Batch(batch) => {
-                let level = match lane {
-                    Lane::Live => "data",
-                    Lane::History => "history",
-                };
-                let payload = if batch.received.synced {
-                    payload::encode_batch(batch, self.format)
-                } else {
-                    // It may have become known meanwhile what the time was.
-                    let received = clock::corrected(batch.received);
-                    let batch = Batch {
-                        received,
-                        ..batch.clone()
-                    };
-                    payload::encode_batch(&batch, self.format)
-                };
-                (
-                    &batch.device,
-                    level,
-                    payload.map_err(|error| why(&error).to_owned())?,
-                )
-            }
-            Item::Gap(gap) => (&gap.device, "gap", payload::encode_gap(gap, self.format)),
+    /// Where an item is published.
+    pub(super) fn head<'a>(&'a self, item: &'a Item, lane: Lane) -> Head<'a> {
+        let (device, level) = match (item, lane) {
+            (Item::Batch(batch), Lane::Live) => (&batch.device, "/data"),
+            (Item::Batch(batch), Lane::History) => (&batch.device, "/history"),
+            (Item::Gap(gap), _) => (&gap.device, "/gap"),
         };
-        let topic = self.topic(device, level);
-        check(&topic, payload.len())?;
-        Ok(Publication {
-            topic,
-            payload,
+        Head {
+            topic: [&self.root, device, level],
             retain: false,
+            properties: None,
+        }
+    }
+
+    /// What MQTT 5 carries beside the payload: in the SenML formats, which have no place of their
+    /// own for it, everything that a duplicate is recognised by.
+    pub(super) fn properties(&self, item: &Item) -> Option<Properties> {
+        let content_type = match self.format {
+            Format::Json | Format::Cbor => return None,
+            Format::SenmlJson => "application/senml+json",
+            Format::SenmlCbor => "application/senml+cbor",
+        };
+        let Item::Batch(batch) = item else {
+            return None;
+        };
+        let mut user = vec![("stream".into(), batch.stream.to_string())];
+        if let Some(seq) = batch.seq {
+            user.push(("seq".into(), seq.to_string()));
+        }
+        let corrected = Batch {
+            received: clock::corrected(batch.received),
+            ..batch.clone()
+        };
+        if let Ok(Some(doubt)) = payload::doubt(&corrected) {
+            user.push(("clock".into(), word(doubt)));
+        }
+        Some(Properties {
+            content_type: Some(content_type),
+            user,
+            ..Properties::default()
         })
+    }
+
+    /// Appends an item's payload. The error is one sentence that says why it can never be
+    /// published.
+    pub(super) fn append(&self, item: &Item, out: &mut Vec<u8>) -> Result<(), String> {
+        let start = out.len();
+        match item {
+            Item::Batch(batch) if batch.received.synced => {
+                payload::append_batch(out, batch, self.format)
+            }
+            Item::Batch(batch) => {
+                // It may have become known meanwhile what the time was.
+                let received = clock::corrected(batch.received);
+                let batch = Batch {
+                    received,
+                    ..batch.clone()
+                };
+                // Of an earlier boot nobody knows how long ago it was.
+                let waited = received.age(&clock::now()).unwrap_or(0.0);
+                payload::append_batch_after(out, &batch, self.format, waited)
+            }
+            Item::Gap(gap) => {
+                out.extend_from_slice(&payload::encode_gap(gap, self.format));
+                Ok(())
+            }
+        }
+        .map_err(|error| why(&error).to_owned())?;
+        let length = out.len() - start;
+        if length > self.max_payload {
+            return Err(format!(
+                "it makes a payload of {length} bytes, and uplink.max_payload is {}",
+                self.max_payload
+            ));
+        }
+        Ok(())
     }
 
     /// A device's state.
@@ -145,6 +239,39 @@ impl Publisher {
             .filter(|device| is_id(device))
     }
 
+    /// Where the hub's own state stands.
+    pub(super) fn hub_topic(&self) -> String {
+        format!("{}status", self.root)
+    }
+
+    /// Where the probe goes. No device can have this id.
+    pub(super) fn probe_topic(&self) -> String {
+        self.topic(PROBE, "data")
+    }
+
+    /// A batch without records, in the configured format.
+    pub(super) fn probe(&self, now: Moment) -> Publication {
+        let whole = Empty {
+            device: PROBE,
+            stream: "",
+            seq: None,
+            received: now.wall,
+            pack: [],
+        };
+        let none: [u8; 0] = [];
+        let payload = match self.format {
+            Format::Json => serde_json::to_vec(&whole).ok(),
+            Format::SenmlJson => serde_json::to_vec(&none).ok(),
+            Format::Cbor => serde_cbor::to_vec(&whole).ok(),
+            Format::SenmlCbor => serde_cbor::to_vec(&none).ok(),
+        };
+        Publication {
+            topic: self.probe_topic(),
+            payload: payload.expect("invariant: texts and numbers always serialize"),
+            retain: false,
+        }
+    }
+
     /// The hub's own state.
     pub(super) fn hub_status(&self, state: &str, since: Moment) -> Publication {
         let (since, clock) = known(since);
@@ -153,8 +280,9 @@ impl Publisher {
             since,
             clock,
             version: &self.version,
+            commands: false,
         };
-        self.retained(format!("{}status", self.root), &status)
+        self.retained(self.hub_topic(), &status)
     }
 
     fn topic(&self, device: &str, level: &str) -> String {
@@ -175,19 +303,11 @@ impl Publisher {
     }
 }
 
-/// Whether MQTT and the library take it: an oversized or invalid publish would end the connection
-/// each time that it is tried.
-fn check(topic: &str, payload: usize) -> Result<(), String> {
-    if topic.contains(['+', '#', '\0']) || topic.len() > usize::from(u16::MAX) {
-        return Err("its topic is not one that MQTT allows".to_owned());
-    }
-    let size = PACKET_OVERHEAD + topic.len() + payload;
-    if size > MAX_PACKET {
-        return Err(format!(
-            "it makes a packet of {size} bytes, the limit is {MAX_PACKET}"
-        ));
-    }
-    Ok(())
+/// The mark as it stands in the payloads that have a place for it.
+fn word(doubt: Doubt) -> String {
+    let word = serde_json::to_value(doubt).ok();
+    word.and_then(|word| word.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -202,7 +322,7 @@ mod tests {
     use crate::reading::{Encoding, Gap, GapReason};
 
     fn publisher(format: Format) -> Publisher {
-        Publisher::new("farm/telehub", "barn", format, "1.2.3")
+        Publisher::new("farm/telehub", "barn", format, "1.2.3", 1 << 20)
     }
 
     fn batch() -> Batch {
@@ -217,43 +337,74 @@ mod tests {
         }
     }
 
+    fn topic(publisher: &Publisher, item: &Item, lane: Lane) -> String {
+        publisher.head(item, lane).topic.concat()
+    }
+
+    fn payload(publisher: &Publisher, item: &Item) -> Result<Vec<u8>, String> {
+        let mut out = Vec::new();
+        publisher.append(item, &mut out).map(|()| out)
+    }
+
     #[test]
     fn lane_and_kind_decide_the_topic() {
         let publisher = publisher(Format::Json);
         let batch = Item::Batch(batch());
-        let live = publisher.item(&batch, Lane::Live).unwrap();
-        let history = publisher.item(&batch, Lane::History).unwrap();
-        assert_eq!(live.topic, "farm/telehub/barn/cow/data");
-        assert_eq!(history.topic, "farm/telehub/barn/cow/history");
-        assert_eq!(live.payload, history.payload);
+        assert_eq!(
+            topic(&publisher, &batch, Lane::Live),
+            "farm/telehub/barn/cow/data"
+        );
+        assert_eq!(
+            topic(&publisher, &batch, Lane::History),
+            "farm/telehub/barn/cow/history"
+        );
         let Item::Batch(inner) = batch else {
             unreachable!()
         };
         let gap = Item::Gap(Gap::of(&inner, GapReason::TooLarge, 5.0));
         for lane in [Lane::Live, Lane::History] {
-            let gap = publisher.item(&gap, lane).unwrap();
-            assert_eq!(gap.topic, "farm/telehub/barn/cow/gap");
-            let said: Value = serde_json::from_slice(&gap.payload).unwrap();
-            assert_eq!(said["reason"], "too-large");
+            assert_eq!(topic(&publisher, &gap, lane), "farm/telehub/barn/cow/gap");
         }
+        let said: Value = serde_json::from_slice(&payload(&publisher, &gap).unwrap()).unwrap();
+        assert_eq!(said["reason"], "too-large");
+    }
+
+    #[test]
+    fn the_senml_formats_say_in_properties_what_they_have_no_place_for() {
+        let mut batch = batch();
+        let none = publisher(Format::Json).properties(&Item::Batch(batch.clone()));
+        assert_eq!(none, None);
+        batch.received.synced = false;
+        let properties = publisher(Format::SenmlJson)
+            .properties(&Item::Batch(batch))
+            .unwrap();
+        assert_eq!(properties.content_type, Some("application/senml+json"));
+        let user: Vec<_> = properties
+            .user
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        assert_eq!(user, [("stream", "a"), ("seq", "3"), ("clock", "unsynced")]);
+    }
+
+    #[test]
+    fn a_payload_beyond_the_setting_is_refused() {
+        let publisher = Publisher::new("t", "barn", Format::Json, "1", 20);
+        let error = payload(&publisher, &Item::Batch(batch())).unwrap_err();
+        assert!(error.contains("uplink.max_payload is 20"), "{error}");
     }
 
     #[test]
     fn only_states_are_retained() {
         let publisher = publisher(Format::Cbor);
-        assert!(
-            !publisher
-                .item(&Item::Batch(batch()), Lane::Live)
-                .unwrap()
-                .retain
-        );
+        assert!(!publisher.head(&Item::Batch(batch()), Lane::Live).retain);
         let hub = publisher.hub_status("online", Moment::at(7.5));
         assert!(hub.retain);
         assert_eq!(hub.topic, "farm/telehub/barn/status");
         let said: Value = serde_json::from_slice(&hub.payload).unwrap();
         assert_eq!(
             said,
-            json!({"state": "online", "since": 7.5, "version": "1.2.3"})
+            json!({"state": "online", "since": 7.5, "version": "1.2.3", "commands": false})
         );
         let presence = Presence {
             state: "offline",
@@ -293,19 +444,7 @@ mod tests {
             frame: Bytes::from_static(b"[{\"n\":"),
             ..batch()
         };
-        let error = publisher(Format::Json).item(&Item::Batch(broken), Lane::History);
+        let error = payload(&publisher(Format::Json), &Item::Batch(broken));
         assert!(error.unwrap_err().contains("does not decode"));
-    }
-
-    #[test]
-    fn what_mqtt_or_the_library_would_choke_on_is_refused() {
-        assert!(check("a/b", 1000).is_ok());
-        assert!(check("a/b", MAX_PACKET - PACKET_OVERHEAD - 3).is_ok());
-        assert!(check("a/b", MAX_PACKET - PACKET_OVERHEAD - 2).is_err());
-        assert!(check(&"x".repeat(65_535), 0).is_ok());
-        assert!(check(&"x".repeat(65_536), 0).is_err());
-        for topic in ["a/+/b", "a/#", "a\0b"] {
-            assert!(check(topic, 0).is_err(), "{topic}");
-        }
     }
 }

@@ -2,15 +2,17 @@
 //! place the world takes.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{mpsc, watch};
 
-use super::door::{Dial, Link, Signal, Wire};
+use super::door::{Attempt, Dial, Missed, Signal, Subscription, Verdict, Wire};
 use super::failure::Failure;
-use super::publication::Publication;
+use super::publication::Head;
+use super::route::Target;
+use super::terms::Terms;
 use super::{Event, Settings, Submission, life};
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
@@ -19,8 +21,8 @@ use crate::stop::Stop;
 /// What the library was given to write.
 #[derive(Debug)]
 enum Given {
-    Publish(Publication),
-    Subscribe,
+    Publish(Written),
+    Subscribe(u16),
     Unsubscribe,
     Disconnect,
 }
@@ -35,8 +37,8 @@ pub(crate) enum Written {
         payload: Vec<u8>,
         retain: bool,
     },
-    /// A subscription, to be agreed to.
-    Subscribe,
+    /// A subscription under this packet id, to be agreed to.
+    Subscribe(u16),
     /// Nothing that the broker answers.
     Other,
     /// The end.
@@ -50,8 +52,6 @@ struct Connection {
     /// Read before the end, but not told before it.
     leftovers: Vec<Signal>,
     end: Option<Failure>,
-    last_id: u16,
-    ids: u16,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +59,8 @@ struct State {
     /// Counts connections and attempts.
     serial: u64,
     dialing: bool,
+    /// The broker's answer to the attempt.
+    answer: Option<bool>,
     connection: Option<Connection>,
     waker: Option<Waker>,
     chance: u64,
@@ -88,12 +90,10 @@ impl Net {
     /// The broker answers the attempt.
     pub(crate) fn answer(&self, agrees: bool) {
         let mut state = self.lock();
-        state.dialing = false;
-        if let Some(connection) = &mut state.connection {
+        if std::mem::take(&mut state.dialing) {
+            state.answer = Some(agrees);
             if agrees {
-                connection.signals.push_back(Signal::Connected);
-            } else {
-                connection.end = Some(Failure::passing("refused"));
+                state.connection = Some(Connection::default());
             }
         }
         Self::wake(&mut state);
@@ -111,22 +111,9 @@ impl Net {
     pub(crate) fn write(&self) -> Option<Written> {
         let mut state = self.lock();
         let connection = state.connection.as_mut()?;
-        let given = connection.given.pop_front()?;
-        if !matches!(given, Given::Disconnect) {
-            connection.last_id = connection.last_id % connection.ids + 1;
-        }
-        let id = connection.last_id;
-        let written = match given {
-            Given::Publish(publication) => {
-                connection.signals.push_back(Signal::Sent(id));
-                Written::Publish {
-                    id,
-                    topic: publication.topic,
-                    payload: publication.payload,
-                    retain: publication.retain,
-                }
-            }
-            Given::Subscribe => Written::Subscribe,
+        let written = match connection.given.pop_front()? {
+            Given::Publish(written) => written,
+            Given::Subscribe(id) => Written::Subscribe(id),
             Given::Unsubscribe => Written::Other,
             Given::Disconnect => {
                 connection.signals.push_back(Signal::SaidGoodbye);
@@ -160,16 +147,22 @@ impl Net {
         let Some(connection) = state.connection.as_mut().filter(|one| one.end.is_none()) else {
             return false;
         };
-        connection.signals.push_back(Signal::Refused(id, code));
+        connection.signals.push_back(Signal::Refused {
+            id,
+            reason: code,
+            words: String::new(),
+        });
         Self::wake(&mut state);
         true
     }
 
     /// A SUBACK comes in.
-    pub(crate) fn suback(&self) {
+    pub(crate) fn suback(&self, id: u16) {
         let mut state = self.lock();
         if let Some(connection) = &mut state.connection {
-            connection.signals.push_back(Signal::Subscribed(true));
+            connection
+                .signals
+                .push_back(Signal::Subscribed { id, reason: 0 });
         }
         Self::wake(&mut state);
     }
@@ -190,49 +183,60 @@ impl Net {
 
 struct Library(Net);
 
-/// One end of a connection.
+/// A connection, from the attempt on.
 struct Here {
     net: Net,
     serial: u64,
-    /// The reading end, with which the connection goes.
-    reads: bool,
+    terms: Terms,
 }
 
 impl Drop for Here {
     fn drop(&mut self) {
         let mut state = self.net.lock();
-        if self.reads && state.serial == self.serial {
+        if state.serial == self.serial {
             state.connection = None;
             state.dialing = false;
+            state.answer = None;
         }
     }
 }
 
 impl Dial for Library {
-    type Link = Here;
     type Wire = Here;
 
-    async fn dial(
-        &self,
-        _settings: &Arc<Settings>,
-        _will: Publication,
-        capacity: u16,
-    ) -> Result<(Here, Here), Failure> {
-        let mut state = self.0.lock();
-        state.serial += 1;
-        state.dialing = true;
-        state.connection = Some(Connection {
-            ids: capacity + 1,
-            ..Connection::default()
-        });
-        let serial = state.serial;
-        drop(state);
-        let end = |reads| Here {
-            net: self.0.clone(),
-            serial,
-            reads,
+    async fn resolve(&self, target: &Target) -> Result<Vec<Target>, Failure> {
+        Ok(vec![target.clone()])
+    }
+
+    async fn dial(&self, _settings: &Arc<Settings>, attempt: &Attempt) -> Result<Here, Missed> {
+        let here = {
+            let mut state = self.0.lock();
+            state.serial += 1;
+            state.dialing = true;
+            (state.answer, state.connection) = (None, None);
+            Here {
+                net: self.0.clone(),
+                serial: state.serial,
+                terms: Terms::of(attempt.version),
+            }
         };
-        Ok((end(false), end(true)))
+        let agrees = poll_fn(|cx| {
+            let mut state = self.0.lock();
+            state.waker = Some(cx.waker().clone());
+            state.answer.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        if agrees {
+            return Ok(here);
+        }
+        Err(Missed {
+            failure: Failure::passing("refused"),
+            version: Verdict::Open,
+        })
+    }
+
+    async fn knock(&self, _settings: &Arc<Settings>, _target: &Target) -> bool {
+        false
     }
 
     fn chance(&self) -> u64 {
@@ -244,65 +248,81 @@ impl Dial for Library {
 }
 
 impl Here {
-    fn give(&self, given: Given) -> bool {
+    fn give(&self, given: Given) {
         let mut state = self.net.lock();
         let serial = state.serial;
         let connection = state.connection.as_mut().filter(|_| serial == self.serial);
         if let Some(connection) = connection {
             connection.given.push_back(given);
         }
-        true
-    }
-}
-
-impl Link for Here {
-    fn publish(&self, publication: Publication) -> Result<(), Failure> {
-        self.give(Given::Publish(publication));
-        Ok(())
-    }
-
-    fn subscribe(&self, _filter: &str) -> Result<(), Failure> {
-        self.give(Given::Subscribe);
-        Ok(())
-    }
-
-    fn unsubscribe(&self, _filter: &str) -> bool {
-        self.give(Given::Unsubscribe)
-    }
-
-    fn disconnect(&self) {
-        self.give(Given::Disconnect);
     }
 }
 
 impl Wire for Here {
-    fn next(&mut self) -> impl Future<Output = Result<Signal, Failure>> + Send {
-        poll_fn(|cx| {
-            let mut state = self.net.lock();
-            assert_eq!(
-                state.serial, self.serial,
-                "the wire of an earlier connection"
-            );
-            state.waker = Some(cx.waker().clone());
-            let Some(connection) = &mut state.connection else {
-                return Poll::Pending;
-            };
-            if let Some(signal) = connection.signals.pop_front() {
-                return Poll::Ready(Ok(signal));
-            }
-            match connection.end.clone() {
-                Some(failure) => Poll::Ready(Err(failure)),
-                None => Poll::Pending,
-            }
-        })
+    fn terms(&self) -> &Terms {
+        &self.terms
     }
 
-    fn leftovers(&mut self) -> Vec<Signal> {
+    fn limit(&mut self, _bytes: usize) {}
+
+    fn publish(
+        &mut self,
+        id: u16,
+        head: &Head<'_>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), String>,
+    ) -> Result<usize, String> {
+        let mut payload = Vec::new();
+        write(&mut payload)?;
+        let size = payload.len();
+        self.give(Given::Publish(Written::Publish {
+            id,
+            topic: head.topic.concat(),
+            payload,
+            retain: head.retain,
+        }));
+        Ok(size)
+    }
+
+    fn subscribe(&mut self, id: u16, _subscription: &Subscription) {
+        self.give(Given::Subscribe(id));
+    }
+
+    fn unsubscribe(&mut self, _id: u16, _filter: &str) {
+        self.give(Given::Unsubscribe);
+    }
+
+    fn ping(&mut self) {}
+
+    fn disconnect(&mut self) {
+        self.give(Given::Disconnect);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let mut state = self.net.lock();
-        let connection = state.connection.as_mut();
-        connection.map_or_else(Vec::new, |connection| {
-            std::mem::take(&mut connection.leftovers)
-        })
+        assert_eq!(
+            state.serial, self.serial,
+            "the wire of an earlier connection"
+        );
+        state.waker = Some(cx.waker().clone());
+        let Some(connection) = &mut state.connection else {
+            return Poll::Pending;
+        };
+        if !connection.signals.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match connection.end.clone() {
+            Some(failure) => {
+                let late = std::mem::take(&mut connection.leftovers);
+                connection.signals.extend(late);
+                Poll::Ready(Err(failure))
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    fn take(&mut self) -> Option<Signal> {
+        let mut state = self.net.lock();
+        state.connection.as_mut()?.signals.pop_front()
     }
 
     fn broker(&self) -> &str {

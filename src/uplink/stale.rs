@@ -14,10 +14,12 @@ use serde::Deserialize;
 use crate::clock;
 use crate::status::presence::Presence;
 
-/// How often a run tries. A broker that forbids the subscription may answer with hanging up, and
-/// so does the MQTT library when somebody else left a message there that is larger than a state
-/// can be; the hub's data must not wait for ever for that.
+/// How often a run tries. A broker that forbids the subscription may answer with hanging up; the
+/// hub's data must not wait for ever for that.
 pub(super) const ATTEMPTS: u8 = 2;
+
+/// Bytes of a status. The hub's own are below 1 KiB; larger ones are skipped.
+pub(super) const MAX_STATUS: usize = 4 << 10;
 
 /// Silence after which everything retained has come. Brokers send it right behind the SUBACK;
 /// this is for slow links. MQTT has no sign for the end.
@@ -29,6 +31,11 @@ pub(super) const REASON: &str = "hub restarted";
 /// Longest text that the hub takes from a device's `hello` and so says of a device.
 const MAX_TEXT: usize = 64;
 
+/// Whether a status says that the hub or device is offline.
+pub(super) fn says_offline(payload: &[u8]) -> bool {
+    serde_json::from_slice(payload).is_ok_and(|told: Told| told.state == "offline")
+}
+
 #[derive(Deserialize)]
 struct Told {
     state: String,
@@ -36,12 +43,12 @@ struct Told {
     firmware: Option<String>,
 }
 
-/// The correction of a retained state that says `online`; `None`: it says something else, or is
-/// nothing that the hub wrote.
+/// The correction of a retained state that says `online`, or `asleep`: this run does not know when
+/// the device wanted to be back. `None`: it says something else, or is nothing that the hub wrote.
 pub(super) fn correction(payload: &[u8]) -> Option<Presence> {
     let told: Told = serde_json::from_slice(payload).ok()?;
     let short = |text: &String| text.chars().count() <= MAX_TEXT;
-    (told.state == "online").then(|| Presence {
+    matches!(told.state.as_str(), "online" | "asleep").then(|| Presence {
         state: "offline",
         // When it really went is not known; from now on it is known to be gone.
         since: clock::now(),
@@ -57,13 +64,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_online_is_corrected_and_what_is_known_of_the_device_stays() {
+    fn only_who_was_there_is_corrected_and_what_is_known_of_the_device_stays() {
         let online = br#"{"state":"online","since":1,"reason":"connected","model":"T1"}"#;
         let correction_of = correction(online).unwrap();
         assert_eq!(correction_of.state, "offline");
         assert_eq!(correction_of.reason, "hub restarted");
         assert_eq!(correction_of.model.as_deref(), Some("T1"));
         assert!(correction_of.since.wall > 1.7e9);
+        let asleep = br#"{"state":"asleep","since":1,"reason":"asleep"}"#;
+        assert_eq!(correction(asleep).unwrap().state, "offline");
         let offline = br#"{"state":"offline","since":1,"reason":"closed"}"#;
         for other in [&offline[..], b"", b"online", b"{}", b"\xff", b"[]"] {
             assert_eq!(correction(other), None);

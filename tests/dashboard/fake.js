@@ -42,7 +42,7 @@
     page: { history: [], last: [] },
     device(id, more) {
       return {
-        id, state: "online", since: now - 80, reason: "connected", last_seen: now, remote: "127.0.0.1:5", rtt_ms: 1.5,
+        id, state: "online", since: now - 80, reason: "connected", last_seen: now, last_reading: now, usual: 1, expect: null, silent: false, lost: false, acknowledged: false, registered: false, refused: null, remote: "127.0.0.1:5", rtt_ms: 1.5,
         stream: "s", seq: 1, batches: 1, readings: 1, rejected: 0, model: null, firmware: null, ...more,
       };
     },
@@ -54,7 +54,10 @@
   window.EventSource = FakeSource;
   const real = window.fetch;
   window.fetch = (url, options) => {
-    const id = /^\/api\/devices\/(.+)$/.exec(url);
+    if (/^\.\/api\/devices\/[^/]+\/readings$/.test(url)) {
+      return Promise.resolve(new Response(JSON.stringify(fake.readings ?? []), { status: 200 }));
+    }
+    const id = /^\.\/api\/devices\/([^/]+)$/.exec(url);
     if (!id) return real(url, options);
     const device = fake.devices.find((device) => device.id === decodeURIComponent(id[1]));
     return Promise.resolve(new Response(JSON.stringify({ ...fake.page, device }), { status: 200 }));

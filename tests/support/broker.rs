@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;
 
 /// A test that waits this long waits for ever.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for what must come.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -84,6 +84,7 @@ impl Broker {
             stream,
             buffer: BytesMut::new(),
             subscriptions: Vec::new(),
+            deaf: false,
         })
     }
 
@@ -116,6 +117,8 @@ pub struct Peer {
     buffer: BytesMut,
     /// Topic filters that the client is subscribed to, by what has been read of it.
     pub subscriptions: Vec<String>,
+    /// It delivers nothing.
+    deaf: bool,
 }
 
 impl Peer {
@@ -129,15 +132,26 @@ impl Peer {
                     let agreed = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
                     self.write(&Packet::SubAck(SubAck::new(subscribe.pkid, agreed)))
                         .await;
-                    for filter in subscribe.filters {
-                        self.subscriptions.push(filter.path);
-                    }
+                    // The hub's own status and its probe are there on every connection.
+                    let filters = subscribe.filters.into_iter().map(|filter| filter.path);
+                    self.subscriptions
+                        .extend(filters.filter(|filter| filter.contains('+')));
                 }
                 Ok(Packet::Unsubscribe(unsubscribe)) => {
                     self.write(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)))
                         .await;
                     self.subscriptions
                         .retain(|filter| !unsubscribe.topics.contains(filter));
+                }
+                // As a broker does that keeps what it promises.
+                Ok(Packet::Publish(probe)) if probe.topic.ends_with("/_probe/data") => {
+                    self.puback(probe.pkid).await;
+                    if self.deaf {
+                        continue;
+                    }
+                    let mut echo = probe;
+                    (echo.qos, echo.pkid) = (QoS::AtMostOnce, 0);
+                    self.write(&Packet::Publish(echo)).await;
                 }
                 Ok(packet) => return Some(packet),
                 Err(mqttbytes::Error::InsufficientBytes(_)) => {
@@ -218,6 +232,12 @@ impl Peer {
                 self.puback(publish.pkid).await;
             }
         }
+    }
+
+    /// Acknowledges everything, the hub's probe too, and delivers nothing.
+    pub async fn acknowledge_deaf(&mut self) {
+        self.deaf = true;
+        self.acknowledge_all().await;
     }
 
     /// Acknowledges everything until the client says DISCONNECT; `false` if it never does.

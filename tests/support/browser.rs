@@ -31,7 +31,7 @@ fn find(name: &str) -> Option<PathBuf> {
 
 /// Says past the test harness, which swallows what passing tests print, what was not tested.
 pub fn not_tested(what: &str) {
-    let _ = writeln!(std::io::stderr(), "\nNOT TESTED: {what}\n");
+    let _ = writeln!(std::io::stderr(), "\nSKIPPED {what}\n");
 }
 
 #[derive(Debug)]

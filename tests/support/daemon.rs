@@ -17,7 +17,8 @@ use futures_util::{SinkExt, StreamExt};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 /// Nothing that is waited for takes longer on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -350,8 +351,7 @@ impl Hub {
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -524,6 +524,30 @@ impl Device {
         Self::try_connect(hub, id)
             .await
             .expect("the hub takes the device")
+    }
+
+    /// With a token. `Err`: the status of the refusal.
+    pub async fn try_connect_with(hub: SocketAddr, id: &str, token: &str) -> Result<Self, u16> {
+        let tcp = tokio::net::TcpStream::connect(hub).await.unwrap();
+        let url = format!("ws://{hub}/v1/devices/{id}");
+        let mut request = url.into_client_request().unwrap();
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", bearer);
+        match tokio_tungstenite::client_async(request, tcp).await {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(tungstenite::Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub async fn connect_with(hub: SocketAddr, id: &str, token: &str) -> Self {
+        let connected = Self::try_connect_with(hub, id, token).await;
+        connected.unwrap_or_else(|status| panic!("{id} is refused with {status}"))
+    }
+
+    /// Says goodbye.
+    pub async fn close(&mut self) {
+        self.0.close(None).await.unwrap();
     }
 
     pub async fn send(&mut self, message: Value) {

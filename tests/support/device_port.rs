@@ -13,7 +13,7 @@ use telehub::config::{Auth, Devices};
 use telehub::intake::port::{Arrival, Attached, Control, IntakePort, Mailbox, StreamId};
 use telehub::listen::Server;
 use telehub::protocol::decode_to_device;
-use telehub::protocol::message::{Reject, RejectCode, ToDevice, Welcome};
+use telehub::protocol::message::{Note, Reject, RejectCode, ToDevice, Welcome};
 use telehub::reading::Encoding;
 use telehub::session::roster::Roster;
 use telehub::status::board::{Board, DeviceReport};
@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Long enough that what should not happen would have happened.
 pub const A_WHILE: Duration = Duration::from_millis(300);
@@ -58,6 +58,7 @@ pub fn devices() -> Devices {
         ping_timeout: Duration::from_secs(60),
         handshake_timeout: Duration::from_secs(10),
         max_connections: 100,
+        forget_after: Duration::from_secs(30 * 86_400),
         max_message: 64 * 1024,
         max_rate: 1_000_000,
         window: 32,
@@ -121,6 +122,7 @@ impl FakeIntake {
                         let _ = reply.send(Attached {
                             stream: StreamId(NonZeroU64::new(last).unwrap()),
                             name: stream.unwrap_or_else(|| format!("unnamed-{last}").into()),
+                            known: taken > 0,
                             safe,
                             taken,
                         });
@@ -180,13 +182,24 @@ impl Port {
         Self::with_capacity(devices, 1_000).await
     }
 
+    /// `ack_timeout`: for batches by POST.
+    pub async fn patient(devices: Devices, ack_timeout: Duration) -> Self {
+        Self::with(devices, 1_000, ack_timeout).await
+    }
+
     /// `capacity`: batches that fit in the way into the intake.
     pub async fn with_capacity(devices: Devices, capacity: usize) -> Self {
+        Self::with(devices, capacity, PATIENCE).await
+    }
+
+    async fn with(devices: Devices, capacity: usize, ack_timeout: Duration) -> Self {
         let intake = FakeIntake::new(capacity);
         let (board, outbox) = (Board::new("barn"), Arc::new(Outbox::default()));
         let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
         let (stopper, stop) = stop::channel();
-        let server = Server::new(&devices, intake.port.clone(), roster.clone(), stop).unwrap();
+        let server = Server::new(&devices, intake.port.clone(), roster.clone(), stop)
+            .unwrap()
+            .with_ack_timeout(ack_timeout);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         Self {
@@ -274,6 +287,19 @@ pub fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// All that a sleeper says when it wakes, in one piece: request, hello, a batch, goodbye.
+pub fn one_flight(device: &str, stream: &str, seq: u64) -> Vec<u8> {
+    let mut flight = handshake(device, "").into_bytes();
+    for message in [
+        json!({"hello": {"stream": stream, "next": seq, "clock": "none"}}),
+        data(Some(seq)),
+        json!({"bye": {"sleep": 600}}),
+    ] {
+        flight.extend(frame(0x81, message.to_string().as_bytes()));
+    }
+    flight
+}
+
 /// Reads frames of the hub until a close frame, returns its code, and waits for the end of the
 /// connection.
 pub async fn raw_close(stream: &mut (impl AsyncRead + Unpin)) -> u16 {
@@ -342,6 +368,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
     pub async fn ack(&mut self) -> u64 {
         match self.answer().await.1 {
             ToDevice::Ack { seq } => seq,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn note(&mut self) -> Note {
+        match self.answer().await.1 {
+            ToDevice::Note(note) => note,
             other => panic!("{other:?}"),
         }
     }

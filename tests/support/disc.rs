@@ -88,6 +88,11 @@ pub struct Disc {
 impl Disc {
     /// `None`, said loudly, where there is no root or no loop device.
     pub fn new(dir: &Path, megabytes: u64) -> Option<Self> {
+        Self::with(dir, megabytes, &[])
+    }
+
+    /// With more options of mkfs.ext4.
+    pub fn with(dir: &Path, megabytes: u64, options: &[&str]) -> Option<Self> {
         let disc = Self {
             image: dir.join("image"),
             path: dir.join("disc"),
@@ -99,7 +104,7 @@ impl Disc {
         let format = ["-q", "-F", "-m", "0", "-J", "size=4"];
         let made = run(
             "mkfs.ext4",
-            &[&format[..], &[disc.image.to_str()?]].concat(),
+            &[&format[..], options, &[disc.image.to_str()?]].concat(),
         );
         if made && rustix::process::geteuid().is_root() && disc.mount() {
             return Some(disc);

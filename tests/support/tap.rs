@@ -1,6 +1,6 @@
 //! Stands between the hub and the broker, passes every byte on, and reads along: what was
-//! published, what the broker acknowledged, how much was out at a time. It knows MQTT 3.1.1 by
-//! itself.
+//! published, what the broker acknowledged, how much was out at a time. It knows MQTT 3.1.1 and 5
+//! by itself.
 #![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -108,6 +108,8 @@ struct Flight {
     /// By packet id; `None`: a gap record.
     out: BTreeMap<u16, Option<Id>>,
     published: BTreeSet<Id>,
+    /// The client speaks MQTT 5.
+    five: bool,
 }
 
 async fn connection(
@@ -168,14 +170,24 @@ async fn pass(
 }
 
 fn published(kind: u8, body: &[u8], flight: &mut Flight, seen: &Mutex<Seen>) {
+    const CONNECT: u8 = 1;
     const PUBLISH: u8 = 3;
+    if kind >> 4 == CONNECT {
+        // Behind the name of the protocol.
+        flight.five = body[6] == 5;
+    }
     if kind >> 4 != PUBLISH || kind & 0b0110 == 0 {
         return;
     }
     let len = usize::from(u16::from_be_bytes([body[0], body[1]]));
     let topic = std::str::from_utf8(&body[2..2 + len]).unwrap();
     let packet = u16::from_be_bytes([body[2 + len], body[3 + len]]);
-    let payload = &body[4 + len..];
+    let mut payload = &body[4 + len..];
+    if flight.five {
+        // Less than 128 bytes of properties.
+        assert!(payload[0] < 128);
+        payload = &payload[1 + usize::from(payload[0])..];
+    }
     let mut seen = seen.lock().unwrap();
     let json = || serde_json::from_slice::<Value>(payload).unwrap();
     let id = match topic.rsplit('/').next().unwrap() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use telehub::config::{DrainOrder, Format, Uplink};
+use telehub::config::{self, DrainOrder, Format, Uplink};
 use telehub::reading::{Batch, Encoding, Item, Lane};
 use telehub::status::board::Board;
 use telehub::status::presence::{Outbox, Presence};
@@ -27,9 +27,14 @@ pub const PACE: Pace = Pace {
 /// For the hub `barn`, plain, on this port of 127.0.0.1.
 pub fn settings(port: u16) -> Settings {
     let broker = Uplink {
-        host: "127.0.0.1".into(),
-        port,
-        tls: None,
+        brokers: vec![config::Broker {
+            host: "127.0.0.1".into(),
+            port,
+            tls: None,
+        }],
+        version: config::MqttVersion::V311,
+        return_after: Duration::from_secs(300),
+        max_payload: 1 << 20,
         client_id: "telehub-barn".into(),
         username: None,
         password_file: None,

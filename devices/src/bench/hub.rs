@@ -49,18 +49,29 @@ struct Addresses {
     ready_after: Duration,
 }
 
+/// What a configuration has beside what all of them have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct More<'a> {
+    /// Lines of `[spool]`.
+    pub spool: &'a str,
+    /// Whole tables.
+    pub tables: &'a str,
+}
+
 /// Writes the configuration of a hub whose spool is `dir/spool`.
-fn configure(dir: &Path, broker: u16) -> anyhow::Result<PathBuf> {
+fn configure(dir: &Path, broker: u16, more: More<'_>) -> anyhow::Result<PathBuf> {
     let file = dir.join("telehub.toml");
     let config = format!(
         "[hub]\nid = \"bench\"\n\
          [devices]\nlisten = \"127.0.0.1:0\"\nauth = \"open\"\n\
          max_rate = 100000\nmax_connections = 11000\n\
-         [spool]\npath = {:?}\nmax_size = \"8GiB\"\n\
+         [spool]\npath = {:?}\nmax_size = \"8GiB\"\n{}\
          [uplink]\nurl = \"mqtt://127.0.0.1:{broker}\"\n\
          [admin]\nlisten = \"127.0.0.1:0\"\n\
-         [log]\nformat = \"json\"\n",
-        dir.join("spool").display().to_string()
+         [log]\nformat = \"json\"\n{}",
+        dir.join("spool").display().to_string(),
+        more.spool,
+        more.tables,
     );
     std::fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
@@ -72,7 +83,20 @@ impl Hub {
     /// # Errors
     /// When it does not.
     pub async fn start(program: &Path, dir: &Path, broker: u16) -> anyhow::Result<Self> {
-        let config = configure(dir, broker)?;
+        Self::start_with(program, dir, broker, More::default()).await
+    }
+
+    /// The same with more in its configuration.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub async fn start_with(
+        program: &Path,
+        dir: &Path,
+        broker: u16,
+        more: More<'_>,
+    ) -> anyhow::Result<Self> {
+        let config = configure(dir, broker, more)?;
         let mut command = Command::new(program);
         command.arg("run").arg("--config").arg(config);
         // Without it the log carries no times of its own, which costs less than a person's log.

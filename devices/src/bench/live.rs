@@ -20,7 +20,12 @@ const DEVICES: usize = 200;
 /// Until all devices are connected to the bridge and everything flows.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// The three loads take turns so often, and the median of each counts: a machine is never equally
+/// `uplink.inflight`, as it is by default.
+const WINDOW: u64 = 100;
+/// Bytes of a batch as the hub publishes it, about: of ten readings, and of one.
+const PAYLOADS: [usize; 2] = [780, 150];
+
+/// The loads take turns so often, and the median of each counts: a machine is never equally
 /// fast for a minute.
 const ROUNDS: usize = 3;
 
@@ -39,35 +44,64 @@ struct Carried {
 pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     eprintln!("live lane and bridge");
     let (mut bridged, mut tens, mut ones) = (Vec::new(), Vec::new(), Vec::new());
+    let mut limits = [Vec::new(), Vec::new()];
     for round in 1..=ROUNDS {
         eprintln!("  round {round} of {ROUNDS}");
         bridged.push(bridge(setup, round).await?);
         tens.push(hub(setup, &format!("live-ten-{round}"), 10, table).await?);
         ones.push(hub(setup, &format!("live-one-{round}"), 1, table).await?);
+        for (limits, size) in limits.iter_mut().zip(PAYLOADS) {
+            limits.push(ready_made(setup, size).await?);
+        }
     }
     let bridge = median(&bridged);
     let group = "bridge";
     let rate = Figure::Rate(bridge.rate, "readings");
     table.told(group, "readings through it", rate);
     table.told(group, "its CPU per reading", Figure::Cost(bridge.micros));
-    for (group, rounds, factor) in [
-        ("live, batches of 10", tens, 10.0),
-        ("live, batches of 1", ones, 1.0),
+    let [limit_of_tens, limit_of_ones] = limits.map(|rounds| median(&rounds).rate);
+    for (group, rounds, bounds, limit, batch) in [
+        (
+            "live, batches of 10",
+            tens,
+            (15.0, 0.06),
+            limit_of_tens,
+            10.0,
+        ),
+        ("live, batches of 1", ones, (1.6, 0.35), limit_of_ones, 1.0),
     ] {
         let hub = median(&rounds);
         let (rate, micros) = (hub.rate / bridge.rate, hub.micros / bridge.micros);
         table.told(group, "readings acked", Figure::Rate(hub.rate, "readings"));
         let what = "… divided by the bridge's";
-        let bound = AtLeast(Figure::Ratio(factor));
+        let bound = AtLeast(Figure::Ratio(bounds.0));
         table.bound(group, what, Figure::Ratio(rate), bound);
+        let own = Figure::Rate(limit * batch, "readings");
+        table.told(group, "the broker's own limit, packets ready-made", own);
         table.told(group, "the hub's CPU per reading", Figure::Cost(hub.micros));
-        let bound = AtMost(Figure::Ratio(1.0 / factor));
+        let bound = AtMost(Figure::Ratio(bounds.1));
         table.bound(group, what, Figure::Ratio(micros), bound);
         let none = AtMost(Figure::Bytes(0));
         let what = "written to the disk";
         table.bound(group, what, Figure::Bytes(hub.written), none);
     }
     Ok(())
+}
+
+/// Messages a second that the last broker takes at most, of this size.
+async fn ready_made(setup: &Setup, size: usize) -> anyhow::Result<Carried> {
+    let dir = setup.dir.child("ready-made")?;
+    let broker = Broker::start(&setup.mosquitto, &dir, free_port()?).await?;
+    let topics: Vec<String> = (0..DEVICES)
+        .map(|number| format!("telehub/bench/swarm-{number}/data"))
+        .collect();
+    let rate = mqtt::limit(broker.port, &topics, size, WINDOW, setup.time).await?;
+    broker.process.stop().await?;
+    Ok(Carried {
+        rate,
+        micros: 0.0,
+        written: 0,
+    })
 }
 
 /// Of each figure; the most of what was written.

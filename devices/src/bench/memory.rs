@@ -10,10 +10,11 @@ use rustix::fs::{Advice, fadvise};
 use rustix::process::{Resource, getrlimit};
 use tokio::time::sleep;
 
-use super::hub::Hub;
+use super::hub::{Hub, More};
 use super::load::{self, Load};
 use super::table::Bound::{AtMost, Below};
 use super::table::{Figure, Table};
+use super::tls::{self, Certificate};
 use super::{Setup, broker, finish};
 
 /// How much the spool holds on disk, in the benchmark and for the footprint.
@@ -31,7 +32,10 @@ const OTHER_FILES: u64 = 100;
 pub type Crowds = &'static [(u64, Option<u64>)];
 
 /// The benchmark's.
-pub const CROWDS: Crowds = &[(1_000, None), (10_000, Some(100_000_000))];
+pub const CROWDS: Crowds = &[(1_000, None), (10_000, Some(75_000_000))];
+
+/// With TLS, and what they may take.
+const WITH_TLS: (u64, u64) = (10_000, 140_000_000);
 
 /// Idle, and with so many connections.
 pub async fn connections(setup: &Setup, table: &mut Table, crowds: Crowds) -> anyhow::Result<()> {
@@ -77,6 +81,37 @@ pub async fn connections(setup: &Setup, table: &mut Table, crowds: Crowds) -> an
     table.told(group, "after they have gone", after);
     finish(hub, table, "memory").await?;
     broker.process.stop().await
+}
+
+/// A hub of its own whose devices come by TLS.
+pub async fn connections_with_tls(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
+    let group = "memory";
+    let (count, bound) = WITH_TLS;
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if files < count + OTHER_FILES {
+        table.note(format!(
+            "{count} connections with TLS were not tried: the system allows {files} open files"
+        ));
+        return Ok(());
+    }
+    let dir = setup.dir.child("tls")?;
+    let certificate = Certificate::make(&dir)?;
+    let tables = certificate.tables();
+    let more = More {
+        tables: &tables,
+        ..More::default()
+    };
+    let hub = Hub::start_with(&setup.hub, &dir, broker::free_port()?, more).await?;
+    let mut silent = tls::silent(&hub.url, &certificate, count).await?;
+    sleep(SETTLE).await;
+    let connected = hub.status().await?.number("/devices/connected");
+    anyhow::ensure!(connected == count, "{connected} of {count} are connected");
+    let rss = Figure::Bytes(hub.process.rss()?);
+    let what = format!("{count} idle connections with TLS");
+    table.bound(group, what, rss, Below(Figure::Bytes(bound)));
+    silent.abort_all();
+    while silent.join_next().await.is_some() {}
+    finish(hub, table, "memory with TLS").await
 }
 
 /// Starts with an empty spool and with one of `full` bytes; memory with a full one.

@@ -2,6 +2,7 @@
 //! beside what must come out. `docs/benchmark.md` says what each row means.
 
 mod broker;
+mod flash;
 mod footprint;
 mod hub;
 mod latency;
@@ -13,7 +14,9 @@ mod mqtt;
 mod outage;
 mod plain;
 mod process;
+mod steady;
 mod table;
+mod tls;
 mod watched;
 
 use std::path::{Path, PathBuf};
@@ -60,6 +63,8 @@ pub struct BenchArgs {
 enum Part {
     /// Readings a second and CPU per reading with the broker at hand, beside a mosquitto bridge
     Live,
+    /// CPU per batch of a hub that is not busy, from few devices and from many
+    Steady,
     /// Ack latency in the live lane, beside the broker's own
     Latency,
     /// What is acked from the disk while the broker is away, and how fast it drains afterwards
@@ -71,6 +76,9 @@ enum Part {
     /// What the hub takes on a small board: memory idle and with 100 and 1,000 devices, CPU per
     /// reading, and how long a start takes with 1 GB in the spool; only when it is named
     Footprint,
+    /// What a flash card has to write in an outage, at the block device; only when it is named,
+    /// because it takes eight minutes and needs root
+    Flash,
     /// What it costs when somebody looks; only when it is asked for, because it takes five minutes
     Watched,
 }
@@ -199,6 +207,9 @@ async fn measure(setup: &Setup, only: &[Part]) -> anyhow::Result<Table> {
     if wanted(Part::Live) {
         live::measure(setup, &mut table).await?;
     }
+    if wanted(Part::Steady) {
+        steady::measure(setup, &mut table).await?;
+    }
     if wanted(Part::Latency) {
         latency::measure(setup, &mut table).await?;
     }
@@ -207,12 +218,16 @@ async fn measure(setup: &Setup, only: &[Part]) -> anyhow::Result<Table> {
     }
     if wanted(Part::Memory) {
         memory::connections(setup, &mut table, memory::CROWDS).await?;
+        memory::connections_with_tls(setup, &mut table).await?;
     }
     if wanted(Part::Start) {
         memory::full_spool(setup, &mut table, memory::FULL).await?;
     }
     if only.contains(&Part::Footprint) {
         footprint::measure(setup, &mut table).await?;
+    }
+    if only.contains(&Part::Flash) {
+        flash::measure(setup, &mut table).await?;
     }
     if only.contains(&Part::Watched) {
         watched::measure(setup, &mut table).await?;

@@ -266,6 +266,46 @@ impl Subscriber {
     }
 }
 
+/// How many messages a second a broker takes, as near as a client can ask: every packet is ready
+/// before it begins, as many as fit into the window go in one write, and PUBACKs are only counted.
+///
+/// # Errors
+/// When the broker fails.
+pub async fn limit(
+    port: u16,
+    topics: &[String],
+    size: usize,
+    window: u64,
+    time: Duration,
+) -> anyhow::Result<f64> {
+    let (mut reader, mut writer) = connect(port, "ready-made").await?;
+    let payload = vec![b'x'; size];
+    // One after the other, a window of them and as many again: any window of them is one piece.
+    let mut ready = Vec::new();
+    let mut places = vec![0];
+    for index in 0..2 * window {
+        let topic = &topics[(index % window) as usize % topics.len()];
+        publish(&mut ready, topic, packet_id(index % window), &payload);
+        places.push(ready.len());
+    }
+    let (mut sent, mut acked) = (0, 0);
+    let since = Instant::now();
+    while since.elapsed() < time {
+        let room = window - (sent - acked);
+        if room > 0 {
+            let from = sent % window;
+            let piece = places[from as usize]..places[(from + room) as usize];
+            writer.write_all(&ready[piece]).await?;
+            sent += room;
+        }
+        reader.fill().await?;
+        while let Some(packet) = reader.ready() {
+            acked += u64::from(packet.kind == PUBACK);
+        }
+    }
+    Ok(acked as f64 / since.elapsed().as_secs_f64())
+}
+
 /// How long a broker takes to acknowledge, at a fixed rate: `rate` publishes a second of this
 /// size, evenly spread.
 ///

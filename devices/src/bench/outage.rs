@@ -144,7 +144,7 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     table.told(group, "backlog", Figure::Count(backlog, "batches"));
     table.told(group, "plain publisher", Figure::Rate(plain, "batches"));
     table.told(group, "the hub", Figure::Rate(drained, "batches"));
-    let bound = AtLeast(Figure::Ratio(0.8));
+    let bound = AtLeast(Figure::Ratio(1.1));
     table.bound(
         group,
         "… divided by the plain publisher's",

@@ -26,6 +26,13 @@ impl<S: Source> Device<S> {
         let mut permit = Some(permit);
         let hello = Hello {
             stream: self.stream.clone(),
+            next: self.unacked.next_unused(),
+            clock: if self.options.no_clock {
+                "none"
+            } else {
+                // That of the computer that this runs on; nobody asks whether it is right.
+                "unsure"
+            },
             model: self.options.model,
             firmware: env!("CARGO_PKG_VERSION"),
         };
@@ -46,6 +53,7 @@ impl<S: Source> Device<S> {
                     encoding: self.options.encoding,
                     max_message: self.max_message,
                     stats: &self.stats,
+                    no_clock: self.options.no_clock,
                 }) => Event::Frame(frame),
                 own = self.input.next(room) => Event::Own(own),
                 () = silence.over() => Event::Silence,
@@ -141,16 +149,35 @@ impl<S: Source> Device<S> {
                 let window = usize::try_from(window).unwrap_or(usize::MAX).max(1);
                 let window = window.min(self.options.window.unwrap_or(usize::MAX));
                 self.max_message = usize::try_from(max_message).unwrap_or(usize::MAX);
-                let stats = &self.stats;
-                let settled = self
-                    .unacked
-                    .welcome(seq, window, |entry| settle(stats, &entry));
-                settled.map_err(|wrong| self.never_sent(wrong))?;
+                let (stats, encoding) = (&self.stats, self.options.encoding);
+                self.unacked.welcome(
+                    seq,
+                    window,
+                    |entry| settle(stats, &entry),
+                    |entry| renumber(encoding, entry),
+                );
                 self.stats.welcomes.fetch_add(1, Relaxed);
                 self.stats.connected.fetch_add(1, Relaxed);
                 let limit = Duration::try_from_secs_f64(ping_interval * SILENT_INTERVALS);
                 silence.limit = limit.unwrap_or(WELCOME_TIMEOUT).max(Duration::from_secs(5));
                 return Ok(Heard::Welcome);
+            }
+            Ok(FromHub::Reject {
+                seq: Some(seq),
+                code,
+                detail,
+            }) if code == "bad-seq"
+                && self
+                    .unacked
+                    .again(seq, |entry| renumber(self.options.encoding, entry)) =>
+            {
+                self.stats.rejected.fetch_add(1, Relaxed);
+                let text = format!("batch {seq} goes again under a new number: {detail}");
+                self.note(&format!("reject {code}"), &text);
+            }
+            Ok(FromHub::Note { seq, code, detail }) => {
+                let which = seq.map_or(String::new(), |seq| format!(" about batch {seq}"));
+                self.note(&format!("note {code}"), &format!("a note{which}: {detail}"));
             }
             Ok(FromHub::Reject { seq, code, detail }) => {
                 let known = seq.and_then(|seq| self.unacked.reject(seq));
@@ -222,6 +249,12 @@ enum Heard {
     Nothing,
     Welcome,
     ToFlush,
+}
+
+fn renumber(encoding: Encoding, entry: &mut Entry<Bytes>) {
+    if let Some(frame) = message::renew(encoding, &entry.frame, entry.seq, None) {
+        entry.frame = frame.into();
+    }
 }
 
 fn settle(stats: &Stats, entry: &Entry<Bytes>) {

@@ -27,6 +27,10 @@ pub struct Act {
     pub forget: bool,
     /// Reject this sequence number.
     pub reject: Option<u64>,
+    /// The code of that reject; `bad-pack` unless it is given.
+    pub code: Option<&'static str>,
+    /// Call this number safe at first, as if an earlier life of the device had used it.
+    pub ahead: u64,
     /// End with this close code; otherwise the TCP connection just drops.
     pub close: Option<u16>,
     /// Ping after the welcome and count the pong.
@@ -42,6 +46,10 @@ pub struct Seen {
     pub connects: usize,
     /// The highest safe number by device and stream.
     pub safe: BTreeMap<(String, String), u64>,
+    /// What each hello said.
+    pub hellos: Vec<Value>,
+    /// The age of each batch.
+    pub ages: Vec<Option<u64>>,
     /// Sequence numbers and packs, by connection, in order.
     pub batches: Vec<Vec<(u64, Value)>>,
     /// Headers of the last request.
@@ -171,10 +179,12 @@ async fn play(act: Act, stream: TcpStream, seen: Arc<Mutex<Seen>>, connection: u
         if let Some(hello) = value.get("hello") {
             stream = hello["stream"].as_str().unwrap().to_owned();
             let key = (id.clone(), stream.clone());
-            let safe = *seen.lock().unwrap().safe.entry(key).or_default();
+            seen.lock().unwrap().hellos.push(hello.clone());
+            let safe = *seen.lock().unwrap().safe.entry(key).or_insert(act.ahead);
             answers.push(json!({"welcome": {
-                "stream": stream, "seq": safe, "time": 1.5, "ping_interval": 20.0,
-                "max_message": MAX_MESSAGE, "window": WINDOW,
+                "stream": stream, "seq": safe, "known": safe > 0, "time": 1.5, "time_s": 1,
+                "ping_interval": 20.0, "ping_timeout": 10.0, "max_message": MAX_MESSAGE,
+                "max_rate": 100, "window": WINDOW,
             }}));
             answers.extend(act.say.clone());
             if act.ping {
@@ -189,13 +199,14 @@ async fn play(act: Act, stream: TcpStream, seen: Arc<Mutex<Seen>>, connection: u
             unacked += 1;
             let mut seen = seen.lock().unwrap();
             seen.batches[connection].push((seq, data["pack"].clone()));
+            seen.ages.push(data["age"].as_u64());
             if unacked > WINDOW {
                 seen.overruns += 1;
             }
             if act.reject == Some(seq) {
                 unacked -= 1;
                 answers.push(json!({"reject": {
-                    "seq": seq, "code": "bad-pack", "detail": "for the test",
+                    "seq": seq, "code": act.code.unwrap_or("bad-pack"), "detail": "for the test",
                 }}));
             } else if !act.forget {
                 *seen.safe.get_mut(&(id.clone(), stream.clone())).unwrap() = seq;

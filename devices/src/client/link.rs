@@ -205,7 +205,14 @@ impl<S: Source> Device<S> {
 
     /// Numbers, encodes and keeps a batch.
     pub fn take(&mut self, pack: &Pack) {
-        let frame = message::data(self.options.encoding, self.unacked.next_seq(), pack);
+        let (encoding, seq) = (self.options.encoding, self.unacked.next_seq());
+        let frame = if self.options.no_clock {
+            let mut pack = pack.clone();
+            pack.base_time = None;
+            message::data(encoding, seq, &pack)
+        } else {
+            message::data(encoding, seq, pack)
+        };
         let readings = u32::try_from(pack.records.len()).unwrap_or(u32::MAX);
         self.stats.made.fetch_add(1, Relaxed);
         let made = std::time::Instant::now();

@@ -65,6 +65,8 @@ pub struct Options {
     pub model: &'static str,
     /// How long the end waits for acks.
     pub drain: Duration,
+    /// Sends no times, and the age of what had to wait.
+    pub no_clock: bool,
 }
 
 /// How it ended.

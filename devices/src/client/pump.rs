@@ -16,6 +16,7 @@ use super::Stats;
 use super::connect::Socket;
 use super::unacked::{Entry, Unacked};
 use crate::wire::Encoding;
+use crate::wire::message::renew;
 
 /// Time for the hub to answer our close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,9 +41,23 @@ pub struct Limits<'a> {
     pub max_message: usize,
     /// Counts what goes out.
     pub stats: &'a Stats,
+    /// What had to wait is sent with its age.
+    pub no_clock: bool,
 }
 
 impl Limits<'_> {
+    /// The frame as it goes out now.
+    fn frame(&self, entry: &Entry<Bytes>) -> Bytes {
+        let age = entry.made.elapsed().as_secs();
+        if self.no_clock
+            && age > 0
+            && let Some(frame) = renew(self.encoding, &entry.frame, entry.seq, Some(age))
+        {
+            return frame.into();
+        }
+        entry.frame.clone()
+    }
+
     fn too_large(&self, entry: &Entry<Bytes>) {
         let text = format!(
             "batch {} has {} bytes, the hub takes {}: send smaller batches",
@@ -78,8 +93,9 @@ pub async fn turn(
                 if socket.poll_ready_unpin(cx)?.is_pending() {
                     break;
                 }
-                let bytes = entry.frame.len() as u64;
-                let frame = as_message(limits.encoding, entry.frame.clone());
+                let frame = limits.frame(entry);
+                let bytes = frame.len() as u64;
+                let frame = as_message(limits.encoding, frame);
                 socket.start_send_unpin(frame)?;
                 unacked.sent();
                 limits.stats.sent_bytes.fetch_add(bytes, Relaxed);

@@ -59,6 +59,7 @@ fn options(hub: &FakeHub) -> Options {
         window: None,
         model: "test",
         drain: Duration::from_secs(20),
+        no_clock: false,
     }
 }
 
@@ -254,10 +255,74 @@ async fn a_sensor_without_a_hub_keeps_the_newest_and_tells_what_it_gave_up() {
         window: None,
         model: "test",
         drain: Duration::from_millis(200),
+        no_clock: false,
     };
     let outcome = run(options, count(20), stats.clone(), stop, None).await;
     assert!(outcome.unacked.into_iter().eq(13..=20));
     assert_eq!(stats.dropped.load(Relaxed), 12);
+}
+
+#[tokio::test]
+async fn a_device_without_a_clock_says_so_and_sends_the_age_of_what_had_to_wait() {
+    for encoding in [Encoding::Cbor, Encoding::Json] {
+        let silent = Act {
+            forget: true,
+            ..lost(1)
+        };
+        let full = Act {
+            refuse: Some((503, vec![("retry-after", "2")])),
+            ..Act::default()
+        };
+        let hub = FakeHub::start(vec![silent, full, Act::default()]).await;
+        let mut options = options(&hub);
+        options.encoding = encoding;
+        options.no_clock = true;
+        let (outcome, _) = play(options, count(1)).await;
+        assert!(outcome.unacked.is_empty());
+        let seen = hub.seen.lock().unwrap();
+        assert_eq!(seen.hellos[0]["clock"], "none");
+        assert_eq!(
+            (&seen.hellos[0]["next"], &seen.hellos[1]["next"]),
+            (&json!(1), &json!(2))
+        );
+        assert_eq!(seen.ages[0], None);
+        assert!(seen.ages[1].unwrap() >= 2, "{:?}", seen.ages);
+        for (seq, pack) in seen.batches.concat() {
+            assert_eq!(seq, 1);
+            let record = pack[0].as_object().unwrap();
+            assert!(!record.contains_key("-3") && !record.contains_key("bt"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_counter_that_was_lost_is_renumbered_behind_the_hubs() {
+    let ahead = Act {
+        ahead: 100,
+        ..Act::default()
+    };
+    let hub = FakeHub::start(vec![ahead]).await;
+    let (outcome, stats) = play(options(&hub), count(5)).await;
+    assert!(outcome.unacked.is_empty());
+    assert!(hub.seqs(0).into_iter().eq(101..=105));
+    assert_eq!(stats.acked.load(Relaxed), 5);
+    assert_eq!(stats.violations.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_number_that_is_not_free_goes_again_under_a_new_one() {
+    let refusing = Act {
+        reject: Some(3),
+        code: Some("bad-seq"),
+        ..Act::default()
+    };
+    let hub = FakeHub::start(vec![refusing]).await;
+    let (outcome, stats) = play(options(&hub), count(5)).await;
+    assert!(outcome.unacked.is_empty());
+    assert_eq!(stats.acked.load(Relaxed), 5);
+    let (last, pack) = hub.batches().pop().unwrap();
+    assert!(last > 5);
+    assert_eq!(pack[0]["2"], 3.0);
 }
 
 #[tokio::test]

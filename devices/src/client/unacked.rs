@@ -142,20 +142,49 @@ impl<F> Unacked<F> {
         self.remove(self.in_flight)
     }
 
-    /// The hub's answer to `hello`: everything up to `seq` is safe, everything else is to be sent
-    /// again in order. `settled` gets each batch that turns out to be safe.
-    ///
-    /// # Errors
-    /// [`NeverSent`]; nothing is settled then.
+    /// What `hello` says as `next`: the last number that went out, plus one.
+    #[must_use]
+    pub fn next_unused(&self) -> u64 {
+        self.sent + 1
+    }
+
+    /// The hub's answer to `hello`. Below what was sent, everything up to `seq` is safe and
+    /// everything else is to be sent again in order. Otherwise another life of the device has used
+    /// the numbers: nothing that is kept has been taken, and all of it gets new numbers, which
+    /// `renumber` writes into the frames. `settled` gets each batch that turns out to be safe.
     pub fn welcome(
         &mut self,
         seq: u64,
         window: usize,
         settled: impl FnMut(Entry<F>),
-    ) -> Result<(), NeverSent> {
+        mut renumber: impl FnMut(&mut Entry<F>),
+    ) {
         self.in_flight = 0;
         self.window = window;
-        self.ack(seq, settled)
+        if seq <= self.sent {
+            // Cannot fail: it was sent.
+            let _ = self.ack(seq, settled);
+            return;
+        }
+        self.last = seq;
+        (self.sent, self.safe) = (seq, seq);
+        for entry in &mut self.queue {
+            self.last += 1;
+            entry.seq = self.last;
+            renumber(entry);
+        }
+    }
+
+    /// The number of a batch is not free: the same content comes under the next one.
+    pub fn again(&mut self, seq: u64, mut renumber: impl FnMut(&mut Entry<F>)) -> bool {
+        let Some(mut entry) = self.reject(seq) else {
+            return false;
+        };
+        self.last += 1;
+        entry.seq = self.last;
+        renumber(&mut entry);
+        self.queue.push_back(entry);
+        true
     }
 
     /// Everything up to `seq` is safe. `settled` gets each batch that was not known to be. The
@@ -296,7 +325,12 @@ mod tests {
                     }
                     Step::Welcome(share) => {
                         safe += (got - safe) * u64::from(share) / 255;
-                        unacked.welcome(safe, window, |entry| assert!(gone.insert(entry.seq))).unwrap();
+                        unacked.welcome(
+                            safe,
+                            window,
+                            |entry| assert!(gone.insert(entry.seq)),
+                            |_| unreachable!("it was sent"),
+                        );
                         (connected, here, on_this) = (true, 0, 0);
                     }
                     Step::AckTooMuch => {
@@ -322,16 +356,49 @@ mod tests {
             unacked.push(1, Instant::now(), ());
         }
         assert!(unacked.to_send().is_none(), "no welcome yet");
-        unacked.welcome(0, 10, |_| ()).unwrap();
+        unacked.welcome(0, 10, |_| (), |_| ());
         while unacked.to_send().is_some() {
             unacked.sent();
         }
         unacked.disconnected();
         let mut safe = Vec::new();
-        unacked
-            .welcome(2, 10, |entry| safe.push(entry.seq))
-            .unwrap();
+        unacked.welcome(2, 10, |entry| safe.push(entry.seq), |_| ());
         assert_eq!(safe, [1, 2]);
         assert_eq!(unacked.to_send().unwrap().seq, 3);
+    }
+
+    #[test]
+    fn a_counter_that_was_lost_goes_on_behind_the_hubs_and_nothing_is_taken_for_safe() {
+        let mut unacked = Unacked::new(10);
+        for n in 1..=3 {
+            unacked.push(1, Instant::now(), n);
+        }
+        assert_eq!(unacked.next_unused(), 1);
+        let mut renumbered = Vec::new();
+        unacked.welcome(
+            7,
+            10,
+            |_| panic!("none of it was ever sent"),
+            |entry| renumbered.push((entry.frame, entry.seq)),
+        );
+        assert_eq!(renumbered, [(1, 8), (2, 9), (3, 10)]);
+        assert_eq!(unacked.next_unused(), 8);
+        unacked.sent();
+        unacked.ack(8, |_| ()).unwrap();
+        assert_eq!(unacked.next_seq(), 11);
+    }
+
+    #[test]
+    fn a_number_that_is_not_free_is_given_up_for_the_next() {
+        let mut unacked = Unacked::new(10);
+        unacked.welcome(0, 10, |_| (), |_| ());
+        for _ in 0..3 {
+            unacked.push(1, Instant::now(), ());
+            unacked.sent();
+        }
+        assert!(unacked.again(2, |entry| assert_eq!(entry.seq, 4)));
+        assert!(!unacked.again(2, |_| panic!("it is gone")));
+        assert!(unacked.seqs().eq([1, 3, 4]));
+        assert_eq!(unacked.to_send().unwrap().seq, 4);
     }
 }

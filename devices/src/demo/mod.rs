@@ -147,6 +147,7 @@ impl Demo {
                 window: None,
                 model: "demo",
                 drain: Duration::from_secs(20),
+                no_clock: false,
             };
             (options, Rng::seeded(second))
         };

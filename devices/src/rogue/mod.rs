@@ -180,6 +180,8 @@ async fn live(kind: Kind, mut rogue: Rogue) {
 fn hello(encoding: Encoding, stream: &str) -> Vec<u8> {
     let hello = message::Hello {
         stream: stream.to_owned(),
+        next: 1,
+        clock: "unsure",
         model: "rogue",
         firmware: env!("CARGO_PKG_VERSION"),
     };

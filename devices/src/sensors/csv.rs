@@ -39,16 +39,26 @@ pub struct Row {
 }
 
 /// Reads records from a file. Line ends may be CRLF or LF; empty lines are passed over; a byte
-/// order mark is too.
+/// order mark is too. Fields are apart by what the first line has most of: `,`, `;` or a tab.
 pub struct Reader<R> {
     input: R,
     line: u64,
+    between: Option<char>,
 }
 
 impl<R: BufRead> Reader<R> {
     /// Reads from here on.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0 }
+        Self {
+            input,
+            line: 0,
+            between: None,
+        }
+    }
+
+    /// What stands between two fields.
+    pub fn between(&self) -> char {
+        self.between.unwrap_or(',')
     }
 
     /// The next record; `None` at the end.
@@ -67,8 +77,16 @@ impl<R: BufRead> Reader<R> {
             if text.trim_end_matches(['\r', '\n']).is_empty() {
                 continue;
             }
+            if self.between.is_none() {
+                let first = text.trim_end_matches(['\r', '\n']);
+                if first.contains('\r') {
+                    let what = "the lines end with CR alone; convert them first: tr '\\r' '\\n'";
+                    return Err(bad(line, 1, what));
+                }
+                self.between = Some(most(first));
+            }
             loop {
-                match split(&text) {
+                match split(&text, self.between()) {
                     Ok(fields) => return Ok(Some(Row { line, fields })),
                     Err((column, Fault::Open)) if text.len() < MAX_RECORD => match self.text()? {
                         Some(more) => text.push_str(&more),
@@ -126,8 +144,23 @@ impl Fault {
     }
 }
 
+/// The character that separates the fields of a header.
+fn most(header: &str) -> char {
+    let mut quoted = false;
+    let mut counts = [(',', 0), (';', 0), ('\t', 0)];
+    for c in header.chars() {
+        quoted ^= c == '"';
+        for (between, count) in &mut counts {
+            *count += usize::from(!quoted && c == *between);
+        }
+    }
+    // The first of those with as many.
+    let most = counts.iter().rev().max_by_key(|(_, count)| *count);
+    most.map_or(',', |(between, _)| *between)
+}
+
 /// Splits one record; the fault comes with its column.
-fn split(text: &str) -> Result<Vec<String>, (usize, Fault)> {
+fn split(text: &str, between: char) -> Result<Vec<String>, (usize, Fault)> {
     let text = text
         .strip_suffix('\n')
         .map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
@@ -138,7 +171,7 @@ fn split(text: &str) -> Result<Vec<String>, (usize, Fault)> {
         let (field, after) = match rest.strip_prefix('"') {
             Some(quoted) => quoted_field(quoted).ok_or((column, Fault::Open))?,
             None => {
-                let end = rest.find(',').unwrap_or(rest.len());
+                let end = rest.find(between).unwrap_or(rest.len());
                 if rest[..end].contains('"') {
                     return Err((column, Fault::Stray));
                 }
@@ -146,7 +179,7 @@ fn split(text: &str) -> Result<Vec<String>, (usize, Fault)> {
             }
         };
         fields.push(field);
-        match after.strip_prefix(',') {
+        match after.strip_prefix(between) {
             Some(more) => rest = more,
             None if after.is_empty() => return Ok(fields),
             None => return Err((column, Fault::After)),

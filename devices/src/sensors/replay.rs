@@ -37,6 +37,8 @@ pub struct Replay<R> {
     base: Arc<str>,
     names: Vec<String>,
     timed: bool,
+    /// What times are divided by to be seconds; the first row tells.
+    unit: Option<f64>,
     pace: Pace,
     batch: usize,
     /// Time of the first row, and when it was sent.
@@ -57,8 +59,19 @@ pub fn open(
     pace: Pace,
     batch: usize,
 ) -> anyhow::Result<(Replay<BufReader<File>>, Fault)> {
-    let input = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Replay::new(BufReader::new(input), id, pace, batch).with_context(|| file.display().to_string())
+    let read = || -> anyhow::Result<_> {
+        let input = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let regular = input.metadata().is_ok_and(|meta| meta.is_file());
+        let replay = Replay::new(BufReader::new(input), id, pace, batch);
+        Ok((regular, replay.with_context(|| file.display().to_string())?))
+    };
+    let (regular, (mut whole, _)) = read()?;
+    if !regular {
+        // What can be read only once is judged as it comes.
+        return Ok(read()?.1);
+    }
+    whole.check().with_context(|| file.display().to_string())?;
+    Ok(read()?.1)
 }
 
 impl<R: BufRead> Replay<R> {
@@ -104,6 +117,7 @@ impl<R: BufRead> Replay<R> {
             base: format!("{}/", name_of(id)).into(),
             names: names.iter().map(|name| name_of(name)).collect(),
             timed,
+            unit: None,
             pace,
             batch,
             origin: None,
@@ -112,6 +126,16 @@ impl<R: BufRead> Replay<R> {
             fault: fault.clone(),
         };
         Ok((replay, fault))
+    }
+
+    /// Reads to the end: whether all of it can be sent.
+    fn check(&mut self) -> anyhow::Result<()> {
+        self.pace = Pace::Asap;
+        if self.read()?.is_none() {
+            bail!("there is a header and no row below it");
+        }
+        while self.read()?.is_some() {}
+        Ok(())
     }
 
     /// The next pack and when it is due; `None` at the end.
@@ -124,7 +148,8 @@ impl<R: BufRead> Replay<R> {
             };
             let mut fields = row.fields.iter();
             let time = if self.timed {
-                time_of(&row, fields.next().map_or("", String::as_str))?
+                let field = fields.next().map_or("", String::as_str);
+                time_of(&row, field, self.rows.between(), &mut self.unit)?
             } else {
                 now()
             };
@@ -138,9 +163,11 @@ impl<R: BufRead> Replay<R> {
             }
             let (base, pack) =
                 pack.get_or_insert_with(|| (time, Pack::new(self.base.clone(), Some(time))));
-            for (name, field) in self.names.iter().zip(fields) {
+            for (column, (name, field)) in (1..).zip(self.names.iter().zip(fields)) {
+                let value = value_of(field.trim(), self.rows.between())
+                    .map_err(|what| bad(&row, column + usize::from(self.timed), what))?;
                 // An empty field is no reading.
-                if let Some(value) = value_of(field.trim()) {
+                if let Some(value) = value {
                     pack.records.push(Record {
                         name: name.clone().into(),
                         unit: None,
@@ -210,18 +237,31 @@ fn bad(row: &Row, column: usize, what: impl Into<String>) -> BadCsv {
     }
 }
 
-fn time_of(row: &Row, field: &str) -> Result<f64, BadCsv> {
+/// Units in which a time may stand, and what makes seconds of it.
+const UNITS: [f64; 4] = [1.0, 1e3, 1e6, 1e9];
+
+/// Times from here on are later than the year 5138, or in a smaller unit.
+const LAST: f64 = 1e11;
+
+fn time_of(row: &Row, field: &str, between: char, unit: &mut Option<f64>) -> Result<f64, BadCsv> {
     let field = field.trim();
-    let time = match field.parse::<f64>() {
-        Ok(seconds) => Some(seconds),
+    let time = match pointed(field, between).parse::<f64>() {
+        Ok(number) => {
+            let fits = |unit: &&f64| number / **unit < LAST;
+            let unit = *unit.get_or_insert_with(|| *UNITS.iter().find(fits).unwrap_or(&1.0));
+            Some(number / unit)
+        }
         Err(_) => timestamp::parse(field),
     };
     match time {
-        Some(time) if (FIRST_ABSOLUTE..1e12).contains(&time) => Ok(time),
+        Some(time) if (FIRST_ABSOLUTE..LAST).contains(&time) => Ok(time),
         Some(_) => Err(bad(
             row,
             1,
-            format!("`{field}` is not after July 1978: SenML knows no earlier times"),
+            format!(
+                "`{field}` is not between July 1978, before which SenML knows no times, and the \
+                 year 5138; all times of a file are in the unit of the first one"
+            ),
         )),
         None => Err(bad(
             row,
@@ -231,17 +271,59 @@ fn time_of(row: &Row, field: &str) -> Result<f64, BadCsv> {
     }
 }
 
-fn value_of(field: &str) -> Option<Value> {
-    if field.is_empty() {
-        return None;
+/// A number with a decimal comma as one with a point, where commas do not separate fields.
+fn pointed(field: &str, between: char) -> String {
+    if between != ',' && has_comma(field) {
+        field.replace(',', ".")
+    } else {
+        field.to_owned()
     }
-    Some(match field.parse::<f64>() {
+}
+
+/// Digits, one comma, digits.
+fn has_comma(field: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let unsigned = field.strip_prefix(['-', '+']).unwrap_or(field);
+    let parts = unsigned.split_once(',');
+    parts.is_some_and(|(whole, part)| digits(whole) && digits(part))
+}
+
+/// Digits with both a point and a comma: which one of them groups thousands nobody knows.
+fn is_grouped(field: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_digit() || b"-+.,".contains(&byte);
+    field.contains('.') && field.contains(',') && field.bytes().all(known)
+}
+
+fn value_of(field: &str, between: char) -> Result<Option<Value>, String> {
+    if field.is_empty() {
+        return Ok(None);
+    }
+    if between == ',' && has_comma(field) {
+        return Err(format!(
+            "`{field}` has a decimal comma: write a point, or separate the fields by `;`"
+        ));
+    }
+    if is_grouped(field) {
+        return Err(format!(
+            "`{field}` has a point and a comma: write the number with a decimal point alone"
+        ));
+    }
+    let field = pointed(field, between);
+    if let Ok(integer) = field.parse::<i64>()
+        && integer.unsigned_abs() > EXACT
+    {
+        return Ok(Some(Value::Integer(integer)));
+    }
+    Ok(Some(match field.parse::<f64>() {
         Ok(number) if number.is_finite() => Value::Number(number),
         _ if field.eq_ignore_ascii_case("true") => Value::Bool(true),
         _ if field.eq_ignore_ascii_case("false") => Value::Bool(false),
-        _ => Value::Text(field.to_owned()),
-    })
+        _ => Value::Text(field),
+    }))
 }
+
+/// Up to here every integer is a double of its own.
+const EXACT: u64 = 1 << 53;
 
 #[cfg(test)]
 mod tests {
@@ -308,6 +390,58 @@ mod tests {
             while replay.next().await.is_some() {}
             let fault = fault.lock().unwrap().clone().unwrap();
             assert!(fault.starts_with(place), "{fault}");
+        }
+    }
+
+    fn written(text: &str) -> anyhow::Result<Vec<(Option<f64>, Vec<Value>)>> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), text)?;
+        let (mut replay, _) = open(file.path(), "boat", Pace::Asap, 1)?;
+        let mut rows = Vec::new();
+        while let Some((_, pack)) = replay.read()? {
+            let values = pack.records.into_iter().map(|record| record.value);
+            rows.push((pack.base_time, values.collect()));
+        }
+        Ok(rows)
+    }
+
+    #[test]
+    fn what_spreadsheets_write_is_read_as_it_was_meant() {
+        let number = |n: f64| vec![Value::Number(n)];
+        for (text, expected) in [
+            ("time;t\n1700000000;20,5\n", (1.7e9, number(20.5))),
+            ("time\tt\r\n1700000000\t-0,25\r\n", (1.7e9, number(-0.25))),
+            (
+                "time;t\n1700000000,5;20.5\n",
+                (1_700_000_000.5, number(20.5)),
+            ),
+            ("time,t\n1700000000500,1\n", (1_700_000_000.5, number(1.0))),
+            ("time,t\n1700000000000000,1\n", (1.7e9, number(1.0))),
+            (
+                "time,t\n1700000000,9007199254740993\n",
+                (1.7e9, vec![Value::Integer(9_007_199_254_740_993)]),
+            ),
+        ] {
+            let (time, values) = expected;
+            assert_eq!(written(text).unwrap(), [(Some(time), values)], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_sent_as_rubbish_is_refused_before_anything_is_sent() {
+        for (text, why) in [
+            ("time,t\n", "no row"),
+            ("time,t\r1700000000,1\r1700000001,2\r", "tr '\\r' '\\n'"),
+            ("time,t\n1700000000,\"20,5\"\n", "decimal comma"),
+            ("time;t\n1700000000;1.234,5\n", "a point and a comma"),
+            (
+                "time,t\n1700000000,1\n1700000001000,2\n",
+                "in the unit of the first",
+            ),
+            ("time,t\n1700000000,1\nlater,2\n", "is no time"),
+        ] {
+            let error = format!("{:#}", written(text).unwrap_err());
+            assert!(error.contains(why), "{text:?}: {error}");
         }
     }
 

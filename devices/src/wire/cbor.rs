@@ -162,7 +162,6 @@ pub fn read(bytes: &[u8]) -> Result<Value, BadCbor> {
 ///
 /// # Errors
 /// As [`read`].
-#[cfg(test)]
 pub fn read_with_labels(bytes: &[u8]) -> Result<Value, BadCbor> {
     let mut reader = Reader::new(bytes);
     reader.labels = true;

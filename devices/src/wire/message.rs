@@ -11,6 +11,10 @@ use super::senml::Pack;
 pub struct Hello {
     /// Names this run of sequence numbers.
     pub stream: String,
+    /// The last number that was used, plus one.
+    pub next: u64,
+    /// What its clock is worth: `none`, `unsure` or `synced`.
+    pub clock: &'static str,
     /// What kind of device this is.
     pub model: &'static str,
     /// Its version.
@@ -24,7 +28,9 @@ impl Hello {
         value(
             encoding,
             &json!({"hello": {
-                "stream": self.stream, "model": self.model, "firmware": self.firmware
+                "stream": self.stream, "next": self.next,
+                "clock": self.clock,
+                "model": self.model, "firmware": self.firmware
             }}),
         )
     }
@@ -55,6 +61,47 @@ pub fn data(encoding: Encoding, seq: u64, pack: &Pack) -> Vec<u8> {
             pack.write_json(&mut out);
             out.push_str("}}");
             out.into_bytes()
+        }
+    }
+}
+
+/// A frame of [`data`] anew, with another number, or with the age of the whole batch in seconds.
+/// The pack stays as it is. `None`: the frame is not one of [`data`].
+#[must_use]
+pub fn renew(encoding: Encoding, frame: &[u8], seq: u64, age: Option<u64>) -> Option<Vec<u8>> {
+    match encoding {
+        Encoding::Cbor => {
+            let rest = frame.strip_prefix(b"\xa1\x64data\xa2\x63seq")?;
+            let number = match rest.first()? {
+                0..=0x17 => 1,
+                0x18 => 2,
+                0x19 => 3,
+                0x1a => 5,
+                _ => 9,
+            };
+            let pack = rest.get(number..)?.strip_prefix(b"\x64pack")?;
+            let mut out = Writer::with_capacity(frame.len() + 16);
+            out.map(1);
+            out.text("data");
+            out.map(2 + usize::from(age.is_some()));
+            out.text("seq");
+            out.uint(seq);
+            if let Some(age) = age {
+                out.text("age");
+                out.uint(age);
+            }
+            out.text("pack");
+            let mut bytes = out.into_bytes();
+            bytes.extend_from_slice(pack);
+            Some(bytes)
+        }
+        Encoding::Json => {
+            let rest = frame.strip_prefix(b"{\"data\":{\"seq\":")?;
+            let at = rest.iter().position(|byte| *byte == b',')?;
+            let age = age.map_or(String::new(), |age| format!(",\"age\":{age}"));
+            let mut bytes = format!("{{\"data\":{{\"seq\":{seq}{age}").into_bytes();
+            bytes.extend_from_slice(&rest[at..]);
+            Some(bytes)
         }
     }
 }
@@ -112,6 +159,15 @@ pub enum FromHub {
         /// One sentence.
         detail: String,
     },
+    /// The device's author should know something.
+    Note {
+        /// What kind of thing.
+        code: String,
+        /// One sentence.
+        detail: String,
+        /// Of which batch.
+        seq: Option<u64>,
+    },
     /// Somebody wants something of the device.
     Command {
         /// Comes back in the result.
@@ -157,10 +213,12 @@ impl FromHub {
                 seq: body.uint("seq")?,
             }),
             "reject" => Ok(Self::Reject {
-                seq: match body.body.contains_key("seq") {
-                    true => Some(body.uint("seq")?),
-                    false => None,
-                },
+                seq: body.optional_uint("seq")?,
+                code: body.text("code")?,
+                detail: body.text("detail")?,
+            }),
+            "note" => Ok(Self::Note {
+                seq: body.optional_uint("seq")?,
                 code: body.text("code")?,
                 detail: body.text("detail")?,
             }),
@@ -190,6 +248,13 @@ impl Body<'_> {
     fn uint(&self, key: &str) -> Result<u64, String> {
         let value = self.body.get(key).and_then(Value::as_u64);
         value.ok_or_else(|| format!("`{}` has no unsigned integer `{key}`", self.kind))
+    }
+
+    fn optional_uint(&self, key: &str) -> Result<Option<u64>, String> {
+        match self.body.contains_key(key) {
+            true => self.uint(key).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn float(&self, key: &str) -> Result<f64, String> {
@@ -223,6 +288,30 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_is_renewed_with_another_number_and_an_age_and_the_same_pack() {
+        let mut pack = Pack::new("a/".into(), None);
+        pack.records.push(Record::number("b", None, 1.5));
+        for encoding in [Encoding::Cbor, Encoding::Json] {
+            for from in [1, 23, 24, 300, 70_000, 1 << 40] {
+                let frame = data(encoding, from, &pack);
+                for to in [2, 255, 1 << 33] {
+                    let renewed = renew(encoding, &frame, to, None).unwrap();
+                    assert_eq!(renewed, data(encoding, to, &pack));
+                }
+                let aged = renew(encoding, &frame, from, Some(90)).unwrap();
+                let read = match encoding {
+                    Encoding::Cbor => cbor::read_with_labels(&aged).unwrap(),
+                    Encoding::Json => serde_json::from_slice(&aged).unwrap(),
+                };
+                assert_eq!(read["data"]["age"], 90);
+                assert_eq!(read["data"]["seq"], from);
+                assert_eq!(read["data"]["pack"].as_array().unwrap().len(), 1);
+            }
+            assert_eq!(renew(encoding, b"x", 1, None), None);
+        }
+    }
+
+    #[test]
     fn answers_are_read_in_both_encodings() {
         for (answer, expected) in [
             (json!({"ack": {"seq": 7}}), FromHub::Ack { seq: 7 }),
@@ -244,6 +333,14 @@ mod tests {
                     ping_interval: 20.0,
                     max_message: 65536,
                     window: 32,
+                },
+            ),
+            (
+                json!({"note": {"code": "record-dropped", "detail": "why", "seq": 3}}),
+                FromHub::Note {
+                    code: "record-dropped".into(),
+                    detail: "why".into(),
+                    seq: Some(3),
                 },
             ),
             (

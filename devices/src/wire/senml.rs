@@ -11,6 +11,8 @@ use super::json;
 pub enum Value {
     /// `v`: finite.
     Number(f64),
+    /// `v`: an integer that no double holds exactly.
+    Integer(i64),
     /// `vs`
     Text(String),
     /// `vb`
@@ -112,6 +114,10 @@ impl Pack {
                     out.uint(2);
                     out.number(*value);
                 }
+                Value::Integer(value) => {
+                    out.uint(2);
+                    out.int(*value);
+                }
                 Value::Text(value) => {
                     out.uint(3);
                     out.text(value);
@@ -159,6 +165,10 @@ impl Pack {
                 Value::Number(value) => {
                     json::member(out, "v");
                     json::number(out, *value);
+                }
+                Value::Integer(value) => {
+                    json::member(out, "v");
+                    out.push_str(&value.to_string());
                 }
                 Value::Text(value) => {
                     json::member(out, "vs");

@@ -2,7 +2,7 @@
 
 use super::text::Text;
 use crate::clock::unix_now;
-use crate::status::board::{Board, SpoolState, UplinkState};
+use crate::status::board::{Board, ProbeState, SpoolState, UplinkState};
 use crate::status::process;
 
 pub(super) fn itself(text: &mut Text, board: &Board) {
@@ -33,13 +33,29 @@ pub(super) fn itself(text: &mut Text, board: &Board) {
 pub(super) fn devices(text: &mut Text, board: &Board) {
     let devices = &board.devices;
     let all = &devices.shared;
+    let census = devices.census();
     text.gauge("telehub_devices_connected", "Open device connections.")
         .value(devices.connected.get());
     text.gauge(
         "telehub_devices_known",
-        "Devices that have connected since the hub started.",
+        "Devices that are remembered: of the registry, of this run, or of the one before.",
     )
-    .value(devices.known());
+    .value(census.known);
+    text.gauge(
+        "telehub_devices_unseen",
+        "Devices that have not come since the hub started.",
+    )
+    .value(census.unseen);
+    text.gauge(
+        "telehub_devices_lost",
+        "Devices that went without a goodbye or did not come back, and of which nobody has said that it is known.",
+    )
+    .value(census.lost);
+    text.gauge(
+        "telehub_devices_silent",
+        "Devices that are connected and have sent no readings for unusually long.",
+    )
+    .value(census.silent);
     text.counter(
         "telehub_device_connects_total",
         "Device connections that began.",
@@ -76,6 +92,11 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
     for (code, rejected) in all.rejected.iter() {
         family.labelled("code", code, rejected);
     }
+    text.counter(
+        "telehub_dropped_records_total",
+        "Records left out of batches because they had no finite value.",
+    )
+    .value(all.dropped_records.get());
     text.counter(
         "telehub_acked_batches_total",
         "Batches whose device was told that they are safe.",
@@ -129,6 +150,45 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
         "PUBACKs for publishes of every kind.",
     )
     .value(uplink.acknowledged.get());
+    text.counter(
+        "telehub_uplink_refused_total",
+        "Batches and gap records that the broker refused.",
+    )
+    .value(uplink.refused.get());
+    text.counter(
+        "telehub_uplink_refused_statuses_total",
+        "Statuses that the broker refused.",
+    )
+    .value(uplink.refused_statuses.get());
+    text.counter(
+        "telehub_uplink_unheard_total",
+        "Publishes that the broker took and that nobody subscribes to.",
+    )
+    .value(uplink.unheard.get());
+    text.counter(
+        "telehub_uplink_skipped_total",
+        "Messages of the broker that were skipped: unasked, too large or malformed.",
+    )
+    .value(uplink.skipped.get());
+    text.gauge(
+        "telehub_uplink_twins",
+        "1 while another client seems to have the hub's client id.",
+    )
+    .value(uplink.twins.get());
+    let mut family = text.gauge(
+        "telehub_uplink_probe_state",
+        "1 for what the probe of MQTT 3.1.1 has shown, 0 for the others.",
+    );
+    let probe = uplink.probe();
+    for (name, state) in [
+        ("off", ProbeState::Off),
+        ("waiting", ProbeState::Waiting),
+        ("heard", ProbeState::Heard),
+        ("silent", ProbeState::Silent),
+        ("unknown", ProbeState::Unknown),
+    ] {
+        family.labelled("state", name, u8::from(state == probe));
+    }
     text.histogram(
         "telehub_uplink_puback_latency_seconds",
         "From the publish of a batch or gap record to its PUBACK.",
@@ -152,12 +212,12 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
         "telehub_refused_topics",
         "Topics of devices that the broker refuses at present.",
     )
-    .value(uplink.refused.topics.get());
+    .value(uplink.refused_topics.topics.get());
     let mut family = text.counter(
         "telehub_refused_publishes_total",
         "Publishes that the broker has refused, by the kind of topic.",
     );
-    for (topic, publishes) in uplink.refused.publishes.iter() {
+    for (topic, publishes) in uplink.refused_topics.publishes.iter() {
         family.labelled("topic", topic, publishes);
     }
 }
@@ -173,6 +233,7 @@ pub(super) fn spool(text: &mut Text, board: &Board) {
         ("failed", SpoolState::Failed),
         ("full", SpoolState::Full),
         ("ok", SpoolState::Ok),
+        ("unusable", SpoolState::Unusable),
     ] {
         family.labelled("state", name, u8::from(state == present));
     }
@@ -199,6 +260,13 @@ pub(super) fn spool(text: &mut Text, board: &Board) {
         "What the spool's files may take on disk: spool.max_size.",
     )
     .value(spool.max_size.get());
+    let mut family = text.gauge(
+        "telehub_spool_full_in_seconds",
+        "Until the spool is full, as fast as it has grown in the last minutes; absent while it does not grow.",
+    );
+    if let Some(seconds) = spool.full_in() {
+        family.plain(seconds);
+    }
     text.counter(
         "telehub_spool_dropped_batches_total",
         "Batches that were given up, as soon as they were; gap records follow.",

@@ -1,4 +1,4 @@
-//! Metrics of each device, behind `admin.device_metrics`: five series for each.
+//! Metrics of each device, behind `admin.device_metrics`: nine series for each.
 
 use super::text::Text;
 use crate::status::board::Board;
@@ -22,7 +22,27 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
     of_each(
         "telehub_device_last_seen_timestamp_seconds",
         "When something last came from the device, Unix seconds.",
-        |device| Some(device.last_seen),
+        |device| device.last_seen,
+    );
+    of_each(
+        "telehub_device_last_reading_timestamp_seconds",
+        "When a reading last came from the device, Unix seconds; absent before the first.",
+        |device| device.last_reading,
+    );
+    of_each(
+        "telehub_device_usual_interval_seconds",
+        "Between two readings of the device, as a rule; absent before that is known.",
+        |device| device.usual,
+    );
+    of_each(
+        "telehub_device_silent",
+        "Whether the device is connected and has sent no readings for unusually long: 1 or 0.",
+        |device| Some(f64::from(u8::from(device.silent))),
+    );
+    of_each(
+        "telehub_device_lost",
+        "Whether the device went without a goodbye or did not come back: 1 or 0.",
+        |device| Some(f64::from(u8::from(device.lost))),
     );
     of_each(
         "telehub_device_round_trip_seconds",

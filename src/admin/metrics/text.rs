@@ -60,6 +60,11 @@ impl Family<'_> {
         let _ = writeln!(self.text, "{} {value}", self.name);
     }
 
+    /// The value, where there may be none.
+    pub(super) fn plain(&mut self, value: impl Display) {
+        let _ = writeln!(self.text, "{} {value}", self.name);
+    }
+
     /// The value of one label.
     pub(super) fn labelled(&mut self, label: &str, of: &str, value: impl Display) {
         let _ = writeln!(

@@ -4,7 +4,7 @@ import { deviceTable } from "./devices.js";
 import { devicePage } from "./device.js";
 import { at, clean, duration } from "./format.js";
 import { drawLinks } from "./links.js";
-import { Model, link } from "./model.js";
+import { Model, link, standing } from "./model.js";
 import { paintOverview, put } from "./overview.js";
 import { connect } from "./stream.js";
 
@@ -59,9 +59,9 @@ const open = connect({
     soon();
   },
   device(report) {
-    const before = model.devices.get(report.id)?.report.state;
+    const before = model.devices.get(report.id)?.report;
     model.setDevice(report, performance.now());
-    if (before !== report.state) table.arrangeSoon();
+    if (!before || standing(before) !== standing(report)) table.arrangeSoon();
     else table.touch(report.id);
     soon();
   },
@@ -100,7 +100,7 @@ function forgetUnnamed(began) {
 /** A hub's clock may be wrong for days; ages are told by its own. */
 async function setClock() {
   try {
-    const answer = await fetch("/api/status", { method: "HEAD", cache: "no-store" });
+    const answer = await fetch("./api/status", { method: "HEAD", cache: "no-store" });
     const date = Date.parse(answer.headers.get("date"));
     // The header's seconds are cut off.
     if (!Number.isNaN(date)) model.ahead = (date + 500 - Date.now()) / 1000;
@@ -179,7 +179,7 @@ function route(first) {
   byId("device").hidden = !page;
   byId("overview").hidden = Boolean(page);
   // One stream a page: browsers have few connections to one host, and other tabs want some.
-  open(page ? `/api/events?device=${encodeURIComponent(id)}` : "/api/events");
+  open(page ? `./api/events?device=${encodeURIComponent(id)}` : "./api/events");
   if (!first) {
     scrollTo(0, 0);
     (page ? page.head : byId("verdict-head")).focus({ preventScroll: true });

@@ -1,6 +1,7 @@
 // The table of devices. Holds a thousand rows: a row is touched only when what it shows changed.
 
-import { ago, clean, count, milliseconds, plural, rate } from "./format.js";
+import { NOTHING, ago, clean, count, milliseconds, plural, rate } from "./format.js";
+import { standing, trouble } from "./model.js";
 import { put } from "./overview.js";
 
 /** Rows shown at first, and added by the button below the table. The rest is a filter away. */
@@ -15,18 +16,25 @@ const MARGIN = 15;
 /** The order follows the numbers at most this often, in ms; rows that jump cannot be read. */
 const RESORT = 3_000;
 
+/** The order of the states: those first that somebody should look after. */
+const RANKS = ["lost", "silent", "known", "left", "unseen", "asleep", "online"];
+
 const text = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
 /** What a column sorts by, and the direction that is useful first. */
 const COLUMNS = {
   id: { of: (entry) => entry.report.id, up: true },
   // Those that are not well first.
-  state: { of: (entry) => (entry.report.state === "online" ? 1 : 0), up: true },
+  state: { of: (entry) => RANKS.indexOf(standing(entry.report)), up: true },
+  last_reading: { of: (entry) => entry.report.last_reading, up: true },
   last_seen: { of: (entry) => entry.report.last_seen, up: true },
   rtt_ms: { of: (entry) => entry.report.rtt_ms, up: false },
   rate: { of: (entry, ticks) => entry.rate.perSecond(ticks), up: false },
   rejected: { of: (entry) => entry.report.rejected, up: false },
 };
+
+/** What is read of it. Whether somebody has to look is told by the looks as well. */
+export const WORDS = { online: "online", silent: "silent", lost: "offline", known: "offline", left: "offline", asleep: "asleep", unseen: "unseen" };
 
 function cell(row, kind, className) {
   const node = document.createElement(kind);
@@ -117,6 +125,7 @@ export function deviceTable(model, announce) {
       row,
       word,
       why,
+      reading: cell(row, "td", "c-reading num"),
       seen: cell(row, "td", "c-seen num"),
       rtt: cell(row, "td", "c-rtt num"),
       rate: cell(row, "td", "c-rate num"),
@@ -137,13 +146,15 @@ export function deviceTable(model, announce) {
 
   function fillRow(made, { report, rate: speed }, ticks, now) {
     const online = report.state === "online";
-    if (made.shows.state !== report.state) {
-      made.shows.state = report.state;
-      made.row.dataset.state = online ? "online" : "offline";
+    const stands = standing(report);
+    if (made.shows.state !== stands) {
+      made.shows.state = stands;
+      made.row.dataset.state = stands;
     }
-    write(made, "word", online ? "online" : "offline");
-    write(made, "why", online ? "" : clean(report.reason, 80));
-    write(made, "seen", ago(now - report.last_seen));
+    write(made, "word", WORDS[stands] ?? clean(stands));
+    write(made, "why", stands === "online" ? "" : trouble(report, now));
+    write(made, "reading", report.last_reading ? ago(now - report.last_reading) : NOTHING);
+    write(made, "seen", report.last_seen ? ago(now - report.last_seen) : NOTHING);
     write(made, "rtt", online ? milliseconds(report.rtt_ms) : "–");
     write(made, "rate", online ? rate(speed.perSecond(ticks)) : "–");
     write(made, "rejected", count(report.rejected));

@@ -20,18 +20,21 @@ export function clean(text, most = 160) {
   return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : seen;
 }
 
+/** The word for a device's state. */
+export const stateWord = (state) => (["online", "asleep", "unseen"].includes(state) ? state : "offline");
+
 /** 12,345 */
 export const count = (n) => (Number.isFinite(n) ? whole.format(n) : NOTHING);
 
 /** `1 batch`, `2 batches` */
 export const plural = (n, one, many = one + "s") => `${count(n)} ${n === 1 ? one : many}`;
 
-/** 1.2 MB, in powers of 1,024 as the configuration has them. */
+/** 1.2 MiB, as the configuration and the command line have it. */
 export function bytes(n) {
   if (!Number.isFinite(n)) return NOTHING;
-  const units = ["bytes", "KB", "MB", "GB", "TB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
-  while (n >= 1000 && unit < units.length - 1) {
+  while (n >= 1024 && unit < units.length - 1) {
     n /= 1024;
     unit += 1;
   }
@@ -95,13 +98,17 @@ export function milliseconds(ms) {
   return ms < 10 ? `${ms.toFixed(1)} ms` : `${whole.format(ms)} ms`;
 }
 
-/** A reading's value. Numbers as they are, to six digits; anything else as text. */
-export function value(v) {
-  if (typeof v !== "number") return clean(typeof v === "string" ? v : JSON.stringify(v) ?? "", 400);
+/** A number, to six digits. */
+export function number(v) {
   const size = Math.abs(v);
-  return size !== 0 && (size >= 1e9 || size < 1e-4) ? v.toExponential(3) : fine.format(v);
+  return size !== 0 && (size >= 1e16 || size < 1e-4) ? v.toExponential(3) : size >= 1e6 ? whole.format(v) : fine.format(v);
 }
 
-/** SenML's names for units, where everybody else uses another one. */
-const UNITS = { Cel: "°C", degF: "°F", deg: "°", "/": "" };
-export const unit = (u) => (u ? (UNITS[u] ?? clean(u, 24)) : "");
+/** A number in another scale: no more digits than one reads. */
+export const scaled = (v, by) => number(by === 1 ? v : Number((v / by).toPrecision(4)));
+
+/** A reading's value that is no number, as text. */
+export function value(v) {
+  if (typeof v === "number") return number(v);
+  return clean(typeof v === "string" ? v : JSON.stringify(v) ?? "", 400);
+}

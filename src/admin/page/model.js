@@ -8,6 +8,28 @@ const WINDOW = 30_000;
 /** Offline devices that the verdict names, those that went last. */
 const NAMED = 3;
 
+/**
+ * How a device stands, in one word: `online`, `silent` (no readings for unusually long), `lost`
+ * (gone without a word), `known` (the same, and somebody knows it), `left` (it said goodbye),
+ * `asleep`, `unseen` (not here since the hub started).
+ */
+export function standing(report) {
+  if (report.state === "online") return report.silent ? "silent" : "online";
+  if (report.lost) return report.acknowledged ? "known" : "lost";
+  return report.state === "offline" ? "left" : report.state;
+}
+
+/** What is to be said of a device that is not well, beside its name. */
+export function trouble(report, now) {
+  if (report.silent) {
+    const since = duration(now - (report.last_reading ?? report.since));
+    const most = report.expect ? `expected every ${duration(report.expect)}` : `usually every ${duration(Math.max(1, report.usual))}`;
+    return `no reading for ${since}, ${most}`;
+  }
+  if (report.refused && report.state !== "online") return `refused: ${clean(report.refused.why, 120)}`;
+  return clean(report.reason, 60);
+}
+
 /** A sample of a counter is kept every so many ms. */
 const STEP = 2_000;
 
@@ -81,12 +103,16 @@ export class Model {
     return entry;
   }
 
-  /** How many devices are online, which are not, and their readings a second. */
+  /** How many devices are online, which are not well, and their readings a second. */
   sum(now) {
-    const sum = { online: 0, away: [], rate: null };
+    const sum = { online: 0, lost: [], silent: [], unseen: 0, gone: 0, rate: null };
     for (const { report, rate } of this.devices.values()) {
+      const stands = standing(report);
       if (report.state === "online") sum.online += 1;
-      else sum.away.push(report);
+      if (stands === "lost") sum.lost.push(report);
+      else if (stands === "silent") sum.silent.push(report);
+      else if (stands === "unseen") sum.unseen += 1;
+      else if (stands !== "online") sum.gone += 1;
       const perSecond = rate.perSecond(now);
       if (perSecond !== null) sum.rate = (sum.rate ?? 0) + perSecond;
     }
@@ -101,49 +127,67 @@ export class Model {
 export function verdict(status, sum, now) {
   if (!status) return { level: "unknown", head: "Waiting for the hub", detail: "" };
   const { uplink, spool } = status;
+  const reason = spool.reason ? `${clean(spool.reason, 240)}. ` : "";
   if (spool.state === "failed") {
     return {
       level: "bad",
       head: "The spool cannot be written",
-      detail: "What cannot go straight to the broker is not acknowledged; devices keep it. Look at the disk and the log.",
+      detail: `${reason}What cannot go straight to the broker is not acknowledged; devices keep it.`,
+    };
+  }
+  if (spool.state === "unusable") {
+    return {
+      level: "bad",
+      head: "The spool cannot be used",
+      detail: `${reason}While the broker is there nothing is lost; without it nothing could be acknowledged.`,
     };
   }
   if (spool.state === "full") {
     return {
       level: "bad",
       head: "The spool is full",
-      detail: "Old batches are given up or new ones refused, as configured, until the uplink is back or there is more room.",
+      detail: `${reason}Old batches are given up or new ones refused, as configured, until the uplink is back or there is more room.`,
     };
   }
   const waiting = `${plural(spool.batches, "batch", "batches")} wait${spool.batches === 1 ? "s" : ""} on disk`;
   const state = link(uplink);
   if (state !== "connected") {
     const since = `${duration(now - uplink.since)}, since ${at(uplink.since)}`;
+    const why = uplink.last_error ? `: ${clean(uplink.last_error, 160)}` : "";
+    const full = Number.isFinite(spool.full_in) ? ` The spool is full in ${estimate(spool.full_in)} at this rate.` : "";
     return {
       level: "warn",
       head: state === "down" ? "The uplink is down" : "Connecting to the broker",
-      detail: `For ${since}. ${spool.batches > 0 ? `Nothing is lost: ${waiting}.` : "New batches will wait on disk."}`,
+      detail: `For ${since}${why}. ${spool.batches > 0 ? `Nothing is lost: ${waiting}.` : "New batches will wait on disk."}${full}`,
     };
   }
   if (spool.batches > 0) {
     const left = spool.drain_eta === null ? "How long that takes is not known yet." : `Done in ${estimate(spool.drain_eta)}.`;
     return { level: "busy", head: "Catching up", detail: `${waiting}. ${left} New readings go out at once.` };
   }
-  const away = sum.away.length;
-  if (away > 0) {
-    const names = sum.away.sort((a, b) => b.since - a.since).slice(0, NAMED);
-    const list = names.map((device) => `${clean(device.id)} (${clean(device.reason, 60)})`).join(", ");
+  // Those that went without a word come before those that are here and say nothing.
+  for (const [devices, word] of [[sum.lost, "offline"], [sum.silent, "silent"]]) {
+    if (devices.length === 0) continue;
+    const names = devices.sort((a, b) => b.since - a.since).slice(0, NAMED);
+    const list = names.map((device) => `${clean(device.id)} (${trouble(device, now)})`).join(", ");
     return {
       level: "warn",
-      head: away === 1 ? "One device is offline" : `${count(away)} devices are offline`,
-      detail: `${list}${away > NAMED ? " and others" : ""}. The hub itself is well: the uplink is up, nothing waits.`,
+      head: devices.length === 1 ? `One device is ${word}` : `${count(devices.length)} devices are ${word}`,
+      detail: `${list}${devices.length > NAMED ? " and others" : ""}. The hub itself is well: the uplink is up, nothing waits.`,
     };
   }
-  if (sum.online === 0) return { level: "ok", head: "The hub is well", detail: "No device has connected yet." };
+  const rest = [];
+  if (sum.unseen > 0) rest.push(`${plural(sum.unseen, "device has", "devices have")} not come since the hub started`);
+  if (sum.gone > 0) rest.push(`${plural(sum.gone, "device is", "devices are")} away, and that is known`);
+  const others = rest.length > 0 ? ` ${rest.join("; ")}.` : "";
+  if (sum.online === 0) {
+    return { level: "ok", head: "The hub is well", detail: others ? `No device is connected.${others}` : "No device has connected yet." };
+  }
+  const here = others ? plural(sum.online, "device is", "devices are") : sum.online === 1 ? "The device is" : `All ${count(sum.online)} devices are`;
   return {
     level: "ok",
     head: "All is well",
-    detail: `${sum.online === 1 ? "The device is" : `All ${count(sum.online)} devices are`} connected, the uplink is up, nothing waits.`,
+    detail: `${here} connected, the uplink is up, nothing waits.${others}`,
   };
 }
 

@@ -53,16 +53,21 @@ function paintWay(status, sum, now, answered) {
   put(byId("spool-oldest"), spool.oldest === null ? NOTHING : ago(now - spool.oldest));
   const perDay = Number.isFinite(spool.flash_per_day) ? `, ${bytes(spool.flash_per_day)} a day` : "";
   put(byId("spool-written"), bytes(spool.written_bytes) + perDay);
+  const filling = Number.isFinite(spool.full_in) && spool.state === "ok";
+  byId("spool-full-row").hidden = !filling;
+  if (filling) put(byId("spool-full"), estimate(spool.full_in));
   byId("spool-dropped-row").hidden = spool.dropped_batches === 0;
   put(byId("spool-dropped"), plural(spool.dropped_batches, "batch", "batches"));
   fill(spool);
 
   put(byId("uplink-state"), UPLINK_WORDS[state] ?? clean(state));
   put(byId("uplink-since"), `since ${at(uplink.since)}, ${duration(now - uplink.since)}`);
+  put(byId("uplink-broker"), uplink.broker ? clean(uplink.broker, 120) : "");
   put(byId("uplink-acknowledged"), plural(uplink.acknowledged, "batch", "batches"));
   const error = byId("uplink-error");
   error.hidden = uplink.state === "connected" || !uplink.last_error;
-  put(error, uplink.last_error ? clean(uplink.last_error, 240) : "");
+  const when = uplink.last_error_at ? `${at(uplink.last_error_at, true)}: ` : "";
+  put(error, uplink.last_error ? when + clean(uplink.last_error, 240) : "");
 }
 
 function drain(uplink, spool) {

@@ -11,6 +11,12 @@ const RETRY = 2000;
  */
 const SILENCE = 20_000;
 
+/**
+ * A page that nobody sees for so long, in ms, gives its stream back: browsers have six connections
+ * to one host for all their tabs, and the hub has few for readers of events.
+ */
+const HIDDEN = 10_000;
+
 /** How long that question may take, in ms. */
 const PATIENCE = 5_000;
 
@@ -24,6 +30,7 @@ export function connect(on) {
   let url = null;
   let retry = 0;
   let heard = 0;
+  let hiding = 0;
 
   function open(next) {
     url = next;
@@ -33,6 +40,8 @@ export function connect(on) {
   function again() {
     clearTimeout(retry);
     if (source) source.close();
+    source = null;
+    if (!url || document.hidden) return; // Opened when somebody looks.
     const mine = new EventSource(url);
     source = mine;
     heard = performance.now();
@@ -59,7 +68,7 @@ export function connect(on) {
     const control = new AbortController();
     const timer = setTimeout(() => control.abort(), PATIENCE);
     try {
-      await fetch("/api/status", { method: "HEAD", cache: "no-store", signal: control.signal });
+      await fetch("./api/status", { method: "HEAD", cache: "no-store", signal: control.signal });
       heard = performance.now();
     } catch {
       if (mine === source) {
@@ -71,5 +80,17 @@ export function connect(on) {
     }
   }
   setInterval(probe, PATIENCE);
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(hiding);
+    if (!document.hidden) {
+      if (!source) again();
+      return;
+    }
+    hiding = setTimeout(() => {
+      clearTimeout(retry);
+      if (source) source.close();
+      source = null;
+    }, HIDDEN);
+  });
   return open;
 }

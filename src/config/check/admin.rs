@@ -1,9 +1,11 @@
 //! `[admin]`.
 
-use super::Notes;
+use std::time::Duration;
+
+use super::{KIB, MIB, Notes, secs};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
-use crate::config::values::{address, file, truth};
+use crate::config::values::{address, duration, file, size, truth};
 use crate::config::{Admin, Devices};
 
 const S: &str = "admin";
@@ -12,7 +14,17 @@ pub(super) fn admin(doc: &mut Document<'_>, devices: &Devices, notes: &mut Notes
     let listen = doc.get(S, "listen", address);
     let token_file = doc.get(S, "token_file", file);
     let device_metrics = doc.get(S, "device_metrics", truth);
-    for key in ["token_file", "device_metrics"] {
+    let span = duration(
+        secs(0..=31 * 86_400),
+        "what is kept in memory is gone with the process; a month and more is a database's business",
+    );
+    let span = doc.get(S, "history", span);
+    let bytes = size(
+        64 * KIB..=1024 * MIB,
+        "less holds no device's readings, and it is memory",
+    );
+    let bytes = doc.get(S, "history_size", bytes);
+    for key in ["token_file", "device_metrics", "history", "history_size"] {
         if doc.has(S, key) && !doc.has(S, "listen") {
             let text = "write the address to listen on, such as \"127.0.0.1:8788\"";
             doc.missing(S, "listen", key, text);
@@ -28,6 +40,8 @@ pub(super) fn admin(doc: &mut Document<'_>, devices: &Devices, notes: &mut Notes
         listen: listen?,
         token_file,
         device_metrics: device_metrics.unwrap_or(false),
+        history: span.unwrap_or(Duration::from_secs(86_400)),
+        history_size: bytes.unwrap_or(16 * MIB),
     };
     if admin.listen == devices.listen && admin.listen.port() != 0 {
         let text = format!(

@@ -27,6 +27,11 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         "TLS on a small device takes half a second, and who holds a connection longer than a \
          minute without a word keeps others out",
     );
+    let forget_after = duration(
+        secs(60..=3_650 * 86_400),
+        "a device that comes back within a minute was never gone, and nothing is remembered for \
+         more than ten years",
+    );
     let connections = whole(1..=65_536, "each one takes a file descriptor");
     let message = size(
         64..=256 * KIB,
@@ -59,6 +64,9 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
             .get(S, "handshake_timeout", handshake)
             .unwrap_or(Duration::from_secs(5)),
         max_connections: number(doc.get(S, "max_connections", connections), 1_024),
+        forget_after: doc
+            .get(S, "forget_after", forget_after)
+            .unwrap_or(Duration::from_secs(30 * 86_400)),
         max_message: number(doc.get(S, "max_message", message), 65_536),
         max_rate: number(doc.get(S, "max_rate", rate), 100),
         window: number(doc.get(S, "window", window), 32),

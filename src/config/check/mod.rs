@@ -12,9 +12,10 @@ use std::time::Duration;
 use super::document::Document;
 use super::files::{NamedFile, Use};
 use super::problem::Problem;
+use super::units::show_duration;
 use super::values::{duration, file, id, id_from, path, size, word};
 use super::words::{LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
-use super::{Config, Hub, Log, LogFormat, LogLevel, Overflow, Spool, SpoolWrite};
+use super::{Config, Hub, Log, LogFormat, LogLevel, Overflow, Spool, SpoolWrite, Uplink};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -51,6 +52,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let devices = devices::devices(doc, &mut notes);
     let spool = spool(doc);
     let uplink = uplink::uplink(doc, &hub, &mut notes);
+    commit_interval(doc, &spool, &uplink);
     let admin = admin::admin(doc, &devices, &mut notes);
     let log = Log {
         level: doc
@@ -121,6 +123,10 @@ fn spool(doc: &mut Document<'_>) -> Spool {
         secs(1..=3_650 * 86_400),
         "younger data would never survive an outage, and nothing is kept for more than ten years",
     );
+    let commit_interval = duration(
+        Duration::ZERO..=Duration::from_secs(600),
+        "devices keep what is not acked in their memory, and send it again after a while",
+    );
     Spool {
         path: doc
             .get(S, "path", path)
@@ -133,8 +139,25 @@ fn spool(doc: &mut Document<'_>) -> Spool {
         max_age: doc
             .get(S, "max_age", max_age)
             .unwrap_or(Duration::from_secs(30 * 86_400)),
+        commit_interval: doc
+            .get(S, "commit_interval", commit_interval)
+            .unwrap_or(Duration::ZERO),
         overflow: doc
             .get(S, "overflow", word(OVERFLOW))
             .unwrap_or(Overflow::DropOldest),
     }
+}
+
+/// Devices are told to expect an ack within `ack_timeout` and what the disk takes. An outage must
+/// not make them wait for the card longer than a healthy hub makes them wait for the broker.
+fn commit_interval(doc: &mut Document<'_>, spool: &Spool, uplink: &Uplink) {
+    if spool.commit_interval <= uplink.ack_timeout || !doc.has("spool", "commit_interval") {
+        return;
+    }
+    let text = format!(
+        "is longer than uplink.ack_timeout, which is \"{0}\": devices would wait for the disk \
+         longer than for the broker; write \"{0}\" or less, or raise ack_timeout",
+        show_duration(uplink.ack_timeout)
+    );
+    doc.problem("spool", "commit_interval", &text);
 }

@@ -5,10 +5,14 @@ use std::time::Duration;
 use super::{Notes, millis, number, pair, secs};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
-use crate::config::url::{BrokerUrl, broker_url};
-use crate::config::values::{client_id, duration, file, prefix, text, whole, word};
-use crate::config::words::{DRAIN, FORMAT};
-use crate::config::{DrainOrder, Format, Hub, Uplink, UplinkTls};
+use crate::config::url::{BrokerUrl, broker_urls};
+use crate::config::values::{client_id, duration, file, prefix, size, text, whole, word};
+use crate::config::words::{DRAIN, FORMAT, VERSION};
+use crate::config::{Broker, DrainOrder, Format, Hub, MqttVersion, Uplink, UplinkTls};
+use crate::protocol::limits::MAX_RESOLVED;
+
+/// Bytes that no resolved pack exceeds, in any format, with its envelope.
+const MAX_PAYLOAD: u64 = 2 * MAX_RESOLVED as u64;
 
 pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Uplink {
     const S: &str = "uplink";
@@ -24,13 +28,24 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         secs(5..=65_535),
         "MQTT counts it in seconds up to 65,535 and shorter ones cost the link more than they tell",
     );
-    let url = doc.get(S, "url", broker_url);
-    let url_is_wrong = url.is_none() && doc.has(S, "url");
-    let url = url.unwrap_or(BrokerUrl {
-        tls: false,
-        host: "localhost".to_owned(),
-        port: 1883,
+    let return_after = duration(
+        secs(1..=86_400),
+        "a broker that has just come back may go again, and one that is back for a day is back",
+    );
+    let max_payload = size(
+        4096..=MAX_PAYLOAD,
+        "a device's status and a gap record need some room, and no pack resolves to more",
+    );
+    let urls = doc.get(S, "url", broker_urls);
+    let url_is_wrong = urls.is_none() && doc.has(S, "url");
+    let urls = urls.unwrap_or_else(|| {
+        vec![BrokerUrl {
+            tls: false,
+            host: "localhost".to_owned(),
+            port: 1883,
+        }]
     });
+    let tls = urls.iter().any(|url| url.tls);
     let username = doc.get(S, "username", text);
     let password_file = doc.get(S, "password_file", file);
     if let Some(file) = &password_file {
@@ -50,7 +65,7 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
     }
     let client = pair(doc, S, notes);
     for key in ["ca", "cert", "key"] {
-        if !url.tls && !url_is_wrong && doc.has(S, key) {
+        if !tls && !url_is_wrong && doc.has(S, key) {
             doc.problem(
                 S,
                 key,
@@ -58,7 +73,32 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
             );
         }
     }
+    let tls = UplinkTls { ca, client };
+    let format = doc.get(S, "format", word(FORMAT)).unwrap_or(Format::Json);
+    let version = doc.get(S, "version", word(VERSION));
+    if version == Some(MqttVersion::V311) && matches!(format, Format::SenmlJson | Format::SenmlCbor)
+    {
+        notes.warnings.push(doc.remark(
+            S,
+            "version",
+            "loses stream, number and clock mark of each batch with the SenML formats, which \
+             travel as user properties of MQTT 5; write \"auto\", or format = \"json\" or \"cbor\"",
+        ));
+    }
     Uplink {
+        brokers: urls
+            .into_iter()
+            .map(|url| Broker {
+                host: url.host,
+                port: url.port,
+                tls: url.tls.then(|| tls.clone()),
+            })
+            .collect(),
+        version: version.unwrap_or(MqttVersion::Auto),
+        return_after: doc
+            .get(S, "return_after", return_after)
+            .unwrap_or(Duration::from_secs(300)),
+        max_payload: number(doc.get(S, "max_payload", max_payload), 1 << 20),
         client_id: doc
             .get(S, "client_id", client_id)
             .unwrap_or_else(|| format!("telehub-{}", hub.id)),
@@ -67,7 +107,7 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         prefix: doc
             .get(S, "prefix", prefix)
             .unwrap_or_else(|| "telehub".to_owned()),
-        format: doc.get(S, "format", word(FORMAT)).unwrap_or(Format::Json),
+        format,
         drain: doc
             .get(S, "drain", word(DRAIN))
             .unwrap_or(DrainOrder::LiveFirst),
@@ -78,9 +118,6 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         keep_alive: doc
             .get(S, "keep_alive", |value| whole_seconds(keep_alive(value)?))
             .unwrap_or(Duration::from_secs(30)),
-        tls: url.tls.then_some(UplinkTls { ca, client }),
-        host: url.host,
-        port: url.port,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::intake::moved::Moved;
-use crate::intake::port::{Arrival, ConnId};
+use crate::intake::port::{Arrival, ConnId, Refused};
 use crate::intake::refusals::Key;
 use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
@@ -22,6 +22,8 @@ pub struct Settings {
     pub refuse: bool,
     /// Publishes in flight, from the oldest unacknowledged one.
     pub window: usize,
+    /// Batches that a device may have unacked.
+    pub device_window: usize,
     /// How long a publish may wait for its PUBACK before data goes to disk.
     pub ack_timeout: Duration,
     /// Older batches become gap records instead of being published.
@@ -35,6 +37,8 @@ pub struct Settings {
     /// How long a commit waits for more at least, while more is arriving: see
     /// [`gather`](crate::intake::gather). Zero: never.
     pub hold_back: Duration,
+    /// `spool.commit_interval`: acks wait for a common commit so long at most. Zero: they do not.
+    pub commit_interval: Duration,
 }
 
 impl Settings {
@@ -72,10 +76,7 @@ pub enum Event {
         epoch: u64,
     },
     /// The uplink's connection ended.
-    Down {
-        /// Whether the broker closed it.
-        hung_up: bool,
-    },
+    Down,
     /// A publish was acknowledged.
     Acked {
         /// Its connection.
@@ -191,6 +192,13 @@ pub enum Action {
         settled: u32,
         /// Its new cumulative ack.
         ack: Option<u64>,
+    },
+    /// Tell a session that a batch was not taken, before any ack that covers its number.
+    Conflict {
+        /// Which session.
+        conn: ConnId,
+        /// Which batch.
+        refused: Refused,
     },
     /// Close a session: its batch was not taken.
     Refuse {

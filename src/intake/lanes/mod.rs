@@ -41,8 +41,7 @@ use crate::intake::backlog::{Backlog, Expiry};
 use crate::intake::flight::Flight;
 use crate::intake::gather::Gather;
 use crate::intake::pace::Pace;
-use crate::intake::poison::{Key, Suspicion};
-use crate::intake::port::{Arrival, ConnId, StreamId};
+use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::refusals::Refusals;
 use crate::intake::streams::{Streams, Verdict};
 use crate::reading::{Item, Lane, Mark};
@@ -173,7 +172,6 @@ pub struct Lanes {
     /// By device; there is none without batches.
     aside: HashMap<Arc<str>, Aside>,
     last_ack: Option<Instant>,
-    suspicion: Suspicion,
     to_commit: VecDeque<Pending>,
     to_commit_bytes: usize,
     committing: Option<Commit>,
@@ -201,7 +199,7 @@ impl Lanes {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            streams: Streams::default(),
+            streams: Streams::new(settings.device_window),
             phase: Phase::Running,
             route: Route::Spool,
             up: None,
@@ -218,12 +216,15 @@ impl Lanes {
             refusals: Refusals::default(),
             aside: HashMap::new(),
             last_ack: None,
-            suspicion: Suspicion::default(),
             to_commit: VecDeque::new(),
             to_commit_bytes: 0,
             committing: None,
             ticket: 0,
-            gather: Gather::new(settings.hold_back),
+            gather: Gather::new(
+                settings.hold_back,
+                settings.commit_interval,
+                settings.device_window,
+            ),
             held_until: None,
             disk_bad: false,
             disk_full: false,
@@ -243,8 +244,8 @@ impl Lanes {
         match event {
             Event::Opened { depth } => self.backlog.opened(depth),
             Event::Arrived(arrival) => self.arrived(now, arrival, out),
-            Event::Up { epoch } => self.connected(now, epoch),
-            Event::Down { hung_up } => self.disconnected(now, hung_up),
+            Event::Up { epoch } => self.connected(epoch),
+            Event::Down => self.disconnected(now),
             Event::Acked { epoch, token } => self.acked(now, epoch, token, out),
             Event::Refused {
                 epoch,
@@ -410,6 +411,7 @@ impl Lanes {
             stream,
             batch,
             resolved,
+            content,
         } = arrival;
         // Once one batch of a connection is refused, none of it may be taken any more: an ack of a
         // later one would cover it.
@@ -430,7 +432,13 @@ impl Lanes {
             stream,
             seq: batch.seq,
         };
-        match self.streams.arrive(stream, batch.seq) {
+        match self.streams.arrive(conn, stream, batch.seq, content) {
+            Verdict::Conflict { highest } => {
+                if let Some(seq) = batch.seq {
+                    let refused = Refused { seq, highest };
+                    out.push(Action::Conflict { conn, refused });
+                }
+            }
             Verdict::Known(ack) => out.push(Action::Settle {
                 conn,
                 settled: 1,
@@ -469,26 +477,18 @@ impl Lanes {
         }
     }
 
-    fn connected(&mut self, now: Now, epoch: u64) {
+    fn connected(&mut self, epoch: u64) {
         self.up = Some(epoch);
         self.stalled_since = None;
         self.last_ack = None;
-        self.suspicion.up(now.mono);
         self.pace.connected();
         self.live_pace.connected();
     }
 
-    fn disconnected(&mut self, now: Now, hung_up: bool) {
+    fn disconnected(&mut self, now: Now) {
         if self.up.take().is_none() {
             return;
         }
-        let oldest = self
-            .flight
-            .oldest()
-            .map(|(_, flying)| Key::of(&flying.item));
-        let (in_flight, window) = (self.flight.len(), self.settings.window);
-        self.suspicion
-            .ended(now.mono, hung_up, in_flight, oldest, window);
         self.divert();
         if let Some(commit) = &mut self.committing {
             commit.passed = 0;
@@ -542,6 +542,9 @@ impl Lanes {
     }
 
     fn push_commit(&mut self, pending: Pending) {
+        if let Some(origin) = &pending.entry.origin {
+            self.gather.waits(origin.conn);
+        }
         let weight = pending.entry.item.weight();
         self.to_commit_bytes += weight;
         if pending.aside {

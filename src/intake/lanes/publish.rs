@@ -45,7 +45,6 @@ impl Lanes {
             }
         }
         self.last_ack = Some(now.mono);
-        self.suspicion.acked(now.mono);
         self.landed(flying);
     }
 
@@ -103,10 +102,8 @@ impl Lanes {
         if self.stalled_since.is_some() {
             return;
         }
-        let careful = self.suspicion.is_careful();
-        let stored_first = self.settings.in_order || careful;
         let share = self.drain_share(now);
-        while self.flight.room() > 0 && (!careful || self.flight.is_empty()) {
+        while self.flight.room() > 0 {
             let draining = self.flight.len() - self.live_flying;
             let may_drain = self.phase == Phase::Running
                 && self.backlog.has_next()
@@ -114,7 +111,7 @@ impl Lanes {
                 && self.may_fly(Lane::History);
             let live_waits = !self.live.is_empty();
             // What waits in the queue but is stored is older than anything in the backlog.
-            let held = stored_first
+            let held = self.settings.in_order
                 && matches!(self.live.front(), Some(Queued::Unsafe(_)))
                 && self.others_first();
             if let Some(past) = self.past_the_disk(now) {
@@ -242,11 +239,6 @@ impl Lanes {
         out: &mut Vec<Action>,
     ) -> u64 {
         let readings = u64::from(item.readings());
-        let item = if self.suspicion.is_set_aside(&item) {
-            gap_instead(&item, GapReason::TooLarge, now, out)
-        } else {
-            item
-        };
         match lane {
             Lane::History => self.history_cost += cost,
             Lane::Live => {

@@ -219,10 +219,7 @@ impl Lanes {
 
     /// Whether a probe that goes out now would say something.
     pub(super) fn may_probe(&self) -> bool {
-        self.up.is_some()
-            && self.phase == Phase::Running
-            && self.stalled_since.is_none()
-            && !self.suspicion.is_careful()
+        self.up.is_some() && self.phase == Phase::Running && self.stalled_since.is_none()
     }
 
     /// Sets off the probes of what is stored, and hears what the backlog has passed over.

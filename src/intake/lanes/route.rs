@@ -121,8 +121,7 @@ impl Lanes {
             return Route::Live;
         }
         let behind = s.in_order && self.behind() > s.live_batches / CATCH_UP;
-        let spool =
-            self.stalled_since.is_some() || s.write_always || behind || self.suspicion.is_careful();
+        let spool = self.stalled_since.is_some() || s.write_always || behind;
         if spool { Route::Spool } else { Route::Live }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, What};
+use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, Route, What};
 use crate::intake::moved::Moved;
 use crate::intake::tracked::Fate;
 use crate::spool::{GroupId, Loc};
@@ -81,7 +81,7 @@ impl Lanes {
         if self.committing.is_some() || wait {
             return;
         }
-        if self.phase == Phase::Running
+        if self.may_hold_back()
             && let Some(oldest) = self.to_commit.front().map(|pending| pending.entry.since)
         {
             self.held_until = self.gather.until(now.mono, oldest, self.to_commit_bytes);
@@ -107,6 +107,7 @@ impl Lanes {
         if pending.is_empty() {
             return;
         }
+        self.gather.begun();
         self.ticket += 1;
         let items = pending
             .iter()
@@ -126,6 +127,13 @@ impl Lanes {
             items,
             marks,
         });
+    }
+
+    /// Whether a commit may wait for more to go with it. Not once the hub stops. Not after one that
+    /// failed, because the pause before the next attempt was long enough. And not when new batches
+    /// go the live way again: nothing more would come.
+    fn may_hold_back(&self) -> bool {
+        self.phase == Phase::Running && self.disk_retry.is_none() && self.route == Route::Spool
     }
 
     /// Stored items that are in memory as well follow where the spool has moved them.
@@ -158,7 +166,6 @@ impl Lanes {
             && self.up.is_some()
             && self.phase == Phase::Running
             && self.stalled_since.is_none()
-            && !self.suspicion.is_careful()
             && (!self.settings.in_order || (self.backlog.all_at_hand() && !self.backlog.has_next()))
     }
 }

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::intake::gather::HOLD_BACK;
+use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
 use crate::intake::refusals::Key;
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Moment, Topic};
+use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Thinned};
 use crate::uplink::{Cause, Refusal};
+
+mod interval;
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;
@@ -258,6 +260,7 @@ impl World {
             conn: d as u64,
             stream: self.streams[d],
             batch,
+            content: Content(seq),
         };
         self.apply(Event::Arrived(arrival));
     }
@@ -311,6 +314,32 @@ impl World {
             self.apply_alone(Event::Tick);
             assert!(!self.is_due(), "ticks would follow each other for ever");
         }
+        self.check_holding_back();
+    }
+
+    /// Nothing is held back for longer than was promised, nor without a reason.
+    fn check_holding_back(&self) {
+        let lanes = &self.lanes;
+        let Some(oldest) = lanes.to_commit.front().map(|pending| pending.entry.since) else {
+            return;
+        };
+        if self.commit.is_some() || lanes.disk_retry.is_some() {
+            return;
+        }
+        let interval = self.settings.commit_interval;
+        let longest = match self.settings.hold_back.is_zero() {
+            true => interval,
+            false => interval.max(HOLD_BACK_MOST),
+        };
+        assert!(self.now.mono < oldest + longest, "held back for too long");
+        assert_eq!(lanes.phase, Phase::Running);
+        let of = |d: usize| {
+            let conns = lanes.to_commit.iter().filter_map(|p| p.entry.origin);
+            conns.filter(|origin| origin.conn == d as u64).count()
+        };
+        let used_up = (0..DEVICES).any(|d| of(d) >= self.settings.device_window);
+        let since = self.now.mono.duration_since(oldest);
+        assert!(!used_up || since < HOLD_BACK_MOST, "a window is used up");
     }
 
     fn apply_alone(&mut self, event: Event) {
@@ -408,7 +437,7 @@ impl World {
             }
             Action::Reconnect => self.step(&Op::Down(false)),
             Action::Refuse { .. } => self.turned_away = true,
-            Action::Lost(_) => panic!("not in this model"),
+            Action::Conflict { .. } | Action::Lost(_) => panic!("not in this model"),
         }
     }
 
@@ -496,11 +525,11 @@ impl World {
                 self.apply(Event::Up { epoch: self.epoch });
             }
             Op::Up => {}
-            Op::Down(hung_up) => {
+            Op::Down(_) => {
                 self.disturbed |= !self.unacked.is_empty();
                 self.up = false;
                 self.unacked.clear();
-                self.apply(Event::Down { hung_up });
+                self.apply(Event::Down);
             }
             Op::Refuses(d, topic, refuses) => {
                 if refuses {
@@ -669,12 +698,14 @@ fn settings(write_always: bool, in_order: bool) -> Settings {
         in_order,
         refuse: false,
         window: WINDOW,
+        device_window: 8,
         ack_timeout: Duration::from_secs(10),
         max_age: Duration::from_secs(1 << 30),
         live_batches: 8,
         live_bytes: 1 << 20,
         held_bytes: 1 << 20,
         hold_back: Duration::ZERO,
+        commit_interval: Duration::ZERO,
     }
 }
 
@@ -687,9 +718,13 @@ proptest! {
         write_always: bool,
         in_order: bool,
         hold_back in prop::sample::select(vec![Duration::ZERO, HOLD_BACK]),
+        commit_interval in prop::sample::select(vec![0, 0, 1, 10]).prop_map(Duration::from_secs),
+        device_window in prop::sample::select(vec![2, 32]),
     ) {
         let mut world = World::new(Settings {
             hold_back,
+            commit_interval,
+            device_window,
             ..settings(write_always, in_order)
         });
         for op in &ops {
@@ -899,6 +934,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
             conn,
             stream,
             batch: batch(seq),
+            content: Content(seq),
         });
         world.lanes.apply(world.now, event, &mut out);
         out
@@ -1415,6 +1451,7 @@ fn beside_seven_greedy_devices_on_a_slow_link_one_batch_waits_for_one_largest_pa
                 conn: d as u64,
                 stream: streams[d],
                 resolved: if greedy { BIG } else { SMALL },
+                content: Content(seqs[d]),
                 batch: Batch {
                     device: device(d),
                     stream: "s".into(),

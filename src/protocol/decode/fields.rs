@@ -8,11 +8,12 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 
 use super::super::limits::{MAX_COMMAND_ID, MAX_ERROR_TEXT, MAX_TEXT};
 use super::super::message::RejectCode::{self, BadSeq, Malformed};
-use super::super::message::{CommandResult, Data, Hello};
+use super::super::message::{Bye, CommandResult, Data, DeviceClock, Hello};
 use super::super::pack::parse::PackSeed;
+use super::super::pack::resolve::RELATIVE_BELOW;
 use super::any::AnySeed;
 use super::fault::{Context, Field};
-use super::scalar::{BoolSeed, OptionalTextSeed, TextSeed, UnsignedSeed};
+use super::scalar::{BoolSeed, Measured, MeasuredSeed, OptionalTextSeed, TextSeed, UnsignedSeed};
 
 const fn field(name: &'static str, expected: &'static str, code: RejectCode) -> Field {
     Field {
@@ -25,7 +26,14 @@ const fn field(name: &'static str, expected: &'static str, code: RejectCode) -> 
 static DATA: Field = field("data", "a map with the key \"pack\"", Malformed);
 static SEQ: Field = field("seq", "an integer of at least 1", BadSeq);
 static PACK: Field = field("pack", "an array of SenML records", Malformed);
-static HELLO: Field = field("hello", "a map with the key \"stream\"", Malformed);
+static AGE: Field = field("age", "seconds, 0 to 2^28", Malformed);
+static BYE: Field = field("bye", "a map", Malformed);
+static SLEEP: Field = field("sleep", "seconds, 0 to 2^28", Malformed);
+static HELLO: Field = field("hello", "a map", Malformed);
+static NEXT: Field = field("next", "an unsigned integer", Malformed);
+static CLOCK: Field = field("clock", "\"none\", \"unsure\" or \"synced\"", Malformed);
+static REMEMBERS: Field = field("remembers", "an unsigned integer", Malformed);
+static MAX_MESSAGE: Field = field("max_message", "an unsigned integer", Malformed);
 static STREAM: Field = field("stream", "a text of 1 to 64 characters", Malformed);
 static MODEL: Field = field("model", "a text of at most 64 characters", Malformed);
 static FIRMWARE: Field = field("firmware", "a text of at most 64 characters", Malformed);
@@ -84,13 +92,30 @@ macro_rules! map_visitor {
     };
 }
 
-fn read_seq<'de, A: MapAccess<'de>>(ctx: &Context, map: &mut A) -> Result<u64, A::Error> {
-    match map.next_value_seed(UnsignedSeed)? {
-        0 => Err(wrong(ctx, &SEQ)),
-        seq => {
-            ctx.set_seq(seq);
-            Ok(seq)
+/// Reads a sequence number; null counts as left out.
+fn read_seq<'de, A: MapAccess<'de>>(ctx: &Context, map: &mut A) -> Result<Option<u64>, A::Error> {
+    let seq = map.next_value_seed(UnsignedSeed)?;
+    match seq {
+        Some(0) => return Err(wrong(ctx, &SEQ)),
+        Some(seq) => ctx.set_seq(seq),
+        None => {}
+    }
+    Ok(seq)
+}
+
+/// Reads a length of time; null counts as left out. What is longer than 2^28 seconds, eight
+/// years, would mean another thing as a relative time (RFC 8428 §4.5.3).
+fn read_seconds<'de, A: MapAccess<'de>>(
+    ctx: &Context,
+    map: &mut A,
+    field: &'static Field,
+) -> Result<Option<f64>, A::Error> {
+    match map.next_value_seed(MeasuredSeed(ctx))? {
+        Measured::Nothing => Ok(None),
+        Measured::Number(number) if (0.0..RELATIVE_BELOW).contains(&number.as_f64()) => {
+            Ok(Some(number.as_f64()))
         }
+        Measured::Number(_) | Measured::NotFinite => Err(wrong(ctx, field)),
     }
 }
 
@@ -103,12 +128,16 @@ impl<'de> Visitor<'de> for DataSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data<'de>, A::Error> {
         let ctx = self.0;
-        let (mut seq, mut pack) = (None, None);
+        let (mut seq, mut age, mut pack) = (None, None, None);
         while let Some(key) = map.next_key_seed(TextSeed)? {
             match &*key {
                 "seq" => {
                     once(ctx, &seq, &SEQ)?;
                     seq = Some(read_seq(ctx, &mut map)?);
+                }
+                "age" => {
+                    once(ctx, &age, &AGE)?;
+                    age = Some(read_seconds(ctx, &mut map, &AGE)?);
                 }
                 "pack" => {
                     once(ctx, &pack, &PACK)?;
@@ -121,7 +150,36 @@ impl<'de> Visitor<'de> for DataSeed<'_> {
             ctx.enter_field(&DATA);
         }
         let pack = pack.ok_or_else(|| missing(ctx, &DATA))?;
-        Ok(Data { seq, pack })
+        Ok(Data {
+            seq: seq.flatten(),
+            age: age.flatten().unwrap_or(0.0),
+            pack,
+        })
+    }
+}
+
+pub(super) struct ByeSeed<'c>(pub(super) &'c Context);
+
+map_seed!(ByeSeed => Bye, BYE);
+
+impl<'de> Visitor<'de> for ByeSeed<'_> {
+    map_visitor!(Bye);
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Bye, A::Error> {
+        let ctx = self.0;
+        let mut sleep = None;
+        while let Some(key) = map.next_key_seed(TextSeed)? {
+            if &*key == "sleep" {
+                once(ctx, &sleep, &SLEEP)?;
+                sleep = Some(read_seconds(ctx, &mut map, &SLEEP)?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+            ctx.enter_field(&BYE);
+        }
+        Ok(Bye {
+            sleep: sleep.flatten(),
+        })
     }
 }
 
@@ -129,37 +187,86 @@ pub(super) struct HelloSeed<'c>(pub(super) &'c Context);
 
 map_seed!(HelloSeed => Hello, HELLO);
 
+/// The fields of `hello`; the outer layer says whether one has been there, the inner whether it
+/// was more than null.
+#[derive(Default)]
+struct HelloFields {
+    stream: Option<Option<String>>,
+    next: Option<Option<u64>>,
+    clock: Option<Option<DeviceClock>>,
+    remembers: Option<Option<u64>>,
+    max_message: Option<Option<u64>>,
+    model: Option<Option<String>>,
+    firmware: Option<Option<String>>,
+}
+
 impl<'de> Visitor<'de> for HelloSeed<'_> {
     map_visitor!(Hello);
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Hello, A::Error> {
         let ctx = self.0;
-        let (mut stream, mut model, mut firmware) = (None, None, None);
+        let mut fields = HelloFields::default();
         while let Some(key) = map.next_key_seed(TextSeed)? {
-            let (slot, field) = match &*key {
-                "stream" => (&mut stream, &STREAM),
-                "model" => (&mut model, &MODEL),
-                "firmware" => (&mut firmware, &FIRMWARE),
+            match &*key {
+                "stream" => read_text(ctx, &mut map, &mut fields.stream, &STREAM)?,
+                "model" => read_text(ctx, &mut map, &mut fields.model, &MODEL)?,
+                "firmware" => read_text(ctx, &mut map, &mut fields.firmware, &FIRMWARE)?,
+                "next" => read_unsigned(ctx, &mut map, &mut fields.next, &NEXT)?,
+                "remembers" => read_unsigned(ctx, &mut map, &mut fields.remembers, &REMEMBERS)?,
+                "max_message" => {
+                    read_unsigned(ctx, &mut map, &mut fields.max_message, &MAX_MESSAGE)?;
+                }
+                "clock" => {
+                    once(ctx, &fields.clock, &CLOCK)?;
+                    let text = map.next_value_seed(OptionalTextSeed)?;
+                    let clock = text.map(|text| {
+                        DeviceClock::from_text(&text).ok_or_else(|| wrong(ctx, &CLOCK))
+                    });
+                    fields.clock = Some(clock.transpose()?);
+                }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
-                    continue;
                 }
-            };
-            once(ctx, slot, field)?;
-            let text = map.next_value_seed(OptionalTextSeed)?;
-            *slot = Some(text.map(|text| short(ctx, field, text)).transpose()?);
+            }
             ctx.enter_field(&HELLO);
         }
-        match stream {
-            None => Err(missing(ctx, &HELLO)),
-            Some(Some(stream)) if !stream.is_empty() => Ok(Hello {
-                stream,
-                model: model.flatten(),
-                firmware: firmware.flatten(),
-            }),
-            Some(_) => Err(wrong(ctx, &STREAM)),
+        let stream = fields.stream.flatten();
+        if stream.as_ref().is_some_and(String::is_empty) {
+            return Err(wrong(ctx, &STREAM));
         }
+        Ok(Hello {
+            stream,
+            next: fields.next.flatten(),
+            clock: fields.clock.flatten(),
+            remembers: fields.remembers.flatten(),
+            max_message: fields.max_message.flatten(),
+            model: fields.model.flatten(),
+            firmware: fields.firmware.flatten(),
+        })
     }
+}
+
+fn read_text<'de, A: MapAccess<'de>>(
+    ctx: &Context,
+    map: &mut A,
+    slot: &mut Option<Option<String>>,
+    field: &'static Field,
+) -> Result<(), A::Error> {
+    once(ctx, slot, field)?;
+    let text = map.next_value_seed(OptionalTextSeed)?;
+    *slot = Some(text.map(|text| short(ctx, field, text)).transpose()?);
+    Ok(())
+}
+
+fn read_unsigned<'de, A: MapAccess<'de>>(
+    ctx: &Context,
+    map: &mut A,
+    slot: &mut Option<Option<u64>>,
+    field: &'static Field,
+) -> Result<(), A::Error> {
+    once(ctx, slot, field)?;
+    *slot = Some(map.next_value_seed(UnsignedSeed)?);
+    Ok(())
 }
 
 /// One of the texts that stand in lists and topics: short, no control characters.

@@ -17,7 +17,7 @@ use super::message::{Data, FromDevice, Reject, RejectCode};
 use super::pack::parse::PackSeed;
 use crate::reading::Encoding;
 use fault::{Context, Ended, MESSAGE, reject, shown};
-use fields::{DataSeed, HelloSeed, ResultSeed};
+use fields::{ByeSeed, DataSeed, HelloSeed, ResultSeed};
 use scalar::TextSeed;
 
 /// Reads one message from a device. The pack of a batch is not resolved yet: see
@@ -32,14 +32,30 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject
         Ok(Message::Unknown(kind)) => Err(reject(
             None,
             RejectCode::UnknownKind,
-            format!("\"{kind}\" is no kind of message from a device: hello, data, result"),
+            format!("\"{kind}\" is no kind of message from a device: hello, data, result, bye"),
         )),
+        Err(_) if encoding == Encoding::Cbor && looks_like_json(frame) => {
+            recover_seq(Encoding::Json, frame, &ctx);
+            let detail = "this looks like JSON: send it in a text frame";
+            Err(reject(ctx.seq(), RejectCode::Malformed, detail.into()))
+        }
         Err(ended) => {
             if ctx.seq().is_none() {
                 recover_seq(encoding, frame, &ctx);
             }
             Err(ctx.into_reject(&ended))
         }
+    }
+}
+
+/// Whether a frame that is no CBOR message begins like a JSON one. No CBOR message begins so: `{`
+/// and `[` would be texts and byte strings of absurd length.
+fn looks_like_json(frame: &[u8]) -> bool {
+    let mut visible = frame.iter().filter(|byte| !byte.is_ascii_whitespace());
+    match visible.next() {
+        Some(b'{') => matches!(visible.next(), Some(b'"' | b'}')),
+        Some(b'[') => matches!(visible.next(), Some(b'{' | b']')),
+        _ => false,
     }
 }
 
@@ -90,11 +106,30 @@ fn read_json<'de, S: DeserializeSeed<'de>>(frame: &'de [u8], seed: S) -> Result<
             Category::Eof => Ended::Early,
             Category::Data => Ended::WrongType,
             Category::Syntax | Category::Io => Ended::Syntax(format!(
-                "JSON near line {}, column {}",
+                "JSON near line {}, column {}{}",
                 error.line(),
-                error.column()
+                error.column(),
+                match is_not_finite(frame, &error) {
+                    true => ": JSON has no NaN and no Infinity, send null",
+                    false => "",
+                }
             )),
         })
+}
+
+/// Whether the reader stopped at what several encoders write for a number that is not finite.
+fn is_not_finite(frame: &[u8], error: &serde_json::Error) -> bool {
+    let line = frame
+        .split(|byte| *byte == b'\n')
+        .nth(error.line().saturating_sub(1));
+    // The column is that of the byte that was read last: the first of the word, or a later one.
+    let near = line.and_then(|line| line.get(error.column().saturating_sub(2)..));
+    near.is_some_and(|near| {
+        let near = &near[..near.len().min(10)];
+        [&b"NaN"[..], b"nan", b"Infinity"]
+            .iter()
+            .any(|word| near.windows(word.len()).any(|found| found == *word))
+    })
 }
 
 enum Message<'a> {
@@ -122,7 +157,11 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Message<'de>, A::Error> {
         let pack = PackSeed(self.0).visit_seq(array)?;
-        Ok(Message::Known(FromDevice::Data(Data { seq: None, pack })))
+        Ok(Message::Known(FromDevice::Data(Data {
+            seq: None,
+            age: 0.0,
+            pack,
+        })))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message<'de>, A::Error> {
@@ -137,6 +176,7 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
         let message = match &*kind {
             "data" => FromDevice::Data(map.next_value_seed(DataSeed(ctx))?),
             "hello" => FromDevice::Hello(map.next_value_seed(HelloSeed(ctx))?),
+            "bye" => FromDevice::Bye(map.next_value_seed(ByeSeed(ctx))?),
             "result" => FromDevice::Result(map.next_value_seed(ResultSeed(ctx))?),
             unknown => {
                 map.next_value::<IgnoredAny>()?;

@@ -69,7 +69,7 @@ impl Label {
     }
 
     /// One bit of its own, for finding a label that comes twice.
-    pub(crate) fn bit(self) -> u16 {
+    pub(crate) const fn bit(self) -> u16 {
         1 << self as u16
     }
 

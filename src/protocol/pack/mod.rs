@@ -15,17 +15,23 @@
 //! - In CBOR a number may be a decimal fraction (tag 4, §6); any other tag on a number is
 //!   refused, because it would change the value. Elsewhere tags are passed over.
 //! - `vd` in JSON is read with or without padding and written without.
+//! - An optional field of null is left out. A record whose value is null, or whose value or sum is
+//!   NaN or infinite, is dropped and counted; its base fields stay.
 
-mod label;
+pub(super) mod content;
+pub(super) mod label;
 pub(super) mod parse;
 pub mod resolve;
 mod rules;
+pub mod times;
 
 use std::borrow::Cow;
 
 use super::message::{Reject, RejectCode};
 use super::number::Number;
+use crate::reading::Content;
 use resolve::Resolve;
+use times::Times;
 
 /// A pack as the device sent it, its records borrowing from the frame. Types, labels and numbers
 /// of each record have been checked; names, versions and sums are checked by resolving.
@@ -35,12 +41,20 @@ pub struct Pack<'a> {
 }
 
 /// What [`Pack::check`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
     /// Number of resolved records, at least 1.
     pub readings: u32,
     /// Bytes that the resolved pack takes at most in any encoding.
     pub resolved_bytes: usize,
+    /// What the pack says; nothing where it was not asked for.
+    pub content: Content,
+    /// Records that were left out because they have no usable value.
+    pub dropped: u32,
+    /// The number of the first of them in the pack, from 1; 0: there is none.
+    pub first_dropped: usize,
+    /// When.
+    pub times: Times,
 }
 
 /// Why a pack does not resolve. The text names the record.
@@ -77,12 +91,18 @@ impl<'a> Pack<'a> {
     pub fn readings(&self) -> usize {
         self.records
             .iter()
-            .filter(|record| !record.is_base_only())
+            .filter(|record| !record.is_base_only() && !record.is_dropped())
             .count()
     }
 
-    /// Resolves every record and builds nothing. `received`: the hub's clock when the frame
-    /// arrived, Unix seconds.
+    /// The times of its records. `received`: what relative ones refer to.
+    #[must_use]
+    pub fn times(&self, received: f64) -> Times {
+        Times::of(&self.records, received)
+    }
+
+    /// Resolves every record and builds nothing. `received`: what relative times refer to, Unix
+    /// seconds: the hub's clock when the frame arrived, less the age of the batch.
     ///
     /// # Errors
     /// When the pack breaks RFC 8428, has no reading, or grows beyond
@@ -109,6 +129,10 @@ struct Record<'a> {
     sum: Option<Number>,
     time: Option<Number>,
     update_time: Option<Number>,
+    /// A value is there and is null.
+    null_value: bool,
+    /// The value or the sum is NaN or infinite.
+    not_finite: bool,
 }
 
 impl<'a> Record<'a> {
@@ -116,9 +140,15 @@ impl<'a> Record<'a> {
         self.base.get_or_insert_default()
     }
 
+    /// Whether the sensor had nothing to say: the record is left out, but for its base fields.
+    fn is_dropped(&self) -> bool {
+        self.not_finite || (self.null_value && self.value.is_none())
+    }
+
     /// Whether the record says nothing but base fields for those after it.
     fn is_base_only(&self) -> bool {
         self.base.is_some()
+            && !self.is_dropped()
             && self.name.is_none()
             && self.unit.is_none()
             && self.value.is_none()

@@ -5,7 +5,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::decode::fault::{Context, RECORD, shown};
-use super::super::decode::scalar::{BoolSeed, DataSeed, NumberSeed, TextSeed, UnsignedSeed};
+use super::super::decode::scalar::{
+    DataSeed, Measured, MeasuredSeed, NumberSeed, OptionalBoolSeed, OptionalTextSeed, UnsignedSeed,
+};
 use super::super::limits::MAX_RECORDS;
 use super::super::message::RejectCode::{BadPack, Malformed, TooLarge};
 use super::label::Label;
@@ -126,36 +128,65 @@ fn read_field<'de, A: MapAccess<'de>>(
             map.next_value_seed($seed)?
         };
     }
+    // A base field of null is left out, like any other optional field.
+    macro_rules! base {
+        ($field:ident, $seed:expr) => {
+            if let Some(value) = read!($seed) {
+                record.base().$field = Some(value);
+            }
+        };
+    }
     match label {
-        Label::Name => record.name = Some(read!(TextSeed)),
-        Label::Unit => record.unit = Some(read!(TextSeed)),
-        Label::Sum => record.sum = Some(read!(NumberSeed(ctx))),
-        Label::Time => record.time = Some(read!(NumberSeed(ctx))),
-        Label::UpdateTime => record.update_time = Some(read!(NumberSeed(ctx))),
-        Label::Value => return put_value(ctx, record, Value::Number(read!(NumberSeed(ctx)))),
-        Label::TextValue => return put_value(ctx, record, Value::Text(read!(TextSeed))),
-        Label::BoolValue => return put_value(ctx, record, Value::Bool(read!(BoolSeed))),
-        Label::DataValue => return put_value(ctx, record, Value::Data(read!(DataSeed(ctx)))),
-        Label::BaseName => record.base().name = Some(read!(TextSeed)),
-        Label::BaseUnit => record.base().unit = Some(read!(TextSeed)),
-        Label::BaseTime => record.base().time = Some(read!(NumberSeed(ctx))),
-        Label::BaseValue => record.base().value = Some(read!(NumberSeed(ctx))),
-        Label::BaseSum => record.base().sum = Some(read!(NumberSeed(ctx))),
-        Label::BaseVersion => record.base().version = Some(read!(UnsignedSeed)),
+        Label::Name => record.name = read!(OptionalTextSeed),
+        Label::Unit => record.unit = read!(OptionalTextSeed),
+        Label::Time => record.time = read!(NumberSeed(ctx)),
+        Label::UpdateTime => record.update_time = read!(NumberSeed(ctx)),
+        Label::Sum => match read!(MeasuredSeed(ctx)) {
+            Measured::Number(sum) => record.sum = Some(sum),
+            Measured::NotFinite => record.not_finite = true,
+            Measured::Nothing => {}
+        },
+        Label::Value => match read!(MeasuredSeed(ctx)) {
+            Measured::Number(value) => return put_value(ctx, record, Some(Value::Number(value))),
+            Measured::NotFinite => record.not_finite = true,
+            Measured::Nothing => record.null_value = true,
+        },
+        Label::TextValue => {
+            let text = read!(OptionalTextSeed);
+            return put_value(ctx, record, text.map(Value::Text));
+        }
+        Label::BoolValue => {
+            let value = read!(OptionalBoolSeed);
+            return put_value(ctx, record, value.map(Value::Bool));
+        }
+        Label::DataValue => {
+            let data = read!(DataSeed(ctx));
+            return put_value(ctx, record, data.map(Value::Data));
+        }
+        Label::BaseName => base!(name, OptionalTextSeed),
+        Label::BaseUnit => base!(unit, OptionalTextSeed),
+        Label::BaseTime => base!(time, NumberSeed(ctx)),
+        Label::BaseValue => base!(value, NumberSeed(ctx)),
+        Label::BaseSum => base!(sum, NumberSeed(ctx)),
+        Label::BaseVersion => base!(version, UnsignedSeed),
     }
     Ok(())
 }
 
-/// A record has at most one value (RFC 8428 §4.2).
+/// A record has at most one value (RFC 8428 §4.2); one of null is none.
 fn put_value<'de, E: Error>(
     ctx: &Context,
     record: &mut Record<'de>,
-    value: Value<'de>,
+    value: Option<Value<'de>>,
 ) -> Result<(), E> {
+    if value.is_none() {
+        record.null_value = true;
+        return Ok(());
+    }
     if record.value.is_some() {
         return Err(ctx.refuse(BadPack, "there is more than one of v, vs, vb, vd".into()));
     }
-    record.value = Some(value);
+    record.value = value;
     Ok(())
 }
 

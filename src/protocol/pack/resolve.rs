@@ -3,16 +3,19 @@
 use super::super::limits::MAX_RESOLVED;
 use super::super::message::RejectCode::{BadPack, TooLarge};
 use super::super::number::Number;
+use super::content::Builder;
 use super::rules::{
     Violation, bad, check_base_name, check_length, check_name, check_unit, json_bytes,
 };
-use super::{Base, PackError, Record, Summary, Value};
+use super::times::Times;
+use super::{PackError, Record, Summary, Value};
+use crate::reading::Content;
 
 /// The version of SenML that is understood (RFC 8428 §4.4).
 const VERSION: u64 = 10;
 
 /// Times below this many seconds are relative to the moment of arrival (RFC 8428 §4.5.3).
-const RELATIVE_BELOW: f64 = 268_435_456.0;
+pub const RELATIVE_BELOW: f64 = 268_435_456.0;
 
 /// Bytes of a JSON record with every field present, without what the fields hold:
 /// `{"bver":10,"n":"","u":"","vd":"","s":,"t":,"ut":},`.
@@ -56,13 +59,87 @@ pub enum ResolvedValue<'p> {
     Data(&'p [u8]),
 }
 
+/// The fields of one record as they were read. Both readers of frames hand this to the resolver,
+/// so that they cannot differ in what a record means.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::protocol) struct Fields<'p> {
+    pub(in crate::protocol) base: BaseFields<'p>,
+    pub(in crate::protocol) own: OwnFields<'p>,
+}
+
+/// `None`: not there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::protocol) struct BaseFields<'p> {
+    pub(in crate::protocol) name: Option<&'p str>,
+    pub(in crate::protocol) time: Option<Number>,
+    pub(in crate::protocol) unit: Option<&'p str>,
+    pub(in crate::protocol) value: Option<Number>,
+    pub(in crate::protocol) sum: Option<Number>,
+    pub(in crate::protocol) version: Option<u64>,
+}
+
+/// `None`: not there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::protocol) struct OwnFields<'p> {
+    pub(in crate::protocol) name: Option<&'p str>,
+    pub(in crate::protocol) unit: Option<&'p str>,
+    pub(in crate::protocol) value: Option<ResolvedValue<'p>>,
+    pub(in crate::protocol) sum: Option<Number>,
+    pub(in crate::protocol) time: Option<Number>,
+    pub(in crate::protocol) update_time: Option<Number>,
+}
+
+impl<'p> Fields<'p> {
+    fn of(record: &'p Record<'_>) -> Self {
+        let base = record
+            .base
+            .as_ref()
+            .map_or_else(BaseFields::default, |base| BaseFields {
+                name: base.name.as_deref(),
+                time: base.time,
+                unit: base.unit.as_deref(),
+                value: base.value,
+                sum: base.sum,
+                version: base.version,
+            });
+        let own = OwnFields {
+            name: record.name.as_deref(),
+            unit: record.unit.as_deref(),
+            value: record.value.as_ref().map(|value| match value {
+                Value::Number(value) => ResolvedValue::Number(*value),
+                Value::Text(text) => ResolvedValue::Text(text),
+                Value::Bool(value) => ResolvedValue::Bool(*value),
+                Value::Data(data) => ResolvedValue::Data(data),
+            }),
+            sum: record.sum,
+            time: record.time,
+            update_time: record.update_time,
+        };
+        Self { base, own }
+    }
+}
+
 /// Iterates over the resolved records of a pack; records of base fields only are passed over.
 #[derive(Debug)]
 pub struct Resolve<'p, 'a> {
     records: &'p [Record<'a>],
+    resolver: Resolver<'p>,
+}
+
+/// Resolves the records of one pack, handed to it in their order.
+#[derive(Debug)]
+pub(in crate::protocol) struct Resolver<'p> {
+    /// Of the record that comes next, from 0.
     index: usize,
     received: f64,
+    /// Of the records so far.
+    readings: u32,
     bytes: usize,
+    /// `None`: nobody asks.
+    content: Option<Builder>,
+    times: Times,
+    dropped: u32,
+    first_dropped: usize,
     name: &'p str,
     unit: Option<&'p str>,
     time: Option<Number>,
@@ -75,9 +152,45 @@ impl<'p, 'a> Resolve<'p, 'a> {
     pub(super) fn new(records: &'p [Record<'a>], received: f64) -> Self {
         Self {
             records,
+            resolver: Resolver::new(received),
+        }
+    }
+
+    /// Goes through all records without giving them out.
+    pub(super) fn check(mut self) -> Result<Summary, PackError> {
+        self.resolver = self.resolver.with_content();
+        for (index, record) in self.records.iter().enumerate() {
+            if let Err(violation) = self.step(record) {
+                return Err(violation.at(index));
+            }
+        }
+        self.resolver.finish()
+    }
+
+    // Inlined into `check`, what is built here for nobody is not built.
+    #[inline(always)]
+    fn step(&mut self, record: &'p Record<'a>) -> Result<Option<Resolved<'p>>, Violation> {
+        let fields = Fields::of(record);
+        if record.is_dropped() {
+            self.resolver.pass_over(&fields)?;
+            return Ok(None);
+        }
+        self.resolver.step(&fields, record.is_base_only())
+    }
+}
+
+impl<'p> Resolver<'p> {
+    /// `received`: what relative times refer to, Unix seconds.
+    pub(in crate::protocol) fn new(received: f64) -> Self {
+        Self {
             index: 0,
             received,
+            readings: 0,
             bytes: 0,
+            content: None,
+            times: Times::none(),
+            dropped: 0,
+            first_dropped: 0,
             name: "",
             unit: None,
             time: None,
@@ -87,78 +200,81 @@ impl<'p, 'a> Resolve<'p, 'a> {
         }
     }
 
-    /// Goes through all records without giving them out.
-    pub(super) fn check(mut self) -> Result<Summary, PackError> {
-        let mut readings = 0;
-        for record in self.records {
-            match self.step(record) {
-                Ok(resolved) => readings += u32::from(resolved.is_some()),
-                Err(violation) => return Err(violation.at(self.index)),
-            }
-            self.index += 1;
+    /// The same, and it finds out what the pack says.
+    pub(in crate::protocol) fn with_content(self) -> Self {
+        Self {
+            content: Some(Builder::new()),
+            ..self
         }
-        if readings == 0 {
-            return Err(PackError {
-                code: BadPack,
-                detail: "the pack has no record with a value".into(),
-            });
-        }
-        Ok(Summary {
-            readings,
-            resolved_bytes: self.bytes,
-        })
     }
 
-    // Inlined into `check`, what is built here for nobody is not built.
-    #[inline(always)]
-    fn step(&mut self, record: &'p Record<'a>) -> Result<Option<Resolved<'p>>, Violation> {
-        if let Some(base) = &record.base {
-            self.apply(base)?;
+    /// The next record, which has no usable value: its base fields hold for those after it.
+    pub(in crate::protocol) fn pass_over(&mut self, fields: &Fields<'p>) -> Result<(), Violation> {
+        self.apply(&fields.base)?;
+        self.index += 1;
+        if self.dropped == 0 {
+            self.first_dropped = self.index;
         }
-        if record.is_base_only() {
+        self.dropped += 1;
+        Ok(())
+    }
+
+    /// The next record; `None`: it holds base fields for those after it and nothing else, which
+    /// `base_only` says.
+    #[inline(always)]
+    pub(in crate::protocol) fn step(
+        &mut self,
+        fields: &Fields<'p>,
+        base_only: bool,
+    ) -> Result<Option<Resolved<'p>>, Violation> {
+        self.apply(&fields.base)?;
+        self.index += 1;
+        if base_only {
             return Ok(None);
         }
-        let name = record.name.as_deref().unwrap_or("");
+        let own = &fields.own;
+        let name = own.name.unwrap_or("");
         check_name(self.name, name)?;
-        if record.value.is_none() && record.sum.is_none() {
+        if own.value.is_none() && own.sum.is_none() {
             return Err(bad("has none of v, vs, vb, vd, s"));
         }
-        let unit = match record.unit.as_deref() {
+        let unit = match own.unit {
             Some(unit) => Some(check_unit(unit)?),
             None => self.unit,
         };
         let mut bytes = RECORD_OVERHEAD + self.name.len() + name.len() + NUMBER_BYTES;
         bytes += unit.map_or(0, json_bytes);
-        let value = match &record.value {
+        let value = match own.value {
             None => None,
-            Some(Value::Number(value)) => {
+            Some(ResolvedValue::Number(value)) => {
                 bytes += NUMBER_BYTES;
                 let sum = match self.value {
-                    None => Some(*value),
-                    Some(base) => base.plus(*value),
+                    None => Some(value),
+                    Some(base) => base.plus(value),
                 };
                 let sum = sum.ok_or_else(|| bad("has a bv and a v that add up to infinity"))?;
                 Some(ResolvedValue::Number(sum))
             }
-            Some(Value::Text(text)) => {
+            Some(ResolvedValue::Text(text)) => {
                 check_length(text.len())?;
                 bytes += json_bytes(text);
-                Some(ResolvedValue::Text(text))
+                own.value
             }
-            Some(Value::Bool(value)) => {
+            Some(ResolvedValue::Bool(_)) => {
                 bytes += 5;
-                Some(ResolvedValue::Bool(*value))
+                own.value
             }
-            Some(Value::Data(data)) => {
+            Some(ResolvedValue::Data(data)) => {
                 check_length(data.len())?;
                 bytes += data.len().div_ceil(3) * 4;
-                Some(ResolvedValue::Data(data))
+                own.value
             }
         };
-        let sum = sum(self.sum, record.sum)
+        let sum = sum(self.sum, own.sum)
             .ok_or_else(|| bad("has a bs and an s that add up to infinity"))?;
         bytes +=
-            NUMBER_BYTES * (usize::from(sum.is_some()) + usize::from(record.update_time.is_some()));
+            NUMBER_BYTES * (usize::from(sum.is_some()) + usize::from(own.update_time.is_some()));
+        self.readings += 1;
         self.bytes += bytes;
         if self.bytes > MAX_RESOLVED {
             return Err(Violation(
@@ -166,24 +282,50 @@ impl<'p, 'a> Resolve<'p, 'a> {
                 "is where the resolved pack grows beyond 1 MiB",
             ));
         }
-        Ok(Some(Resolved {
+        let resolved = Resolved {
             base_name: self.name,
             name,
             unit,
             value,
             sum,
-            time: self.absolute(record.time)?,
-            update_time: record.update_time,
+            time: self.absolute(own.time)?,
+            update_time: own.update_time,
             version: (self.version != VERSION).then_some(self.version),
-        }))
+        };
+        if let Some(content) = &mut self.content {
+            content.record(&resolved);
+        }
+        Ok(Some(resolved))
+    }
+
+    /// After the last record.
+    pub(in crate::protocol) fn finish(self) -> Result<Summary, PackError> {
+        if self.readings == 0 {
+            return Err(PackError {
+                code: BadPack,
+                detail: match self.dropped {
+                    0 => "the pack has no record with a value".into(),
+                    _ => "no record of the pack has a value that is a finite number".into(),
+                },
+            });
+        }
+        Ok(Summary {
+            readings: self.readings,
+            resolved_bytes: self.bytes,
+            content: self.content.map_or(Content::default(), Builder::finish),
+            dropped: self.dropped,
+            first_dropped: self.first_dropped,
+            times: self.times,
+        })
     }
 
     /// Takes over the base fields of a record; they hold for it and those after it.
-    fn apply(&mut self, base: &'p Base<'a>) -> Result<(), Violation> {
-        if let Some(name) = &base.name {
+    #[inline(always)]
+    fn apply(&mut self, base: &BaseFields<'p>) -> Result<(), Violation> {
+        if let Some(name) = base.name {
             self.name = check_base_name(name)?;
         }
-        if let Some(unit) = &base.unit {
+        if let Some(unit) = base.unit {
             self.unit = Some(check_unit(unit)?);
         }
         self.time = base.time.or(self.time);
@@ -204,10 +346,12 @@ impl<'p, 'a> Resolve<'p, 'a> {
         Ok(())
     }
 
-    fn absolute(&self, time: Option<Number>) -> Result<Number, Violation> {
+    #[inline(always)]
+    fn absolute(&mut self, time: Option<Number>) -> Result<Number, Violation> {
         let time = sum(self.time, time)
             .ok_or_else(|| bad("has a bt and a t that add up to infinity"))?
             .unwrap_or(Number::Int(0));
+        self.times.add(time.as_f64(), self.received);
         if time.as_f64() >= RELATIVE_BELOW {
             return Ok(time);
         }
@@ -221,15 +365,14 @@ impl<'p> Iterator for Resolve<'p, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let index = self.index;
-            let record = self.records.get(index)?;
-            let result = self.step(record);
-            self.index += 1;
-            match result {
+            let index = self.resolver.index;
+            let (record, rest) = self.records.split_first()?;
+            self.records = rest;
+            match self.step(record) {
                 Ok(None) => {}
                 Ok(Some(resolved)) => return Some(Ok(resolved)),
                 Err(violation) => {
-                    self.index = self.records.len();
+                    self.records = &[];
                     return Some(Err(violation.at(index)));
                 }
             }

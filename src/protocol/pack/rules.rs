@@ -5,7 +5,7 @@ use super::super::message::RejectCode::{self, BadPack, TooLarge};
 use super::PackError;
 
 /// What is wrong with a record: the predicate of a sentence that begins with its number.
-pub(super) struct Violation(pub(super) RejectCode, pub(super) &'static str);
+pub(in crate::protocol) struct Violation(pub(super) RejectCode, pub(super) &'static str);
 
 impl Violation {
     #[cold]

@@ -1,0 +1,1373 @@
+/* The core. One file, so that a compiler sees all of it and can make it small.
+ *
+ * Sending: a message is a function that emits its bytes one after the other. It is run once to
+ * count them, and again each time there is room, emitting only those not yet sent: so no message
+ * is ever held in memory, and a pack goes from the ring to the socket.
+ *
+ * Receiving: every byte goes through the frame, then through the item (CBOR), then to the field it
+ * belongs to. Nothing but numbers and hashes of texts is kept, so a message may be of any length
+ * and depth without costing memory.
+ */
+#include "telehub.h"
+
+#include <string.h>
+
+/* Milliseconds. */
+#define WELCOME_TIMEOUT 30000 /* TCP is up, and no welcome. */
+#define ACK_TIMEOUT 60000     /* Batches unacked, and no ack. */
+#define SETTLED 60000         /* A connection that held so long was good. */
+/* Pauses; each is doubled so many times at most, and as much again is jitter. */
+#define USUAL_PAUSE 450
+#define USUAL_DOUBLED 6 /* 29 to 58 s. */
+#define RESTART_PAUSE 2000
+#define FAULT_PAUSE 10000
+#define FAULT_DOUBLED 4 /* 160 to 320 s. */
+#define REFUSED_PAUSE 60000
+#define REFUSED_DOUBLED 5 /* 32 to 64 min. */
+#define LONGEST_WISH 3600000
+
+#define CLOCK_WRAPS (UINT32_MAX / 1000) /* Seconds. */
+#define MAX_HEAD 8192     /* Bytes of an HTTP answer's head. */
+#define MAX_INPUT 65536   /* Bytes of a message; a hub that sends more is not one. */
+#define MAX_SKIP 65536    /* Items of a message, for the same reason. */
+#define ALONE 2           /* Closes with one batch alone in flight, until it is given up. */
+#define RENUMBERED 16     /* New numbers after bad-seq on one connection. */
+#define ENTRY 8           /* Bytes of a batch's head in the ring: length, tag, time. */
+#define DEAD 0x8000       /* In the length: rejected, waits for its place to be the first. */
+
+enum { OFFLINE, UPGRADING, GREETING, WELCOMED };
+enum {
+    SAY_HELLO = 1, SAY_PONG = 2, SAY_CLOSE = 4, HANG_UP = 8, STOPPED = 16, CAREFUL = 32,
+    LEAVING = 64, ACCEPTED = 128
+};
+enum { TX_NONE, TX_REQUEST, TX_HELLO, TX_PONG, TX_RESULT, TX_DATA, TX_BYE, TX_CLOSE };
+enum { RX_STATUS, RX_HEADER, RX_FIRST, RX_SECOND, RX_LENGTH, RX_BODY, RX_DEAF };
+enum { L_TOP, L_KIND, L_BODY, L_KEY, L_VALUE, L_DONE, L_BAD };
+enum { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
+enum { SLOT_FREE, SLOT_READING, SLOT_RUNNING, SLOT_RESULT, SLOT_SENT };
+enum { G_SEQ, G_INTERVAL, G_TIMEOUT, G_MAX, G_RATE, G_WINDOW, G_STREAM, G_RESULT, G_CODE, G_ALL };
+#define NOTHING 0xffffffffu
+
+/* FNV-1a of the words that a hub says; tests/words.c holds them to it. */
+#define H_WELCOME 0x27e17df3u
+#define H_ACK 0x3a4a5a02u
+#define H_REJECT 0x8534cac6u
+#define H_COMMAND 0x93594ab2u
+#define H_STREAM 0x5f6f6d65u
+#define H_SEQ 0xc9270bbcu
+#define H_PING_INTERVAL 0xa820eba7u
+#define H_PING_TIMEOUT 0xea99e635u
+#define H_MAX_MESSAGE 0x17f22c79u
+#define H_MAX_RATE 0xeb363020u
+#define H_WINDOW 0xa172b7ddu
+#define H_CODE 0xf9316cf4u
+#define H_RESULT 0x0a377624u
+#define H_ID 0x37386ae0u
+#define H_NAME 0x8d39bde6u
+#define H_ARGS 0x9d0aa73cu
+#define H_BAD_SEQ 0x32ef2ab6u
+#define H_UNKNOWN_KIND 0x8ed6611eu
+#define H_NONE 0x811c9dc5u
+
+static uint32_t hash_on(uint32_t hash, uint8_t byte) { return (hash ^ byte) * 16777619u; }
+
+static uint32_t hash_of(const void *bytes, size_t len)
+{
+    const uint8_t *at = bytes;
+    uint32_t hash = H_NONE;
+    while (len--) {
+        hash = hash_on(hash, *at++);
+    }
+    return hash;
+}
+
+static void tell(struct telehub *h, enum telehub_event event, uint16_t tag)
+{
+    h->config->event(h->config->user, event, tag);
+}
+
+/* ---- The ring of batches ---- */
+
+static uint16_t wrap(uint32_t at) { return at >= TELEHUB_QUEUE ? at - TELEHUB_QUEUE : at; }
+
+static uint32_t peek(const struct telehub *h, uint16_t at, uint8_t count)
+{
+    uint32_t value = 0;
+    while (count--) {
+        value = value << 8 | h->ring[at];
+        at = wrap(at + 1);
+    }
+    return value;
+}
+
+static void poke(struct telehub *h, uint32_t value, uint8_t count)
+{
+    while (count--) {
+        h->ring[wrap(h->head + h->bytes++)] = value >> (8 * count);
+    }
+}
+
+static uint16_t length_at(const struct telehub *h, uint16_t at) { return peek(h, at, 2) & ~DEAD; }
+
+/* Where the batch stands that has this many before it. */
+static uint16_t entry_at(const struct telehub *h, uint16_t index)
+{
+    uint16_t at = h->head;
+    while (index--) {
+        at = wrap(at + ENTRY + length_at(h, at));
+    }
+    return at;
+}
+
+static void pop(struct telehub *h)
+{
+    uint16_t size = ENTRY + length_at(h, h->head);
+    h->head = wrap(h->head + size);
+    h->bytes -= size;
+    h->batches--;
+    h->first++;
+    if (h->flight) {
+        h->flight--;
+    }
+}
+
+static void pop_dead(struct telehub *h)
+{
+    while (h->batches && (h->ring[h->head] & (DEAD >> 8))) {
+        pop(h);
+    }
+}
+
+static uint16_t alive_in_flight(const struct telehub *h)
+{
+    uint16_t at = h->head, alive = 0;
+    for (uint16_t index = 0; index < h->flight; index++) {
+        alive += !(h->ring[at] & (DEAD >> 8));
+        at = wrap(at + ENTRY + length_at(h, at));
+    }
+    return alive;
+}
+
+/* Takes a batch out of the middle. */
+static void give_up(struct telehub *h, uint16_t at, bool told)
+{
+    h->ring[at] |= DEAD >> 8;
+    if (told) {
+        tell(h, TELEHUB_REJECTED, peek(h, wrap(at + 2), 2));
+    }
+    pop_dead(h);
+}
+
+bool telehub_room(const struct telehub *h, size_t len)
+{
+    return len + ENTRY <= (size_t)(TELEHUB_QUEUE - h->bytes);
+}
+
+/* Leaves the hub, with a close code or without. */
+static void leave(struct telehub *h, uint16_t code)
+{
+    if (h->phase && !(h->flags & HANG_UP)) {
+        h->flags |= code ? HANG_UP | SAY_CLOSE : HANG_UP;
+        h->bye = code;
+        h->rx = RX_DEAF;
+    }
+}
+
+static void fault(struct telehub *h, uint16_t code)
+{
+    if (!(h->flags & HANG_UP)) {
+        tell(h, TELEHUB_FAULT, code);
+        leave(h, h->phase >= GREETING ? code : 0);
+    }
+}
+
+bool telehub_put(struct telehub *h, const uint8_t *pack, size_t len, uint16_t tag, uint32_t now)
+{
+    if (len + ENTRY > TELEHUB_QUEUE || len >= DEAD) {
+        return false;
+    }
+    while (!telehub_room(h, len)) {
+        if (h->tx == TX_DATA && h->tx_entry == h->head) {
+            /* Half of it is sent; the rest will be overwritten. */
+            h->tx = TX_NONE;
+            fault(h, 0);
+        }
+        tell(h, TELEHUB_DROPPED, peek(h, wrap(h->head + 2), 2));
+        pop(h);
+        pop_dead(h);
+    }
+    poke(h, len, 2);
+    poke(h, tag, 2);
+    poke(h, now / 1000, 4);
+    while (len--) {
+        poke(h, *pack++, 1);
+    }
+    h->batches++;
+    return true;
+}
+
+bool telehub_idle(const struct telehub *h)
+{
+#if TELEHUB_COMMANDS
+    for (int slot = 0; slot < TELEHUB_COMMANDS; slot++) {
+        if (h->slots[slot].state > SLOT_READING) {
+            return false;
+        }
+    }
+#endif
+    return !h->batches;
+}
+
+void telehub_leave(struct telehub *h, uint16_t sleep)
+{
+    h->flags |= LEAVING;
+    h->sleep = sleep;
+}
+
+/* ---- When to come back ---- */
+
+static uint32_t pause_after(struct telehub *h, uint16_t code)
+{
+    uint32_t span = USUAL_PAUSE;
+    uint8_t doubled = USUAL_DOUBLED;
+    if (code == 4001) {
+        span = REFUSED_PAUSE;
+        doubled = 0;
+    } else if (code == 1001 || code == 1013) {
+        span = RESTART_PAUSE;
+        doubled = 0;
+    } else if (code == 4003 || (code >= 1002 && code <= 1009)) {
+        span = FAULT_PAUSE;
+        doubled = FAULT_DOUBLED;
+    } else if (h->wish) {
+        span = h->wish;
+        doubled = 0;
+    } else if (code && code < 500 && code != 429) {
+        span = REFUSED_PAUSE;
+        doubled = REFUSED_DOUBLED;
+    }
+    span <<= h->failures < doubled ? h->failures : doubled;
+    return span + h->config->random(h->config->user) % span;
+}
+
+/* An end that speaks of a fault with a batch. Blame needs proof: it was alone in flight, twice. */
+static void blame(struct telehub *h)
+{
+    if (alive_in_flight(h) != 1) {
+        h->flags |= CAREFUL;
+        h->alone = 0;
+    } else if (++h->alone >= ALONE) {
+        h->alone = 0;
+        pop_dead(h);
+        give_up(h, h->head, true);
+    }
+}
+
+void telehub_connected(struct telehub *h, uint32_t now)
+{
+    h->phase = UPGRADING;
+    h->flags &= STOPPED | CAREFUL | LEAVING;
+    h->code = 0;
+    h->wish = h->message = 0;
+    h->since = h->heard = now;
+    h->rx = RX_STATUS;
+    h->rx_fin = 1;
+    h->ctl_len = 0;
+    h->tx = TX_REQUEST;
+    h->tx_skip = 0;
+    h->tx_len = 0;
+    h->silence = WELCOME_TIMEOUT;
+    for (int word = 0; word < 4; word++) {
+        h->nonce[word] = h->config->random(h->config->user);
+    }
+}
+
+void telehub_disconnected(struct telehub *h, uint32_t now)
+{
+    if (h->phase == WELCOMED && now - h->since >= SETTLED) {
+        h->failures = 0;
+    }
+    if (h->code == 1007 || h->code == 1009) {
+        blame(h);
+    }
+    if (h->code == 4002 && !(h->flags & STOPPED)) {
+        h->flags |= STOPPED;
+        tell(h, TELEHUB_STOPPED, 0);
+    }
+    h->retry = now + pause_after(h, h->code);
+    h->code = 0;
+    h->wish = 0;
+    if (h->failures < 20) {
+        h->failures++;
+    }
+    h->phase = OFFLINE;
+    h->flags &= STOPPED | CAREFUL | LEAVING;
+    h->flight = 0;
+    h->tx = TX_NONE;
+#if TELEHUB_COMMANDS
+    for (int slot = 0; slot < TELEHUB_COMMANDS; slot++) {
+        struct telehub_slot *s = &h->slots[slot];
+        s->state = s->state == SLOT_SENT ? SLOT_RESULT : s->state == SLOT_READING ? SLOT_FREE : s->state;
+    }
+#endif
+}
+
+uint32_t telehub_pause(const struct telehub *h, uint32_t now)
+{
+    int32_t left = (int32_t)(h->retry - now);
+    return left > 0 ? (uint32_t)left : 0;
+}
+
+enum telehub_todo telehub_tick(struct telehub *h, uint32_t now)
+{
+    h->now = now;
+    if (!h->phase) {
+        if (h->flags & STOPPED) {
+            return TELEHUB_STOP;
+        }
+        return telehub_pause(h, now) ? TELEHUB_WAIT : TELEHUB_CONNECT;
+    }
+    if (now - h->heard >= h->silence ||
+        (h->phase < WELCOMED && now - h->since >= WELCOME_TIMEOUT) ||
+        (h->phase == WELCOMED && h->flight && now - h->acked >= ACK_TIMEOUT)) {
+        fault(h, 0);
+    }
+    return h->flags & HANG_UP ? TELEHUB_HANG_UP : TELEHUB_TALK;
+}
+
+void telehub_init(struct telehub *h, const struct telehub_config *config, uint32_t now)
+{
+    memset(h, 0, sizeof *h);
+    h->config = config;
+    h->first = 1;
+    h->retry = h->now = now;
+}
+
+/* ---- Sending ---- */
+
+static void emit(struct telehub *h, uint8_t byte)
+{
+    uint16_t at = h->tx_at++;
+    if (at < h->tx_skip || at >= h->tx_skip + h->tx_room) {
+        return;
+    }
+    if (h->tx_head && at >= h->tx_head) {
+        byte ^= h->mask >> (8 * ((at - h->tx_head) & 3));
+    }
+    h->tx_out[at - h->tx_skip] = byte;
+}
+
+static void emit_text(struct telehub *h, const char *text)
+{
+    while (*text) {
+        emit(h, *text++);
+    }
+}
+
+static void emit_item(struct telehub *h, uint8_t major, uint32_t value)
+{
+    uint8_t size = value < 24 ? 0 : value < 0x100 ? 1 : value < 0x10000 ? 2 : 4;
+    emit(h, major << 5 | (size == 0 ? value : size == 1 ? 24 : size == 2 ? 25 : 26));
+    while (size--) {
+        emit(h, value >> (8 * size));
+    }
+}
+
+static const char *const BASE64 =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* Base64 of big-endian words, the last group with one byte or two (16 and 20 bytes). */
+static void base64(const uint32_t *words, uint8_t len, char *out)
+{
+    for (uint8_t at = 0; at < len; at += 3) {
+        uint32_t group = 0;
+        for (uint8_t byte = at; byte < at + 3; byte++) {
+            group = group << 8;
+            if (byte < len) {
+                group |= words[byte / 4] >> (24 - 8 * (byte & 3)) & 0xff;
+            }
+        }
+        for (uint8_t sextet = 0; sextet < 4; sextet++) {
+            *out++ = at + sextet > len ? '=' : BASE64[group >> (18 - 6 * sextet) & 63];
+        }
+    }
+    *out = 0;
+}
+
+/* Messages as templates: bytes as they are, and these. Carriage return and line feed are not among
+ * them, nor is what CBOR's texts and heads of more than 16 are made of. */
+#define I_HOST "\001"
+#define I_ID "\002"
+#define I_TOKEN "\003"
+#define I_KEY "\004"
+#define I_STREAM "\005"
+#define I_NEXT "\006"
+#define I_CLOCK "\007"
+#define I_SEQ "\010"
+#define I_AGE "\011"
+#define I_PACK "\013"
+#define I_SLEEP "\014"
+#define I_MAX "\016"
+
+static const char *const REQUEST =
+    "GET /v1/devices/" I_ID " HTTP/1.1\r\nHost: " I_HOST "\r\nAuthorization: Bearer " I_TOKEN
+    "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Protocol: telehub.v1\r\nSec-WebSocket-Key: " I_KEY "\r\n\r\n";
+static const char *const HELLO =
+    "\xa1\x65hello"
+#if TELEHUB_COMMANDS
+    "\xa4\x6bmax_message" I_MAX
+#else
+    "\xa3"
+#endif
+    "\x66stream" I_STREAM "\x64next" I_NEXT "\x65" "clock" I_CLOCK;
+static const char *const DATA =
+    "\xa1\x64" "data\xa3\x63seq" I_SEQ "\x63" "age" I_AGE "\x64pack" I_PACK;
+static const char *const BYE = "\xa1\x63" "bye\xa1\x65sleep" I_SLEEP;
+
+static void emit_string(struct telehub *h, const char *text)
+{
+    emit_item(h, 3, strlen(text));
+    emit_text(h, text);
+}
+
+static void emit_pack(struct telehub *h)
+{
+    uint16_t at = h->tx_entry, len = length_at(h, at);
+    at = wrap(at + ENTRY);
+    while (len--) {
+        emit(h, h->ring[at]);
+        at = wrap(at + 1);
+    }
+}
+
+static void emit_template(struct telehub *h, const char *template)
+{
+    const struct telehub_config *config = h->config;
+    char key[25], code;
+    while ((code = *template++)) {
+        switch (code) {
+        case 1:
+            emit_text(h, config->host);
+            break;
+        case 2:
+            emit_text(h, config->id);
+            break;
+        case 3:
+            emit_text(h, config->token);
+            break;
+        case 4:
+            base64(h->nonce, 16, key);
+            emit_text(h, key);
+            break;
+        case 5:
+            emit_string(h, config->stream);
+            break;
+        case 6:
+            emit_item(h, 0, h->used + 1);
+            break;
+        case 7:
+            emit_string(h, config->clock);
+            break;
+        case 8:
+            emit_item(h, 0, h->sent);
+            break;
+        case 9:
+            emit_item(h, 0, h->age);
+            break;
+        case 11:
+            emit_pack(h);
+            break;
+        case 12:
+            emit_item(h, 0, h->sleep);
+            break;
+#if TELEHUB_COMMANDS
+        case 14:
+            emit_item(h, 0, TELEHUB_COMMAND_SIZE);
+            break;
+#endif
+        default:
+            emit(h, code);
+            break;
+        }
+    }
+}
+
+#if TELEHUB_COMMANDS
+static void emit_part(struct telehub *h, const char *key, uint8_t from, uint8_t len, bool raw)
+{
+    const struct telehub_slot *s = &h->slots[h->slot_tx - 1];
+    emit_string(h, key);
+    if (!raw) {
+        emit_item(h, 3, len);
+    }
+    while (len--) {
+        emit(h, s->bytes[from++]);
+    }
+}
+
+static void emit_result(struct telehub *h)
+{
+    const struct telehub_slot *s = &h->slots[h->slot_tx - 1];
+    /* `ok` is 0 or 1, and 2 more where the value was too large. */
+    bool large = s->ok & 2;
+    emit_item(h, 5, 1);
+    emit_string(h, "result");
+    emit_item(h, 5, 3 + (large || s->args_len));
+    emit_part(h, "id", s->id, s->id_len, false);
+    emit_part(h, "name", s->name, s->name_len, false);
+    emit_string(h, "ok");
+    emit(h, s->ok & 1 ? 0xf5 : 0xf4);
+    if (large) {
+        emit_string(h, "error");
+        emit_string(h, "too-large");
+    } else if (s->args_len) {
+        emit_part(h, s->ok ? "value" : "error", s->args, s->args_len, true);
+    }
+}
+#endif
+
+static void emit_message(struct telehub *h)
+{
+    uint8_t at = 0;
+    switch (h->tx) {
+    case TX_PONG:
+        while (at < h->ctl_len) {
+            emit(h, h->ctl[at++]);
+        }
+        break;
+    case TX_CLOSE:
+        emit(h, h->bye >> 8);
+        emit(h, h->bye);
+        break;
+#if TELEHUB_COMMANDS
+    case TX_RESULT:
+        emit_result(h);
+        break;
+#endif
+    default:
+        emit_template(h, h->tx == TX_REQUEST ? REQUEST
+                         : h->tx == TX_HELLO ? HELLO
+                         : h->tx == TX_DATA  ? DATA
+                                             : BYE);
+        break;
+    }
+}
+
+/* What to say next. */
+static uint8_t choose(struct telehub *h)
+{
+    if (h->flags & SAY_CLOSE) {
+        h->flags &= ~SAY_CLOSE;
+        return TX_CLOSE;
+    }
+    if (h->flags & HANG_UP || h->phase < GREETING) {
+        return TX_NONE;
+    }
+    if (h->flags & SAY_HELLO) {
+        h->flags &= ~SAY_HELLO;
+        return TX_HELLO;
+    }
+    if (h->flags & SAY_PONG) {
+        h->flags &= ~SAY_PONG;
+        return TX_PONG;
+    }
+    if (h->phase < WELCOMED || (int32_t)(h->now - h->allowed) < 0) {
+        return TX_NONE;
+    }
+#if TELEHUB_COMMANDS
+    for (int slot = 0; slot < TELEHUB_COMMANDS; slot++) {
+        if (h->slots[slot].state == SLOT_RESULT) {
+            h->slots[slot].state = SLOT_SENT;
+            h->slot_tx = slot + 1;
+            return TX_RESULT;
+        }
+    }
+#endif
+    if (h->flight < h->batches && h->flight < (h->flags & CAREFUL ? 1 : h->window)) {
+        uint16_t at = entry_at(h, h->flight);
+        if (!h->flight) {
+            h->acked = h->now;
+        }
+        h->sent = h->first + h->flight++;
+        h->used = h->sent > h->used ? h->sent : h->used;
+        h->tx_entry = at;
+        h->age = h->now / 1000 - peek(h, wrap(at + 4), 4);
+        if (h->age > CLOCK_WRAPS) {
+            h->age += CLOCK_WRAPS + 1;
+        }
+        return h->ring[at] & (DEAD >> 8) ? TX_NONE : TX_DATA;
+    }
+    if (h->flags & LEAVING && telehub_idle(h)) {
+        return TX_BYE;
+    }
+    return TX_NONE;
+}
+
+static void begin(struct telehub *h, uint8_t tx)
+{
+    h->tx = tx;
+    h->tx_skip = h->tx_room = h->tx_at = 0;
+    h->tx_head = 0;
+    emit_message(h);
+    h->tx_len = h->tx_at;
+    if (tx == TX_REQUEST) {
+        return;
+    }
+    if (tx >= TX_RESULT && tx <= TX_DATA) {
+        h->allowed = h->now + h->spacing;
+        if (h->tx_len > h->max) {
+#if TELEHUB_COMMANDS
+            struct telehub_slot *s = &h->slots[h->slot_tx - 1];
+            if (tx == TX_RESULT) {
+                h->tx = TX_NONE;
+                if (!(s->ok & 2)) {
+                    s->ok |= 2;
+                    s->state = SLOT_RESULT;
+                }
+                return;
+            }
+#endif
+            h->tx = TX_NONE;
+            give_up(h, h->tx_entry, true);
+            return;
+        }
+    }
+    h->tx_head = h->tx_len > 125 ? 8 : 6;
+    h->tx_len += h->tx_head;
+    h->mask = h->config->random(h->config->user);
+}
+
+static void emit_head(struct telehub *h)
+{
+    static const uint8_t OPCODES[] = {0, 0, 0x82, 0x8a, 0x82, 0x82, 0x82, 0x88};
+    uint16_t len = h->tx_len - h->tx_head;
+    uint8_t head = h->tx_head;
+    /* Not masked: `emit` masks what lies behind the head. */
+    emit(h, OPCODES[h->tx]);
+    emit(h, 0x80 | (head == 8 ? 126 : len));
+    if (head == 8) {
+        emit(h, len >> 8);
+        emit(h, len);
+    }
+    for (uint8_t at = 0; at < 4; at++) {
+        emit(h, h->mask >> (8 * at));
+    }
+}
+
+static void finished(struct telehub *h)
+{
+    if (h->tx == TX_BYE) {
+        h->flags |= STOPPED;
+        leave(h, 1000);
+    }
+    h->tx = TX_NONE;
+}
+
+size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now)
+{
+    size_t total = 0;
+    h->now = now;
+    while (total < room) {
+        if (h->tx == TX_NONE) {
+            uint16_t before = h->flight;
+            uint8_t tx = choose(h);
+            if (tx == TX_NONE) {
+                /* A dead batch was passed by: there may be more behind it. */
+                if (h->flight != before) {
+                    continue;
+                }
+                break;
+            }
+            begin(h, tx);
+            if (h->tx == TX_NONE) {
+                continue;
+            }
+        } else if (h->tx == TX_REQUEST && !h->tx_len) {
+            begin(h, TX_REQUEST);
+        }
+        h->tx_out = out + total;
+        h->tx_at = 0;
+        h->tx_room = room - total < 0x4000 ? room - total : 0x4000;
+        if (h->tx_head) {
+            emit_head(h);
+        }
+        emit_message(h);
+        uint16_t left = h->tx_len - h->tx_skip;
+        uint16_t wrote = left < h->tx_room ? left : h->tx_room;
+        total += wrote;
+        h->tx_skip += wrote;
+        if (h->tx_skip == h->tx_len) {
+            finished(h);
+        }
+    }
+    return total;
+}
+
+#if TELEHUB_PROOF
+/* ---- SHA-1, for the proof that the other end speaks WebSocket (RFC 6455 §4.1) ---- */
+
+static uint32_t turn(uint32_t word, uint8_t by) { return word << by | word >> (32 - by); }
+
+/* `text` is the 60 characters of key and GUID. */
+static void sha1(const char *text, uint32_t state[5])
+{
+    static const uint32_t K[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
+    static const uint32_t FIRST[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
+    uint32_t w[16], s[5];
+    uint8_t padded[128] = {0};
+    memcpy(state, FIRST, sizeof FIRST);
+    memcpy(padded, text, 60);
+    padded[60] = 0x80;
+    padded[126] = 60 * 8 >> 8;
+    padded[127] = (uint8_t)(60 * 8);
+    for (const uint8_t *at = padded; at < padded + 128;) {
+        memcpy(s, state, sizeof s);
+        for (uint8_t t = 0; t < 80; t++) {
+            uint32_t word = 0, f, next;
+            if (t < 16) {
+                for (uint8_t byte = 0; byte < 4; byte++) {
+                    word = word << 8 | *at++;
+                }
+            } else {
+                word = turn(w[(t - 3) & 15] ^ w[(t - 8) & 15] ^ w[(t - 14) & 15] ^ w[t & 15], 1);
+            }
+            w[t & 15] = word;
+            f = t < 20   ? (s[1] & s[2]) | (~s[1] & s[3])
+                : t < 40 ? s[1] ^ s[2] ^ s[3]
+                : t < 60 ? (s[1] & s[2]) | (s[1] & s[3]) | (s[2] & s[3])
+                         : s[1] ^ s[2] ^ s[3];
+            next = turn(s[0], 5) + f + s[4] + K[t / 20] + word;
+            s[4] = s[3];
+            s[3] = s[2];
+            s[2] = turn(s[1], 30);
+            s[1] = s[0];
+            s[0] = next;
+        }
+        for (uint8_t word = 0; word < 5; word++) {
+            state[word] += s[word];
+        }
+    }
+}
+#endif
+
+/* ---- The answer to the upgrade ---- */
+
+static const char *after(const char *line, const char *name)
+{
+    while (*name) {
+        char c = *line++;
+        if ((c >= 'A' && c <= 'Z' ? c + 32 : c) != *name++) {
+            return NULL;
+        }
+    }
+    while (*line == ' ' || *line == '\t') {
+        line++;
+    }
+    return line;
+}
+
+static uint32_t decimal(const char *text)
+{
+    uint32_t value = 0;
+    while (*text >= '0' && *text <= '9' && value < LONGEST_WISH) {
+        value = value * 10 + (*text++ - '0');
+    }
+    return value;
+}
+
+static void proof(struct telehub *h, const char *value)
+{
+#if TELEHUB_PROOF
+    char text[61];
+    uint32_t digest[5];
+    base64(h->nonce, 16, text);
+    memcpy(text + 24, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 37);
+    sha1(text, digest);
+    base64(digest, 20, text);
+    if (strcmp(value, text)) {
+        return;
+    }
+#else
+    (void)value;
+#endif
+    h->flags |= ACCEPTED;
+}
+
+static void head_line(struct telehub *h)
+{
+    char *line = (char *)h->ctl;
+    const char *value;
+    if (h->rx == RX_STATUS) {
+        value = after(line, "http/1.");
+        h->code = value && *value && value[1] == ' ' ? decimal(value + 2) : 1;
+        h->rx = RX_HEADER;
+    } else if (!*line) {
+        if (h->code != 101 || !(h->flags & ACCEPTED)) {
+            h->code = h->code >= 300 && h->code < 600 ? h->code : 0;
+            fault(h, h->code);
+            return;
+        }
+        h->code = 0;
+        h->phase = GREETING;
+        h->flags |= SAY_HELLO;
+        h->rx = RX_FIRST;
+    } else if ((value = after(line, "retry-after:"))) {
+        h->wish = decimal(value);
+        h->wish = h->wish < LONGEST_WISH / 1000 ? h->wish * 1000 : LONGEST_WISH;
+    } else if ((value = after(line, "sec-websocket-accept:"))) {
+        proof(h, value);
+    }
+}
+
+static void head_byte(struct telehub *h, uint8_t byte)
+{
+    if (++h->message > MAX_HEAD) {
+        fault(h, 0);
+    } else if (byte == '\n') {
+        while (h->ctl_len && h->ctl[h->ctl_len - 1] <= ' ') {
+            h->ctl_len--;
+        }
+        h->ctl[h->ctl_len] = 0;
+        h->ctl_len = 0;
+        head_line(h);
+    } else if (h->ctl_len < sizeof h->ctl - 1) {
+        h->ctl[h->ctl_len++] = byte;
+    }
+}
+
+/* ---- Messages of the hub ---- */
+
+static void batch_acked(struct telehub *h, uint32_t seq)
+{
+    if (seq > h->sent) {
+        fault(h, 1002);
+        return;
+    }
+    while (h->flight && h->first <= seq) {
+        pop(h);
+        h->acked = h->now;
+        h->failures = h->alone = 0;
+        h->flags &= ~CAREFUL;
+    }
+    pop_dead(h);
+}
+
+static uint32_t or_else(uint32_t value, uint32_t least, uint32_t most, uint32_t otherwise)
+{
+    return value >= least && value <= most ? value : otherwise;
+}
+
+static void welcomed(struct telehub *h)
+{
+    uint32_t seq = h->got[G_SEQ], interval = or_else(h->got[G_INTERVAL], 1, 86400, 20);
+    uint32_t rate = or_else(h->got[G_RATE], 1, 1000, 1000);
+    if (h->phase != GREETING || h->flags & SAY_HELLO || seq >= NOTHING - 0x10000) {
+        return;
+    }
+    if (h->got[G_STREAM] != hash_of(h->config->stream, strlen(h->config->stream))) {
+        fault(h, 1002);
+        return;
+    }
+    if (seq <= h->used) {
+        while (h->batches && h->first <= seq) {
+            pop(h);
+        }
+    } else {
+        /* The counter was lost: nothing that is held has been taken. */
+        h->first = seq + 1;
+        h->used = seq;
+        tell(h, TELEHUB_RENUMBERED, 0);
+    }
+    h->flight = 0;
+    h->sent = seq;
+    pop_dead(h);
+    h->window = or_else(h->got[G_WINDOW], 1, 0xffff, 1);
+    h->max = or_else(h->got[G_MAX], 1, 0xffff, 0xffff);
+    h->spacing = 1000 / rate;
+    h->silence = interval * 1250 + or_else(h->got[G_TIMEOUT], 1, 86400, interval) * 1000;
+    h->phase = WELCOMED;
+    h->budget = RENUMBERED;
+    h->since = h->acked = h->allowed = h->now;
+    tell(h, TELEHUB_WELCOME, 0);
+}
+
+static void again(struct telehub *h, uint16_t at)
+{
+    uint16_t size = ENTRY + length_at(h, at);
+    if (!h->budget || size > TELEHUB_QUEUE - h->bytes) {
+        give_up(h, at, true);
+        return;
+    }
+    h->budget--;
+    for (uint16_t byte = 0; byte < size; byte++) {
+        poke(h, h->ring[wrap(at + byte)], 1);
+    }
+    h->batches++;
+    give_up(h, at, false);
+}
+
+#if TELEHUB_COMMANDS
+static void slot_settled(struct telehub *h, uint32_t id)
+{
+    for (int slot = 0; slot < TELEHUB_COMMANDS; slot++) {
+        struct telehub_slot *s = &h->slots[slot];
+        if (s->state == SLOT_SENT && hash_of(s->bytes + s->id, s->id_len) == id) {
+            s->state = SLOT_FREE;
+        }
+    }
+}
+#endif
+
+static void rejected(struct telehub *h)
+{
+    uint32_t index = h->got[G_SEQ] - h->first;
+    if (h->got[G_SEQ] == NOTHING) {
+        if (h->got[G_CODE] == H_UNKNOWN_KIND || !h->flight) {
+            return;
+        }
+        if (alive_in_flight(h) != 1) {
+            h->flags |= CAREFUL;
+            return;
+        }
+        /* The only one in flight is at the front: dead ones before it have gone. */
+        index = 0;
+    }
+    if (index >= h->flight) {
+        return;
+    }
+    h->acked = h->now;
+    uint16_t at = entry_at(h, index);
+    if (h->ring[at] & (DEAD >> 8)) {
+        return;
+    }
+    if (h->got[G_CODE] == H_BAD_SEQ) {
+        again(h, at);
+    } else {
+        give_up(h, at, true);
+    }
+}
+
+#if TELEHUB_COMMANDS
+static void commanded(struct telehub *h)
+{
+    struct telehub_slot *s;
+    if (!h->slot) {
+        return;
+    }
+    s = &h->slots[h->slot - 1];
+    uint32_t id = hash_of(s->bytes + s->id, s->id_len);
+    bool known = false;
+    for (int slot = 0; slot < TELEHUB_COMMANDS; slot++) {
+        struct telehub_slot *other = &h->slots[slot];
+        if (other->state > SLOT_READING && hash_of(other->bytes + other->id, other->id_len) == id) {
+            known = true;
+            if (other->state == SLOT_SENT) {
+                other->state = SLOT_RESULT;
+            }
+        }
+    }
+    if (known || !s->id_len || !s->name_len) {
+        s->state = SLOT_FREE;
+    } else if (s->ok) {
+        /* It did not fit. */
+        s->state = SLOT_RESULT;
+        s->args_len = 0;
+        s->ok = 2;
+    } else {
+        s->state = SLOT_RUNNING;
+        tell(h, TELEHUB_COMMAND, h->slot);
+    }
+    h->slot = 0;
+}
+
+/* One byte of a command's id, name or arguments. */
+static void keep(struct telehub *h, uint8_t byte)
+{
+    struct telehub_slot *s;
+    if (!h->slot) {
+        return;
+    }
+    s = &h->slots[h->slot - 1];
+    if (s->len >= TELEHUB_COMMAND_SIZE) {
+        s->ok = 2;
+        return;
+    }
+    s->bytes[s->len++] = byte;
+    if (h->field == H_ID) {
+        s->id_len++;
+        s->id = s->len - s->id_len;
+    } else if (h->field == H_NAME) {
+        s->name_len++;
+        s->name = s->len - s->name_len;
+    } else {
+        s->args_len++;
+        s->args = s->len - s->args_len;
+    }
+}
+
+struct telehub_asked telehub_command(const struct telehub *h, uint16_t tag)
+{
+    const struct telehub_slot *s = &h->slots[tag - 1];
+    struct telehub_asked asked = {(const char *)s->bytes + s->name, s->bytes + s->args,
+                                  s->name_len, s->args_len};
+    return asked;
+}
+
+void telehub_result(struct telehub *h, uint16_t tag, bool ok, const uint8_t *value, size_t len)
+{
+    struct telehub_slot *s = &h->slots[tag - 1];
+    uint8_t at = s->args_len && s->args + s->args_len == s->len ? s->args : s->len;
+    s->ok = ok;
+    if (len > (size_t)(TELEHUB_COMMAND_SIZE - at)) {
+        s->ok |= 2;
+        len = 0;
+    }
+    if (len) {
+        memmove(s->bytes + at, value, len);
+    }
+    s->args = at;
+    s->args_len = len;
+    s->state = SLOT_RESULT;
+}
+#endif
+
+static void dispatch(struct telehub *h)
+{
+    if (h->level != L_DONE) {
+        return;
+    }
+    switch (h->kind) {
+    case H_WELCOME:
+        welcomed(h);
+        break;
+    case H_ACK:
+#if TELEHUB_COMMANDS
+        slot_settled(h, h->got[G_RESULT]);
+#endif
+        if (h->got[G_SEQ] != NOTHING && h->phase == WELCOMED) {
+            batch_acked(h, h->got[G_SEQ]);
+        }
+        break;
+    case H_REJECT:
+#if TELEHUB_COMMANDS
+        slot_settled(h, h->got[G_RESULT]);
+#endif
+        if (h->phase == WELCOMED && h->got[G_RESULT] == NOTHING) {
+            rejected(h);
+        }
+        break;
+#if TELEHUB_COMMANDS
+    case H_COMMAND:
+        commanded(h);
+        break;
+#endif
+    default:
+        break;
+    }
+}
+
+/* ---- Items: CBOR, byte by byte ---- */
+
+/* A number as an unsigned integer: whole, and NOTHING for what is none. */
+static uint32_t number(const struct telehub *h)
+{
+    uint32_t bits = h->arg;
+    uint8_t fraction = 10;
+    int32_t exponent = 15;
+    if (h->major == 0) {
+        return h->arg_high ? NOTHING : bits;
+    }
+    if (h->major != 7 || h->info < 25) {
+        return NOTHING;
+    }
+    if (h->info == 26) {
+        fraction = 23;
+        exponent = 127;
+    } else if (h->info == 27) {
+        /* Its upper half is precise enough for seconds. */
+        bits = h->arg_high;
+        fraction = 20;
+        exponent = 1023;
+    }
+    exponent = (int32_t)(bits >> fraction) - exponent;
+    bits = (bits & ((1u << fraction) - 1)) | 1u << fraction;
+    if (exponent < 0) {
+        return 0;
+    }
+    /* A sign is a huge exponent here, and so is infinity. */
+    if (exponent > 15) {
+        return NOTHING;
+    }
+    return exponent > fraction ? bits << (exponent - fraction) : bits >> (fraction - exponent);
+}
+
+/* An item has ended, with all that is in it. */
+static void item_done(struct telehub *h)
+{
+    if (h->skip && --h->skip) {
+        return;
+    }
+    if (h->level == L_KEY) {
+        h->field = h->major == 3 ? h->hash : 0;
+        h->level = L_VALUE;
+    } else if (h->level == L_VALUE) {
+        h->field = 0;
+        h->level = --h->pairs ? L_KEY : L_DONE;
+    } else if (h->level == L_KIND) {
+        h->kind = h->hash;
+        h->level = h->major == 3 ? L_BODY : L_BAD;
+    } else {
+        h->level = L_BAD;
+    }
+}
+
+/* A scalar for a field. */
+static void value(struct telehub *h)
+{
+    static const uint32_t FIELDS[] = {H_SEQ, H_PING_INTERVAL, H_PING_TIMEOUT, H_MAX_MESSAGE,
+                                      H_MAX_RATE, H_WINDOW, H_STREAM, H_RESULT, H_CODE};
+    for (uint8_t index = 0; index < sizeof FIELDS / sizeof *FIELDS; index++) {
+        if (FIELDS[index] == h->field) {
+            h->got[index] = h->major == 3 ? h->hash : number(h);
+        }
+    }
+}
+
+static void begin_message(struct telehub *h)
+{
+    h->level = L_TOP;
+    h->need = 0;
+    h->text = h->skip = h->message = 0;
+    h->field = 0;
+    memset(h->got, 0xff, sizeof h->got);
+#if TELEHUB_COMMANDS
+    if (h->slot) {
+        h->slots[h->slot - 1].state = SLOT_FREE;
+        h->slot = 0;
+    }
+#endif
+}
+
+/* The head of an item is complete. */
+static void item(struct telehub *h)
+{
+    uint32_t count = !h->arg_high && h->arg < MAX_SKIP ? h->arg : MAX_SKIP;
+    h->hash = H_NONE;
+    if (h->major == 2 || h->major == 3) {
+        h->text = h->arg_high ? NOTHING : h->arg;
+        if (h->text) {
+            return;
+        }
+    } else if (h->major >= 4 && h->major <= 6) {
+        if (h->level == L_TOP) {
+            h->level = h->major == 5 && count == 1 ? L_KIND : L_BAD;
+            return;
+        }
+        if (h->level == L_BODY && h->major == 5) {
+            h->pairs = count;
+            h->level = count ? L_KEY : L_DONE;
+#if TELEHUB_COMMANDS
+            if (h->kind == H_COMMAND) {
+                for (int slot = 0; slot < TELEHUB_COMMANDS && !h->slot; slot++) {
+                    if (h->slots[slot].state == SLOT_FREE) {
+                        memset(&h->slots[slot], 0, sizeof h->slots[slot]);
+                        h->slots[slot].state = SLOT_READING;
+                        h->slot = slot + 1;
+                    }
+                }
+            }
+#endif
+            return;
+        }
+        if (h->level != L_VALUE) {
+            h->level = L_BAD;
+            return;
+        }
+        count = h->major == 6 ? 1 : h->major == 5 ? 2 * count : count;
+        if (count) {
+            /* It is done when the items in it are; one that is skipped stood for one already. */
+            h->skip += count - (h->skip != 0);
+            if (h->skip > 4 * MAX_SKIP) {
+                h->level = L_BAD;
+            }
+            return;
+        }
+    }
+    if (h->level == L_VALUE && !h->skip) {
+        value(h);
+    }
+    item_done(h);
+}
+
+static void item_byte(struct telehub *h, uint8_t byte)
+{
+    if (h->level >= L_DONE) {
+        /* Nothing may follow the message. */
+        h->level = L_BAD;
+        return;
+    }
+#if TELEHUB_COMMANDS
+    if (h->level == L_VALUE && h->kind == H_COMMAND &&
+        (h->field == H_ARGS || (h->text && !h->skip && (h->field == H_ID || h->field == H_NAME)))) {
+        keep(h, byte);
+    }
+#endif
+    if (h->text) {
+        h->hash = hash_on(h->hash, byte);
+        if (!--h->text) {
+            if (h->level == L_VALUE && !h->skip) {
+                value(h);
+            }
+            item_done(h);
+        }
+    } else if (h->need) {
+        h->arg_high = h->arg_high << 8 | h->arg >> 24;
+        h->arg = h->arg << 8 | byte;
+        if (!--h->need) {
+            item(h);
+        }
+    } else {
+        h->major = byte >> 5;
+        h->info = byte & 31;
+        h->arg = h->info;
+        h->arg_high = 0;
+        if (h->info < 24) {
+            item(h);
+        } else if (h->info < 28) {
+            h->arg = 0;
+            h->need = 1 << (h->info - 24);
+        } else {
+            h->level = L_BAD;
+        }
+    }
+}
+
+/* ---- Frames ---- */
+
+static void control(struct telehub *h)
+{
+    if (h->rx_op == OP_PING) {
+        h->flags |= SAY_PONG;
+    } else if (h->rx_op == OP_CLOSE) {
+        h->code = h->ctl_len >= 2 ? h->ctl[0] << 8 | h->ctl[1] : 1000;
+        leave(h, h->code);
+    }
+}
+
+static void frame_ended(struct telehub *h)
+{
+    uint8_t op = h->rx_op;
+    h->rx = RX_FIRST;
+    if (op >= OP_CLOSE) {
+        control(h);
+    } else if (h->rx_fin) {
+        dispatch(h);
+    }
+}
+
+static void frame_begun(struct telehub *h)
+{
+    h->rx = RX_BODY;
+    if (h->rx_op >= OP_CLOSE) {
+        if (h->rx_op != OP_PONG) {
+            h->ctl_len = 0;
+            h->flags &= ~SAY_PONG;
+        }
+    } else {
+        h->message += h->rx_left;
+        if (h->rx_left > MAX_INPUT || h->message > MAX_INPUT) {
+            fault(h, 1009);
+            return;
+        }
+    }
+    if (!h->rx_left) {
+        frame_ended(h);
+    }
+}
+
+static void frame_first(struct telehub *h, uint8_t byte)
+{
+    uint8_t op = byte & 15, fin = byte >> 7;
+    bool data = op <= OP_BINARY;
+    h->rx = RX_SECOND;
+    if (byte & 0x70 || (!data && (op < OP_CLOSE || op > OP_PONG || !fin)) ||
+        (data && (op == OP_CONTINUATION) == h->rx_fin)) {
+        fault(h, 1002);
+        return;
+    }
+    h->rx_op = op;
+    if (data) {
+        if (op) {
+            begin_message(h);
+            if (op == OP_TEXT) {
+                /* Speaks JSON to a device that never did: not for it. */
+                h->level = L_BAD;
+            }
+        }
+        h->rx_fin = fin;
+    }
+}
+
+static void frame_byte(struct telehub *h, uint8_t byte)
+{
+    switch (h->rx) {
+    case RX_FIRST:
+        frame_first(h, byte);
+        break;
+    case RX_SECOND:
+        h->rx_left = byte & 0x7f;
+        if (byte & 0x80 || (h->rx_op >= OP_CLOSE && byte > 125)) {
+            fault(h, 1002);
+        } else if (h->rx_left >= 126) {
+            h->rx_need = h->rx_left == 126 ? 2 : 8;
+            h->rx_left = 0;
+            h->rx = RX_LENGTH;
+        } else {
+            frame_begun(h);
+        }
+        break;
+    case RX_LENGTH:
+        /* What leaves at the top is far beyond what is taken anyway. */
+        if (h->rx_left >> 24) {
+            fault(h, 1009);
+            break;
+        }
+        h->rx_left = h->rx_left << 8 | byte;
+        if (!--h->rx_need) {
+            frame_begun(h);
+        }
+        break;
+    default:
+        if (h->rx_op < OP_CLOSE) {
+            item_byte(h, byte);
+        } else if (h->rx_op != OP_PONG) {
+            h->ctl[h->ctl_len++] = byte;
+        }
+        if (!--h->rx_left) {
+            frame_ended(h);
+        }
+        break;
+    }
+}
+
+size_t telehub_input(struct telehub *h, const uint8_t *bytes, size_t len, uint32_t now)
+{
+    size_t taken = 0;
+    h->now = now;
+    if (len) {
+        h->heard = now;
+    }
+    while (taken < len && h->rx != RX_DEAF) {
+        /* A pong is on its way out of the place where the next ping goes. */
+        if (h->tx == TX_PONG && h->rx >= RX_FIRST) {
+            return taken;
+        }
+        if (h->rx < RX_FIRST) {
+            head_byte(h, bytes[taken++]);
+        } else {
+            frame_byte(h, bytes[taken++]);
+        }
+    }
+    return h->rx == RX_DEAF ? len : taken;
+}

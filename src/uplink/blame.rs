@@ -1,0 +1,573 @@
+//! What makes the broker hang up? Pure: no IO, no clock.
+//!
+//! MQTT 3.1.1 has no other way to refuse than to close the connection, and then everything that
+//! was out looks guilty. So nothing is blamed for having been there. After two hang-ups in a row
+//! with something out, one thing is on the wire at a time. What is hung up on while it is alone
+//! becomes a suspect, and the oldest suspect stands trial. It is convicted only when
+//!
+//! - it was hung up on alone at least four times,
+//! - once as the first publish of a connection, or after clearly more publishes than another time,
+//!   which rules out brokers that hang up after so many publishes or bytes, and
+//! - once right after another publish had been taken on the same connection, which rules out
+//!   brokers that hang up on everything, crash in a loop, or are behind a link that breaks;
+//! - and nothing else that had been taken before was hung up on alone meanwhile, which rules out
+//!   quotas and rates.
+//!
+//! A suspect that is taken is innocent, at whatever point. A convict is remembered: when it is
+//! tried again it goes alone, and one more hang-up refuses it at once.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+/// Where something is published, or what is subscribed to: what a broker's rules are about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Thing {
+    /// The hub's own status.
+    Hub,
+    /// A device's status.
+    Status(Arc<str>),
+    /// A device's fresh batches.
+    Data(Arc<str>),
+    /// Its stored ones.
+    History(Arc<str>),
+    /// Its gap records.
+    Gap(Arc<str>),
+    /// The empty batch whose echo is waited for.
+    Probe,
+    /// A subscription, by its filter.
+    Subscription(Arc<str>),
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hub => f.write_str("the hub's status"),
+            Self::Status(device) => write!(f, "the status of {device}"),
+            Self::Data(device) => write!(f, "data of {device}"),
+            Self::History(device) => write!(f, "stored data of {device}"),
+            Self::Gap(device) => write!(f, "a gap record of {device}"),
+            Self::Probe => f.write_str("the probe"),
+            Self::Subscription(filter) => write!(f, "the subscription to {filter}"),
+        }
+    }
+}
+
+/// Hang-ups in a row, with something out, after which one thing goes at a time. One is what every
+/// restart of a broker looks like.
+const QUICK: u32 = 2;
+
+/// Times that a convict was hung up on alone.
+const PROOF: u8 = 4;
+
+/// Publishes that pass one at a time, with no suspect left, before the whole window is used again.
+const CALM: u32 = 16;
+
+/// Publishes that pass while a suspect is not offered again before it is let go: it may have
+/// expired, or gone to the broker by another topic.
+const ABSENT: u32 = 64;
+
+/// Suspects at a time. More are found when these are dealt with.
+const SUSPECTS: usize = 64;
+
+/// Convicts that are remembered; the oldest is forgotten, and proven anew if it still matters.
+const CONVICTS: usize = 1_024;
+
+/// Bytes that no broker refuses for being many.
+const SMALL: usize = 4 << 10;
+
+/// Refusals for size that are remembered.
+const LARGE: usize = 64;
+
+/// Things that have been taken that are remembered.
+const TAKEN: usize = 16_384;
+
+#[derive(Debug)]
+struct Suspect {
+    thing: Thing,
+    /// Hang-ups while it was alone.
+    alone: u8,
+    /// One of them as the first publish of its connection.
+    first: bool,
+    /// Publishes that had been taken on its connection: the fewest and the most.
+    before: (u32, u32),
+    /// One of them right after something else had been taken there.
+    after: bool,
+    /// Publishes that passed since it was offered last.
+    absent: u32,
+}
+
+impl Suspect {
+    fn is_proven(&self) -> bool {
+        let (fewest, most) = self.before;
+        let varied = self.first || most >= 2 * (fewest + 1);
+        self.alone >= PROOF && varied && self.after
+    }
+}
+
+/// Whether something may go on the wire now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Go {
+    /// Yes.
+    Now,
+    /// Once nothing else is out, and then alone.
+    Alone,
+    /// Not before something else has.
+    Later,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The broker hung up.
+    HungUp,
+    /// It said why, and that has nothing to do with what was out: it stops, another client has
+    /// the same id, a quota is used up.
+    Explained,
+    /// Anything else: the network, the hub itself.
+    Other,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Blame {
+    /// Hang-ups with something out, since a window of publishes has passed.
+    quick: u32,
+    careful: bool,
+    /// Publishes that passed one at a time since the last hang-up.
+    calm: u32,
+    /// The first stands trial.
+    suspects: VecDeque<Suspect>,
+    convicts: VecDeque<Thing>,
+    /// What the broker has taken, of what could be suspected.
+    taken: HashSet<Thing>,
+    /// Publishes taken on this connection.
+    here: u32,
+    /// Bytes of the largest packet that was taken.
+    largest: usize,
+    /// Things that were refused for their size, and how large they were.
+    large: Vec<(Thing, usize)>,
+}
+
+impl Blame {
+    /// One thing on the wire at a time.
+    pub(super) fn is_careful(&self) -> bool {
+        self.careful
+    }
+
+    /// Nothing has to be asked before something goes out.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.careful && self.convicts.is_empty()
+    }
+
+    /// A connection begins.
+    pub(super) fn begin(&mut self) {
+        self.here = 0;
+    }
+
+    /// Whether this may go out. In careful mode the caller keeps one thing on the wire; `Later`
+    /// means that another one should be offered, and `Now` beside a suspect that is waiting never
+    /// keeps that one from its turn for long: see [`Self::wanted`].
+    pub(super) fn may_go(&self, thing: &Thing) -> Go {
+        if self.convicts.contains(thing) {
+            return Go::Alone;
+        }
+        if !self.careful {
+            return Go::Now;
+        }
+        match self
+            .suspects
+            .iter()
+            .position(|suspect| suspect.thing == *thing)
+        {
+            None => Go::Now,
+            Some(0) if self.is_its_turn() => Go::Now,
+            Some(_) => Go::Later,
+        }
+    }
+
+    /// The suspect on trial goes first on a connection until it has done so, and then after
+    /// something else has passed.
+    fn is_its_turn(&self) -> bool {
+        self.suspects
+            .front()
+            .is_some_and(|suspect| match (suspect.first, self.here) {
+                (false, 0) => true,
+                (_, passed) => passed > 0,
+            })
+    }
+
+    /// What should go out next if it can be had.
+    pub(super) fn wanted(&self) -> Option<&Thing> {
+        let suspect = self
+            .suspects
+            .front()
+            .filter(|_| self.careful && self.is_its_turn())?;
+        Some(&suspect.thing)
+    }
+
+    /// The suspect on trial should be the first on this connection, and may still come.
+    pub(super) fn awaits_first(&self) -> bool {
+        self.careful && self.here == 0 && self.suspects.front().is_some_and(|one| !one.first)
+    }
+
+    /// A witness is needed: something that the broker is known to take, before the suspect goes.
+    pub(super) fn needs_witness(&self) -> bool {
+        self.careful && !self.suspects.is_empty() && !self.is_its_turn()
+    }
+
+    /// The broker has taken this.
+    pub(super) fn passed(&mut self, thing: &Thing, bytes: usize) {
+        // That a subscription is taken says nothing of publishes.
+        if !matches!(thing, Thing::Subscription(_)) {
+            self.here = self.here.saturating_add(1);
+        }
+        self.largest = self.largest.max(bytes);
+        if !self.taken.contains(thing) && self.taken.len() < TAKEN {
+            self.taken.insert(thing.clone());
+        }
+        if !self.convicts.is_empty() {
+            self.convicts.retain(|convict| convict != thing);
+        }
+        if !self.careful {
+            if self.here >= CALM {
+                self.quick = 0;
+            }
+            return;
+        }
+        self.suspects.retain(|suspect| suspect.thing != *thing);
+        for suspect in &mut self.suspects {
+            suspect.absent += 1;
+        }
+        self.suspects.retain(|suspect| suspect.absent < ABSENT);
+        self.calm += 1;
+        if self.suspects.is_empty() && self.calm >= CALM {
+            self.careful = false;
+            self.quick = 0;
+        }
+    }
+
+    /// A connection has ended while this was out. Tells what is guilty, which was alone then.
+    pub(super) fn ended(&mut self, ending: &Ending, out: &[Thing]) -> Option<Thing> {
+        let here = std::mem::take(&mut self.here);
+        if !matches!(ending, Ending::HungUp) || out.is_empty() {
+            return None;
+        }
+        let [thing] = out else {
+            self.quick += 1;
+            self.careful |= self.quick >= QUICK;
+            self.calm = 0;
+            return None;
+        };
+        if self.convicts.contains(thing) {
+            return Some(thing.clone());
+        }
+        self.quick += 1;
+        self.calm = 0;
+        if !self.careful {
+            // It was alone by chance. From now on it is on purpose.
+            self.careful = self.quick >= QUICK;
+            return None;
+        }
+        self.accuse(thing, here)
+    }
+
+    fn accuse(&mut self, thing: &Thing, here: u32) -> Option<Thing> {
+        let place = self
+            .suspects
+            .iter()
+            .position(|suspect| suspect.thing == *thing);
+        let Some(place) = place else {
+            if self.taken.contains(thing) {
+                // What was good is not now: the broker hangs up on anything.
+                for suspect in &mut self.suspects {
+                    (suspect.alone, suspect.first, suspect.after) = (0, false, false);
+                    suspect.before = (u32::MAX / 4, 0);
+                }
+            }
+            if self.suspects.len() < SUSPECTS {
+                self.suspects.push_back(Suspect {
+                    thing: thing.clone(),
+                    alone: 1,
+                    first: here == 0,
+                    before: (here, here),
+                    after: here > 0,
+                    absent: 0,
+                });
+            }
+            return None;
+        };
+        let suspect = self.suspects.get_mut(place)?;
+        suspect.alone = suspect.alone.saturating_add(1);
+        suspect.first |= here == 0;
+        suspect.before = (suspect.before.0.min(here), suspect.before.1.max(here));
+        suspect.after |= here > 0;
+        suspect.absent = 0;
+        if !suspect.is_proven() {
+            return None;
+        }
+        self.suspects.remove(place);
+        if self.convicts.len() >= CONVICTS {
+            self.convicts.pop_front();
+        }
+        self.convicts.push_back(thing.clone());
+        Some(thing.clone())
+    }
+
+    /// Whether it must be its size that made a convict one: it is larger than all that was ever
+    /// taken, and smaller ones of the same kind were taken.
+    pub(super) fn is_for_size(&self, thing: &Thing, bytes: usize) -> bool {
+        bytes > SMALL && bytes > self.largest && self.taken.contains(thing)
+    }
+
+    /// Something was refused for its size. `true`: something of the same kind was before, so that
+    /// it is given up.
+    pub(super) fn refused_for_size(&mut self, thing: &Thing, bytes: usize) -> bool {
+        let again = self.large.iter().any(|(large, _)| large == thing);
+        if self.large.len() >= LARGE {
+            self.large.remove(0);
+        }
+        self.large.push((thing.clone(), bytes));
+        again
+    }
+
+    /// The size from which on nothing is tried here any more: two were refused for theirs.
+    pub(super) fn too_large(&self) -> Option<usize> {
+        if self.large.len() < 2 {
+            return None;
+        }
+        let smallest = self.large.iter().map(|(_, bytes)| *bytes).min();
+        smallest.filter(|bytes| *bytes > self.largest)
+    }
+
+    /// Another broker, or the same one at another address: what was proven there does not count.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn data(device: usize) -> Thing {
+        Thing::Data(device.to_string().into())
+    }
+
+    /// A broker, and the one who publishes to it as the uplink does.
+    struct World {
+        blame: Blame,
+        /// What waits, in order.
+        queue: VecDeque<Thing>,
+        taken: Vec<Thing>,
+        convicted: Vec<Thing>,
+    }
+
+    /// What the broker does with a publish: the number on this connection, and in all.
+    type Broker<'a> = dyn FnMut(&Thing, u32, u32) -> bool + 'a;
+
+    impl World {
+        fn new(devices: usize) -> Self {
+            Self {
+                blame: Blame::default(),
+                queue: (0..devices).map(data).collect(),
+                taken: Vec::new(),
+                convicted: Vec::new(),
+            }
+        }
+
+        /// One connection: until the broker hangs up, or `most` are taken.
+        fn connection(&mut self, window: usize, most: u32, broker: &mut Broker<'_>) {
+            self.blame.begin();
+            let (mut passed, mut sent) = (0, 0);
+            while passed < most {
+                let careful = self.blame.is_careful();
+                let mut out: Vec<Thing> = Vec::new();
+                if careful {
+                    let wanted = self.blame.wanted().cloned();
+                    let wanted =
+                        wanted.filter(|thing| self.queue.contains(thing) || *thing == Thing::Hub);
+                    let other = || {
+                        self.queue
+                            .iter()
+                            .find(|thing| self.blame.may_go(thing) != Go::Later)
+                            .cloned()
+                    };
+                    let witness = (self.blame.needs_witness()
+                        && self.blame.may_go(&Thing::Hub) == Go::Now)
+                        .then_some(Thing::Hub);
+                    match wanted.or(witness).or_else(other) {
+                        Some(thing) => out.push(thing),
+                        None => return,
+                    }
+                } else {
+                    for thing in self.queue.iter().take(window) {
+                        match self.blame.may_go(thing) {
+                            Go::Now => out.push(thing.clone()),
+                            Go::Alone if out.is_empty() => {
+                                out.push(thing.clone());
+                                break;
+                            }
+                            _ => break,
+                        }
+                    }
+                }
+                if out.is_empty() {
+                    return;
+                }
+                while let Some(thing) = out.first().cloned() {
+                    sent += 1;
+                    if !broker(&thing, passed + 1, sent) {
+                        if let Some(guilty) = self.blame.ended(&Ending::HungUp, &out) {
+                            self.queue.retain(|waiting| *waiting != guilty);
+                            self.convicted.push(guilty);
+                        }
+                        return;
+                    }
+                    passed += 1;
+                    self.blame.passed(&thing, 100);
+                    self.taken.push(thing.clone());
+                    if let Some(at) = self.queue.iter().position(|waiting| *waiting == thing) {
+                        // The next batch of this device waits behind the others.
+                        let again = self.queue.remove(at).unwrap();
+                        self.queue.push_back(again);
+                    }
+                    out.remove(0);
+                }
+            }
+            self.blame.ended(&Ending::Other, &[]);
+        }
+    }
+
+    #[test]
+    fn what_is_hung_up_on_is_convicted_and_the_others_pass() {
+        let mut world = World::new(5);
+        for _ in 0..40 {
+            world.connection(4, 20, &mut |thing, _, _| *thing != data(2));
+        }
+        assert_eq!(world.convicted, [data(2)]);
+        assert!(!world.blame.is_careful());
+        for device in [0, 1, 3, 4] {
+            assert!(world.taken.contains(&data(device)), "{device}");
+        }
+    }
+
+    #[test]
+    fn a_convict_that_is_tried_again_goes_alone_and_is_refused_at_once_or_free() {
+        let mut world = World::new(3);
+        for _ in 0..40 {
+            world.connection(4, 20, &mut |thing, _, _| *thing != data(1));
+        }
+        assert_eq!(world.convicted, [data(1)]);
+        world.queue.push_front(data(1));
+        world.connection(4, 20, &mut |thing, _, _| *thing != data(1));
+        assert_eq!(world.convicted, [data(1), data(1)]);
+        assert!(!world.blame.is_careful(), "the others use the whole window");
+        world.queue.push_front(data(1));
+        world.connection(4, 20, &mut |_, _, _| true);
+        assert_eq!(world.convicted.len(), 2);
+        assert!(world.blame.is_idle());
+    }
+
+    #[test]
+    fn a_broker_that_takes_nothing_at_all_convicts_nobody() {
+        let mut world = World::new(3);
+        for _ in 0..200 {
+            world.connection(4, 20, &mut |_, _, _| false);
+        }
+        assert_eq!(world.convicted, []);
+    }
+
+    #[test]
+    fn a_reason_that_is_said_and_a_network_that_breaks_accuse_nobody() {
+        let mut blame = Blame::default();
+        for _ in 0..20 {
+            for ending in [Ending::Explained, Ending::Other] {
+                assert_eq!(blame.ended(&ending, &[data(1)]), None);
+            }
+            assert_eq!(blame.ended(&Ending::HungUp, &[]), None, "nothing was out");
+        }
+        assert!(!blame.is_careful());
+    }
+
+    #[test]
+    fn only_what_is_larger_than_all_that_passed_is_refused_for_its_size() {
+        let mut blame = Blame::default();
+        blame.passed(&data(1), 10_000);
+        assert!(blame.is_for_size(&data(1), 10_001));
+        assert!(!blame.is_for_size(&data(1), 10_000));
+        assert!(
+            !blame.is_for_size(&data(2), 50_000),
+            "its topic may be forbidden"
+        );
+        assert!(!blame.refused_for_size(&data(1), 20_000));
+        assert_eq!(blame.too_large(), None, "one may have been something else");
+        assert!(blame.refused_for_size(&data(1), 15_000));
+        assert_eq!(blame.too_large(), Some(15_000));
+        blame.passed(&data(1), 16_000);
+        assert_eq!(blame.too_large(), None, "it was not the size");
+    }
+
+    proptest! {
+        /// Every broker that hangs up for a reason that no single topic is to blame for.
+        #[test]
+        fn the_innocent_never_pay(
+            devices in 1_usize..6,
+            window in 1_usize..8,
+            kind in 0_u8..4,
+            n in 1_u32..12,
+            seed in any::<u64>(),
+        ) {
+            let mut world = World::new(devices);
+            let mut random = seed | 1;
+            let mut chance = move || {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random
+            };
+            let mut in_all = 0_u32;
+            for _ in 0..300 {
+                world.connection(window, 30, &mut |_, here, _| {
+                    in_all += 1;
+                    match kind {
+                        // After so many on a connection.
+                        0 => here < n,
+                        // Every so many, over connections.
+                        1 => in_all % (n + 1) != 0,
+                        // Nothing.
+                        2 => false,
+                        // Each publish is as likely as any other to meet a crash, which is rare.
+                        _ => chance() % 300 != 0,
+                    }
+                });
+            }
+            prop_assert_eq!(&world.convicted, &[]);
+        }
+
+        /// Forbidden topics are found, whatever else there is, and everybody else's data arrives.
+        #[test]
+        fn the_guilty_are_found_and_the_innocent_arrive(
+            devices in 1_usize..8,
+            window in 1_usize..8,
+            guilty in prop::collection::btree_set(0_usize..8, 0..4),
+        ) {
+            let mut world = World::new(devices);
+            for _ in 0..400 {
+                world.connection(window, 20, &mut |thing, _, _| {
+                    !guilty.iter().any(|device| *thing == data(*device))
+                });
+            }
+            let mut convicted = world.convicted.clone();
+            convicted.sort();
+            let expected: Vec<_> = guilty.iter().filter(|one| **one < devices).map(|one| data(*one)).collect();
+            prop_assert_eq!(convicted, expected);
+            for device in (0..devices).filter(|device| !guilty.contains(device)) {
+                prop_assert!(world.taken.contains(&data(device)));
+            }
+        }
+    }
+}

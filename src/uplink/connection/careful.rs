@@ -1,0 +1,160 @@
+//! One thing on the wire at a time, while it is not known what makes the broker hang up.
+
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Connection, Phase, Record, thing_of};
+use crate::uplink::blame::{Go, Thing};
+use crate::uplink::door::Wire;
+use crate::uplink::{Cause, Event, Refusal};
+
+impl<W: Wire> Connection<'_, W> {
+    /// Sends the next thing, if nothing is out.
+    pub(super) fn feed_one(&mut self) {
+        if !self.nothing_is_out() {
+            return;
+        }
+        self.gather();
+        if self.phase != Phase::Serving {
+            return;
+        }
+        if let Some(wanted) = self.ports.blame.wanted().cloned()
+            && self.offer(&wanted)
+        {
+            return;
+        }
+        if self.grace.is_some() && self.ports.blame.awaits_first() {
+            return;
+        }
+        if self.ports.blame.needs_witness()
+            && self.ports.blame.may_go(&Thing::Hub) == Go::Now
+            && self.offer(&Thing::Hub)
+        {
+            return;
+        }
+        self.offer_any();
+    }
+
+    /// Everything that could be sent is looked at.
+    fn gather(&mut self) {
+        while self.held.len() < self.inflight {
+            match self.ports.submissions.try_recv() {
+                Ok(submission) => self.receive(Some(submission)),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.begin_to_flush();
+                    break;
+                }
+            }
+        }
+        while let Some(state) = self.take_state() {
+            self.states.push_back(state);
+        }
+    }
+
+    /// Sends this, if it is there.
+    fn offer(&mut self, thing: &Thing) -> bool {
+        match thing {
+            Thing::Hub => self.say_online(),
+            Thing::Status(device) => {
+                let place = self.states.iter().position(|(one, _)| one == device);
+                place.is_some_and(|place| self.send_state(place))
+            }
+            Thing::Data(_) | Thing::History(_) | Thing::Gap(_) => {
+                let mut held = self.held.iter();
+                let place = held.position(|one| thing_of(&one.item, one.lane) == *thing);
+                place.is_some_and(|place| self.send_held(place))
+            }
+            Thing::Probe => self.send_probe(),
+            Thing::Subscription(filter) => self.make_subscription(Some(filter)),
+        }
+    }
+
+    /// Sends the first thing that may go, data and states by turns.
+    fn offer_any(&mut self) {
+        self.data_first = !self.data_first;
+        if self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later && self.say_online()
+        {
+            return;
+        }
+        if self.make_subscription(None) || self.send_probe() {
+            return;
+        }
+        let blame = &self.ports.blame;
+        let state = self
+            .states
+            .iter()
+            .position(|(device, _)| blame.may_go(&Thing::Status(device.clone())) != Go::Later);
+        let held = self
+            .held
+            .iter()
+            .position(|one| blame.may_go(&thing_of(&one.item, one.lane)) != Go::Later);
+        match (held, state) {
+            (Some(held), None) => _ = self.send_held(held),
+            (Some(held), Some(_)) if self.data_first => _ = self.send_held(held),
+            (_, Some(state)) => _ = self.send_state(state),
+            (None, None) => {}
+        }
+    }
+
+    fn send_held(&mut self, place: usize) -> bool {
+        let Some(submission) = self.held.remove(place) else {
+            return false;
+        };
+        self.publish_data(submission, Instant::now());
+        true
+    }
+
+    fn send_state(&mut self, place: usize) -> bool {
+        let Some((device, presence)) = self.states.remove(place) else {
+            return false;
+        };
+        self.tell_state(device, presence);
+        true
+    }
+
+    /// It is proven that the broker hangs up on this and on nothing else.
+    pub(super) fn condemn(&mut self, guilty: &Thing, record: Option<Record>) {
+        warn!(
+            %guilty,
+            "the broker hangs up on it, each time that it is alone on the wire, and takes everything \
+             else; it is tried again with growing pauses: check the broker's rules (ACL) and limits"
+        );
+        match record {
+            Some(Record::Data(data)) => {
+                let head = self.publisher.head(&data.item, data.lane);
+                let topic = head.topic.concat();
+                let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
+                if self.ports.blame.is_for_size(guilty, bytes) {
+                    self.ports.blame.refused_for_size(guilty, bytes);
+                    let error = format!(
+                        "the broker hangs up on its packet of {bytes} bytes and takes smaller ones \
+                         on {topic}"
+                    );
+                    self.ports.outlet.push(Event::Unpublishable {
+                        epoch,
+                        token,
+                        error,
+                    });
+                    return;
+                }
+                self.ports.board.uplink.refused.add(1);
+                self.ports.outlet.push(Event::Refused {
+                    epoch,
+                    token,
+                    refusal: Refusal {
+                        cause: Cause::HungUp,
+                        detail: format!(
+                            "the broker hangs up on what is published to {topic}, and on nothing \
+                             else: check its rules (ACL) for this topic, and its limits"
+                        ),
+                    },
+                });
+            }
+            Some(state) => self.park(state, "the broker hangs up on it"),
+            // A subscription: it is not asked for again.
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What goes out, and when.
+
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::Instant;
+
+use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, thing_of};
+use crate::uplink::blame::Go;
+use crate::uplink::door::Wire;
+use crate::uplink::failure::Failure;
+use crate::uplink::publication::{Head, Publication};
+use crate::uplink::{Event, Submission};
+
+impl<W: Wire> Connection<'_, W> {
+    /// Hands over to the wire whatever is there and fits: data first, then device states.
+    pub(super) fn feed(&mut self) -> Result<(), Failure> {
+        match self.phase {
+            Phase::Serving if self.ports.blame.is_careful() => self.feed_one(),
+            Phase::Serving | Phase::Flushing => self.feed_all(),
+            Phase::Moving(why) => return self.feed_last(why),
+            Phase::Leaving => return Ok(()),
+        }
+        let all_said = self.held.is_empty()
+            && !self.untold
+            && self.states.is_empty()
+            && self.ledger.is_empty()
+            && self.kept.is_none();
+        if self.phase == Phase::Flushing && all_said {
+            self.say_offline()?;
+        }
+        Ok(())
+    }
+
+    fn feed_all(&mut self) {
+        if self.alone {
+            // On the way out nothing is proven any more.
+            if self.phase == Phase::Serving && !self.nothing_is_out() {
+                return;
+            }
+            self.alone = false;
+        }
+        while self.make_subscription(None) {}
+        // A broker that receives one publish at a time: data would never let a state through.
+        if self.window.data == usize::from(self.window.whole) {
+            self.feed_states();
+        }
+        // The hub's own status is the first thing that it says.
+        if self.untold_hub && self.phase == Phase::Serving {
+            self.say_online();
+        }
+        if self.feed_data() {
+            self.feed_states();
+            if !self.alone {
+                self.send_probe();
+            }
+        }
+    }
+
+    /// `false`: something has to wait until it can go alone.
+    fn feed_data(&mut self) -> bool {
+        let mut now = None;
+        while self.phase != Phase::Leaving
+            && self.ledger.span() + self.ports.outlet.waiting() < self.window.data
+            && self.out_bytes < OUT_BYTES
+        {
+            let submission = match self.held.pop_front() {
+                Some(submission) => submission,
+                None if self.phase != Phase::Serving => break,
+                None => match self.ports.submissions.try_recv() {
+                    Ok(submission) => submission,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.begin_to_flush();
+                        break;
+                    }
+                },
+            };
+            if !self.ports.blame.is_idle() && self.phase == Phase::Serving {
+                let thing = thing_of(&submission.item, submission.lane);
+                if self.ports.blame.may_go(&thing) == Go::Alone {
+                    if !self.nothing_is_out() {
+                        self.held.push_front(submission);
+                        return false;
+                    }
+                    self.alone = true;
+                }
+            }
+            self.publish_data(submission, *now.get_or_insert_with(Instant::now));
+            if self.alone {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Before a connection is left: what is out is waited for, then the last states go.
+    fn feed_last(&mut self, why: Leave) -> Result<(), Failure> {
+        let free = usize::from(self.window.whole) > self.ledger.span();
+        while free && self.statuses < self.window.states && !self.states.is_empty() {
+            if let Some((device, presence)) = self.states.pop_front() {
+                self.tell_state(device, presence);
+            }
+        }
+        if !self.ledger.is_empty() || self.kept.is_some() || !self.states.is_empty() {
+            return Ok(());
+        }
+        match why {
+            Leave::Return => self.say_offline(),
+            Leave::Version => {
+                self.phase = Phase::Leaving;
+                self.wire.disconnect();
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn publish_data(&mut self, submission: Submission, now: Instant) {
+        let Submission {
+            epoch,
+            token,
+            lane,
+            item,
+        } = submission;
+        if epoch != self.epoch {
+            return;
+        }
+        let publisher = self.publisher;
+        let properties = publisher.properties(&item);
+        let head = Head {
+            properties: properties.as_ref(),
+            ..publisher.head(&item, lane)
+        };
+        let id = self.ledger.next_id();
+        match self
+            .wire
+            .publish(id, &head, |out| publisher.append(&item, out))
+        {
+            Ok(bytes) => {
+                self.out_bytes += bytes;
+                self.ports.board.uplink.published.add(1);
+                self.ledger.enter(Record::Data(Data {
+                    token,
+                    lane,
+                    item,
+                    bytes,
+                    since: now,
+                }));
+            }
+            Err(error) => self.ports.outlet.push(Event::Unpublishable {
+                epoch,
+                token,
+                error,
+            }),
+        }
+    }
+
+    /// Publishes a state. `false`: it can never be published here, which the log has been told.
+    pub(super) fn publish_state(&mut self, publication: &Publication, record: Record) -> bool {
+        let id = self.ledger.next_id();
+        let written = self.wire.publish(id, &publication.head(), |out| {
+            out.extend_from_slice(&publication.payload);
+            Ok(())
+        });
+        match written {
+            Ok(_) => {
+                self.ports.board.uplink.published.add(1);
+                self.ledger.enter(record);
+                true
+            }
+            Err(error) => {
+                let topic = &publication.topic;
+                tracing::debug!(topic, error, "a status cannot be published");
+                false
+            }
+        }
+    }
+}

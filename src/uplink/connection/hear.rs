@@ -1,0 +1,115 @@
+//! What the broker says changes the ledger, and nothing else does.
+
+use tokio::time::Instant;
+
+use super::{Connection, Data, Record, thing_of};
+use crate::reading::Item;
+use crate::uplink::door::{Signal, Wire};
+use crate::uplink::failure::Failure;
+use crate::uplink::{Cause, Event, Refusal, reasons};
+
+impl<W: Wire> Connection<'_, W> {
+    /// Everything that one read has brought.
+    pub(super) fn signals(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        while let Some(signal) = self.wire.take() {
+            self.hear(signal, now)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn hear(&mut self, signal: Signal, now: Instant) -> Result<(), Failure> {
+        if signal != Signal::SaidGoodbye {
+            self.release();
+        }
+        match signal {
+            Signal::Acked(id) => self.acked(id, now)?,
+            Signal::Unheard(id) => {
+                self.ports.board.uplink.unheard.add(1);
+                self.acked(id, now)?;
+            }
+            Signal::Refused { id, reason, words } => self.refused(id, reason, &words)?,
+            Signal::Subscribed { id, reason } => self.subscribed(id, reason),
+            Signal::Message(message) => self.message(&message),
+            Signal::Skipped => self.ports.board.uplink.skipped.add(1),
+            Signal::Alive | Signal::SaidGoodbye => {}
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, id: u16, now: Instant) -> Result<(), Failure> {
+        let record = self.ledger.acked(id)?;
+        self.ports.board.uplink.acknowledged.add(1);
+        match &record {
+            Record::Data(data) => {
+                self.out_bytes -= data.bytes;
+                self.count(data, now);
+            }
+            Record::Device(..) => self.statuses -= 1,
+            Record::Hub | Record::Farewell | Record::Probe => {}
+        }
+        self.keep(record);
+        Ok(())
+    }
+
+    /// PUBACK of 0x80 and above: it is not safe by it.
+    fn refused(&mut self, id: u16, reason: u8, words: &str) -> Result<(), Failure> {
+        let record = self.ledger.acked(id)?;
+        let why = reasons::sentence(reason, words, "");
+        match record {
+            Record::Data(data) => self.data_refused(&data, reason, &why),
+            state => {
+                if matches!(state, Record::Device(..)) {
+                    self.statuses -= 1;
+                }
+                self.park(state, &why);
+            }
+        }
+        Ok(())
+    }
+
+    fn data_refused(&mut self, data: &Data, reason: u8, why: &str) {
+        self.out_bytes -= data.bytes;
+        self.ports.board.uplink.refused.add(1);
+        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let detail = format!("the broker does not take what is published to {topic}: {why}");
+        let (epoch, token) = (self.epoch, data.token);
+        let thing = thing_of(&data.item, data.lane);
+        let blame = &mut self.ports.blame;
+        // The broker's own word for this one packet, and it was said before.
+        if reason == reasons::PACKET_TOO_LARGE
+            && blame.is_for_size(&thing, data.bytes)
+            && blame.refused_for_size(&thing, data.bytes)
+        {
+            if let Some(bytes) = blame.too_large() {
+                self.wire.limit(bytes);
+            }
+            self.ports.outlet.push(Event::Unpublishable {
+                epoch,
+                token,
+                error: detail,
+            });
+            return;
+        }
+        self.ports.outlet.push(Event::Refused {
+            epoch,
+            token,
+            refusal: Refusal {
+                cause: Cause::Reason(reason),
+                detail,
+            },
+        });
+    }
+
+    /// The broker has acknowledged it.
+    fn count(&self, data: &Data, now: Instant) {
+        let board = &self.ports.board.uplink;
+        let waited = now.saturating_duration_since(data.since);
+        board.puback_latency.observe(waited, 1);
+        if let Item::Gap(gap) = &*data.item {
+            let reason = gap.reason.as_str();
+            board.gaps.add(reason, 1);
+            board.gap_batches.add(reason, gap.batches);
+        }
+    }
+}

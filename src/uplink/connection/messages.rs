@@ -1,0 +1,295 @@
+//! Subscriptions: what the hub asks its broker for, and what comes of it.
+//!
+//! Each has a purpose, and a filter and options of its own. One that the broker refuses is not
+//! made again on this connection; one that it hangs up on, not after it was proven.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+
+use super::{Connection, Phase, Record};
+use crate::clock;
+use crate::status::board::ProbeState;
+use crate::uplink::blame::{Go, Thing};
+use crate::uplink::door::{Message, Retained, Subscription, Wire};
+use crate::uplink::terms::Version;
+use crate::uplink::{reasons, stale};
+
+/// Packet ids of subscriptions, far above those of publishes.
+const FIRST_ID: u16 = 60_000;
+
+/// The echo of the probe must come within this. A broker on a slow link needs two round trips.
+const ECHO: Duration = Duration::from_secs(10);
+
+/// The echo of an empty batch is as long as the batch.
+const MAX_ECHO: usize = 1 << 10;
+
+/// What a subscription is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// The hub's own status: another's word may stand there after a takeover.
+    Own,
+    /// The states that an earlier run left behind.
+    Stale,
+    /// The probe's echo.
+    Echo,
+}
+
+#[derive(Debug)]
+struct Made {
+    id: u16,
+    filter: Arc<str>,
+    purpose: Purpose,
+    answered: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    /// To be made.
+    wanted: VecDeque<(Purpose, Subscription)>,
+    made: Vec<Made>,
+    count: u16,
+}
+
+impl Subscriptions {
+    fn next_id(&mut self) -> u16 {
+        let id = FIRST_ID + self.count % (u16::MAX - FIRST_ID);
+        self.count = self.count.wrapping_add(1);
+        id
+    }
+
+    /// The broker has answered every SUBSCRIBE.
+    pub(super) fn are_answered(&self) -> bool {
+        self.made.iter().all(|one| one.answered)
+    }
+
+    /// Those that it has not.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = Thing> {
+        let open = self.made.iter().filter(|one| !one.answered);
+        open.map(|one| Thing::Subscription(one.filter.clone()))
+    }
+}
+
+/// Where the probe is: an empty batch that must come back, because a broker of MQTT 3.1.1 cannot
+/// say that it throws away what it acknowledges (see `docs/reliability.md`).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// Not on this connection, or over.
+    #[default]
+    Off,
+    /// The subscription is not agreed to yet.
+    Subscribing,
+    /// To be published.
+    Ready,
+    /// The echo must come until then.
+    Waiting(Instant),
+}
+
+impl Probe {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Waiting(until) => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+impl<W: Wire> Connection<'_, W> {
+    pub(super) fn plan_subscriptions(&mut self) {
+        let plain = |filter: String, limit| Subscription {
+            filter,
+            // With QoS 1 some brokers count the hub as a consumer, and keep or lose for it.
+            at_least_once: false,
+            retained: Retained::Sent,
+            as_published: false,
+            limit,
+        };
+        let wanted = &mut self.subscriptions.wanted;
+        if self.ports.stale_attempts > 0 {
+            self.ports.stale_attempts -= 1;
+            let filter = self.publisher.status_filter();
+            wanted.push_back((Purpose::Stale, plain(filter, stale::MAX_STATUS)));
+            self.stale = Some(None);
+        }
+        let own = self.publisher.hub_topic();
+        wanted.push_back((Purpose::Own, plain(own, stale::MAX_STATUS)));
+        if self.wire.terms().version == Version::V311 {
+            let echo = Subscription {
+                retained: Retained::NotSent,
+                ..plain(self.publisher.probe_topic(), MAX_ECHO)
+            };
+            wanted.push_back((Purpose::Echo, echo));
+            self.probe = Probe::Subscribing;
+            self.ports.board.uplink.set_probe(ProbeState::Waiting);
+        } else {
+            self.ports.board.uplink.set_probe(ProbeState::Off);
+        }
+    }
+
+    /// Makes one subscription that may be made, this one or any. `false`: there is none.
+    pub(super) fn make_subscription(&mut self, filter: Option<&str>) -> bool {
+        let blame = &self.ports.blame;
+        let go =
+            |one: &Subscription| blame.may_go(&Thing::Subscription(one.filter.as_str().into()));
+        // One that was proven to make the broker hang up is not worth another reconnect.
+        self.subscriptions.wanted.retain(|(purpose, one)| {
+            let forbidden = go(one) == Go::Alone;
+            if forbidden && *purpose == Purpose::Echo {
+                self.probe = Probe::Off;
+                self.ports.board.uplink.set_probe(ProbeState::Unknown);
+            }
+            !forbidden
+        });
+        let place = self.subscriptions.wanted.iter().position(|(_, one)| {
+            go(one) == Go::Now && filter.is_none_or(|filter| one.filter == filter)
+        });
+        let Some((purpose, subscription)) =
+            place.and_then(|place| self.subscriptions.wanted.remove(place))
+        else {
+            return false;
+        };
+        let id = self.subscriptions.next_id();
+        self.wire.subscribe(id, &subscription);
+        self.subscriptions.made.push(Made {
+            id,
+            filter: subscription.filter.into(),
+            purpose,
+            answered: false,
+        });
+        true
+    }
+
+    fn unsubscribe(&mut self, purpose: Purpose) {
+        let made = &mut self.subscriptions.made;
+        let Some(place) = made.iter().position(|one| one.purpose == purpose) else {
+            self.subscriptions.wanted.retain(|(one, _)| *one != purpose);
+            return;
+        };
+        let made = made.remove(place);
+        let id = self.subscriptions.next_id();
+        self.wire.unsubscribe(id, &made.filter);
+    }
+
+    /// SUBACK.
+    pub(super) fn subscribed(&mut self, id: u16, reason: u8) {
+        let Some(made) = self.subscriptions.made.iter_mut().find(|one| one.id == id) else {
+            return;
+        };
+        made.answered = true;
+        let (purpose, refused) = (made.purpose, reason >= reasons::ERRORS);
+        self.ports
+            .blame
+            .passed(&Thing::Subscription(made.filter.clone()), 0);
+        if refused {
+            let (filter, why) = (&made.filter, reasons::sentence(reason, "", ""));
+            debug!(%filter, why, "the broker does not agree to a subscription");
+        }
+        match purpose {
+            Purpose::Stale => self.put_off_stale(),
+            Purpose::Own => {}
+            Purpose::Echo if refused => {
+                self.probe = Probe::Off;
+                if self.ports.board.uplink.set_probe(ProbeState::Unknown) {
+                    info!(
+                        "the broker does not let the hub read its own probe, so it cannot be known \
+                         whether MQTT 3.1.1 throws data away here: allow the hub to subscribe to \
+                         {}, or use MQTT 5",
+                        self.publisher.probe_topic()
+                    );
+                }
+            }
+            Purpose::Echo => self.probe = Probe::Ready,
+        }
+    }
+
+    /// Publishes the probe, if it is its time.
+    pub(super) fn send_probe(&mut self) -> bool {
+        let free = self.ledger.span() < usize::from(self.window.whole);
+        let may = matches!(self.ports.blame.may_go(&Thing::Probe), Go::Now);
+        if self.probe != Probe::Ready || !free || self.phase != Phase::Serving {
+            return false;
+        }
+        if !may {
+            if self.ports.blame.may_go(&Thing::Probe) == Go::Alone {
+                // Hung up on before: that it is forbidden says nothing of the devices' topics.
+                self.probe = Probe::Off;
+                self.ports.board.uplink.set_probe(ProbeState::Unknown);
+            }
+            return false;
+        }
+        let probe = self.publisher.probe(clock::now());
+        if !self.publish_state(&probe, Record::Probe) {
+            self.probe = Probe::Off;
+            return false;
+        }
+        self.probe = Probe::Waiting(Instant::now() + ECHO);
+        true
+    }
+
+    pub(super) fn probe_is_silent(&mut self) {
+        self.probe = Probe::Off;
+        self.unsubscribe(Purpose::Echo);
+        if self.ports.board.uplink.set_probe(ProbeState::Silent) {
+            error!(
+                "the broker acknowledges what the hub publishes and does not deliver it: what \
+                 was published to {} did not come back; check the broker's rules (ACL) for the \
+                 topics of the hub and its message_size_limit, or use a broker with MQTT 5",
+                self.publisher.probe_topic()
+            );
+        }
+    }
+
+    /// A message that was asked for.
+    pub(super) fn message(&mut self, message: &Message) {
+        if matches!(self.probe, Probe::Waiting(_)) && message.topic == self.publisher.probe_topic()
+        {
+            self.probe = Probe::Off;
+            self.unsubscribe(Purpose::Echo);
+            if self.ports.board.uplink.set_probe(ProbeState::Heard) {
+                info!("the broker delivers what the hub publishes");
+            }
+        } else if message.topic == self.publisher.hub_topic() {
+            self.own_status(&message.payload);
+        } else if message.retain {
+            if let Some(device) = self.publisher.device_of(&message.topic)
+                && let Some(correction) = stale::correction(&message.payload)
+                && self.ports.outbox.put_unknown(device, correction)
+            {
+                info!(device, "was online when an earlier run of the hub ended");
+            }
+            self.put_off_stale();
+        }
+    }
+
+    /// What stands at the hub's own status. A broker may publish the last will of the connection
+    /// before this one after the takeover, when `online` has been said already.
+    fn own_status(&mut self, payload: &[u8]) {
+        /// Another hub with the same id would say `offline` again and again.
+        const CORRECTIONS: u8 = 3;
+        if self.told_hub
+            && self.phase == Phase::Serving
+            && self.corrections < CORRECTIONS
+            && stale::says_offline(payload)
+        {
+            self.corrections += 1;
+            self.untold_hub = true;
+            info!("the broker had the hub as offline; it is told again that it is online");
+        }
+    }
+
+    pub(super) fn put_off_stale(&mut self) {
+        if let Some(quiet) = &mut self.stale {
+            *quiet = Some(Instant::now() + stale::QUIET);
+        }
+    }
+
+    pub(super) fn end_stale(&mut self) {
+        self.unsubscribe(Purpose::Stale);
+        self.stale = None;
+        self.ports.stale_attempts = 0;
+    }
+}

@@ -1,0 +1,251 @@
+//! Brokers that hang up on one thing, or on everything now and then: the innocent arrive, and
+//! nothing is given up for what something else did.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+#[allow(dead_code)]
+#[path = "support/broker.rs"]
+mod broker;
+#[allow(dead_code)]
+#[path = "support/uplink_rig.rs"]
+mod uplink_rig;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Broker, soon};
+use bytes::Bytes;
+use rumqttc::{Packet, Publish};
+use telehub::reading::{Batch, Encoding, Gap, GapReason, Item, Lane, Moment};
+use telehub::uplink::{Cause, Event, Submission};
+use uplink_rig::{Rig, presence, settings};
+
+fn batch(device: &str, seq: u64, bytes: usize) -> Item {
+    let text = "x".repeat(bytes);
+    Item::Batch(Batch {
+        device: device.into(),
+        stream: "s".into(),
+        seq: Some(seq),
+        received: Moment::at(1_700_000_000.0),
+        readings: 1,
+        encoding: Encoding::Json,
+        frame: Bytes::from(format!(r#"[{{"n":"t","vs":"{text}"}}]"#)),
+    })
+}
+
+fn gap(device: &str) -> Item {
+    match batch(device, 1, 1) {
+        Item::Batch(batch) => Item::Gap(Gap::of(&batch, GapReason::Expired, 1.0)),
+        Item::Gap(_) => unreachable!(),
+    }
+}
+
+/// What became of each item.
+#[derive(Default, Debug)]
+struct Fate {
+    acked: BTreeSet<usize>,
+    refused: BTreeMap<usize, String>,
+    given_up: BTreeMap<usize, String>,
+}
+
+/// Plays the intake: everything that is not acknowledged is submitted again on each connection, in
+/// order, until each item has come to an end.
+async fn play(rig: &mut Rig, items: &[Item]) -> Fate {
+    let mut fate = Fate::default();
+    let mut epoch = None;
+    let mut out: BTreeSet<usize> = BTreeSet::new();
+    let open = |fate: &Fate, place: usize| {
+        !fate.acked.contains(&place)
+            && !fate.refused.contains_key(&place)
+            && !fate.given_up.contains_key(&place)
+    };
+    while (0..items.len()).any(|place| open(&fate, place)) {
+        if let Some(epoch) = epoch {
+            for place in 0..items.len() {
+                if out.len() >= 20 || !open(&fate, place) || !out.insert(place) {
+                    continue;
+                }
+                let submission = Submission {
+                    epoch,
+                    token: place as u64,
+                    lane: Lane::History,
+                    item: Arc::new(items[place].clone()),
+                };
+                assert!(rig.submissions().send(submission).await.is_ok());
+            }
+        }
+        match rig.event().await {
+            Event::Up { epoch: up } => epoch = Some(up),
+            Event::Down { .. } => {
+                epoch = None;
+                out.clear();
+            }
+            Event::Acked { token, .. } => {
+                out.remove(&(token as usize));
+                fate.acked.insert(token as usize);
+            }
+            Event::Refused { token, refusal, .. } => {
+                assert_eq!(refusal.cause, Cause::HungUp);
+                out.remove(&(token as usize));
+                fate.refused.insert(token as usize, refusal.detail);
+            }
+            Event::Unpublishable { token, error, .. } => {
+                out.remove(&(token as usize));
+                fate.given_up.insert(token as usize, error);
+            }
+        }
+    }
+    fate
+}
+
+/// A broker that hangs up on what it does not like.
+fn serve(broker: Broker, mut likes: impl FnMut(&Publish) -> bool + Send + 'static) {
+    tokio::spawn(async move {
+        loop {
+            let (mut peer, _) = broker.welcome().await;
+            while let Some(packet) = peer.read().await {
+                if let Packet::Publish(publish) = packet {
+                    if !likes(&publish) {
+                        break;
+                    }
+                    peer.puback(publish.pkid).await;
+                }
+            }
+        }
+    });
+}
+
+fn five_devices() -> Vec<Item> {
+    (0..50)
+        .map(|n| batch(&format!("d{}", n % 5), n, 10))
+        .collect()
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(what, wait).await;
+}
+
+#[tokio::test]
+async fn a_hang_up_on_one_devices_status_costs_that_status_alone() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    for device in ["d0", "d1", "d2"] {
+        rig.outbox
+            .put(&device.into(), presence("online", "connected"));
+    }
+    serve(broker, |publish| publish.topic != "telehub/barn/d1/status");
+    let fate = play(&mut rig, &five_devices()).await;
+    assert_eq!(fate.acked.len(), 50, "{fate:?}");
+    let board = rig.board.clone();
+    // The events of further connections are of no interest.
+    let drain = tokio::spawn(async move { while rig.events.recv().await.is_some() {} });
+    until("the verdict", || {
+        board.status().uplink.refused_statuses == 1
+    })
+    .await;
+    drain.abort();
+}
+
+#[tokio::test]
+async fn a_hang_up_on_a_devices_data_and_its_gap_costs_that_device_alone() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    serve(broker, |publish| {
+        !publish.topic.starts_with("telehub/barn/d2/")
+    });
+    let mut items = five_devices();
+    items.push(gap("d2"));
+    items.push(gap("d3"));
+    let fate = play(&mut rig, &items).await;
+    let guilty = |place: &usize| place % 5 == 2 && *place < 50 || *place == 50;
+    assert!(fate.refused.keys().all(guilty), "{fate:?}");
+    assert_eq!((fate.refused.len(), fate.acked.len()), (11, 41));
+    assert!(fate.given_up.is_empty());
+    assert!(
+        fate.refused[&50].contains("telehub/barn/d2/gap"),
+        "{:?}",
+        fate.refused[&50]
+    );
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_on_retain_gets_the_data_all_the_same() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    rig.outbox
+        .put(&"d0".into(), presence("online", "connected"));
+    serve(broker, |publish| !publish.retain);
+    let fate = play(&mut rig, &five_devices()).await;
+    assert_eq!(fate.acked.len(), 50, "{fate:?}");
+}
+
+#[tokio::test]
+async fn only_what_is_too_large_is_given_up_and_what_is_larger_is_not_tried_any_more() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    serve(broker, |publish| publish.payload.len() < 30_000);
+    let mut items = Vec::new();
+    for n in 0..60 {
+        let large = n > 10 && n % 10 == 5;
+        items.push(batch(
+            if large { "d0" } else { "d1" },
+            n,
+            if large { 40_000 } else { 10 },
+        ));
+        items.push(batch("d0", 1_000 + n, 10));
+    }
+    let fate = play(&mut rig, &items).await;
+    assert!(fate.refused.is_empty(), "{:?}", fate.refused);
+    assert_eq!(
+        (fate.given_up.len(), fate.acked.len()),
+        (5, 115),
+        "{:?}",
+        fate.given_up
+    );
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_every_few_publishes_costs_nobody_anything() {
+    for every in [2_u32, 3, 7] {
+        let broker = Broker::start().await;
+        let mut rig = Rig::start(settings(broker.port));
+        let mut count = 0;
+        serve(broker, move |_| {
+            count += 1;
+            count % every != 0
+        });
+        let fate = play(&mut rig, &five_devices()).await;
+        assert_eq!(fate.acked.len(), 50, "every {every}: {fate:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_does_not_come_back_is_shown_for_as_long_as_that_lasts() {
+    // Acknowledges everything and delivers nothing.
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    let (mut peer, _) = broker.welcome().await;
+    rig.up().await;
+    let board = rig.board.clone();
+    let deaf = tokio::spawn(async move { peer.acknowledge_deaf().await });
+    until("the verdict", || {
+        board.status().uplink.probe == telehub::status::board::ProbeState::Silent
+    })
+    .await;
+    deaf.abort();
+    let _ = deaf.await;
+    rig.down().await;
+    // The next broker is honest.
+    let mut peer = broker.welcome_hub().await;
+    rig.up().await;
+    tokio::spawn(async move { while peer.read().await.is_some() {} });
+    until("the echo", || {
+        board.status().uplink.probe == telehub::status::board::ProbeState::Heard
+    })
+    .await;
+}
