@@ -133,7 +133,9 @@ impl Lanes {
     /// failed, because the pause before the next attempt was long enough. And not when new batches
     /// go the live way again: nothing more would come.
     fn may_hold_back(&self) -> bool {
-        self.phase == Phase::Running && self.disk_retry.is_none() && self.route == Route::Spool
+        let more_comes =
+            self.route == Route::Spool || !self.spilling.is_empty() || !self.aside.is_empty();
+        self.phase == Phase::Running && self.disk_retry.is_none() && more_comes
     }
 
     /// Stored items that are in memory as well follow where the spool has moved them.
