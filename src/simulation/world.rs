@@ -904,6 +904,9 @@ impl World {
         if !self.quiet {
             return Ok(());
         }
+        // What the broker hangs up on stays in the spool, and goes out when that is over.
+        self.poisoned.clear();
+        self.poison_next.clear();
         if now > self.plan.quiet + FOR_EVER {
             self.broker.refuses.clear();
         }

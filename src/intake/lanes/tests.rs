@@ -525,7 +525,7 @@ impl World {
                 self.apply(Event::Up { epoch: self.epoch });
             }
             Op::Up => {}
-            Op::Down(_) => {
+            Op::Down(_by_the_broker) => {
                 self.disturbed |= !self.unacked.is_empty();
                 self.up = false;
                 self.unacked.clear();
