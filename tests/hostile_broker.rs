@@ -109,6 +109,7 @@ impl Rig {
             shown,
             given_up,
             stop,
+            None,
         ));
         let wiring = Wiring {
             topics: "t/h".into(),

@@ -10,33 +10,57 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
     ("clock", &["reading"]),
     ("certificate", &[]),
+    ("lru", &[]),
+    ("secret", &[]),
+    ("tls_errors", &[]),
     ("stop", &[]),
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("protocol", &["reading"]),
-    ("config", &["protocol", "certificate", "clock"]),
+    (
+        "commands",
+        &["protocol", "reading", "clock", "pulse", "status", "stop"],
+    ),
+    (
+        "config",
+        &["protocol", "certificate", "clock", "secret", "tls_errors"],
+    ),
     ("plain", &[]),
     ("log", &["config", "plain"]),
-    ("status", &["reading", "clock"]),
+    ("status", &["reading", "clock", "lru"]),
     ("memory", &["status", "stop"]),
     ("spool", &["pulse", "reading", "config", "clock"]),
     (
         "uplink",
         &[
-            "pulse", "reading", "protocol", "config", "status", "clock", "stop",
+            "commands",
+            "pulse",
+            "reading",
+            "protocol",
+            "config",
+            "status",
+            "clock",
+            "stop",
+            "secret",
+            "tls_errors",
         ],
     ),
     (
         "intake",
-        &["pulse", "reading", "spool", "uplink", "status", "clock"],
+        &[
+            "pulse", "reading", "spool", "uplink", "status", "clock", "lru",
+        ],
     ),
     (
         "session",
-        &["protocol", "reading", "intake", "status", "clock", "config"],
+        &[
+            "commands", "protocol", "reading", "intake", "status", "clock", "config", "lru",
+        ],
     ),
     (
         "listen",
         &[
+            "commands",
             "pulse",
             "session",
             "intake",
@@ -45,14 +69,19 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "status",
             "clock",
             "certificate",
+            "lru",
+            "tls_errors",
         ],
     ),
-    ("admin", &["status", "reading", "protocol", "clock", "stop"]),
+    (
+        "admin",
+        &["status", "reading", "protocol", "clock", "stop", "secret"],
+    ),
     (
         "hub",
         &[
-            "log", "pulse", "service", "admin", "clock", "config", "intake", "listen", "memory",
-            "session", "spool", "status", "stop", "uplink",
+            "commands", "log", "pulse", "service", "admin", "clock", "config", "intake", "listen",
+            "memory", "session", "spool", "status", "stop", "uplink",
         ],
     ),
 ];
@@ -195,6 +224,27 @@ fn each_outside_thing_has_one_door() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_duty_of_an_mqtt_client_names_a_test_that_is_there() {
+    let table = std::fs::read_to_string(root().join("src/uplink/mqtt/mod.rs")).unwrap();
+    let (mut files, mut all) = (Vec::new(), String::new());
+    for dir in ["src/uplink", "tests"] {
+        rust_files(&root().join(dir), &mut files);
+    }
+    for file in files {
+        all.push_str(&code(&file));
+    }
+    let rows: Vec<_> = table
+        .lines()
+        .filter(|line| line.starts_with("//! | "))
+        .filter_map(|line| line.rsplit('`').nth(1))
+        .collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    for test in rows {
+        assert!(all.contains(&format!("fn {test}(")), "no test {test}");
+    }
 }
 
 #[test]

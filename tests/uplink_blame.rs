@@ -249,3 +249,22 @@ async fn a_probe_that_does_not_come_back_is_shown_for_as_long_as_that_lasts() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_payload_that_is_hung_up_on_is_given_up_and_its_device_goes_on() {
+    let broker = Broker::start().await;
+    let mut rig = Rig::start(settings(broker.port));
+    let poison = |publish: &Publish| publish.payload.windows(6).any(|bytes| bytes == b"poison");
+    serve(broker, move |publish| !poison(publish));
+    let mut items = five_devices();
+    if let Item::Batch(batch) = &mut items[7] {
+        batch.frame = Bytes::from_static(br#"[{"n":"poison","v":1}]"#);
+    }
+    let fate = play(&mut rig, &items).await;
+    assert_eq!(
+        fate.given_up.keys().copied().collect::<Vec<_>>(),
+        [7],
+        "{fate:?}"
+    );
+    assert_eq!((fate.refused.len(), fate.acked.len()), (0, 49));
+}

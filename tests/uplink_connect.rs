@@ -211,6 +211,8 @@ async fn a_broker_that_accepts_and_drops_at_once_is_met_less_and_less_often() {
         // Even a hub whose own status is acknowledged has achieved nothing.
         let online = peer.publish().await;
         peer.puback(online.pkid).await;
+        // Not right behind the PUBACK, which would be an answer to the status.
+        peer.is_silent_for(Duration::from_millis(300)).await;
         drop(peer);
         rig.up().await;
         rig.down().await;

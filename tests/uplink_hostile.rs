@@ -160,7 +160,8 @@ async fn nothing_is_acked_that_a_hostile_broker_did_not_acknowledge() {
                 assert!(in_flight.remove(&token).is_some(), "{token} twice");
             }
             Event::Unpublishable { error, .. } => panic!("{error}"),
-            Event::Refused { refusal, .. } => panic!("{}", refusal.detail),
+            // It looks as if it were hung up on alone. That is no ack, and no end.
+            Event::Refused { token, .. } => waiting.extend(in_flight.remove(&token)),
         }
     }
     assert!(last_epoch > 30, "only {last_epoch} connections");

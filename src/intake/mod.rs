@@ -334,15 +334,16 @@ impl Intake {
             spool::Event::CommitFailed {
                 ticket,
                 full,
+                foreign,
                 error,
             } => {
                 board.spool.commit_failures.add(1);
                 // The spool has logged it.
                 self.spool_well = false;
-                let state = if full {
-                    SpoolState::Full
-                } else {
-                    SpoolState::Failed
+                let state = match (foreign, full) {
+                    (true, _) => SpoolState::Unusable,
+                    (false, true) => SpoolState::Full,
+                    (false, false) => SpoolState::Failed,
                 };
                 board.spool.set(state, Some(error));
                 Event::CommitFailed { ticket, full }

@@ -231,6 +231,8 @@ pub enum Event {
         /// Full (`max_size` or `min_free` under `overflow = "refuse"`, or no space left on the
         /// device), as opposed to broken.
         full: bool,
+        /// The directory is not the hub's own: it must not be used, as opposed to cannot be.
+        foreign: bool,
         /// One sentence for the log and the status.
         error: String,
     },

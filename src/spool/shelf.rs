@@ -60,6 +60,8 @@ pub(super) struct Shelf {
     pub(super) unreadable: bool,
     /// The directory could not be used so far.
     pub(super) unusable: bool,
+    /// The directory belongs to somebody else, or somebody else may write to it.
+    pub(super) foreign: bool,
     /// Marks and depth have been told: what is found later is news.
     pub(super) announced: bool,
     /// Devices whose stored batches the broker refuses.
@@ -102,6 +104,7 @@ impl Shelf {
             announced: false,
             unusable: false,
             unwanted: HashSet::new(),
+            foreign: false,
             names: HashSet::new(),
             news: Vec::new(),
         }

@@ -279,6 +279,7 @@ impl Worker {
                         self.tell(Event::CommitFailed {
                             ticket,
                             full: failure.full,
+                            foreign: self.shelf.foreign,
                             error: failure.error,
                         });
                     }

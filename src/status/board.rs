@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+pub use super::commands::CommandBoard;
 pub use super::device::{DeviceBoard, Expected};
 pub use super::devices::{DeviceTable, KNOWN_DEVICES, Unforgettable};
 use super::feed::Feed;
@@ -40,6 +41,8 @@ pub struct Board {
     pub spool: SpoolBoard,
     /// The devices' part.
     pub devices: DeviceTable,
+    /// The commands' part.
+    pub commands: CommandBoard,
     /// Gauge: batches in the live lane, in flight included.
     pub live_batches: Number,
     /// Gauge: readings in these.
@@ -63,6 +66,7 @@ impl Board {
             uplink: UplinkBoard::new(refused),
             spool: SpoolBoard::new(),
             devices,
+            commands: CommandBoard::default(),
             live_batches: Number::default(),
             live_readings: Number::default(),
             stirred: Notify::new(),

@@ -2,6 +2,7 @@
 //! listener, the broker's `status` topics and the log read.
 
 pub mod board;
+pub mod commands;
 pub mod counts;
 pub mod device;
 pub mod devices;

@@ -11,7 +11,10 @@
 //! - once right after another publish had been taken on the same connection, which rules out
 //!   brokers that hang up on everything, crash in a loop, or are behind a link that breaks;
 //! - and nothing else that had been taken before was hung up on alone meanwhile, which rules out
-//!   quotas and rates.
+//!   quotas and rates. Each time that this happens a proof needs one hang-up more.
+//!
+//! Where nothing has ever been taken on its topic, another content is tried there before the verdict:
+//! if that is taken, it is the content, and else the topic.
 //!
 //! A suspect that is taken is innocent, at whatever point. A convict is remembered: when it is
 //! tried again it goes alone, and one more hang-up refuses it at once.
@@ -33,6 +36,8 @@ pub(super) enum Thing {
     History(Arc<str>),
     /// Its gap records.
     Gap(Arc<str>),
+    /// Answers to commands for a device.
+    Result(Arc<str>),
     /// The empty batch whose echo is waited for.
     Probe,
     /// A subscription, by its filter.
@@ -47,6 +52,7 @@ impl fmt::Display for Thing {
             Self::Data(device) => write!(f, "data of {device}"),
             Self::History(device) => write!(f, "stored data of {device}"),
             Self::Gap(device) => write!(f, "a gap record of {device}"),
+            Self::Result(device) => write!(f, "the result of a command of {device}"),
             Self::Probe => f.write_str("the probe"),
             Self::Subscription(filter) => write!(f, "the subscription to {filter}"),
         }
@@ -59,6 +65,10 @@ const QUICK: u32 = 2;
 
 /// Times that a convict was hung up on alone.
 const PROOF: u8 = 4;
+
+/// A broker that hangs up on half of all publishes, whatever they are, does so this often in a row
+/// once in 65,536 times.
+const NOISE: u8 = 12;
 
 /// Publishes that pass one at a time, with no suspect left, before the whole window is used again.
 const CALM: u32 = 16;
@@ -95,13 +105,17 @@ struct Suspect {
     after: bool,
     /// Publishes that passed since it was offered last.
     absent: u32,
+    /// What it was, if it was the same each time.
+    content: Option<u64>,
+    /// It is proven, and another content has to show whether it is the topic.
+    rival: bool,
 }
 
 impl Suspect {
-    fn is_proven(&self) -> bool {
+    fn is_proven(&self, noise: u8) -> bool {
         let (fewest, most) = self.before;
         let varied = self.first || most >= 2 * (fewest + 1);
-        self.alone >= PROOF && varied && self.after
+        self.alone >= PROOF.saturating_add(noise) && varied && self.after
     }
 }
 
@@ -114,6 +128,36 @@ pub(super) enum Go {
     Alone,
     /// Not before something else has.
     Later,
+}
+
+/// What was out alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Alone {
+    /// Tells one content from another.
+    pub(super) content: u64,
+    /// Of its packet.
+    pub(super) bytes: usize,
+}
+
+/// What is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The broker hangs up on whatever is published there.
+    Topic(Thing),
+    /// It hangs up on this one, each time that it is tried, and has taken others there.
+    Item {
+        thing: Thing,
+        /// And none that was so large.
+        for_size: bool,
+    },
+}
+
+impl Verdict {
+    pub(super) fn thing(&self) -> &Thing {
+        match self {
+            Self::Topic(thing) | Self::Item { thing, .. } => thing,
+        }
+    }
 }
 
 /// How a connection ended.
@@ -143,8 +187,13 @@ pub(super) struct Blame {
     taken: HashSet<Thing>,
     /// Publishes taken on this connection.
     here: u32,
+    /// How often something that had been taken before was hung up on alone: so many more hang-ups
+    /// a proof needs.
+    noise: u8,
     /// Bytes of the largest packet that was taken.
     largest: usize,
+    /// Contents that are proven guilty, and are given up when they are offered again.
+    condemned: VecDeque<(Thing, u64)>,
     /// Things that were refused for their size, and how large they were.
     large: Vec<(Thing, usize)>,
 }
@@ -157,7 +206,7 @@ impl Blame {
 
     /// Nothing has to be asked before something goes out.
     pub(super) fn is_idle(&self) -> bool {
-        !self.careful && self.convicts.is_empty()
+        !self.careful && self.convicts.is_empty() && self.condemned.is_empty()
     }
 
     /// A connection begins.
@@ -206,6 +255,22 @@ impl Blame {
         Some(&suspect.thing)
     }
 
+    /// The content that should not go when its topic is wanted, if there is another.
+    pub(super) fn unwanted(&self) -> Option<u64> {
+        let suspect = self.suspects.front().filter(|suspect| suspect.rival)?;
+        suspect.content
+    }
+
+    /// Whether this content was proven guilty when another one of its topic was taken. It is told
+    /// once.
+    pub(super) fn take_condemned(&mut self, thing: &Thing, content: u64) -> bool {
+        let mut condemned = self.condemned.iter();
+        let place = condemned.position(|one| one.1 == content && one.0 == *thing);
+        place
+            .and_then(|place| self.condemned.remove(place))
+            .is_some()
+    }
+
     /// The suspect on trial should be the first on this connection, and may still come.
     pub(super) fn awaits_first(&self) -> bool {
         self.careful && self.here == 0 && self.suspects.front().is_some_and(|one| !one.first)
@@ -217,7 +282,8 @@ impl Blame {
     }
 
     /// The broker has taken this.
-    pub(super) fn passed(&mut self, thing: &Thing, bytes: usize) {
+    pub(super) fn passed(&mut self, thing: &Thing, alone: Alone) {
+        let bytes = alone.bytes;
         // That a subscription is taken says nothing of publishes.
         if !matches!(thing, Thing::Subscription(_)) {
             self.here = self.here.saturating_add(1);
@@ -235,6 +301,15 @@ impl Blame {
             }
             return;
         }
+        if let Some(suspect) = self.suspects.iter().find(|suspect| suspect.thing == *thing)
+            && suspect.rival
+            && let Some(guilty) = suspect.content.filter(|content| *content != alone.content)
+        {
+            if self.condemned.len() >= LARGE {
+                self.condemned.pop_front();
+            }
+            self.condemned.push_back((thing.clone(), guilty));
+        }
         self.suspects.retain(|suspect| suspect.thing != *thing);
         for suspect in &mut self.suspects {
             suspect.absent += 1;
@@ -244,11 +319,17 @@ impl Blame {
         if self.suspects.is_empty() && self.calm >= CALM {
             self.careful = false;
             self.quick = 0;
+            self.noise /= 2;
         }
     }
 
     /// A connection has ended while this was out. Tells what is guilty, which was alone then.
-    pub(super) fn ended(&mut self, ending: &Ending, out: &[Thing]) -> Option<Thing> {
+    pub(super) fn ended(
+        &mut self,
+        ending: &Ending,
+        out: &[Thing],
+        alone: Alone,
+    ) -> Option<Verdict> {
         let here = std::mem::take(&mut self.here);
         if !matches!(ending, Ending::HungUp) || out.is_empty() {
             return None;
@@ -260,7 +341,7 @@ impl Blame {
             return None;
         };
         if self.convicts.contains(thing) {
-            return Some(thing.clone());
+            return Some(Verdict::Topic(thing.clone()));
         }
         self.quick += 1;
         self.calm = 0;
@@ -269,17 +350,18 @@ impl Blame {
             self.careful = self.quick >= QUICK;
             return None;
         }
-        self.accuse(thing, here)
+        self.accuse(thing, here, alone)
     }
 
-    fn accuse(&mut self, thing: &Thing, here: u32) -> Option<Thing> {
+    fn accuse(&mut self, thing: &Thing, here: u32, alone: Alone) -> Option<Verdict> {
         let place = self
             .suspects
             .iter()
             .position(|suspect| suspect.thing == *thing);
         let Some(place) = place else {
-            if self.taken.contains(thing) {
+            if self.taken.contains(thing) && !self.suspects.is_empty() {
                 // What was good is not now: the broker hangs up on anything.
+                self.noise = self.noise.saturating_add(1).min(NOISE);
                 for suspect in &mut self.suspects {
                     (suspect.alone, suspect.first, suspect.after) = (0, false, false);
                     suspect.before = (u32::MAX / 4, 0);
@@ -293,6 +375,8 @@ impl Blame {
                     before: (here, here),
                     after: here > 0,
                     absent: 0,
+                    content: Some(alone.content),
+                    rival: false,
                 });
             }
             return None;
@@ -303,15 +387,32 @@ impl Blame {
         suspect.before = (suspect.before.0.min(here), suspect.before.1.max(here));
         suspect.after |= here > 0;
         suspect.absent = 0;
-        if !suspect.is_proven() {
+        if !suspect.rival {
+            suspect.content = suspect.content.filter(|content| *content == alone.content);
+        }
+        if !suspect.is_proven(self.noise) {
             return None;
         }
-        self.suspects.remove(place);
+        if suspect.content.is_some() && !suspect.rival && !self.taken.contains(thing) {
+            suspect.rival = true;
+            return None;
+        }
+        let same = self
+            .suspects
+            .remove(place)
+            .is_some_and(|one| one.content.is_some());
+        let for_size = self.is_for_size(thing, alone.bytes);
         if self.convicts.len() >= CONVICTS {
             self.convicts.pop_front();
         }
+        // Whether it is the topic after all shows with the next one, which goes alone.
         self.convicts.push_back(thing.clone());
-        Some(thing.clone())
+        let thing = thing.clone();
+        Some(if self.taken.remove(&thing) && same {
+            Verdict::Item { thing, for_size }
+        } else {
+            Verdict::Topic(thing)
+        })
     }
 
     /// Whether it must be its size that made a convict one: it is larger than all that was ever
@@ -352,6 +453,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn sized(bytes: usize) -> Alone {
+        Alone { content: 0, bytes }
+    }
 
     fn data(device: usize) -> Thing {
         Thing::Data(device.to_string().into())
@@ -421,14 +526,20 @@ mod tests {
                 while let Some(thing) = out.first().cloned() {
                     sent += 1;
                     if !broker(&thing, passed + 1, sent) {
-                        if let Some(guilty) = self.blame.ended(&Ending::HungUp, &out) {
-                            self.queue.retain(|waiting| *waiting != guilty);
-                            self.convicted.push(guilty);
+                        let alone = Alone::default();
+                        if let Some(verdict) = self.blame.ended(&Ending::HungUp, &out, alone) {
+                            let guilty = verdict.thing();
+                            self.queue.retain(|waiting| waiting != guilty);
+                            self.convicted.push(guilty.clone());
                         }
                         return;
                     }
                     passed += 1;
-                    self.blame.passed(&thing, 100);
+                    let alone = Alone {
+                        content: 0,
+                        bytes: 100,
+                    };
+                    self.blame.passed(&thing, alone);
                     self.taken.push(thing.clone());
                     if let Some(at) = self.queue.iter().position(|waiting| *waiting == thing) {
                         // The next batch of this device waits behind the others.
@@ -438,7 +549,7 @@ mod tests {
                     out.remove(0);
                 }
             }
-            self.blame.ended(&Ending::Other, &[]);
+            self.blame.ended(&Ending::Other, &[], Alone::default());
         }
     }
 
@@ -486,17 +597,89 @@ mod tests {
         let mut blame = Blame::default();
         for _ in 0..20 {
             for ending in [Ending::Explained, Ending::Other] {
-                assert_eq!(blame.ended(&ending, &[data(1)]), None);
+                assert_eq!(blame.ended(&ending, &[data(1)], Alone::default()), None);
             }
-            assert_eq!(blame.ended(&Ending::HungUp, &[]), None, "nothing was out");
+            assert_eq!(
+                blame.ended(&Ending::HungUp, &[], Alone::default()),
+                None,
+                "nothing was out"
+            );
         }
         assert!(!blame.is_careful());
     }
 
     #[test]
+    fn one_content_that_is_hung_up_on_is_told_from_its_topic() {
+        // What the broker hangs up on each time: always the same, or another each time.
+        for same in [true, false] {
+            let mut blame = Blame::default();
+            blame.begin();
+            blame.passed(&data(1), Alone::default());
+            let mut verdict = None;
+            for n in 0..20 {
+                blame.begin();
+                if n % 2 == 0 {
+                    blame.passed(&Thing::Hub, Alone::default());
+                }
+                let content = if same { 7 } else { n };
+                let alone = Alone { content, bytes: 50 };
+                verdict = verdict.or(blame.ended(&Ending::HungUp, &[data(1)], alone));
+            }
+            let thing = data(1);
+            let item = Verdict::Item {
+                thing: thing.clone(),
+                for_size: false,
+            };
+            assert_eq!(
+                verdict,
+                Some(if same { item } else { Verdict::Topic(thing) })
+            );
+            // The next one shows whether it is the topic.
+            let alone = Alone::default();
+            let next = blame.ended(&Ending::HungUp, &[data(1)], alone);
+            assert_eq!(next, Some(Verdict::Topic(data(1))));
+        }
+    }
+
+    #[test]
+    fn a_first_content_that_is_hung_up_on_is_told_from_its_topic_by_another() {
+        for another_passes in [true, false] {
+            let mut blame = Blame::default();
+            let guilty = Alone {
+                content: 7,
+                bytes: 50,
+            };
+            let mut rounds = 0;
+            while blame.unwanted().is_none() {
+                blame.begin();
+                if rounds % 2 == 0 {
+                    blame.passed(&Thing::Hub, Alone::default());
+                }
+                assert_eq!(blame.ended(&Ending::HungUp, &[data(1)], guilty), None);
+                rounds += 1;
+                assert!(rounds < 20);
+            }
+            assert_eq!(blame.unwanted(), Some(7));
+            let other = Alone {
+                content: 8,
+                bytes: 50,
+            };
+            if another_passes {
+                blame.passed(&data(1), other);
+                assert!(blame.take_condemned(&data(1), 7));
+                assert!(!blame.take_condemned(&data(1), 7), "told once");
+            } else {
+                let verdict = blame.ended(&Ending::HungUp, &[data(1)], other);
+                assert_eq!(verdict, Some(Verdict::Topic(data(1))));
+                assert!(!blame.take_condemned(&data(1), 7));
+            }
+        }
+    }
+
+    #[test]
     fn only_what_is_larger_than_all_that_passed_is_refused_for_its_size() {
         let mut blame = Blame::default();
-        blame.passed(&data(1), 10_000);
+        blame.passed(&data(1), sized(10_000));
         assert!(blame.is_for_size(&data(1), 10_001));
         assert!(!blame.is_for_size(&data(1), 10_000));
         assert!(
@@ -507,7 +690,7 @@ mod tests {
         assert_eq!(blame.too_large(), None, "one may have been something else");
         assert!(blame.refused_for_size(&data(1), 15_000));
         assert_eq!(blame.too_large(), Some(15_000));
-        blame.passed(&data(1), 16_000);
+        blame.passed(&data(1), sized(16_000));
         assert_eq!(blame.too_large(), None, "it was not the size");
     }
 

@@ -12,15 +12,17 @@ use tracing::{debug, error, info, warn};
 use super::backoff::Backoff;
 use super::blame::Blame;
 use super::connection::{self, End, Leave};
-use super::door::{Attempt, Dial, Wire};
+use super::door::{Dial, Wire};
 use super::failure::Failure;
 use super::outlet::Outlet;
 use super::parked::Parked;
+use super::paths::{Paths, reason_to_leave};
 use super::publication::Publisher;
-use super::route::{Returns, Route, Target, Versions};
+use super::route::{Returns, Target};
 use super::twins::Twins;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
+use crate::commands::port::{News, UplinkWays};
 use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
@@ -42,6 +44,8 @@ pub(super) struct Ports {
     pub(super) clock: watch::Receiver<u64>,
     /// Device states that the broker refuses.
     pub(super) parked: Parked,
+    /// The way of commands, if there is one. Gone once the last answer has been said.
+    pub(super) commands: Option<UplinkWays>,
     /// When the hub's own state, which it refuses, is tried again, and the pause before that.
     pub(super) hub_pause: Option<(Instant, Duration)>,
     /// What makes the broker hang up.
@@ -67,26 +71,20 @@ pub(super) async fn run<D: Dial>(
     board: Arc<Board>,
     reconnect: watch::Receiver<u64>,
     stop: Stop,
+    commands: Option<UplinkWays>,
 ) {
-    let pulse = settings.pulse.clone();
-    let settings = Arc::new(settings);
     let broker = &settings.broker;
-    let publisher = Arc::new(Publisher::new(
-        &broker.prefix,
-        &settings.hub,
-        broker.format,
-        &settings.version,
-        broker.max_payload,
-    ));
-    let mut ports = Ports {
+    let takes_commands = commands.is_some();
+    let ports = Ports {
         submissions,
         outlet: Outlet::new(events),
         outbox,
         board,
         reconnect,
-        pulse,
+        pulse: settings.pulse.clone(),
         clock: clock::changes(),
         parked: Parked::default(),
+        commands,
         hub_pause: None,
         blame: Blame::default(),
         twins: Twins::default(),
@@ -94,97 +92,170 @@ pub(super) async fn run<D: Dial>(
         stale_attempts: stale::ATTEMPTS,
         stop,
     };
-    let mut paths = Paths {
-        route: Route::new(&settings.broker.brokers),
-        versions: Versions::new(settings.broker.version),
+    let life = Life {
+        publisher: Publisher::new(
+            &broker.prefix,
+            &settings.hub,
+            broker.format,
+            &settings.version,
+            broker.max_payload,
+            takes_commands,
+        ),
+        paths: Paths::new(&settings),
+        returns: Returns::new(broker.return_after),
+        backoff: Backoff::new(settings.pace.first_retry, settings.pace.longest_retry),
+        settings: Arc::new(settings),
+        library,
+        ports,
+        reasons: Vec::new(),
+        last: None,
+        epoch: 0,
     };
-    let mut backoff = Backoff::new(settings.pace.first_retry, settings.pace.longest_retry);
-    let mut reasons = Vec::new();
-    let mut returns = Returns::new(settings.broker.return_after);
-    let mut last: Option<Target> = None;
-    let mut epoch = 0;
-    loop {
-        ports.show(UplinkState::Connecting, None);
-        let Some(attempt) = ports
-            .idle(paths.connect(&library, &settings, &publisher))
-            .await
-        else {
-            break;
-        };
-        let failure = match attempt {
-            Err(failure) => {
-                ports.board.uplink.connect_failures.add(1);
-                log_failure(&failure, &mut reasons);
-                failure
-            }
-            Ok((wire, place, target)) => {
-                epoch += 1;
-                ports.board.uplink.connects.add(1);
-                reasons.clear();
-                let broker = wire.broker().to_owned();
-                let version = wire.terms().version.name();
-                info!(%broker, version, epoch, "uplink connected");
-                ports.board.uplink.set_broker(&broker, version);
-                if last.as_ref() != Some(&target) {
-                    // What another broker refused says nothing about this one.
-                    ports.blame.forget();
-                    last = Some(target.clone());
-                }
-                returns.connected(place);
-                let leave = reason_to_leave(&library, &settings, &paths, &returns, &target);
-                let end = connection::serve(&mut ports, &settings, &publisher, wire, epoch, leave);
-                let (failure, good) = match Box::pin(end).await {
-                    End::Finished => {
-                        info!(%broker, epoch, "uplink disconnected");
+    life.run().await;
+}
+
+/// What there is beside the connection, over all connections.
+struct Life<D> {
+    library: D,
+    settings: Arc<Settings>,
+    publisher: Publisher,
+    ports: Ports,
+    paths: Paths,
+    returns: Returns,
+    backoff: Backoff,
+    /// Reasons for failing to connect that the log has.
+    reasons: Vec<String>,
+    /// The broker of the last connection: host and port.
+    last: Option<(String, u16)>,
+    epoch: u64,
+}
+
+/// What follows a connection, or the failure to make one.
+enum Next {
+    Stop,
+    /// The next connection, at once.
+    Connect,
+    /// The next connection, after a while.
+    Wait(Failure),
+}
+
+impl<D: Dial> Life<D> {
+    async fn run(mut self) {
+        loop {
+            match self.once().await {
+                Next::Stop => break,
+                Next::Connect => {}
+                Next::Wait(failure) => {
+                    let error = Some(failure.sentence.clone());
+                    self.ports.show(UplinkState::Down, error);
+                    self.down(failure.sentence, failure.hung_up);
+                    let wait = self.backoff.next(self.library.chance());
+                    debug!(?wait, "next connect");
+                    let over = self.ports.idle(tokio::time::sleep(wait)).await;
+                    if over.is_none() {
                         break;
                     }
-                    End::Left(why) => {
-                        ports.parked.ended();
-                        let error = match why {
-                            Leave::Return => {
-                                returns.left();
-                                format!(
-                                    "{broker} was left for the first choice, which answers again"
-                                )
-                            }
-                            Leave::Version => format!("{broker} is asked for MQTT 5 again"),
-                        };
-                        info!(%broker, epoch, "{error}");
-                        ports.outlet.push(Event::Down {
-                            epoch,
-                            error,
-                            hung_up: false,
-                        });
-                        continue;
-                    }
-                    End::Lost { failure, good } => (failure, good),
-                };
-                warn!(%broker, epoch, error = %failure.sentence, "uplink lost; data goes to the spool");
-                ports.parked.ended();
-                if good {
-                    paths.route.stay(place);
-                    backoff.reset();
                 }
-                failure
             }
-        };
-        let (error, hung_up) = (failure.sentence, failure.hung_up);
-        ports.show(UplinkState::Down, Some(error.clone()));
-        ports.outlet.push(Event::Down {
-            epoch,
+        }
+        self.ports.show(UplinkState::Down, None);
+    }
+
+    fn down(&mut self, error: String, hung_up: bool) {
+        self.ports.outlet.push(Event::Down {
+            epoch: self.epoch,
             error,
             hung_up,
         });
-        let wait = backoff.next(library.chance());
-        debug!(?wait, "next connect");
-        if ports.idle(tokio::time::sleep(wait)).await.is_none() {
-            break;
+    }
+
+    /// One attempt to connect, and the connection that comes of it.
+    async fn once(&mut self) -> Next {
+        self.ports.show(UplinkState::Connecting, None);
+        let connect = self
+            .paths
+            .connect(&self.library, &self.settings, &self.publisher);
+        let Some(attempt) = self.ports.idle(connect).await else {
+            return Next::Stop;
+        };
+        match attempt {
+            Err(failure) => {
+                self.ports.board.uplink.connect_failures.add(1);
+                log_failure(&failure, &mut self.reasons);
+                Next::Wait(failure)
+            }
+            Ok((wire, place, target)) => self.connected(wire, place, target).await,
         }
     }
-    ports.show(UplinkState::Down, None);
+
+    async fn connected(&mut self, wire: D::Wire, place: usize, target: Target) -> Next {
+        self.epoch += 1;
+        self.reasons.clear();
+        let (broker, epoch) = (wire.broker().to_owned(), self.epoch);
+        let version = wire.terms().version.name();
+        info!(%broker, version, epoch, "uplink connected");
+        let board = &self.ports.board.uplink;
+        board.connects.add(1);
+        board.set_broker(&broker, version);
+        let here = Some((target.host.clone(), target.port));
+        if self.last != here {
+            // What another broker refused says nothing about this one.
+            self.ports.blame.forget();
+            self.last = here;
+        }
+        self.returns.connected(place);
+        let (library, settings) = (&self.library, &self.settings);
+        let leave = reason_to_leave(library, settings, &self.paths, &self.returns, &target);
+        let end = connection::serve(
+            &mut self.ports,
+            settings,
+            &self.publisher,
+            wire,
+            epoch,
+            leave,
+        );
+        let end = Box::pin(end).await;
+        self.ports.board.commands.listening.set(0);
+        self.ports.tell_commands(News::Down);
+        self.ports.parked.ended();
+        match end {
+            End::Finished => {
+                info!(%broker, epoch, "uplink disconnected");
+                Next::Stop
+            }
+            End::Left(why) => {
+                let error = match why {
+                    Leave::Return => {
+                        self.returns.left();
+                        format!("{broker} was left for the first choice, which answers again")
+                    }
+                    Leave::Version => format!("{broker} is asked for MQTT 5 again"),
+                };
+                info!(%broker, epoch, "{error}");
+                self.down(error, false);
+                Next::Connect
+            }
+            End::Lost { failure, good } => {
+                warn!(%broker, epoch, error = %failure.sentence, "uplink lost; data goes to the spool");
+                if good {
+                    self.paths.route.stay(place);
+                    self.backoff.reset();
+                }
+                Next::Wait(failure)
+            }
+        }
+    }
 }
 
 impl Ports {
+    /// Tells the room of the commands, if there is one.
+    pub(super) fn tell_commands(&self, news: News) {
+        if let Some(commands) = &self.commands {
+            // An error means that the room has ended.
+            let _ = commands.news.send(news);
+        }
+    }
+
     /// Records the uplink's state.
     pub(super) fn show(&self, state: UplinkState, error: Option<String>) {
         self.board.uplink.set(state, error);
@@ -219,139 +290,6 @@ async fn discard(submissions: &mut mpsc::Receiver<Submission>, outlet: &mut Outl
             },
             () = outlet.hand_over() => {}
         }
-    }
-}
-
-/// Where the brokers are, and what they speak.
-struct Paths {
-    route: Route,
-    versions: Versions,
-}
-
-impl Paths {
-    /// One attempt: every address of every broker, the first choice first. Tells the place of the
-    /// broker in the list.
-    async fn connect<D: Dial>(
-        &mut self,
-        library: &D,
-        settings: &Arc<Settings>,
-        publisher: &Publisher,
-    ) -> Result<(D::Wire, usize, Target), Failure> {
-        let mut failures: Vec<Failure> = Vec::new();
-        for (place, broker) in self.route.brokers().to_vec().iter().enumerate() {
-            let addresses = match library.resolve(broker).await {
-                Ok(addresses) => addresses,
-                Err(failure) => {
-                    failures.push(failure);
-                    continue;
-                }
-            };
-            // Of several addresses the last one speaks for all.
-            let mut last = None;
-            for target in self.route.order(place, addresses) {
-                match self.dial(library, settings, publisher, &target).await {
-                    Ok(wire) => return Ok((wire, place, target)),
-                    Err(failure) => last = Some(failure),
-                }
-            }
-            failures.extend(last);
-        }
-        Err(together(failures))
-    }
-
-    /// One address, with the versions of MQTT that it may speak.
-    async fn dial<D: Dial>(
-        &mut self,
-        library: &D,
-        settings: &Arc<Settings>,
-        publisher: &Publisher,
-        target: &Target,
-    ) -> Result<D::Wire, Failure> {
-        let mut trial = self.versions.begin(target, Instant::now());
-        loop {
-            let attempt = Attempt {
-                target: target.clone(),
-                version: trial.version,
-                // The moment of the end is not known now; it is not before this one.
-                will: publisher.hub_status("offline", clock::now()),
-            };
-            match library.dial(settings, &attempt).await {
-                Ok(wire) => {
-                    self.versions.agreed(&trial, target, Instant::now());
-                    return Ok(wire);
-                }
-                Err(missed) => {
-                    if !self.versions.failed(&mut trial, target, missed.version) {
-                        return Err(missed.failure);
-                    }
-                    debug!(error = %missed.failure.sentence, "trying MQTT {}", trial.version.name());
-                }
-            }
-        }
-    }
-}
-
-/// Between two looks at the first choice: often enough to notice that it comes and goes.
-const LOOKS: u32 = 5;
-
-/// No longer than this between them.
-const LONGEST_LOOK: Duration = Duration::from_secs(60);
-
-/// Waits for a reason to leave a connection that works. Cancel safe.
-async fn reason_to_leave<D: Dial>(
-    library: &D,
-    settings: &Arc<Settings>,
-    paths: &Paths,
-    returns: &Returns,
-    target: &Target,
-) -> Leave {
-    let again = async {
-        match paths.versions.again(target) {
-            Some(time) => tokio::time::sleep_until(time).await,
-            None => std::future::pending().await,
-        }
-    };
-    let back = async {
-        let (Some(wait), Some(first)) = (returns.wait(), paths.route.brokers().first()) else {
-            return std::future::pending().await;
-        };
-        let mut since = None;
-        loop {
-            tokio::time::sleep((wait / LOOKS).min(LONGEST_LOOK)).await;
-            if !answers(library, settings, first).await {
-                since = None;
-            } else if since.get_or_insert_with(Instant::now).elapsed() >= wait {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = again => Leave::Version,
-        () = back => Leave::Return,
-    }
-}
-
-/// Whether one of a broker's addresses answers.
-async fn answers<D: Dial>(library: &D, settings: &Arc<Settings>, broker: &Target) -> bool {
-    for address in library.resolve(broker).await.unwrap_or_default() {
-        if library.knock(settings, &address).await {
-            return true;
-        }
-    }
-    false
-}
-
-/// What several brokers said, in one sentence.
-fn together(mut failures: Vec<Failure>) -> Failure {
-    if failures.len() == 1
-        && let Some(only) = failures.pop()
-    {
-        return only;
-    }
-    let sentences: Vec<_> = failures.iter().map(|failure| &*failure.sentence).collect();
-    Failure {
-        needs_someone: failures.iter().any(|failure| failure.needs_someone),
-        ..Failure::passing(sentences.join("; "))
     }
 }
 

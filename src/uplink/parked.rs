@@ -88,14 +88,15 @@ impl Parked {
     /// A state whose pause is over.
     pub(super) fn due(&mut self, now: Instant) -> Option<(Arc<str>, Presence)> {
         let ready = |entry: &Entry| entry.until <= now && !entry.out;
-        let mut entries = self.devices.iter_mut();
-        entries.find_map(|(device, entry)| {
-            if !ready(entry) {
-                return None;
-            }
-            let presence = entry.presence.take()?;
-            Some((device.clone(), presence))
-        })
+        let waiting = self
+            .devices
+            .iter_mut()
+            .filter(|(_, entry)| entry.presence.is_some());
+        // Always the same one, whatever order the map has.
+        let (device, entry) = waiting
+            .filter(|(_, entry)| ready(entry))
+            .min_by(|one, other| (one.1.until, one.0).cmp(&(other.1.until, other.0)))?;
+        Some((device.clone(), entry.presence.take()?))
     }
 
     /// When the next pause is over.

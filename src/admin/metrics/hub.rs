@@ -75,6 +75,16 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
     for (reason, evicted) in devices.evictions.iter() {
         family.labelled("reason", reason, evicted);
     }
+    text.gauge(
+        "telehub_revocation_lists_expired",
+        "Revocation lists of device certificates that are older than they say they may be.",
+    )
+    .value(devices.old_revocation_lists.get());
+    text.counter(
+        "telehub_devices_forgotten_total",
+        "Devices that were forgotten to make room for new ones.",
+    )
+    .value(devices.forgotten.get());
     text.counter(
         "telehub_received_batches_total",
         "Batches taken from devices.",

@@ -4,10 +4,10 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Connection, Phase, Record, thing_of};
-use crate::uplink::blame::{Go, Thing};
+use super::{Connection, Data, Phase, Record, content_of, thing_of};
+use crate::uplink::blame::{Go, Thing, Verdict};
 use crate::uplink::door::Wire;
-use crate::uplink::{Cause, Event, Refusal};
+use crate::uplink::{Cause, Event, Refusal, Submission};
 
 impl<W: Wire> Connection<'_, W> {
     /// Sends the next thing, if nothing is out.
@@ -48,6 +48,7 @@ impl<W: Wire> Connection<'_, W> {
                 }
             }
         }
+        self.take_reply();
         while let Some(state) = self.take_state() {
             self.states.push_back(state);
         }
@@ -63,9 +64,18 @@ impl<W: Wire> Connection<'_, W> {
             }
             Thing::Data(_) | Thing::History(_) | Thing::Gap(_) => {
                 let mut held = self.held.iter();
-                let place = held.position(|one| thing_of(&one.item, one.lane) == *thing);
+                let unwanted = self.ports.blame.unwanted();
+                let other = |one: &Submission| {
+                    thing_of(&one.item, one.lane) == *thing
+                        && unwanted.is_none_or(|content| content_of(&one.item) != content)
+                };
+                let place = held.position(other).or_else(|| {
+                    let mut held = self.held.iter();
+                    held.position(|one| thing_of(&one.item, one.lane) == *thing)
+                });
                 place.is_some_and(|place| self.send_held(place))
             }
+            Thing::Result(device) => self.send_reply(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),
         }
@@ -78,7 +88,7 @@ impl<W: Wire> Connection<'_, W> {
         {
             return;
         }
-        if self.make_subscription(None) || self.send_probe() {
+        if self.make_subscription(None) || self.send_probe() || self.send_reply(None) {
             return;
         }
         let blame = &self.ports.blame;
@@ -115,46 +125,52 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     /// It is proven that the broker hangs up on this and on nothing else.
-    pub(super) fn condemn(&mut self, guilty: &Thing, record: Option<Record>) {
+    pub(super) fn condemn(&mut self, verdict: &Verdict, record: Option<Record>) {
+        let guilty = verdict.thing();
         warn!(
             %guilty,
             "the broker hangs up on it, each time that it is alone on the wire, and takes everything \
              else; it is tried again with growing pauses: check the broker's rules (ACL) and limits"
         );
         match record {
-            Some(Record::Data(data)) => {
-                let head = self.publisher.head(&data.item, data.lane);
-                let topic = head.topic.concat();
-                let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
-                if self.ports.blame.is_for_size(guilty, bytes) {
-                    self.ports.blame.refused_for_size(guilty, bytes);
-                    let error = format!(
-                        "the broker hangs up on its packet of {bytes} bytes and takes smaller ones \
-                         on {topic}"
-                    );
-                    self.ports.outlet.push(Event::Unpublishable {
-                        epoch,
-                        token,
-                        error,
-                    });
-                    return;
-                }
-                self.ports.board.uplink.refused.add(1);
-                self.ports.outlet.push(Event::Refused {
-                    epoch,
-                    token,
-                    refusal: Refusal {
-                        cause: Cause::HungUp,
-                        detail: format!(
-                            "the broker hangs up on what is published to {topic}, and on nothing \
-                             else: check its rules (ACL) for this topic, and its limits"
-                        ),
-                    },
-                });
-            }
+            Some(Record::Data(data)) => self.give_back(verdict, &data),
             Some(state) => self.park(state, "the broker hangs up on it"),
             // A subscription: it is not asked for again.
             None => {}
         }
+    }
+
+    fn give_back(&mut self, verdict: &Verdict, data: &Data) {
+        let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
+        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        self.ports.board.uplink.refused.add(1);
+        self.ports.outlet.push(match verdict {
+            Verdict::Topic(_) => Event::Refused {
+                epoch,
+                token,
+                refusal: Refusal {
+                    cause: Cause::HungUp,
+                    detail: format!(
+                        "the broker hangs up on what is published to {topic}, and on nothing else: \
+                         check its rules (ACL) for this topic, and its limits"
+                    ),
+                },
+            },
+            Verdict::Item { thing, for_size } => {
+                let mut why = format!("the broker hangs up on it and takes others on {topic}");
+                if *for_size {
+                    self.ports.blame.refused_for_size(thing, bytes);
+                    why = format!(
+                        "the broker hangs up on its packet of {bytes} bytes and takes smaller ones \
+                         on {topic}"
+                    );
+                }
+                Event::Unpublishable {
+                    epoch,
+                    token,
+                    error: why,
+                }
+            }
+        });
     }
 }

@@ -3,7 +3,7 @@
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, thing_of};
+use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, content_of, thing_of};
 use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
@@ -22,6 +22,7 @@ impl<W: Wire> Connection<'_, W> {
         let all_said = self.held.is_empty()
             && !self.untold
             && self.states.is_empty()
+            && self.all_replied()
             && self.ledger.is_empty()
             && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {
@@ -122,6 +123,17 @@ impl<W: Wire> Connection<'_, W> {
         } = submission;
         if epoch != self.epoch {
             return;
+        }
+        if !self.ports.blame.is_idle() {
+            let thing = thing_of(&item, lane);
+            if self.ports.blame.take_condemned(&thing, content_of(&item)) {
+                self.ports.outlet.push(Event::Unpublishable {
+                    epoch,
+                    token,
+                    error: format!("the broker hangs up on it and takes other {thing}"),
+                });
+                return;
+            }
         }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Connection, Record};
 use crate::uplink::Event;
+use crate::uplink::blame::Alone;
 use crate::uplink::door::Wire;
 use crate::uplink::terms::Version;
 
@@ -69,11 +70,16 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     fn settle(&mut self, record: Record) {
-        let bytes = match &record {
-            Record::Data(data) => data.bytes,
-            _ => 0,
+        let alone = match &record {
+            Record::Data(data) if self.ports.blame.is_careful() => data.alone(),
+            // Only its size matters then.
+            Record::Data(data) => Alone {
+                bytes: data.bytes,
+                ..Alone::default()
+            },
+            _ => Alone::default(),
         };
-        self.ports.blame.passed(&record.thing(), bytes);
+        self.ports.blame.passed(&record.thing(), alone);
         match record {
             Record::Data(data) => {
                 self.acked_data = true;
@@ -88,6 +94,7 @@ impl<W: Wire> Connection<'_, W> {
                 self.told_hub = true;
                 self.ports.hub_pause = None;
             }
+            Record::Reply(_, number) => self.replied(number),
             Record::Farewell => self.wire.disconnect(),
             Record::Probe => {}
         }

@@ -2,6 +2,7 @@
 //! becomes of it. This task alone owns the wire and the ledger.
 
 mod careful;
+mod commands;
 mod feed;
 mod hear;
 mod kept;
@@ -10,12 +11,13 @@ mod states;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::blame::{Ending, Thing};
+use super::blame::{Alone, Ending, Thing};
 use super::door::Wire;
 use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
@@ -23,6 +25,7 @@ use super::life::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
+use crate::commands::port::{Dispatch, News};
 use crate::reading::{Item, Lane, Moment};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
@@ -86,6 +89,28 @@ struct Data {
     since: Instant,
 }
 
+impl Data {
+    fn alone(&self) -> Alone {
+        Alone {
+            content: content_of(&self.item),
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// Tells one item from another, over all connections.
+fn content_of(item: &Item) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match item {
+        Item::Batch(batch) => {
+            (&batch.stream, batch.seq).hash(&mut hasher);
+            batch.frame.hash(&mut hasher);
+        }
+        Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
 /// What a publish was.
 #[derive(Debug)]
 enum Record {
@@ -98,6 +123,8 @@ enum Record {
     Farewell,
     /// The empty batch whose echo is waited for.
     Probe,
+    /// The answer to a command for a device, and its number if it is a final one.
+    Reply(Arc<str>, Option<u64>),
 }
 
 impl Record {
@@ -107,6 +134,7 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
+            Self::Reply(device, _) => Thing::Result(device.clone()),
         }
     }
 }
@@ -182,6 +210,10 @@ struct Connection<'a, W> {
     out_bytes: usize,
     /// Device states that are out.
     statuses: usize,
+    /// Answers to commands that are out.
+    replies: usize,
+    /// One that waits until nothing else is out.
+    reply: Option<Dispatch>,
     /// The outbox may hold something.
     untold: bool,
     /// The hub's own state has to be said again.
@@ -235,6 +267,8 @@ pub(super) async fn serve<W: Wire>(
         window,
         out_bytes: 0,
         statuses: 0,
+        replies: 0,
+        reply: None,
         untold: true,
         untold_hub: false,
         stale: None,
@@ -270,7 +304,9 @@ pub(super) async fn serve<W: Wire>(
             let lived = began.elapsed();
             let careful = connection.ports.blame.is_careful() && connection.told_hub;
             let good = connection.acked_data || careful || lived >= settings.pace.settled;
-            connection.end(&failure, lived);
+            // What is proven is not tried for a while: nothing speaks against the next connect.
+            let known = connection.end(&failure, lived);
+            let good = good || known;
             End::Lost { failure, good }
         }
     };
@@ -305,6 +341,7 @@ impl<W: Wire> Connection<'_, W> {
             let states = self.next_state();
             let kept = self.kept.as_ref().map(kept::Kept::next);
             let probe = self.probe.deadline();
+            let may_reply = self.may_reply();
             let grace = self.grace;
             let wire = &mut self.wire;
             tokio::select! {
@@ -314,6 +351,9 @@ impl<W: Wire> Connection<'_, W> {
                 }
                 submission = self.ports.submissions.recv(), if serving && self.held.len() < self.inflight => {
                     self.receive(submission);
+                }
+                dispatch = commands::next(&mut self.ports.commands), if may_reply => {
+                    self.replies_come(dispatch);
                 }
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
@@ -343,6 +383,7 @@ impl<W: Wire> Connection<'_, W> {
             self.wire.limit(bytes);
         }
         self.plan_subscriptions();
+        self.ports.tell_commands(News::Up { epoch: self.epoch });
         self.untold_hub = true;
     }
 
@@ -360,8 +401,8 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
-    /// The connection is lost: what was out, and whose doing it was.
-    fn end(&mut self, failure: &Failure, lived: Duration) {
+    /// The connection is lost: what was out, and whose doing it was. `true`: that is known.
+    fn end(&mut self, failure: &Failure, lived: Duration) -> bool {
         if !failure.hung_up {
             self.release();
         }
@@ -388,11 +429,16 @@ impl<W: Wire> Connection<'_, W> {
             .uplink
             .twins
             .set(u64::from(self.ports.twins.are_likely()));
-        let Some(guilty) = self.ports.blame.ended(&ending, &things) else {
-            return;
+        let alone = match &out[..] {
+            [Record::Data(data)] => data.alone(),
+            _ => Alone::default(),
         };
-        let record = out.into_iter().find(|record| record.thing() == guilty);
-        self.condemn(&guilty, record);
+        let Some(verdict) = self.ports.blame.ended(&ending, &things, alone) else {
+            return false;
+        };
+        let record = out.into_iter().next();
+        self.condemn(&verdict, record);
+        true
     }
 
     /// Keeps a submission of this connection until it fits; `None`: there are no more.

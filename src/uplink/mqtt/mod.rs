@@ -18,13 +18,13 @@
 //! | no more publishes out than Receive Maximum | 3.3.4-9 (5) | `connection` | `no_more_is_out_than_the_broker_receives` |
 //! | no packet larger than Maximum Packet Size | 3.2.2-15 (5) | `publish` | `what_is_larger_than_the_broker_takes_is_not_written` |
 //! | no retain flag where Retain Available is 0 | 3.2.2-14 (5) | `publish` | `statuses_are_not_retained_where_the_broker_cannot` |
-//! | incoming QoS 1 is acknowledged | 3.3.4-1 | `wire` | `a_message_with_qos_1_is_acknowledged` |
-//! | PINGREQ within the keep-alive, the server's where it names one | 3.1.2-23, 3.2.2-21 (5) | `wire` | `the_keep_alive_of_the_broker_replaces_ours` |
+//! | incoming QoS 1 is acknowledged | 3.3.4-1 | `wire` | `a_message_with_qos_1_is_acknowledged_asked_for_or_not` |
+//! | PINGREQ within the keep-alive, the server's where it names one | 3.1.2-23, 3.2.2-21 (5) | `wire` | `what_connack_allows_holds_for_that_connection_and_no_longer` |
 //! | PINGRESP within one more keep-alive | 3.1.2.10, 3.12.4 | `wire` | `a_broker_that_answers_no_pings_is_left_after_two_keep_alives` |
-//! | a write that the network does not take ends the connection after `patience` | – | `wire` | `a_broker_that_reads_nothing_is_left` |
+//! | a write that the network does not take ends the connection after `patience` | – | `wire` | `a_broker_that_stops_reading_is_left_and_memory_stays_bounded` |
 //! | DISCONNECT is the last packet, and the will is dropped by it | 3.14.4-1 | `wire` | `the_last_words_are_offline_and_disconnect` |
 //! | DISCONNECT of the broker: its reason is told | 3.14 (5) | `incoming` | `a_disconnect_of_the_broker_says_why` |
-//! | what was read before an error is delivered before it | – | `wire` | `acks_that_came_just_before_the_end_count` |
+//! | what was read before an error is delivered before it | – | `wire` | `pubacks_that_came_just_before_the_close_count_but_for_the_last` |
 
 mod connect;
 mod frames;

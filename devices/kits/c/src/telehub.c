@@ -20,10 +20,9 @@
 #define USUAL_PAUSE 450
 #define USUAL_DOUBLED 6 /* 29 to 58 s. */
 #define RESTART_PAUSE 2000
-#define FAULT_PAUSE 10000
-#define FAULT_DOUBLED 4 /* 160 to 320 s. */
-#define REFUSED_PAUSE 60000
-#define REFUSED_DOUBLED 5 /* 32 to 64 min. */
+#define FAULT_PAUSE 60000
+#define FAULT_DOUBLED 3 /* 8 to 16 min. */
+#define REFUSED_PAUSE 3600000
 #define LONGEST_WISH 3600000
 
 #define CLOCK_WRAPS (UINT32_MAX / 1000) /* Seconds. */
@@ -229,22 +228,18 @@ void telehub_leave(struct telehub *h, uint16_t sleep)
 static uint32_t pause_after(struct telehub *h, uint16_t code)
 {
     uint32_t span = USUAL_PAUSE;
-    uint8_t doubled = USUAL_DOUBLED;
-    if (code == 4001) {
-        span = REFUSED_PAUSE;
-        doubled = 0;
-    } else if (code == 1001 || code == 1013) {
+    uint8_t doubled = 0;
+    if (code == 1001 || code == 1009 || code == 1013) {
         span = RESTART_PAUSE;
-        doubled = 0;
-    } else if (code == 4003 || (code >= 1002 && code <= 1009)) {
+    } else if (code == 4001 || code == 4003 || (code >= 1002 && code <= 1008)) {
         span = FAULT_PAUSE;
         doubled = FAULT_DOUBLED;
     } else if (h->wish) {
         span = h->wish;
-        doubled = 0;
-    } else if (code && code < 500 && code != 429) {
+    } else if (code >= 400 && code < 500 && code != 429) {
         span = REFUSED_PAUSE;
-        doubled = REFUSED_DOUBLED;
+    } else {
+        doubled = USUAL_DOUBLED;
     }
     span <<= h->failures < doubled ? h->failures : doubled;
     return span + h->config->random(h->config->user) % span;

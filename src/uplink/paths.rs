@@ -1,0 +1,156 @@
+//! The way to a broker: which of them, at which address, with which version of MQTT, and when to
+//! leave one that works.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Settings;
+use super::connection::Leave;
+use super::door::{Attempt, Dial};
+use super::failure::Failure;
+use super::publication::Publisher;
+use super::route::{Returns, Route, Target, Versions};
+use crate::clock;
+
+/// Where the brokers are, and what they speak.
+pub(super) struct Paths {
+    pub(super) route: Route,
+    versions: Versions,
+}
+
+impl Paths {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            route: Route::new(&settings.broker.brokers),
+            versions: Versions::new(settings.broker.version),
+        }
+    }
+
+    /// One attempt: every address of every broker, the first choice first. Tells the place of the
+    /// broker in the list.
+    pub(super) async fn connect<D: Dial>(
+        &mut self,
+        library: &D,
+        settings: &Arc<Settings>,
+        publisher: &Publisher,
+    ) -> Result<(D::Wire, usize, Target), Failure> {
+        let mut failures: Vec<Failure> = Vec::new();
+        for (place, broker) in self.route.brokers().to_vec().iter().enumerate() {
+            let addresses = match library.resolve(broker).await {
+                Ok(addresses) => addresses,
+                Err(failure) => {
+                    failures.push(failure);
+                    continue;
+                }
+            };
+            // Of several addresses the last one speaks for all.
+            let mut last = None;
+            for target in self.route.order(place, addresses) {
+                match self.dial(library, settings, publisher, &target).await {
+                    Ok(wire) => return Ok((wire, place, target)),
+                    Err(failure) => last = Some(failure),
+                }
+            }
+            failures.extend(last);
+        }
+        Err(together(failures))
+    }
+
+    /// One address, with the versions of MQTT that it may speak.
+    async fn dial<D: Dial>(
+        &mut self,
+        library: &D,
+        settings: &Arc<Settings>,
+        publisher: &Publisher,
+        target: &Target,
+    ) -> Result<D::Wire, Failure> {
+        let mut trial = self.versions.begin(target, Instant::now());
+        loop {
+            let attempt = Attempt {
+                target: target.clone(),
+                version: trial.version,
+                // The moment of the end is not known now; it is not before this one.
+                will: publisher.hub_status("offline", clock::now()),
+            };
+            match library.dial(settings, &attempt).await {
+                Ok(wire) => {
+                    self.versions.agreed(&trial, target, Instant::now());
+                    return Ok(wire);
+                }
+                Err(missed) => {
+                    if !self.versions.failed(&mut trial, target, missed.version) {
+                        return Err(missed.failure);
+                    }
+                    debug!(error = %missed.failure.sentence, "trying MQTT {}", trial.version.name());
+                }
+            }
+        }
+    }
+}
+
+/// Between two looks at the first choice: often enough to notice that it comes and goes.
+const LOOKS: u32 = 5;
+
+/// No longer than this between them.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// Waits for a reason to leave a connection that works. Cancel safe.
+pub(super) async fn reason_to_leave<D: Dial>(
+    library: &D,
+    settings: &Arc<Settings>,
+    paths: &Paths,
+    returns: &Returns,
+    target: &Target,
+) -> Leave {
+    let again = async {
+        match paths.versions.again(target) {
+            Some(time) => tokio::time::sleep_until(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let back = async {
+        let (Some(wait), Some(first)) = (returns.wait(), paths.route.brokers().first()) else {
+            return std::future::pending().await;
+        };
+        let mut since = None;
+        loop {
+            tokio::time::sleep((wait / LOOKS).min(LONGEST_LOOK)).await;
+            if !answers(library, settings, first).await {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() >= wait {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = again => Leave::Version,
+        () = back => Leave::Return,
+    }
+}
+
+/// Whether one of a broker's addresses answers.
+async fn answers<D: Dial>(library: &D, settings: &Arc<Settings>, broker: &Target) -> bool {
+    for address in library.resolve(broker).await.unwrap_or_default() {
+        if library.knock(settings, &address).await {
+            return true;
+        }
+    }
+    false
+}
+
+/// What several brokers said, in one sentence.
+fn together(mut failures: Vec<Failure>) -> Failure {
+    if failures.len() == 1
+        && let Some(only) = failures.pop()
+    {
+        return only;
+    }
+    let sentences: Vec<_> = failures.iter().map(|failure| &*failure.sentence).collect();
+    Failure {
+        needs_someone: failures.iter().any(|failure| failure.needs_someone),
+        ..Failure::passing(sentences.join("; "))
+    }
+}
