@@ -112,6 +112,7 @@ impl Rig {
             None,
         ));
         let wiring = Wiring {
+            topics: "t/h".into(),
             settings,
             control: control_rx,
             data: data_rx,
@@ -160,6 +161,7 @@ impl Rig {
         let arrival = Arrival {
             conn: 1,
             stream: self.attached.stream,
+            resolved: batch.frame.len(),
             batch,
             content: Content(seq),
         };

@@ -182,6 +182,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         uplink_events,
         reconnect,
         board: board.clone(),
+        topics: format!("{}/{}", uplink.prefix, hub.id),
         pulse: heart.pulse("the intake"),
     };
     parts.spawn(async move {

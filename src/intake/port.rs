@@ -158,6 +158,8 @@ pub struct Arrival {
     pub stream: StreamId,
     /// The batch.
     pub batch: Batch,
+    /// Bytes that its readings take once they are resolved: what it costs the uplink.
+    pub resolved: usize,
     /// What it says.
     pub content: Content,
 }

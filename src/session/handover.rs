@@ -180,6 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             conn: self.present.conn,
             stream: attached.stream,
             batch,
+            resolved: candidate.resolved,
             content: candidate.content,
         })
     }

@@ -175,6 +175,14 @@ pub enum Command {
         /// Ids, any order.
         groups: Vec<GroupId>,
     },
+    /// Whether the broker refuses what is stored of this device: the reason of the gap record if
+    /// it has to make way. Forgotten at the end of the run.
+    Unwanted {
+        /// The device.
+        device: Arc<str>,
+        /// It does.
+        unwanted: bool,
+    },
     /// Store these marks (all named streams), sync, close, answer `Stopped`, end the thread.
     Stop {
         /// Every mark.

@@ -296,6 +296,13 @@ impl Worker {
                     self.tell_usage();
                 }
             }
+            Command::Unwanted { device, unwanted } => {
+                if unwanted {
+                    self.shelf.unwanted.insert(device);
+                } else {
+                    self.shelf.unwanted.remove(&device);
+                }
+            }
             Command::Stop { marks } => {
                 self.shelf.stop(marks);
                 self.tell(Event::Stopped);

@@ -40,7 +40,7 @@ pub const CODES: [&str; 5] = [
 ];
 
 /// Why data was dropped.
-pub const GAPS: [&str; 4] = ["corrupt", "expired", "overflow", "too-large"];
+pub const GAPS: [&str; 5] = ["corrupt", "expired", "overflow", "refused", "too-large"];
 
 /// One counter for each word.
 #[derive(Debug)]

@@ -468,12 +468,14 @@ impl DeviceBoard {
         ] {
             number.hash(&mut hasher);
         }
+        self.shared.refused.of(&self.id).hash(&mut hasher);
         hasher.finish()
     }
 
     /// What `/api/devices` says of it.
     #[must_use]
     pub fn report(&self) -> DeviceReport {
+        let refused_topics = self.shared.refused.of(&self.id);
         let now = clock::uptime();
         let text = lock(&self.text);
         let rtt = self.rtt_micros.load(Relaxed);
@@ -514,6 +516,7 @@ impl DeviceBoard {
             dropped_records: self.dropped_records.get(),
             model: text.model.clone(),
             firmware: text.firmware.clone(),
+            refused_topics: refused_topics.into_iter().map(str::to_owned).collect(),
         }
     }
 }

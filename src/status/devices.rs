@@ -10,6 +10,7 @@ use super::histogram::Histogram;
 use super::kept::KeptTable;
 use super::memory::{Memory, Remembered};
 use super::number::{Number, lock};
+use super::refused::RefusedBoard;
 use super::tap::Tap;
 use crate::clock;
 use crate::lru::Lru;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub tap: Tap,
     /// The last batches.
     pub(super) kept: Mutex<KeptTable>,
+    /// What the broker refuses of them.
+    pub(super) refused: Arc<RefusedBoard>,
     /// Batches taken.
     pub batches: Number,
     /// Readings in these.
@@ -47,6 +50,7 @@ impl Default for Shared {
             feed: Arc::default(),
             tap: Tap::default(),
             kept: Mutex::default(),
+            refused: Arc::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod number;
 pub mod presence;
 pub mod process;
+pub mod refused;
 pub mod report;
 pub mod rhythm;
 pub mod sampling;

@@ -218,6 +218,18 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
     for (reason, batches) in uplink.gap_batches.iter() {
         family.labelled("reason", reason, batches);
     }
+    text.gauge(
+        "telehub_refused_topics",
+        "Topics of devices that the broker refuses at present.",
+    )
+    .value(uplink.refused_topics.topics.get());
+    let mut family = text.counter(
+        "telehub_refused_publishes_total",
+        "Publishes that the broker has refused, by the kind of topic.",
+    );
+    for (topic, publishes) in uplink.refused_topics.publishes.iter() {
+        family.labelled("topic", topic, publishes);
+    }
 }
 
 pub(super) fn spool(text: &mut Text, board: &Board) {

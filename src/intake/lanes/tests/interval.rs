@@ -95,6 +95,7 @@ fn a_failed_commit_is_tried_again_after_its_pause_and_a_full_spool_refuses_at_on
     world.step(&Op::CommitFails(true));
     let mut out = Vec::new();
     let arrival = Arrival {
+        resolved: 100,
         conn: 1,
         stream: world.streams[1],
         batch: Batch {
