@@ -112,7 +112,8 @@ async fn connections(broker: Broker, outbox: Arc<Outbox>, acknowledged: Acknowle
 
 #[tokio::test]
 async fn nothing_is_acked_that_a_hostile_broker_did_not_acknowledge() {
-    const ITEMS: u64 = 600;
+    // Most connections live too short for more than one of them.
+    const ITEMS: u64 = 100;
     let broker = Broker::start().await;
     let mut settings = settings(broker.port);
     settings.broker.inflight = 12;

@@ -84,28 +84,39 @@ impl<W: Wire> Connection<'_, W> {
     /// Sends the first thing that may go, data and states by turns.
     fn offer_any(&mut self) {
         self.data_first = !self.data_first;
-        if self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later && self.say_online()
-        {
-            return;
+        // A connection may not live long enough for more than one.
+        let sent = if self.data_first {
+            self.offer_data() || self.offer_state()
+        } else {
+            self.offer_state() || self.offer_data()
+        };
+        if !sent {
+            self.send_probe();
         }
-        if self.make_subscription(None) || self.send_probe() || self.send_reply(None) {
-            return;
+    }
+
+    /// A reply to a command, or data: who asked waits for no backlog.
+    fn offer_data(&mut self) -> bool {
+        if self.send_reply(None) {
+            return true;
         }
         let blame = &self.ports.blame;
-        let state = self
-            .states
-            .iter()
-            .position(|(device, _)| blame.may_go(&Thing::Status(device.clone())) != Go::Later);
-        let held = self
-            .held
-            .iter()
-            .position(|one| blame.may_go(&thing_of(&one.item, one.lane)) != Go::Later);
-        match (held, state) {
-            (Some(held), None) => _ = self.send_held(held),
-            (Some(held), Some(_)) if self.data_first => _ = self.send_held(held),
-            (_, Some(state)) => _ = self.send_state(state),
-            (None, None) => {}
+        let mut held = self.held.iter();
+        let place = held.position(|one| blame.may_go(&thing_of(&one.item, one.lane)) != Go::Later);
+        place.is_some_and(|place| self.send_held(place))
+    }
+
+    /// The hub's state, a subscription, or a device's state.
+    fn offer_state(&mut self) -> bool {
+        let hub = self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later;
+        if hub && self.say_online() || self.make_subscription(None) {
+            return true;
         }
+        let blame = &self.ports.blame;
+        let mut states = self.states.iter();
+        let place = states
+            .position(|(device, _)| blame.may_go(&Thing::Status(device.clone())) != Go::Later);
+        place.is_some_and(|place| self.send_state(place))
     }
 
     fn send_held(&mut self, place: usize) -> bool {

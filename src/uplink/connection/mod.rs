@@ -277,7 +277,7 @@ pub(super) async fn serve<W: Wire>(
         kept: None,
         alone: false,
         grace: Some(began + GRACE),
-        data_first: true,
+        data_first: false,
         told_hub: false,
         corrections: 0,
         probe: messages::Probe::default(),
