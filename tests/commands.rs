@@ -166,7 +166,7 @@ impl Rig {
         let listens = || {
             let log = self.hub.log();
             log.iter()
-                .filter(|line| line.contains("listening for commands"))
+                .filter(|line| line.contains("subscribed to commands"))
                 .count()
                 >= times
         };

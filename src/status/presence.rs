@@ -240,15 +240,18 @@ impl Outbox {
         let state = &mut *state;
         state.due.clear();
         state.later.clear();
+        // The order is a matter of chance in a map, and one run is to be like another.
+        let mut names: Vec<_> = state.devices.keys().cloned().collect();
+        names.sort();
+        for device in &names {
+            state.due.touch(device, 0);
+        }
         for (device, entry) in &mut state.devices {
             entry.dirty = true;
-            state.due.touch(device, 0);
             if let Some(rank) = entry.rank() {
                 state.gone.touch(device, rank);
             }
         }
-        // The order is a matter of chance in a map, and one run is to be like another.
-        state.due.make_contiguous().sort();
         self.notify.notify_one();
     }
 

@@ -53,7 +53,7 @@ impl<W: Wire> Connection<'_, W> {
                 "the broker does not let the hub subscribe to commands: none will come; look at its ACL"
             );
         } else {
-            info!(filter, "listening for commands");
+            info!(filter, "subscribed to commands");
         }
     }
 
