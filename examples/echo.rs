@@ -34,9 +34,13 @@ async fn main() -> anyhow::Result<()> {
         ping_timeout: Duration::from_secs(10),
         handshake_timeout: Duration::from_secs(5),
         max_connections: 100,
+        max_ids: 100,
+        origins: Vec::new(),
         forget_after: Duration::from_secs(30 * 86_400),
         max_message: MAX_MESSAGE,
         max_rate: 100,
+        max_bytes: u64::MAX,
+        max_readings: u32::MAX,
         window: 32,
         tls: None,
     };

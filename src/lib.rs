@@ -10,25 +10,29 @@
 //! 8. [`intake`]: the two lanes: who goes where, and when it is safe
 //! 9. [`spool`]: group commit, drain, overflow, on sled
 //! 10. [`uplink`]: publish, ledger, reconnect, on rumqttc
-//! 11. [`status`] and [`admin`]: what is going on, and who may ask
-//! 12. [`service`]: what systemd is told, and what it hands over
+//! 11. [`commands`]: the way back: commands to devices, and what became of them
+//! 12. [`status`] and [`admin`]: what is going on, and who may ask
+//! 13. [`service`]: what systemd is told, and what it hands over
 //!
-//! [`certificate`], [`clock`], [`log`], [`memory`], [`plain`], [`pulse`] and [`stop`] serve all of
-//! them.
+//! [`certificate`], [`clock`], [`log`], [`lru`], [`memory`], [`plain`], [`pulse`], [`secret`],
+//! [`stop`] and [`tls_errors`] serve all of them.
 
 pub mod admin;
 pub mod certificate;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod hub;
 pub mod intake;
 pub mod listen;
 pub mod log;
+pub mod lru;
 pub mod memory;
 pub mod plain;
 pub mod protocol;
 pub mod pulse;
 pub mod reading;
+pub mod secret;
 pub mod service;
 pub mod session;
 #[cfg(test)]
@@ -36,4 +40,5 @@ mod simulation;
 pub mod spool;
 pub mod status;
 pub mod stop;
+pub mod tls_errors;
 pub mod uplink;

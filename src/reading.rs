@@ -11,8 +11,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 mod moment;
+mod reply;
 
 pub use moment::{Boot, Doubt, Moment};
+pub use reply::Reply;
 
 /// How a frame is encoded: CBOR (RFC 8949) in binary frames, JSON (RFC 8259) in text frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,8 +62,10 @@ pub enum GapReason {
     Expired,
     /// Unreadable on disk.
     Corrupt,
-    /// The broker does not take it.
+    /// Larger than what the broker takes.
     TooLarge,
+    /// The broker refused it until it was too old or made way in a full spool.
+    Refused,
 }
 
 impl GapReason {
@@ -73,6 +77,7 @@ impl GapReason {
             Self::Expired => "expired",
             Self::Corrupt => "corrupt",
             Self::TooLarge => "too-large",
+            Self::Refused => "refused",
         }
     }
 }
@@ -185,6 +190,37 @@ impl Item {
         }
     }
 
+    /// The device that it is of.
+    #[must_use]
+    pub fn device(&self) -> &Arc<str> {
+        match self {
+            Self::Batch(batch) => &batch.device,
+            Self::Gap(gap) => &gap.device,
+        }
+    }
+
+    /// The kind of topic that it is published on.
+    #[must_use]
+    pub fn topic(&self, lane: Lane) -> Topic {
+        match (self, lane) {
+            (Self::Batch(_), Lane::Live) => Topic::Data,
+            (Self::Batch(_), Lane::History) => Topic::History,
+            (Self::Gap(_), _) => Topic::Gap,
+        }
+    }
+
+    /// About how many bytes its payload will have. For what is read back; of what arrives the
+    /// resolved size is known.
+    #[must_use]
+    pub fn payload_estimate(&self) -> usize {
+        /// A record of a number with a name, a unit and a time, in JSON.
+        const RECORD: usize = 64;
+        match self {
+            Self::Batch(batch) => batch.frame.len() + batch.readings as usize * RECORD,
+            Self::Gap(_) => Self::OVERHEAD,
+        }
+    }
+
     /// Number of readings carried; a gap carries none.
     #[must_use]
     pub fn readings(&self) -> u32 {
@@ -202,6 +238,29 @@ pub enum Lane {
     Live,
     /// Had to wait in the spool: `…/history`.
     History,
+}
+
+/// What is published of a device for its own sake; each has a topic of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// `…/data`
+    Data,
+    /// `…/history`
+    History,
+    /// `…/gap`
+    Gap,
+}
+
+impl Topic {
+    /// The last level of the topic.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::History => "history",
+            Self::Gap => "gap",
+        }
+    }
 }
 
 /// The name of the stream of a device that named none: `run` is this run of the hub in lower-case

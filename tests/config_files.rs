@@ -162,3 +162,113 @@ fn an_expired_certificate_is_named_and_one_of_tomorrow_is_not() {
     write(2400, 2401);
     assert_eq!(problems(directory.path(), text), Vec::<String>::new());
 }
+
+/// The warnings of a configuration in which `DIR` stands for a directory with files.
+fn warnings(directory: &Path, text: &str) -> Vec<String> {
+    let file = directory.join("telehub.toml");
+    fs::write(&file, text.replace("DIR", directory.to_str().unwrap())).unwrap();
+    let warnings = config::load(&file).unwrap().warnings;
+    let shown = |warning: &config::Problem| {
+        let shown = warning.to_string();
+        shown.replace(directory.to_str().unwrap(), "DIR")
+    };
+    warnings.iter().map(shown).collect()
+}
+
+fn mode(directory: &Path, name: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let permissions = fs::Permissions::from_mode(mode);
+    fs::set_permissions(directory.join(name), permissions).unwrap();
+}
+
+const SECRETS: &str = "[devices.tls]\ncert = \"DIR/cert.pem\"\nkey = \"DIR/key.pem\"\n\
+    [uplink]\nusername = \"u\"\npassword_file = \"DIR/password\"\n\
+    [admin]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"DIR/token\"\n";
+
+#[test]
+fn secrets_that_every_user_may_read_are_warned_of() {
+    let directory = directory();
+    let path = directory.path();
+    for name in ["key.pem", "password", "token"] {
+        mode(path, name, 0o640);
+    }
+    assert_eq!(warnings(path, SECRETS), Vec::<String>::new());
+    for (name, start) in [
+        ("key.pem", "DIR/telehub.toml:3: devices.tls.key: "),
+        ("password", "DIR/telehub.toml:6: uplink.password_file: "),
+        ("token", "DIR/telehub.toml:9: admin.token_file: "),
+    ] {
+        mode(path, name, 0o644);
+        let found = warnings(path, SECRETS);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].starts_with(start) && found[0].contains("chmod o-rwx"),
+            "{}",
+            found[0]
+        );
+        mode(path, name, 0o600);
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_secret_and_utf_16_is_told() {
+    let directory = directory();
+    let path = directory.path();
+    fs::write(path.join("token"), "\u{feff}0123456789abcdef\r\n").unwrap();
+    fs::write(path.join("password"), "\u{feff}geheim\r\n").unwrap();
+    assert_eq!(problems(path, SECRETS), Vec::<String>::new());
+    fs::write(path.join("password"), "\u{feff}\r\n").unwrap();
+    assert!(problems(path, SECRETS)[0].contains("no password in its first line"));
+    fs::write(path.join("password"), b"\xff\xfeg\0e\0").unwrap();
+    assert!(problems(path, SECRETS)[0].contains("UTF-16: save it as UTF-8"));
+}
+
+/// A file of tests/certificates.
+fn made(name: &str) -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+    fs::read_to_string(dir.join(name)).unwrap()
+}
+
+#[test]
+fn certificates_that_will_trouble_somebody_are_told() {
+    let directory = directory();
+    let path = directory.path();
+    let text = "[devices.tls]\ncert = \"DIR/own.pem\"\nkey = \"DIR/own.key\"\n";
+    let put = |cert: &str, key: &str| {
+        fs::write(path.join("own.pem"), cert).unwrap();
+        fs::write(path.join("own.key"), key).unwrap();
+        mode(path, "own.key", 0o600);
+    };
+    put(&made("rsa4096.pem"), &made("rsa4096.key"));
+    let costly = warnings(path, text);
+    assert!(
+        costly.len() == 1 && costly[0].contains("RSA key of 4096 bits"),
+        "{costly:?}"
+    );
+    // At the broker it is the broker's time.
+    let uplink = text.replace("[devices.tls]", "[uplink]\nurl = \"mqtts://b\"");
+    assert_eq!(warnings(path, &uplink), Vec::<String>::new());
+
+    let mut params = CertificateParams::new(vec!["hub.example".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    put(
+        &params.self_signed(&key).unwrap().pem(),
+        &key.serialize_pem(),
+    );
+    let authority = warnings(path, text);
+    assert!(
+        authority.len() == 1 && authority[0].contains("CA:FALSE"),
+        "{authority:?}"
+    );
+
+    put(&made("v1.pem"), &made("leaf.key"));
+    let v1 = problems(path, text);
+    assert!(v1.len() == 1 && v1[0].contains("X.509 version 1"), "{v1:?}");
+    put(&made("p521-ca.pem"), &made("p521.key"));
+    let p521 = problems(path, text);
+    assert!(
+        p521.len() == 1 && p521[0].contains("P-256 or P-384"),
+        "{p521:?}"
+    );
+}

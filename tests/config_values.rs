@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use telehub::config::{
-    self, Admin, Auth, Broker, Config, DeviceTls, DrainOrder, Format, LogFormat, LogLevel,
-    MqttVersion, Overflow, SpoolWrite, UplinkTls,
+    self, Admin, Auth, Broker, Config, CrlExpiry, DeviceTls, DrainOrder, Format, LogFormat,
+    LogLevel, MqttVersion, Overflow, SpoolWrite, UplinkTls,
 };
 
 fn read(text: &str) -> Config {
@@ -33,6 +33,12 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
         (1024, 65_536)
     );
     assert_eq!((devices.max_rate, devices.window), (100, 32));
+    assert_eq!(devices.max_ids, 10_000);
+    assert_eq!(
+        (devices.max_bytes, devices.max_readings),
+        (256 << 10, 5_000)
+    );
+    assert!(devices.origins.is_empty());
     assert_eq!(devices.tls, None);
     let spool = &config.spool;
     assert_eq!(spool.path.to_str(), Some("/var/lib/telehub/spool"));
@@ -56,6 +62,9 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     assert_eq!(uplink.return_after, Duration::from_secs(300));
     assert_eq!(uplink.max_payload, 1 << 20);
     assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
+    let commands = &config.commands;
+    assert!(!commands.enabled && commands.response_prefixes.is_empty());
+    assert_eq!(commands.max_size, 16 * 1_024);
     assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
     assert_eq!(
         (uplink.format, uplink.drain),
@@ -127,7 +136,7 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
 
 #[test]
 fn what_is_valid_but_probably_not_meant_is_warned_of() {
-    let warnings = |text| config::parse(text, "telehub.toml").unwrap().warnings;
+    let warnings = |text: &str| config::parse(text, "telehub.toml").unwrap().warnings;
     let open = warnings("[devices]\nauth = \"open\"\nlisten = \"0.0.0.0:8787\"\n");
     assert_eq!(open.len(), 1);
     assert!(
@@ -146,6 +155,45 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     let guarded = "[admin]\nlisten = \"0.0.0.0:8788\"\ntoken_file = \"/t\"\n";
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
+    assert_eq!(warnings("[commands]\nenabled = true\n"), []);
+    assert_eq!(
+        warnings("[commands]\nresponse_prefixes = [\"a\"]\n").len(),
+        1
+    );
+    let own = "[commands]\nenabled = true\nresponse_prefixes = [\"a\", \"telehub/b\"]\n";
+    assert_eq!(warnings(own).len(), 1);
+    assert_eq!(
+        warnings("[commands]\nenabled = true\n[devices]\nauth = \"open\"\n").len(),
+        1
+    );
+    let readable = warnings("[devices]\nlisten = \"0.0.0.0:8787\"\n");
+    assert_eq!(readable.len(), 1);
+    assert!(
+        readable[0]
+            .to_string()
+            .contains("tokens go to 0.0.0.0:8787 without TLS")
+    );
+    let tls = "[devices]\nlisten = \"0.0.0.0:8787\"\n[devices.tls]\ncert = \"/c\"\nkey = \"/k\"\n";
+    assert_eq!(warnings(tls), []);
+    let broker = |url: &str| {
+        warnings(&format!(
+            "[uplink]\nurl = \"{url}\"\nusername = \"u\"\npassword_file = \"/p\"\n"
+        ))
+    };
+    let password = broker("mqtt://broker.example");
+    assert!(
+        password[0]
+            .to_string()
+            .contains("the password goes to broker.example")
+    );
+    for own in [
+        "mqtts://broker.example",
+        "mqtt://localhost",
+        "mqtt://127.0.0.1",
+        "mqtt://[::1]",
+    ] {
+        assert_eq!(broker(own), [], "{own}");
+    }
 }
 
 #[test]
@@ -188,7 +236,7 @@ prop_compose! {
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
-        choice in 0usize..4, admin in prop::option::of(8000u16..),
+        choice in 0usize..4, admin in prop::option::of(8000u16..), commands: bool,
     ) -> Config {
         let mut config = read("");
         let [registry, cert, key, ca, spool, up_cert, up_key, password_file] = paths;
@@ -200,7 +248,7 @@ prop_compose! {
         config.devices.ping_interval = Duration::from_secs(ping);
         config.devices.ping_timeout = Duration::from_millis(timeout);
         (config.devices.max_message, config.devices.window) = (max_message, window);
-        config.devices.tls = tls.map(|ca_too| DeviceTls { cert, key, client_ca: ca_too.then_some(ca.clone()) });
+        config.devices.tls = tls.map(|ca_too| DeviceTls { cert, key, client_ca: ca_too.then_some(ca.clone()), crl_expiry: CrlExpiry::Warn });
         config.spool.path = spool;
         config.spool.write = [SpoolWrite::Outage, SpoolWrite::Always][choice % 2];
         config.spool.overflow = [Overflow::DropOldest, Overflow::Refuse][choice / 2];
@@ -221,7 +269,7 @@ prop_compose! {
         config.uplink.client_id = client_id;
         config.uplink.username = user.then_some(username);
         config.uplink.password_file = (user && password).then_some(password_file);
-        config.uplink.prefix = format!("p{}", prefix.replace(['+', '#', '/'], "-"));
+        config.uplink.prefix = format!("p{}", &prefix.replace(['+', '#', '/'], "-"));
         config.uplink.format = [Format::Json, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
         config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
         config.uplink.inflight = inflight;
@@ -233,6 +281,9 @@ prop_compose! {
             history: Duration::from_secs(u64::from(port)),
             history_size: (1 << 20) + u64::from(port),
         });
+        config.commands.enabled = commands;
+        config.commands.max_size = max_message;
+        config.commands.response_prefixes = vec![prefix.replace(['+', '#', '$'], "-"), "a/b".to_owned()];
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];
         config.log.format = [LogFormat::Text, LogFormat::Json][choice % 2];
         config

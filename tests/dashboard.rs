@@ -678,6 +678,8 @@ async fn a_page_of_numbers_that_no_sensor_should_send_is_drawn_and_says_what_is_
           reading('counter', 9007199254740991), reading('counter', 9007199254740992), reading('micro', 1, now * 1e6), reading('milli', 2, now * 1e3),
           reading('one', 5), reading('tiny', 5e-324), reading('door', true), reading('door', false, now)];";
     faked(&browser, &hub, prepare).await;
+    // All of them on the screen: plots outside of it are not drawn.
+    browser.screen(1280, 2000, false).await;
     browser.eval("location.hash = '#/device/odd'").await;
     let drawn = "document.querySelectorAll('.plot canvas').length === 7";
     browser.until("every plot", drawn).await;

@@ -109,8 +109,10 @@ impl Rig {
             shown,
             given_up,
             stop,
+            None,
         ));
         let wiring = Wiring {
+            topics: "t/h".into(),
             settings,
             control: control_rx,
             data: data_rx,
@@ -159,6 +161,7 @@ impl Rig {
         let arrival = Arrival {
             conn: 1,
             stream: self.attached.stream,
+            resolved: batch.frame.len(),
             batch,
             content: Content(seq),
         };

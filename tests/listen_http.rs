@@ -206,7 +206,10 @@ async fn a_full_hub_says_so_and_lets_a_present_device_come_back() {
     settings.max_connections = 2;
     let port = Port::start(settings).await;
     let mut a = port.connect("a").await;
-    let _b = port.connect("b").await;
+    let mut b = port.connect("b").await;
+    // Who has not said anything would make room.
+    a.hello("s").await;
+    b.hello("s").await;
     let answer = refused(&port, 503, &handshake("c", "")).await;
     assert!(
         answer
@@ -216,7 +219,8 @@ async fn a_full_hub_says_so_and_lets_a_present_device_come_back() {
             .unwrap()
             > 0
     );
-    let _a2 = port.connect("a").await;
+    let mut a2 = port.connect("a").await;
+    a2.hello("s").await;
     assert_eq!(a.closed().await, 4001);
     refused(&port, 503, &handshake("c", "")).await;
 }
@@ -416,5 +420,52 @@ async fn one_address_that_opens_connections_and_says_nothing_does_not_keep_other
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut tcp = other.connect(port.addr).await.unwrap();
     tcp.write_all(handshake("a", "").as_bytes()).await.unwrap();
+    assert!(head(&mut tcp).await.starts_with("HTTP/1.1 101 "));
+}
+
+#[tokio::test]
+async fn a_foreign_web_page_is_no_device_where_no_token_is_needed() {
+    let mut settings = devices();
+    let listed = telehub::config::WebOrigin::parse("https://farm.example").unwrap();
+    settings.origins = vec![listed];
+    let port = Port::start(settings).await;
+    let own = port.addr;
+    let meant =
+        |extra: &str| handshake("a", extra).replace("Host: localhost", &format!("Host: {own}"));
+    for origin in [
+        "https://evil.example",
+        "null",
+        &format!("http://evil.example:{}", own.port()),
+    ] {
+        let answer = refused(&port, 403, &meant(&format!("Origin: {origin}\r\n"))).await;
+        let detail = answer.problem["detail"].as_str().unwrap();
+        assert!(detail.contains("devices.origins"), "{detail}");
+    }
+    // A name that was let point to 127.0.0.1.
+    let rebound = handshake("a", "").replace("Host: localhost", "Host: evil.example");
+    let answer = refused(&port, 403, &rebound).await;
+    let detail = answer.problem["detail"].as_str().unwrap();
+    assert!(detail.contains("devices.auth"), "{detail}");
+    for origin in ["https://farm.example", "file://", &format!("http://{own}")] {
+        let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+        let request = meant(&format!("Origin: {origin}\r\n"));
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let head = head(&mut tcp).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{origin}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_token_any_page_may_be_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("devices.toml");
+    registry(&path, &[("a", "token-a")]);
+    let port = Port::start(with_tokens(&path)).await;
+    let page = "Origin: https://anywhere.example\r\nSec-WebSocket-Protocol: telehub.v1, \
+                telehub.bearer.token-a\r\n";
+    let mut tcp = TcpStream::connect(port.addr).await.unwrap();
+    tcp.write_all(handshake("a", page).as_bytes())
+        .await
+        .unwrap();
     assert!(head(&mut tcp).await.starts_with("HTTP/1.1 101 "));
 }

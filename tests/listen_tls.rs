@@ -17,7 +17,7 @@ use rcgen::{
 use rustls::ClientConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use telehub::config::{Auth, DeviceTls, Devices};
+use telehub::config::{Auth, CrlExpiry, DeviceTls, Devices};
 use telehub::intake::port::IntakePort;
 use telehub::listen::{Server, TlsError};
 use telehub::session::roster::Roster;
@@ -98,6 +98,7 @@ fn files(dir: &Path, authority: &Authority) -> DeviceTls {
         cert: dir.join("cert.pem"),
         key: dir.join("key.pem"),
         client_ca: Some(dir.join("ca.pem")),
+        crl_expiry: CrlExpiry::Warn,
     };
     std::fs::write(&tls.cert, certificate.pem()).unwrap();
     std::fs::write(&tls.key, key.serialize_pem()).unwrap();
@@ -426,4 +427,237 @@ async fn an_authority_that_is_taken_away_takes_its_devices_along() {
     std::fs::write(dir.path().join("ca.pem"), Authority::new().0.pem()).unwrap();
     assert_eq!(device.closed().await, 4002);
     assert_eq!(port.offline("a").await, "revoked");
+}
+
+/// So many seconds from now.
+fn in_seconds(seconds: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_secs() + seconds
+}
+
+/// An authority below another one.
+fn authority_below(
+    above: &Authority,
+    serial: u64,
+    change: impl FnOnce(&mut CertificateParams),
+) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.serial_number = Some(serial.into());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("site {serial}"));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    change(&mut params);
+    CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &above.0).unwrap()
+}
+
+/// A device's certificate with a common name and these alternative names, and those above it.
+fn identity_below(
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    common_name: &str,
+    names: Vec<SanType>,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Identity {
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params.subject_alt_names = names;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let chain = vec![certificate.der().clone(), issuer.der().clone()];
+    (chain, key.into())
+}
+
+fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+/// The answer's status; `None`: the certificate was not accepted.
+async fn status(
+    port: &Port,
+    authority: &Authority,
+    identity: Identity,
+    device: &str,
+) -> Option<u16> {
+    let mut stream = dial(port, authority, Some(identity)).await.ok()?;
+    let request = handshake(device, "");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = [0; 12];
+    // In TLS 1.3 the client hears of a refusal with its first read.
+    soon(stream.read_exact(&mut answer)).await.ok()?;
+    std::str::from_utf8(&answer[9..]).unwrap().parse().ok()
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_certificate_does() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let port = Port::start(with_tls(Auth::Certificate, files(dir.path(), &authority))).await;
+    let between = authority_below(&authority, 7, |_| ());
+    let until = |seconds| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    let end = in_seconds(3);
+    let ends = identity_below(&between, "x", vec![dns("ends")], |params| {
+        params.not_after = until(end);
+    });
+    // Its authority ends, not the certificate itself.
+    let ending = authority_below(&authority, 8, |params| params.not_after = until(end));
+    let below = identity_below(&ending, "x", vec![dns("below")], |_| ());
+    let stays = identity_below(&between, "x", vec![dns("stays")], |_| ());
+    let mut devices = Vec::new();
+    for (id, identity) in [("ends", &ends), ("below", &below), ("stays", &stays)] {
+        let stream = dial(&port, &authority, Some(clone(identity)));
+        let url = format!("wss://localhost/v1/devices/{id}");
+        let ws = tokio_tungstenite::client_async(url, stream.await.unwrap());
+        devices.push(Device {
+            ws: ws.await.unwrap().0,
+        });
+    }
+    assert_eq!(devices[0].closed().await, 4002);
+    assert_eq!(devices[1].closed().await, 4002);
+    assert!(in_seconds(0) > end, "not before its end");
+    assert_eq!(port.offline("ends").await, "revoked");
+    devices[2].hello("s").await;
+    for (id, identity) in [("ends", ends), ("below", below)] {
+        assert_eq!(status(&port, &authority, identity, id).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_device_with_a_certificate_is_verified_at_each_connect_and_never_resumes() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = files(dir.path(), &authority);
+    for auth in [Auth::Certificate, Auth::Open] {
+        let port = Port::start(with_tls(auth, tls.clone())).await;
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(authority.0.der().clone()).unwrap();
+            let (chain, key) = identity(&authority, "a", &[]);
+            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_client_auth_cert(chain, key)
+                .unwrap();
+            let connector = TlsConnector::from(Arc::new(config));
+            let mut kinds = Vec::new();
+            for _ in 0..3 {
+                let tcp = TcpStream::connect(port.addr).await.unwrap();
+                let name = ServerName::try_from("localhost").unwrap();
+                let mut stream = connector.connect(name, tcp).await.unwrap();
+                // Tickets of TLS 1.3 come with the first answer.
+                let request = handshake("a", "");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                assert!(head(&mut stream).await.starts_with("HTTP/1.1 101 "));
+                kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+            }
+            let resumed = kinds.contains(&rustls::HandshakeKind::Resumed);
+            // Where no certificate is asked for it saves small boards a second, and harms nobody.
+            assert_eq!(resumed, auth == Auth::Open, "{kinds:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_that_may_give_some_names_gives_no_others_in_any_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = |params: &mut CertificateParams| {
+        params.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("site-a".into())],
+            excluded_subtrees: Vec::new(),
+        });
+    };
+    let authority = Authority::new();
+    let limited = authority_below(&authority, 7, limits);
+    let free = authority_below(&authority, 8, |_| ());
+    let tls = files(dir.path(), &authority);
+    // Once with the limited authority between, and once in the file itself.
+    for in_file in [false, true] {
+        if in_file {
+            std::fs::write(dir.path().join("ca.pem"), limited.pem() + &free.pem()).unwrap();
+        }
+        let port = Port::start(with_tls(Auth::Certificate, tls.clone())).await;
+        let uri = |name: &str| vec![SanType::URI(name.try_into().unwrap())];
+        let mail = |name: &str| vec![SanType::Rfc822Name(name.try_into().unwrap())];
+        for (issuer, common_name, names, device, expected) in [
+            (&limited, "x", vec![dns("site-a")], "site-a", Some(101)),
+            (&limited, "x", vec![dns("site-b")], "site-b", None),
+            (&limited, "site-b", vec![], "site-b", Some(403)),
+            (&limited, "site-a", vec![], "site-a", Some(403)),
+            (&limited, "x", uri("site-b"), "site-b", Some(403)),
+            (&limited, "site-b", mail("a@site-a"), "site-b", Some(403)),
+            (&free, "site-b", vec![], "site-b", Some(101)),
+            (&free, "site-b", uri("urn:x"), "site-b", Some(403)),
+            (&free, "x", uri("site-b"), "site-b", Some(403)),
+        ] {
+            let shown = format!("{common_name} {names:?} {in_file}");
+            let identity = identity_below(issuer, common_name, names, |_| ());
+            let status = status(&port, &authority, identity, device).await;
+            assert_eq!(status, expected, "{shown}");
+        }
+    }
+}
+
+fn list(issuer: &CertifiedIssuer<'static, KeyPair>, revoked: &[u64], year: i32) -> String {
+    let entry = |serial: &u64| RevokedCertParams {
+        serial_number: (*serial).into(),
+        revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        next_update: rcgen::date_time_ymd(year, 1, 1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.iter().map(entry).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(issuer).unwrap().pem().unwrap()
+}
+
+#[tokio::test]
+async fn a_revoked_authority_below_ours_takes_its_devices_along() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let mut tls = files(dir.path(), &authority);
+    let (revoked, good) = (
+        authority_below(&authority, 7, |_| ()),
+        authority_below(&authority, 8, |_| ()),
+    );
+    let lists = authority.0.pem() + &list(&authority.0, &[7], 2090);
+    std::fs::write(tls.client_ca.as_ref().unwrap(), lists).unwrap();
+    for crl_expiry in [CrlExpiry::Warn, CrlExpiry::Error] {
+        tls.crl_expiry = crl_expiry;
+        let port = Port::start(with_tls(Auth::Certificate, tls.clone())).await;
+        for (issuer, expected) in [(&revoked, None), (&good, Some(101))] {
+            let identity = identity_below(issuer, "x", vec![dns("a")], |_| ());
+            assert_eq!(status(&port, &authority, identity, "a").await, expected);
+        }
+        assert_eq!(port.board.devices.old_revocation_lists.get(), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_outdated_revocation_list_is_counted_and_by_choice_an_error() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let mut tls = files(dir.path(), &authority);
+    let lists = authority.0.pem() + &list(&authority.0, &[7], 2025);
+    std::fs::write(tls.client_ca.as_ref().unwrap(), lists).unwrap();
+    let (revoked, good) = (
+        authority.issue_with_serial("a", 7),
+        authority.issue_with_serial("a", 8),
+    );
+    for (crl_expiry, expected) in [(CrlExpiry::Warn, Some(101)), (CrlExpiry::Error, None)] {
+        tls.crl_expiry = crl_expiry;
+        let port = Port::start(with_tls(Auth::Certificate, tls.clone())).await;
+        // What it does say counts either way.
+        let refused = status(&port, &authority, clone(&revoked), "a").await;
+        assert_eq!(refused, None);
+        let answer = status(&port, &authority, clone(&good), "a").await;
+        assert_eq!(answer, expected);
+        device_port::until(|| port.board.devices.old_revocation_lists.get() == 1).await;
+    }
 }

@@ -218,7 +218,7 @@ fn upgrade(hub: SocketAddr, device: &str, header: &str) -> (TcpStream, String) {
     let mut tcp = TcpStream::connect(hub).unwrap();
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!(
-        "GET /v1/devices/{device} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\n\
+        "GET /v1/devices/{device} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{header}\r\n\r\n"
     );

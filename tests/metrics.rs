@@ -80,7 +80,15 @@ const STEADY: &[(&str, &str)] = &[
     ("process_start_time_seconds", "does not change"),
     ("process_virtual_memory_bytes", "the kernel's"),
     ("telehub_build_info", "does not change"),
+    (
+        "telehub_devices_forgotten_total",
+        "in src/status/devices.rs, with thousands of ids",
+    ),
     ("telehub_event_readers_dropped_total", "in events.rs"),
+    (
+        "telehub_revocation_lists_expired",
+        "in listen_tls.rs, with a list",
+    ),
     ("telehub_spool_full_in_seconds", "in status::fill"),
     ("telehub_spool_max_bytes", "a limit"),
     ("telehub_uplink_probe_state", "in uplink_blame.rs"),

@@ -522,7 +522,22 @@ fn what_the_hub_says_is_understood_in_both_encodings() {
         ToDevice::Command {
             id: "1".into(),
             name: "blink".into(),
-            args: json!({"n": [1, null]}),
+            args: Some(json!({"n": [1, null]})),
+            timeout: 29.5,
+            again: true,
+        },
+        ToDevice::Command {
+            id: "1".into(),
+            name: "blink".into(),
+            args: None,
+            timeout: 30.0,
+            again: false,
+        },
+        ToDevice::ResultAck { id: "1".into() },
+        ToDevice::ResultReject {
+            id: "1".into(),
+            code: RejectCode::Malformed,
+            detail: "why".into(),
         },
     ] {
         for encoding in [Encoding::Cbor, Encoding::Json] {

@@ -294,7 +294,9 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
         (any_text(10), any_text(10), any_json()).prop_map(|(id, name, args)| ToDevice::Command {
             id,
             name,
-            args
+            args: Some(args),
+            timeout: 30.0,
+            again: false,
         }),
     ]
 }

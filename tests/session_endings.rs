@@ -4,6 +4,8 @@
 #[path = "support/device_port.rs"]
 mod device_port;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use device_port::{Device, FakeIntake, Port, data, devices, frame, raw_close, soon, until};
@@ -271,6 +273,7 @@ async fn on_a_pipe(
 
 fn settings() -> Settings {
     Settings {
+        commands: None,
         ping_interval: Duration::from_millis(200),
         ping_timeout: Duration::from_millis(200),
         ..Settings::from(&devices())
@@ -303,22 +306,24 @@ async fn a_device_that_sends_but_never_reads_is_evicted() {
     settles.abort();
 }
 
-#[tokio::test]
-async fn a_device_above_its_rate_for_too_long_is_closed_with_4003() {
+/// A device that sends this all the time, up to its end. Returns the close code, how many messages
+/// were taken, and its board.
+async fn floods(
+    settings: Settings,
+    message: serde_json::Value,
+) -> (Option<u16>, usize, Arc<Board>) {
     let mut intake = FakeIntake::new(1_000);
-    let settings = Settings {
-        max_rate: 100,
-        rate_patience: Duration::from_millis(500),
-        ..Settings::from(&devices())
-    };
     let (device, _task, board) = on_a_pipe(4_096, settings, &intake).await;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = taken.clone();
     let settles = tokio::spawn(async move {
         while let Some(arrival) = intake.data.recv().await {
             intake.settle(&arrival);
+            counter.fetch_add(1, Relaxed);
         }
     });
     let (mut output, mut input) = device.ws.split();
-    let message = Message::text(data(None).to_string());
+    let message = Message::text(message.to_string());
     let flood = tokio::spawn(async move { while output.send(message.clone()).await.is_ok() {} });
     let code = soon(async {
         while let Some(message) = input.next().await {
@@ -329,13 +334,64 @@ async fn a_device_above_its_rate_for_too_long_is_closed_with_4003() {
         None
     })
     .await;
-    assert_eq!(code, Some(4003));
     soon(flood).await.unwrap();
-    assert_eq!(board.device_reports()[0].reason, "rate exceeded");
-    let evictions = board.devices.evictions.iter();
-    let counted: Vec<_> = evictions.filter(|(_, count)| *count > 0).collect();
-    assert_eq!(counted, [("rate exceeded", 1)]);
     settles.abort();
+    (code, taken.load(Relaxed), board)
+}
+
+#[tokio::test]
+async fn a_device_above_any_of_its_rates_for_too_long_is_slowed_and_then_closed_with_4003() {
+    let plenty = Settings {
+        rate_patience: Duration::from_millis(500),
+        ..Settings::from(&devices())
+    };
+    let small = data(None);
+    let many: Vec<_> = (0..500).map(|n| json!({"n": "t", "v": n})).collect();
+    let long = json!([{"n": "t", "vs": "x".repeat(10_000)}]);
+    for (what, settings, message, burst) in [
+        (
+            "messages",
+            Settings {
+                max_rate: 100,
+                ..plenty.clone()
+            },
+            small,
+            200,
+        ),
+        (
+            "bytes",
+            Settings {
+                max_bytes: 100_000,
+                ..plenty.clone()
+            },
+            long,
+            20,
+        ),
+        (
+            "readings",
+            Settings {
+                max_readings: 1_000,
+                ..plenty.clone()
+            },
+            json!(many),
+            4,
+        ),
+    ] {
+        let start = Instant::now();
+        let (code, taken, board) = floods(settings, message).await;
+        assert_eq!(code, Some(4003), "{what}");
+        assert_eq!(board.device_reports()[0].reason, "rate exceeded");
+        let evictions = board.devices.evictions.iter();
+        let counted: Vec<_> = evictions.filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("rate exceeded", 1)]);
+        // The burst, and half of it again for each second; what has been read is taken.
+        let seconds = usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
+        let most = burst + seconds * burst / 2 + 2;
+        assert!(
+            (burst - 2..=most).contains(&taken),
+            "{what}: {taken}, at most {most}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ struct Answer {
 
 fn request(path: &str, kind: &str, body: &[u8]) -> Vec<u8> {
     let mut request = format!(
-        "POST /v1/devices/{path} HTTP/1.1\r\nHost: hub\r\nContent-Type: {kind}\r\n\
+        "POST /v1/devices/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     )
@@ -296,10 +296,10 @@ async fn what_cannot_be_taken_by_post_is_refused_each_in_its_way() {
         assert!(answer.head.contains("application/problem+json"));
     }
     // A body that only claims its length, and one without: the same limit.
-    let claimed = "POST /v1/devices/b/data HTTP/1.1\r\nHost: hub\r\n\
+    let claimed = "POST /v1/devices/b/data HTTP/1.1\r\nHost: localhost\r\n\
                    Content-Type: application/senml+json\r\nContent-Length: 9999999\r\n\r\n[";
     assert_eq!(send(&port, claimed.into()).await.unwrap().status, 413);
-    let mut chunked = b"POST /v1/devices/b/data HTTP/1.1\r\nHost: hub\r\n\
+    let mut chunked = b"POST /v1/devices/b/data HTTP/1.1\r\nHost: localhost\r\n\
         Content-Type: application/senml+json\r\nTransfer-Encoding: chunked\r\n\r\n"
         .to_vec();
     for _ in 0..80 {
@@ -308,7 +308,7 @@ async fn what_cannot_be_taken_by_post_is_refused_each_in_its_way() {
     chunked.extend(b"0\r\n\r\n");
     assert_eq!(send(&port, chunked).await.unwrap().status, 413);
     // Other methods are told the right one.
-    let get = b"GET /v1/devices/b/data HTTP/1.1\r\nHost: hub\r\n\r\n".to_vec();
+    let get = b"GET /v1/devices/b/data HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
     let answer = send(&port, get).await.unwrap();
     assert_eq!(answer.status, 405);
     assert!(answer.head.contains("allow: post"), "{}", answer.head);
@@ -320,7 +320,7 @@ async fn a_body_that_does_not_come_is_cut_with_the_handshake() {
     settings.handshake_timeout = Duration::from_millis(300);
     let port = Port::start(settings).await;
     let mut tcp = TcpStream::connect(port.addr).await.unwrap();
-    let head = "POST /v1/devices/a/data HTTP/1.1\r\nHost: hub\r\n\
+    let head = "POST /v1/devices/a/data HTTP/1.1\r\nHost: localhost\r\n\
                 Content-Type: application/senml+json\r\nContent-Length: 10\r\n\r\n[";
     tcp.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

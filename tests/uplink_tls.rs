@@ -123,7 +123,7 @@ async fn a_broker_of_another_authority_is_not_trusted_until_the_file_names_it() 
     assert!(broker.try_accept().await.is_err());
     let error = rig.down().await;
     assert!(
-        error.contains("is not trusted") && error.contains("uplink.ca"),
+        error.contains("authority") && error.contains("uplink.ca"),
         "{error}"
     );
     // Both, so that the file is a bundle.
@@ -148,7 +148,7 @@ async fn a_certificate_for_another_host_is_not_trusted() {
     assert!(broker.try_accept().await.is_err());
     let error = rig.down().await;
     assert!(
-        error.contains("is not trusted") && error.contains("uplink.url"),
+        error.contains("other names (broker.example)") && error.contains("uplink.url"),
         "{error}"
     );
 }
@@ -163,7 +163,7 @@ async fn a_certificate_that_is_not_valid_yet_points_to_the_clock() {
     assert!(broker.try_accept().await.is_err());
     let error = rig.down().await;
     assert!(
-        error.contains("not valid now") && error.contains("clock"),
+        error.contains("not valid yet") && error.contains("clock"),
         "{error}"
     );
 }

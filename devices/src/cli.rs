@@ -38,6 +38,8 @@ enum Command {
     Vibration(VibrationArgs),
     /// Your own data: a CSV file, whose header names the series
     Replay(ReplayArgs),
+    /// A lamp that takes commands: on, off, blink, sleep, fail, forget, twice, drop
+    Lamp(crate::lamp::LampArgs),
     /// Many devices at once, to load a hub and to check that every batch is acked
     Swarm(swarm::SwarmArgs),
     /// Devices that misbehave, to see how a hub of your own takes it
@@ -116,7 +118,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn resolve(self, what: &str) -> anyhow::Result<(String, Option<String>)> {
+    /// Id and token; `what` names the device when nothing else does.
+    ///
+    /// # Errors
+    /// The token's file cannot be read.
+    pub fn resolve(self, what: &str) -> anyhow::Result<(String, Option<String>)> {
         let token = match self.token_file {
             Some(file) => Some(read(&file)?.trim().to_owned()),
             None => self.token,
@@ -250,6 +256,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             sensors::run(options, source)
         }
         Command::Replay(args) => replay(args),
+        Command::Lamp(args) => crate::lamp::run(args),
         Command::Swarm(args) => swarm::run(args),
         Command::Rogue(args) => rogue::run(&args),
         Command::Conformance(args) => conformance::run(&args),

@@ -14,6 +14,7 @@ mod client;
 mod conformance;
 #[cfg(feature = "demo")]
 mod demo;
+mod lamp;
 mod progress;
 mod rogue;
 mod sensors;

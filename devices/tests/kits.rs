@@ -5,58 +5,14 @@
 //! missing, the test says so loudly and does not count as one.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "support/kits.rs"]
+mod support;
+
 use std::ffi::OsStr;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::process::Command;
 
-fn kits() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kits")
-}
-
-fn not_tested(what: &str, why: &str) {
-    // Past the test harness, which swallows what passing tests print.
-    let _ = writeln!(std::io::stderr(), "\nNOT TESTED: {what}: {why}\n");
-}
-
-fn run(command: &mut Command) -> Result<Output, String> {
-    let output = command
-        .output()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    Err(format!("{command:?}: {out}{err}"))
-}
-
-/// A Python with the packages that the kit names, made on first use. `TELEHUB_TEST_PYTHON` names one
-/// that has them.
-fn python() -> Result<PathBuf, String> {
-    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    PYTHON.get_or_init(make_python).clone()
-}
-
-fn make_python() -> Result<PathBuf, String> {
-    if let Some(python) = std::env::var_os("TELEHUB_TEST_PYTHON") {
-        return Ok(python.into());
-    }
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-venv");
-    let python = venv.join("bin/python");
-    let wanted = "import cbor2, websockets; assert int(websockets.__version__.split('.')[0]) >= 15";
-    if run(Command::new(&python).args(["-c", wanted])).is_err() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        // Through its own metadata, so that these are known to be right.
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet"])
-            .arg(kits().join("python")))?;
-    }
-    Ok(python)
-}
+use support::{c_kit, kits, node_modules, not_tested, python, run};
 
 /// Runs scenarios against a program. The report, and whether all passed.
 fn conformance(
@@ -82,31 +38,12 @@ fn passes(program: &[&OsStr], environment: &[(&str, &Path)]) {
     assert!(passed, "{report}");
 }
 
-/// Builds the C kit and its tests into the build directory.
-fn c_kit() -> Result<PathBuf, String> {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-c");
-    run(Command::new("make")
-        .arg(format!("OUT={}", out.display()))
-        .args(["all", "check", "ROUNDS=20000"])
-        .current_dir(kits().join("c")))?;
-    Ok(out)
-}
-
 #[test]
 fn the_c_kit_keeps_the_rules_and_conforms_under_sanitizers() {
-    for (tool, header) in [("make", None), ("cc", Some("/usr/include/openssl/ssl.h"))] {
-        let there = run(Command::new(tool).arg("--version"));
-        if let Err(why) = there {
-            return not_tested("the C kit", &why);
-        }
-        if header.is_some_and(|header| !Path::new(header).exists()) {
-            return not_tested(
-                "the C kit",
-                "OpenSSL's headers are not installed (libssl-dev)",
-            );
-        }
-    }
-    let out = c_kit().unwrap();
+    let out = match c_kit() {
+        Err(why) => return not_tested("the C kit", &why),
+        Ok(out) => out.unwrap(),
+    };
     passes(&[out.join("probe").as_ref()], &[]);
     // The same core without commands, and through Arduino's Client: what is theirs alone.
     let options = "--only acks --only resume --only cut --only 1001 --only drops --only pongs \
@@ -184,42 +121,6 @@ fn a_device_on_websockets_and_cbor2_conforms() {
             passes(&[python.as_ref(), program.as_ref()], &[]);
         }
     }
-}
-
-const WS: &str = "ws";
-const CBOR: &str = "cbor-x";
-/// MicroPython itself, in WebAssembly: there is no Debian package of it.
-const MICROPYTHON: &str = "@micropython/micropython-webassembly-pyscript";
-
-/// A folder with the packages from npm, made on first use.
-fn node_modules() -> Result<PathBuf, String> {
-    static MODULES: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let make = || {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-npm");
-        let there = |package: &str| dir.join("node_modules").join(package).is_dir();
-        run(Command::new("node").arg("--version"))?;
-        if ![WS, CBOR, MICROPYTHON].into_iter().all(there) {
-            std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
-            std::fs::write(dir.join("package.json"), "{}").map_err(|error| error.to_string())?;
-            // Without the native parts, which would be compiled or downloaded.
-            run(Command::new("npm")
-                .args([
-                    "install",
-                    "--silent",
-                    "--no-audit",
-                    "--no-fund",
-                    "--omit=optional",
-                ])
-                .args([
-                    format!("{WS}@8"),
-                    format!("{CBOR}@1"),
-                    format!("{MICROPYTHON}@1"),
-                ])
-                .current_dir(&dir))?;
-        }
-        Ok(dir)
-    };
-    MODULES.get_or_init(make).clone()
 }
 
 #[test]

@@ -11,6 +11,8 @@ use hyper::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::secret;
+
 /// A token, as its hash: comparing hashes takes the same time wherever two tokens differ, and
 /// whatever their lengths.
 pub(super) struct Token([u8; 32]);
@@ -24,8 +26,8 @@ impl fmt::Debug for Token {
 impl Token {
     /// The first line of a file.
     pub(super) fn read(file: &Path) -> io::Result<Self> {
-        let content = std::fs::read_to_string(file)?;
-        let line = content.lines().next().unwrap_or_default().trim();
+        let line = secret::read(file)?;
+        let line = line.trim();
         if line.is_empty() {
             return Err(io::Error::other("its first line is empty"));
         }

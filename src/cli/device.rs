@@ -42,9 +42,8 @@ of them are added or none.")]
         /// A CSV file with an id in the first column
         #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "ids")]
         from: Option<PathBuf>,
-        /// A reading is expected at least this often; its absence is an alarm
-        #[arg(short, long, value_name = "TIME", value_parser = parse_expect)]
-        expect: Option<String>,
+        #[command(flatten)]
+        wishes: Wishes,
         /// No token: the device shows a certificate
         #[arg(long)]
         no_token: bool,
@@ -87,17 +86,21 @@ with the old one stays until it ends.")]
         #[command(flatten)]
         file: RegistryFile,
     },
-    /// Change what is expected of a device
+    /// Change what is expected of a device, and which commands it takes
     #[command(after_help = "\
 Examples:
   telehub device set barn-1 --expect 5m
-  telehub device set barn-1 --expect none")]
+  telehub device set barn-1 --expect none
+  telehub device set lamp --command on --command off --command 'set-*'
+  telehub device set lamp --no-commands")]
     Set {
         /// The device's id
         id: String,
-        /// A reading is expected at least this often; none: the hub learns how often it sends
-        #[arg(short, long, value_name = "TIME", value_parser = parse_expect)]
-        expect: String,
+        #[command(flatten)]
+        wishes: Wishes,
+        /// It takes no commands at all
+        #[arg(long, conflicts_with = "commands")]
+        no_commands: bool,
         #[command(flatten)]
         file: RegistryFile,
     },
@@ -125,6 +128,27 @@ Example:
         #[command(flatten)]
         address: Address,
     },
+}
+
+/// What an entry says of a device beside its token.
+#[derive(Debug, Args)]
+pub(super) struct Wishes {
+    /// A reading is expected at least this often, and its absence is an alarm; none: the hub
+    /// learns how often it sends
+    #[arg(short, long, value_name = "TIME", value_parser = parse_expect)]
+    expect: Option<String>,
+    /// A command that the device takes, * for any characters; once for each, in place of all that
+    /// it took before
+    #[arg(long = "command", value_name = "NAME", value_parser = parse_command)]
+    commands: Vec<String>,
+}
+
+fn parse_command(pattern: &str) -> Result<String, &'static str> {
+    if telehub::commands::authority::is_pattern(pattern) {
+        Ok(pattern.to_owned())
+    } else {
+        Err("the name of a command has 1 to 64 of A-Z a-z 0-9 . _ -, and * for any of them")
+    }
 }
 
 #[derive(Debug, Args)]
@@ -181,7 +205,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
         Command::Add {
             ids,
             from,
-            expect,
+            wishes,
             no_token,
             file,
         } => {
@@ -189,7 +213,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
                 Some(path) => ids_of(path)?,
                 None => ids.clone(),
             };
-            add(&ids, expect.as_deref(), !no_token, file)
+            add(&ids, wishes, !no_token, file)
         }
         Command::List { file } => list(file),
         Command::Remove { id, file } => {
@@ -201,10 +225,20 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Rotate { id, keep, file } => rotate(id, *keep, file),
-        Command::Set { id, expect, file } => {
+        Command::Set {
+            id,
+            wishes,
+            no_commands,
+            file,
+        } => {
             let mut registry = Registry::edit(&file.path()?)?;
             let mut entry = find(&registry, id)?;
-            entry.expect = Some(expect.clone()).filter(|expect| expect != "none");
+            if let Some(expect) = &wishes.expect {
+                entry.expect = Some(expect.clone()).filter(|expect| expect != "none");
+            }
+            if *no_commands || !wishes.commands.is_empty() {
+                entry.commands.clone_from(&wishes.commands);
+            }
             registry.replace(entry)?;
             written(&registry);
             Ok(())
@@ -219,12 +253,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
     }
 }
 
-fn add(
-    ids: &[String],
-    expect: Option<&str>,
-    token: bool,
-    file: &RegistryFile,
-) -> anyhow::Result<()> {
+fn add(ids: &[String], wishes: &Wishes, token: bool, file: &RegistryFile) -> anyhow::Result<()> {
     let mut registry = Registry::edit(&file.path()?)?;
     let mut entries: Vec<Registered> = Vec::new();
     let mut shown = String::new();
@@ -250,7 +279,8 @@ fn add(
             id: id.clone(),
             token_sha256: hashed,
             added: Some(now()),
-            expect: expect.filter(|expect| *expect != "none").map(str::to_owned),
+            expect: wishes.expect.clone().filter(|expect| expect != "none"),
+            commands: wishes.commands.clone(),
             old_sha256: None,
             old_until: None,
         });
@@ -269,12 +299,15 @@ fn list(file: &RegistryFile) -> anyhow::Result<()> {
             .expect
             .as_ref()
             .map(|expect| format!("  expect {expect}"));
+        let takes = !entry.commands.is_empty();
+        let commands = takes.then(|| format!("  commands {}", entry.commands.join(" ")));
         let token = entry.token_sha256.is_none().then_some("  no token");
         writeln!(
             out,
-            "{:<32} {added}{}{}",
+            "{:<32} {added}{}{}{}",
             entry.id,
             expect.unwrap_or_default(),
+            commands.unwrap_or_default(),
             token.unwrap_or_default()
         )?;
     }

@@ -115,9 +115,9 @@ impl Address {
 }
 
 fn token(file: &Path) -> anyhow::Result<String> {
-    let content = std::fs::read_to_string(file)
+    let line = telehub::secret::read(file)
         .with_context(|| format!("cannot read the token in {}", file.display()))?;
-    let line = content.lines().next().unwrap_or_default().trim();
+    let line = line.trim();
     ensure!(
         !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic()),
         "{} has no token in its first line",

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use rustix::fs::Mode;
 use telehub::config::{self, Checked, DEFAULT_FILE, Problem};
 use telehub::hub::Start;
 use telehub::service::socket;
@@ -147,6 +148,9 @@ fn unit_error(error: &socket::Unfit) -> config::Errors {
 }
 
 fn run(path: &Path) -> Result<(), Failure> {
+    // What the hub writes is its user's alone: data of devices, above all. A unit may be without
+    // UMask=, and whoever starts it by hand too.
+    rustix::process::umask(Mode::from_bits_truncate(0o077));
     // Before anything is opened.
     let socket = socket::take().map_err(|error| Failure::Config(unit_error(&error)))?;
     let Checked { config, warnings } = load(path)?;

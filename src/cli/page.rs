@@ -93,6 +93,14 @@ pub(super) fn page(
     for trouble in uplink_trouble(uplink) {
         line("", trouble);
     }
+    if let Some(refused) = uplink.refused.first() {
+        let more = match uplink.refused_total.saturating_sub(1) {
+            0 => String::new(),
+            more => format!(" (and {more} more topics; --json lists them)"),
+        };
+        let text = format!("the broker refuses: {}{more}", plain(&refused.reason));
+        line("", paint.text(Mood::Bad, text).to_string());
+    }
     line(
         "live",
         format!("{} batches, {} readings", live.batches, live.readings),

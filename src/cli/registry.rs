@@ -246,6 +246,7 @@ mod tests {
             token_sha256: Some("0f".repeat(32)),
             added: Some(1_763_600_000),
             expect: None,
+            commands: Vec::new(),
             old_sha256: None,
             old_until: None,
         }

@@ -67,7 +67,11 @@ mod tests {
         let tls = config("[devices.tls]\ncert = \"/c\"\nkey = \"/k\"");
         assert_eq!(
             changes(&config(""), &tls),
-            ["devices.tls.cert", "devices.tls.key"]
+            [
+                "devices.tls.cert",
+                "devices.tls.crl_expiry",
+                "devices.tls.key"
+            ]
         );
     }
 }

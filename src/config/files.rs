@@ -1,18 +1,21 @@
 //! The files that a configuration names: there, readable, and what they are said to be.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::document::Document;
 use super::problem::Problem;
 use super::values::credentials;
-use crate::certificate::not_after;
+use crate::certificate::{Certificate, next_update, not_after};
 use crate::clock::unix_now;
+use crate::secret::first_line;
+use crate::tls_errors::in_file;
 
 /// What a file is needed for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub(super) struct NamedFile {
     place: Problem,
     path: PathBuf,
     need: Use,
+    /// It belongs to the port for devices, where each handshake costs this machine time.
+    serves: bool,
 }
 
 impl NamedFile {
@@ -51,6 +56,7 @@ impl NamedFile {
             place,
             path: path.to_owned(),
             need,
+            serves: section == "devices.tls",
         }
     }
 
@@ -86,6 +92,22 @@ impl NamedFile {
             ..self.place.clone()
         })
     }
+
+    /// What is valid and probably not meant, of a file that can be read.
+    pub(super) fn warnings(&self) -> Vec<Problem> {
+        let path = &self.path;
+        let texts = match &self.need {
+            Use::Chain => [authority_as_own(path), None],
+            Use::KeyOf(cert) => [open_to_others(path), costly(path, cert, self.serves)],
+            Use::Authorities => [outdated_list(path), None],
+            Use::Password | Use::Token => [open_to_others(path), None],
+        };
+        let problem = |text| Problem {
+            text,
+            ..self.place.clone()
+        };
+        texts.into_iter().flatten().map(problem).collect()
+    }
 }
 
 impl NamedFile {
@@ -100,6 +122,60 @@ impl NamedFile {
         }
         String::new()
     }
+}
+
+/// Whether any user of this machine may read a secret.
+fn open_to_others(path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    (mode & 0o004 != 0).then(|| {
+        let path = path.display();
+        format!("{path} is a secret that every user of this machine may read; chmod o-rwx {path}")
+    })
+}
+
+/// An RSA key above 2,048 bits: signing with 4,096 takes some six times as long, at each handshake.
+fn costly(path: &Path, cert: &Path, serves: bool) -> Option<String> {
+    const ENOUGH: usize = 2_048;
+    let chain = certificates(cert).ok()?;
+    let bits = Certificate::read(chain.first()?)?.rsa_bits?;
+    (serves && bits > ENOUGH).then(|| {
+        format!(
+            "{} is an RSA key of {bits} bits, which makes each handshake slow on a small board; \
+             use ECDSA P-256, or RSA of {ENOUGH} bits",
+            path.display()
+        )
+    })
+}
+
+/// The certificate of an authority where one of its own is needed: some devices refuse it.
+fn authority_as_own(path: &Path) -> Option<String> {
+    let chain = certificates(path).ok()?;
+    Certificate::read(chain.first()?)?.is_authority.then(|| {
+        format!(
+            "the first certificate in {} is that of an authority (CA:TRUE), which may sign others \
+             and not stand for itself: many clients refuse it; make one with CA:FALSE that it has \
+             signed",
+            path.display()
+        )
+    })
+}
+
+fn outdated_list(path: &Path) -> Option<String> {
+    let pem = read(path).ok()?;
+    let lists = CertificateRevocationListDer::pem_slice_iter(&pem);
+    let ends = lists.filter_map(|list| next_update(&list.ok()?));
+    has_passed(ends.min()?).then(|| {
+        format!(
+            "a revocation list in {} is older than it says it may be; put the newest one there",
+            path.display()
+        )
+    })
+}
+
+fn has_passed(end: i64) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "seconds of some centuries fit")]
+    let end = end as f64;
+    end < unix_now()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
@@ -140,8 +216,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 fn chain(path: &Path) -> Result<(), String> {
     let certs = certificates(path)?;
     let end = certs.first().and_then(|own| not_after(own));
-    #[expect(clippy::cast_precision_loss, reason = "seconds of some centuries fit")]
-    if end.is_some_and(|end| (end as f64) < unix_now()) {
+    if end.is_some_and(has_passed) {
         return Err(format!(
             "{} has a certificate that has expired; renew it, or check the clock",
             path.display()
@@ -173,10 +248,10 @@ fn key_of(path: &Path, cert: &Path) -> Result<(), String> {
             cert.display()
         )),
         Err(error) => Err(format!(
-            "{} cannot be used with {}: {error}; name a key of type RSA (2,048 bits or more), \
-             ECDSA P-256 or P-384, or Ed25519",
+            "{} cannot be used with {}: {}",
             path.display(),
-            cert.display()
+            cert.display(),
+            in_file(&error)
         )),
     }
 }
@@ -186,21 +261,23 @@ fn authorities(path: &Path) -> Result<(), String> {
     for cert in certificates(path)? {
         store.add(cert).map_err(|error| {
             format!(
-                "{} has a certificate that cannot be trusted: {error}",
-                path.display()
+                "{} has a certificate that cannot be trusted: {}",
+                path.display(),
+                in_file(&error)
             )
         })?;
     }
     Ok(())
 }
 
+/// The first line of a secret's file.
+fn secret_line<'c>(path: &Path, content: &'c [u8]) -> Result<&'c str, String> {
+    first_line(content).map_err(|error| format!("{} cannot be used: {error}", path.display()))
+}
+
 fn password(path: &Path) -> Result<(), String> {
     let content = read(path)?;
-    if content
-        .split(|byte| *byte == b'\n')
-        .next()
-        .is_some_and(|line| !line.trim_ascii().is_empty())
-    {
+    if !secret_line(path, &content)?.trim().is_empty() {
         return Ok(());
     }
     Err(format!(
@@ -214,9 +291,8 @@ fn password(path: &Path) -> Result<(), String> {
 fn token(path: &Path) -> Result<(), String> {
     const LENGTH: usize = 16;
     let content = read(path)?;
-    let line = content.split(|byte| *byte == b'\n').next();
-    let token = line.unwrap_or_default().trim_ascii();
-    if token.len() >= LENGTH && token.iter().all(u8::is_ascii_graphic) {
+    let token = secret_line(path, &content)?.trim();
+    if token.len() >= LENGTH && token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
     }
     Err(format!(

@@ -29,10 +29,13 @@ pub struct Checked {
 pub fn load(path: &Path) -> Result<Checked, Errors> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
-    let (checked, files) = read(&text, &name, &host_name())?;
+    let (mut checked, files) = read(&text, &name, &host_name())?;
     let mut problems: Vec<_> = files.iter().filter_map(|file| file.check().err()).collect();
     problems.sort_by_key(|problem| problem.line);
     if problems.is_empty() {
+        let more = files.iter().flat_map(NamedFile::warnings);
+        checked.warnings.extend(more);
+        checked.warnings.sort_by_key(|warning| warning.line);
         Ok(checked)
     } else {
         Err(Errors(problems))

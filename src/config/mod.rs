@@ -12,6 +12,7 @@ mod strays;
 mod units;
 mod url;
 mod values;
+mod web;
 mod words;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub use load::{Checked, DEFAULT_FILE, keys, load, parse};
 pub use problem::{Errors, Problem};
 pub use units::parse_duration;
 pub use values::is_id;
+pub use web::{WebOrigin, is_loopback_host};
 
 /// Everything that can be set. A room receives its own part, never the whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[uplink]`
     pub uplink: Uplink,
+    /// `[commands]`
+    pub commands: Commands,
     /// `[admin]`; `None`: off.
     pub admin: Option<Admin>,
     /// `[log]`
@@ -54,7 +58,7 @@ pub struct Hub {
 pub enum Auth {
     /// A bearer token of the registry.
     Token,
-    /// A TLS client certificate whose SAN or CN is the id.
+    /// A TLS client certificate with the id as a DNS name.
     Certificate,
     /// None at all.
     Open,
@@ -77,16 +81,33 @@ pub struct Devices {
     pub handshake_timeout: Duration,
     /// Connections at a time.
     pub max_connections: usize,
+    /// Devices that are remembered with `auth = "open"`, where everybody can make up ids.
+    pub max_ids: usize,
+    /// Web pages that may be devices where no token is needed.
+    pub origins: Vec<WebOrigin>,
     /// A device without an entry in the registry that has not come for so long is forgotten.
     pub forget_after: Duration,
     /// Bytes of one message, over all its fragments.
     pub max_message: usize,
     /// Messages a second and device; the burst is twice that.
     pub max_rate: u32,
+    /// Bytes a second and device; the burst is twice that.
+    pub max_bytes: u64,
+    /// Readings a second and device; the burst is twice that.
+    pub max_readings: u32,
     /// Batches of one connection that may be unacked.
     pub window: u32,
     /// `None`: plain `ws://`.
     pub tls: Option<DeviceTls>,
+}
+
+/// `devices.tls.crl_expiry`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrlExpiry {
+    /// A revocation list past its next update is warned of.
+    Warn,
+    /// Nobody whose authority has such a list gets in.
+    Error,
 }
 
 /// `[devices.tls]`
@@ -98,6 +119,8 @@ pub struct DeviceTls {
     pub key: PathBuf,
     /// PEM certificates that sign device certificates; needed by `auth = "certificate"`.
     pub client_ca: Option<PathBuf>,
+    /// What an outdated revocation list in `client_ca` means.
+    pub crl_expiry: CrlExpiry,
 }
 
 /// `spool.write`
@@ -206,6 +229,17 @@ pub struct UplinkTls {
     pub ca: Option<PathBuf>,
     /// PEM client certificate chain and private key.
     pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// `[commands]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commands {
+    /// Whether devices can be sent commands at all.
+    pub enabled: bool,
+    /// Bytes of one command as it comes from the broker.
+    pub max_size: usize,
+    /// Where an MQTT 5 Response Topic may lie.
+    pub response_prefixes: Vec<String>,
 }
 
 /// `[admin]`

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::units::{show_duration, show_size};
 use super::url::BrokerUrl;
-use super::words::{AUTH, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE};
-use super::{Config, Devices, Spool, Uplink};
+use super::words::{AUTH, CRL_EXPIRY, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE};
+use super::{Commands, Config, Devices, Spool, Uplink};
 
 /// The word for a value of a fixed list.
 fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
@@ -32,6 +32,7 @@ impl fmt::Display for Config {
         devices(f, &self.devices)?;
         spool(f, &self.spool)?;
         uplink(f, &self.uplink)?;
+        commands(f, &self.commands)?;
         if let Some(admin) = &self.admin {
             writeln!(f, "\n[admin]")?;
             text(f, "listen", &admin.listen.to_string())?;
@@ -59,15 +60,21 @@ fn devices(f: &mut fmt::Formatter<'_>, devices: &Devices) -> fmt::Result {
         &show_duration(devices.handshake_timeout),
     )?;
     writeln!(f, "max_connections = {}", devices.max_connections)?;
+    writeln!(f, "max_ids = {}", devices.max_ids)?;
+    let origins: Vec<_> = devices.origins.iter().map(ToString::to_string).collect();
+    writeln!(f, "origins = {}", toml::Value::from(origins))?;
     text(f, "forget_after", &show_duration(devices.forget_after))?;
     text(f, "max_message", &show_size(devices.max_message as u64))?;
     writeln!(f, "max_rate = {}", devices.max_rate)?;
+    text(f, "max_bytes", &show_size(devices.max_bytes))?;
+    writeln!(f, "max_readings = {}", devices.max_readings)?;
     writeln!(f, "window = {}", devices.window)?;
     if let Some(tls) = &devices.tls {
         writeln!(f, "\n[devices.tls]")?;
         path(f, "cert", Some(&tls.cert))?;
         path(f, "key", Some(&tls.key))?;
         path(f, "client_ca", tls.client_ca.as_deref())?;
+        text(f, "crl_expiry", word(CRL_EXPIRY, tls.crl_expiry))?;
     }
     Ok(())
 }
@@ -111,4 +118,12 @@ fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     writeln!(f, "inflight = {}", uplink.inflight)?;
     text(f, "ack_timeout", &show_duration(uplink.ack_timeout))?;
     text(f, "keep_alive", &show_duration(uplink.keep_alive))
+}
+
+fn commands(f: &mut fmt::Formatter<'_>, commands: &Commands) -> fmt::Result {
+    writeln!(f, "\n[commands]")?;
+    writeln!(f, "enabled = {}", commands.enabled)?;
+    text(f, "max_size", &show_size(commands.max_size as u64))?;
+    let prefixes = toml::Value::from(commands.response_prefixes.clone());
+    writeln!(f, "response_prefixes = {prefixes}")
 }

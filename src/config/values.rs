@@ -72,6 +72,17 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     ))
 }
 
+/// A list of texts, possibly empty; `form` is what to write.
+pub(super) fn texts(value: &DeValue<'_>, form: &str) -> Result<Vec<String>, String> {
+    let Some(list) = value.as_array() else {
+        return Err(format!(
+            "is {} and must be a list of texts; write {form}",
+            kind(value)
+        ));
+    };
+    list.iter().map(|element| text(element.get_ref())).collect()
+}
+
 /// `true` or `false`.
 pub(super) fn truth(value: &DeValue<'_>) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| {
@@ -277,6 +288,32 @@ pub(super) fn prefix(value: &DeValue<'_>) -> Result<String, String> {
         "{} {wrong}; write topic levels such as \"telehub\" or \"farm/north\"",
         quoted(&prefix)
     ))
+}
+
+/// A list of topics, each of one level or more.
+pub(super) fn topics(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    /// Each is compared with the topic of every command.
+    const COUNT: usize = 64;
+    let form = "a list of texts, such as [\"app/answers\"]";
+    let Some(list) = value.as_array() else {
+        return Err(format!("is {} and must be {form}", kind(value)));
+    };
+    if list.len() > COUNT {
+        return Err(format!(
+            "has more than {COUNT} entries; write what they have in common"
+        ));
+    }
+    let topic = |value: &toml::Spanned<DeValue<'_>>| {
+        let topic = text(value.get_ref()).map_err(|error| format!("has an entry that {error}"))?;
+        if topic.contains(['+', '#']) || topic.starts_with('$') {
+            return Err(format!(
+                "{} has a wildcard (+ or #) or begins with $; write {form}",
+                quoted(&topic)
+            ));
+        }
+        Ok(topic)
+    };
+    list.iter().map(topic).collect()
 }
 
 /// The MQTT client id.

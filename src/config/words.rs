@@ -1,12 +1,16 @@
 //! The words that stand for the values of a fixed list, as they are written and printed.
 
-use super::{Auth, DrainOrder, Format, LogFormat, LogLevel, MqttVersion, Overflow, SpoolWrite};
+use super::{
+    Auth, CrlExpiry, DrainOrder, Format, LogFormat, LogLevel, MqttVersion, Overflow, SpoolWrite,
+};
 
 pub(super) const AUTH: &[(&str, Auth)] = &[
     ("token", Auth::Token),
     ("certificate", Auth::Certificate),
     ("open", Auth::Open),
 ];
+pub(super) const CRL_EXPIRY: &[(&str, CrlExpiry)] =
+    &[("warn", CrlExpiry::Warn), ("error", CrlExpiry::Error)];
 pub(super) const WRITE: &[(&str, SpoolWrite)] = &[
     ("outage", SpoolWrite::Outage),
     ("always", SpoolWrite::Always),

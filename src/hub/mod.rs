@@ -6,6 +6,7 @@
 //! last, and disconnects. A second signal or ten seconds ends it all regardless; what was acked is
 //! on disk or PUBACKed at any moment, so that costs nothing but a few resent batches.
 
+mod commands;
 mod local;
 mod reload;
 mod remember;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -39,6 +40,14 @@ use crate::{admin, clock, log, memory, spool, stop, uplink};
 /// The stop takes no longer than this.
 const STOP: Duration = Duration::from_secs(10);
 
+/// Connections that may wait in the kernel for the device port, as telehub.socket has it: all
+/// sensors of a site come back at once after a restart. The kernel's own bound is below this
+/// (`net.core.somaxconn`).
+const DEVICE_BACKLOG: u32 = 4_096;
+
+/// The same for the admin listener, where a handful of browsers and scrapers come.
+const ADMIN_BACKLOG: u32 = 128;
+
 /// Batches between the sessions and the intake. The intake empties it in one go whenever it runs,
 /// so it only smooths; each may be as large as `max_message`, so it is memory as well.
 const ARRIVALS: usize = 128;
@@ -56,6 +65,7 @@ enum Part {
     Intake,
     Uplink,
     Admin,
+    Commands,
 }
 
 impl fmt::Display for Part {
@@ -65,6 +75,7 @@ impl fmt::Display for Part {
             Self::Intake => "the intake",
             Self::Uplink => "the uplink",
             Self::Admin => "the admin listener",
+            Self::Commands => "the room of the commands",
         })
     }
 }
@@ -93,6 +104,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         devices,
         spool,
         uplink,
+        commands,
         admin,
         log: _,
     } = config;
@@ -102,13 +114,17 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let remember = Remember::new(&spool.path, board.clone(), devices.forget_after);
     remember.restore();
     let outbox = Arc::new(Outbox::default());
+    if devices.auth == Auth::Open {
+        board.devices.limit(devices.max_ids);
+        outbox.limit(devices.max_ids);
+    }
     let roster = Roster::new(devices.max_connections, board.clone(), outbox.clone());
     let listener = match start.socket {
         Some(socket) => inherit(socket, &devices)?,
-        None => bind("devices.listen", devices.listen).await?,
+        None => listen("devices.listen", devices.listen, DEVICE_BACKLOG)?,
     };
     let admin_listener = match &admin {
-        Some(admin) => Some(bind("admin.listen", admin.listen).await?),
+        Some(admin) => Some(listen("admin.listen", admin.listen, ADMIN_BACKLOG)?),
         None => None,
     };
 
@@ -128,16 +144,34 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
 
     let port = IntakePort { control, data };
     let mut heart = Heart::default();
-    let server = Server::new(&devices, port, roster.clone(), listen_stop)?
+    let mut server = Server::new(&devices, port, roster.clone(), listen_stop.clone())?
         .with_pulse(heart.pulse("the device port"))
         .with_ack_timeout(uplink.ack_timeout);
+    let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
+    let mut to_commands = None;
+    if commands.enabled {
+        let around = commands::Around {
+            prefix: uplink.prefix.clone(),
+            hub: hub.id.clone(),
+            authority: server.authority(),
+            board: board.clone(),
+            pulse: heart.pulse("the commands"),
+            stop: listen_stop,
+        };
+        let (wiring, ends) = commands::open(&commands, around);
+        server = server.with_commands(ends.sessions);
+        to_commands = Some(ends.uplink);
+        parts.spawn(async move {
+            crate::commands::run::run(wiring).await;
+            (Part::Commands, Ok(()))
+        });
+    }
     let reloader = server.reloader();
     let (spool_sender, spool_events, spool_thread) =
         spool::start(&spool).context("cannot start the spool's thread")?;
 
     let work = spool_sender.work();
     let max_size = spool.max_size;
-    let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
     let wiring = Wiring {
         settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
@@ -148,6 +182,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         uplink_events,
         reconnect,
         board: board.clone(),
+        topics: format!("{}/{}", uplink.prefix, hub.id),
         pulse: heart.pulse("the intake"),
     };
     parts.spawn(async move {
@@ -166,6 +201,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         board.clone(),
         given_up,
         uplink_stop,
+        to_commands,
     );
     parts.spawn(async move {
         life.await;
@@ -295,8 +331,18 @@ fn unasked(ended: Result<(Part, anyhow::Result<()>), tokio::task::JoinError>) ->
     error
 }
 
-async fn bind(key: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+fn listen(key: &str, address: std::net::SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
+    let bind = || {
+        let socket = match address {
+            std::net::SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            std::net::SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // So that the hub can start again while connections of the one before are still ending.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(backlog)
+    };
+    bind().with_context(|| {
         format!("cannot listen on {address} ({key}); is another hub running, or the address taken?")
     })
 }

@@ -1,57 +1,32 @@
 //! The backlog: which stored batches still have to be published, and which groups can go.
 //!
 //! Pure. The spool holds groups; this tracks, for those groups that something is known of, what
-//! became of each item. A group is deleted when every item of it is done. A group that nothing is
-//! known of is wholly to be done; it is found by reading on from `cursor`.
+//! became of each item. A group is deleted when every item of it is done. Groups that nothing is
+//! known of are wholly to be done; they are found by reading on.
+//!
+//! Two readings go through the spool. The one goes *on* through all of it and takes what it finds,
+//! but for what the broker refuses ([`Backlog::hold`]): that is passed over and stays where it is,
+//! so it takes no memory and holds up nobody. The other one goes *back* for what was passed over,
+//! when that may be tried again: for one item as a probe, or for all of it until it has caught up
+//! with the first. In between, what is passed over stays passed over, so each key keeps its order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::expiry::{Expired, expire};
+use super::fair::Fair;
 use super::moved::Moved;
-use crate::reading::{Gap, GapReason, Item, Moment};
+use super::refusals::Key;
+use super::tracked::{Fate, Slot, Tracked};
+use crate::reading::{Item, Lane, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
 
-/// Bytes of items read ahead of the drain: what a fast broker takes while the store opens its next
-/// database, some 30 ms. More would only be memory.
+pub use super::expiry::Expiry;
+
+/// Bytes of items read ahead of the drain, by each of the two readings: what a fast broker takes
+/// while the store opens its next database, some 30 ms. More would only be memory.
 pub const READ_AHEAD: usize = 1 << 20;
-
-/// What became of a stored item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Still to be published.
-    Idle,
-    /// Being published, or about to be, from memory.
-    Busy,
-    /// Expired: in the gap record that is published in the place of this item of the group.
-    Covered(u32),
-    /// Refused by the broker: to be published, but not now.
-    Parked,
-    /// PUBACKed.
-    Done,
-}
-
-/// Which stored batches are too old: those of a known age, see [`Moment::age`].
-#[derive(Debug, Clone, Copy)]
-pub struct Expiry {
-    /// Now.
-    pub now: Moment,
-    /// Seconds.
-    pub max_age: f64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    fate: Fate,
-    batch: bool,
-    readings: u32,
-}
-
-#[derive(Debug, Default)]
-struct Tracked {
-    slots: Vec<Slot>,
-    done: usize,
-}
 
 /// Batches that were done among those that were given up.
 #[derive(Debug, Default)]
@@ -69,18 +44,80 @@ impl Done {
     }
 }
 
+/// Which reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    On,
+    Back,
+}
+
+/// What the reading back does for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// Nothing: it is refused.
+    None,
+    /// It takes one item.
+    Probe,
+    /// The probe is at hand or on its way.
+    Probing,
+    /// It takes all.
+    All,
+}
+
+/// A key that something was passed over of.
+#[derive(Debug)]
+struct Behind {
+    /// Nothing of it lies in earlier groups.
+    from: GroupId,
+    oldest: Option<Moment>,
+    wish: Wish,
+    /// What was refused last: the next probe is another item, if there is one, so that one bad
+    /// payload does not stand for all.
+    tried: Option<Loc>,
+    /// The last group whose batches have been counted as passed over.
+    counted: GroupId,
+}
+
+/// An item at hand.
+#[derive(Debug)]
+struct Ready {
+    loc: Loc,
+    item: Arc<Item>,
+    by: Reading,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Backlog {
     groups: BTreeMap<GroupId, Tracked>,
-    ready: VecDeque<(Loc, Arc<Item>)>,
-    ready_bytes: usize,
+    ready: Fair<Ready>,
+    /// Before all others.
+    first: VecDeque<(Loc, Arc<Item>)>,
+    /// Bytes at hand by each reading.
+    bytes_on: usize,
+    bytes_back: usize,
+    /// Where the reading on has got to.
     cursor: Option<GroupId>,
     /// Whether there may be groups after the cursor.
     more: bool,
-    loading: bool,
-    /// The read under way started before a reset; its answer is not for us.
+    /// Where the reading back has got to; `None`: it has nothing to do.
+    back: Option<Option<GroupId>>,
+    /// The reading back had the last turn.
+    back_had: bool,
+    loading: Option<Reading>,
+    /// Its answer is not for us: positions have changed since.
     stale: bool,
+    /// Keys that are refused.
+    held: HashSet<Key>,
+    behind: HashMap<Key, Behind>,
+    /// Batches that were passed over since the last [`Backlog::take_passed`].
+    passed: Vec<(Key, u64)>,
+    /// Keys that were to be probed and of which nothing is stored.
+    nothing: Vec<Key>,
+    /// No more than `fresh` lies after the cursor.
+    near_end: bool,
+    /// Groups that were stored after the cursor, and how many batches are in each.
+    fresh: VecDeque<(GroupId, u64)>,
     batches: u64,
     readings: u64,
     oldest: Option<Moment>,
@@ -90,8 +127,16 @@ pub struct Backlog {
     grew: bool,
     /// Groups that were finished while a read was under way, which may still bring them.
     finished: Vec<GroupId>,
-    /// Groups are read once more, and some of what they bring is at hand.
-    rereading: bool,
+}
+
+fn before(id: GroupId) -> Option<GroupId> {
+    id.0.checked_sub(1).map(GroupId)
+}
+
+fn less(counter: &mut u64, by: u64) {
+    // Counters follow what the spool announces, and a group that turns out damaged held other
+    // numbers: see `settle_counters`.
+    *counter = counter.saturating_sub(by);
 }
 
 impl Backlog {
@@ -103,6 +148,7 @@ impl Backlog {
         self.oldest = depth.oldest.map(Moment::at).or(self.oldest);
         self.more |= depth.groups > 0;
         self.grew |= depth.groups > 0;
+        self.near_end &= depth.groups == 0;
     }
 
     /// An item has been stored. Items of a group come in the order of their index.
@@ -129,94 +175,429 @@ impl Backlog {
             let Some(tracked) = self.groups.get(&id) else {
                 continue;
             };
+            let idle = |slot: &&Slot| slot.fate == Fate::Idle;
+            let waiting = tracked.slots.iter().filter(idle);
+            let batches = waiting.filter(|slot| slot.batch).count() as u64;
+            if self.near_end && batches > 0 {
+                self.fresh.push_back((id, batches));
+            }
+            self.grew = true;
             if tracked.slots.iter().all(|slot| slot.fate == Fate::Idle) {
                 self.groups.remove(&id);
                 self.more = true;
-                self.grew = true;
             } else {
-                self.grew = true;
                 self.more |= tracked.slots.iter().any(|slot| slot.fate == Fate::Idle);
                 self.collect(id);
             }
         }
     }
 
-    /// Whether to read on, and from where. Notes that the read is under way.
+    /// Whether to read, and from where. Notes that the read is under way.
     pub fn want_load(&mut self) -> Option<Option<GroupId>> {
-        if self.loading || !self.more || self.ready_bytes >= READ_AHEAD {
+        if self.loading.is_some() {
             return None;
         }
-        self.loading = true;
-        self.grew = false;
-        Some(self.cursor)
+        if self.more && self.bytes_on >= READ_AHEAD {
+            self.near_end = false;
+            self.fresh.clear();
+        }
+        let on = self.more && self.bytes_on < READ_AHEAD;
+        let wishes = |behind: &Behind| matches!(behind.wish, Wish::Probe | Wish::All);
+        if self.back.is_some() && !self.behind.values().any(wishes) {
+            self.back = None;
+        }
+        let back = self.back.filter(|_| self.bytes_back < READ_AHEAD);
+        let reading = match (on, back) {
+            (false, None) => return None,
+            (true, Some(_)) if self.back_had => Reading::On,
+            (_, Some(_)) => Reading::Back,
+            (true, None) => Reading::On,
+        };
+        self.back_had = reading == Reading::Back;
+        self.loading = Some(reading);
+        match reading {
+            Reading::On => {
+                self.grew = false;
+                Some(self.cursor)
+            }
+            Reading::Back => back,
+        }
     }
 
     /// What the read brought; `again`: it was cut short, and there may be more. Expired batches
     /// are replaced by gap records, one for each stream of a group.
     pub fn loaded(&mut self, groups: Vec<Group>, again: bool, expiry: Expiry) {
-        self.loading = false;
+        let Some(reading) = self.loading.take() else {
+            return;
+        };
         let finished = std::mem::take(&mut self.finished);
         if std::mem::take(&mut self.stale) {
             return;
         }
-        if groups.is_empty() && !again {
+        let end = groups.is_empty() && !again;
+        if end && reading == Reading::On {
             self.more = self.grew;
-            self.rereading = false;
             if !self.more {
-                self.heal();
+                self.near_end = true;
+                self.fresh.clear();
             }
         }
+        let mut caught_up = end;
         for group in groups {
-            self.cursor = self.cursor.max(Some(group.id));
-            if finished.contains(&group.id) {
-                continue;
-            }
-            let fresh = || Slot {
-                fate: Fate::Idle,
-                batch: false,
-                readings: 0,
-            };
-            let tracked = self.groups.entry(group.id).or_default();
-            if tracked.slots.len() != group.items.len() {
-                tracked.done = 0;
-                tracked.slots = group.items.iter().map(|_| fresh()).collect();
-            }
-            let mut wanted: Vec<(u32, Arc<Item>)> = Vec::with_capacity(group.items.len());
-            for ((index, slot), item) in (0..).zip(&mut tracked.slots).zip(group.items) {
-                slot.batch = matches!(*item, Item::Batch(_));
-                slot.readings = item.readings();
-                let loc = Loc {
-                    group: group.id,
-                    index,
-                };
-                if slot.fate == Fate::Idle && !(self.rereading && is_in(&self.ready, loc)) {
-                    wanted.push((index, item));
+            if reading == Reading::On {
+                self.cursor = self.cursor.max(Some(group.id));
+                while self.fresh.front().is_some_and(|(id, _)| *id <= group.id) {
+                    self.fresh.pop_front();
                 }
+            } else if self.back.is_none() {
+                break;
+            } else if Some(group.id) > self.cursor {
+                caught_up = true;
+                break;
+            } else {
+                self.back = Some(Some(group.id));
+                caught_up = Some(group.id) == self.cursor;
             }
-            for (index, what) in expire(wanted, &expiry) {
-                match what {
-                    Expired::Published(item) => {
-                        let loc = Loc {
-                            group: group.id,
-                            index,
-                        };
-                        self.ready_bytes += item.weight();
-                        self.ready.push_back((loc, item));
-                    }
-                    Expired::Within(by) => {
-                        tracked.slots[index as usize].fate = Fate::Covered(by);
-                    }
-                }
+            if !finished.contains(&group.id) {
+                self.take_in(group, reading, &expiry);
             }
-            self.collect(group.id);
         }
+        if reading == Reading::Back && caught_up {
+            self.caught_up();
+        }
+        self.settle_counters();
         self.refresh_oldest();
+    }
+
+    /// Takes what is wanted of a group.
+    fn take_in(&mut self, group: Group, reading: Reading, expiry: &Expiry) {
+        let id = group.id;
+        let tracked = self.groups.entry(id).or_default();
+        if !tracked.fit(&group.items) {
+            self.keep_ready(|loc| (loc.group != id).then_some(*loc));
+        }
+        let Some(tracked) = self.groups.get(&id) else {
+            return;
+        };
+        let idle: Vec<(u32, Arc<Item>)> = (0..)
+            .zip(&tracked.slots)
+            .zip(group.items)
+            .filter(|((_, slot), _)| slot.fate == Fate::Idle)
+            .map(|((index, _), item)| (index, item))
+            .collect();
+        let held = &self.held;
+        let refused =
+            |device: &Arc<str>, topic| !held.is_empty() && held.contains(&Key::new(device, topic));
+        for (index, what) in expire(idle, expiry, &refused) {
+            let loc = Loc { group: id, index };
+            match what {
+                Expired::Within(by) => self.set(loc, Fate::Covered(by)),
+                Expired::Kept(device) => self.wait_for_gap(loc, &device),
+                Expired::Told(item) => self.make_ready(loc, item, reading),
+                Expired::Published(item) => {
+                    if self.wants(loc, &item, reading) {
+                        self.make_ready(loc, item, reading);
+                    }
+                }
+            }
+        }
+        // What is passed over altogether is as good as never read.
+        let at_rest = |slot: &Slot| slot.fate == Fate::Idle;
+        let tracked = self.groups.get(&id);
+        if tracked.is_some_and(|tracked| tracked.slots.iter().all(at_rest)) {
+            self.groups.remove(&id);
+        } else {
+            self.collect(id);
+        }
+    }
+
+    /// Whether a reading takes this item now. If not, it is passed over.
+    fn wants(&mut self, loc: Loc, item: &Item, reading: Reading) -> bool {
+        if self.held.is_empty() && self.behind.is_empty() {
+            return true;
+        }
+        let key = Key::new(item.device(), item.topic(Lane::History));
+        match (reading, self.behind.get_mut(&key)) {
+            (Reading::On, None) if !self.held.contains(&key) => true,
+            (Reading::On, _) => {
+                let received = match item {
+                    Item::Batch(batch) => Some(batch.received),
+                    Item::Gap(_) => None,
+                };
+                self.pass_over(&key, loc.group, received);
+                false
+            }
+            (Reading::Back, None) => false,
+            (Reading::Back, Some(behind)) => match behind.wish {
+                // What was refused last comes last.
+                Wish::All => behind.tried != Some(loc),
+                Wish::Probe if behind.tried.is_none_or(|tried| loc > tried) => {
+                    behind.wish = Wish::Probing;
+                    true
+                }
+                _ => false,
+            },
+        }
+    }
+
+    fn pass_over(&mut self, key: &Key, group: GroupId, received: Option<Moment>) {
+        let wish = if self.held.contains(key) {
+            Wish::None
+        } else {
+            Wish::All
+        };
+        let behind = self.behind.entry(key.clone()).or_insert(Behind {
+            from: group,
+            oldest: received,
+            wish,
+            tried: None,
+            counted: GroupId(0),
+        });
+        if group < behind.from {
+            behind.from = group;
+            behind.oldest = received.or(behind.oldest);
+        }
+        if group >= behind.counted {
+            behind.counted = group;
+            self.passed
+                .push((key.clone(), u64::from(received.is_some())));
+        }
+    }
+
+    fn make_ready(&mut self, loc: Loc, item: Arc<Item>, by: Reading) {
+        self.set(loc, Fate::Ready);
+        *self.bytes(by) += item.weight();
+        let (device, cost) = (item.device().clone(), item.payload_estimate());
+        self.ready.push(&device, cost, Ready { loc, item, by });
+    }
+
+    fn bytes(&mut self, by: Reading) -> &mut usize {
+        match by {
+            Reading::On => &mut self.bytes_on,
+            Reading::Back => &mut self.bytes_back,
+        }
+    }
+
+    /// The reading back is where the reading on is.
+    fn caught_up(&mut self) {
+        self.back = None;
+        let mut again = false;
+        let mut nothing = Vec::new();
+        for (key, behind) in &mut self.behind {
+            match behind.wish {
+                // But for what was refused last; or nothing comes after that: once more.
+                Wish::All | Wish::Probe if behind.tried.take().is_some() => again = true,
+                Wish::All => nothing.push((key.clone(), false)),
+                Wish::Probe => nothing.push((key.clone(), true)),
+                Wish::None | Wish::Probing => {}
+            }
+        }
+        for (key, probed) in nothing {
+            self.behind.remove(&key);
+            if probed {
+                self.nothing.push(key);
+            }
+        }
+        if again {
+            self.go_back();
+        }
+    }
+
+    /// Sets the reading back to the first group in which it has something to look for.
+    fn go_back(&mut self) {
+        let wishes = self.behind.values();
+        let wishes = wishes.filter(|behind| matches!(behind.wish, Wish::Probe | Wish::All));
+        let Some(from) = wishes.map(|behind| behind.from).min() else {
+            self.back = None;
+            return;
+        };
+        if Some(from) > self.cursor {
+            // The reading on comes by it.
+            self.caught_up();
+            return;
+        }
+        let from = before(from);
+        if self.back.is_none_or(|back| back > from) {
+            self.back = Some(from);
+            self.stale |= self.loading == Some(Reading::Back);
+        }
+    }
+
+    /// The broker refuses this key: what is at hand of it goes back, and what is stored is passed
+    /// over from now on.
+    pub fn hold(&mut self, key: &Key) {
+        self.held.insert(key.clone());
+        let of_it = |ready: &Ready| ready.item.topic(Lane::History) == key.topic;
+        for ready in self.ready.take_of(&key.device, of_it) {
+            let weight = ready.item.weight();
+            *self.bytes(ready.by) -= weight;
+            self.put_aside(ready.loc, &ready.item, key);
+        }
+        let of_it =
+            |item: &Item| item.topic(Lane::History) == key.topic && item.device() == &key.device;
+        for (loc, item) in std::mem::take(&mut self.first) {
+            if of_it(&item) {
+                self.bytes_on -= item.weight();
+                self.wait_for_gap(loc, &key.device);
+            } else {
+                self.first.push_back((loc, item));
+            }
+        }
+        if let Some(behind) = self.behind.get_mut(key) {
+            behind.wish = Wish::None;
+        }
+    }
+
+    /// What was at hand is not any more. `key`: of what is in its place.
+    fn put_aside(&mut self, loc: Loc, item: &Item, key: &Key) {
+        let stands_for_itself = self.slot(loc).is_some_and(|slot| match item {
+            Item::Batch(_) => slot.batch,
+            Item::Gap(_) => !slot.batch,
+        });
+        if !stands_for_itself {
+            // A gap record for what is stored there, and for others of its group.
+            self.uncover(loc);
+            self.wait_for_gap(loc, item.device());
+            return;
+        }
+        self.set(loc, Fate::Idle);
+        let received = match item {
+            Item::Batch(batch) => Some(batch.received),
+            Item::Gap(_) => None,
+        };
+        self.pass_over(key, loc.group, received);
+    }
+
+    /// What is there needs a gap record, and the broker refuses those of its device.
+    fn wait_for_gap(&mut self, loc: Loc, device: &Arc<str>) {
+        self.set(loc, Fate::Parked);
+        self.passed.push((Key::new(device, Topic::Gap), 0));
+    }
+
+    /// The gap record at this place does not go out: those in it are for themselves again.
+    fn uncover(&mut self, loc: Loc) {
+        let covered = Fate::Covered(loc.index);
+        if let Some(tracked) = self.groups.get_mut(&loc.group) {
+            let slots = tracked.slots.iter_mut();
+            slots
+                .filter(|slot| slot.fate == covered)
+                .for_each(|slot| slot.fate = Fate::Parked);
+        }
+    }
+
+    /// The broker has refused what was published from there, and its key is held.
+    pub fn park(&mut self, loc: Loc, item: &Item) {
+        let key = Key::new(item.device(), item.topic(Lane::History));
+        self.put_aside(loc, item, &key);
+        if let Some(behind) = self.behind.get_mut(&key) {
+            behind.tried = Some(loc);
+        }
+    }
+
+    /// What was to be published from memory, or was refused as live data, is the drain's.
+    pub fn give_back(&mut self, loc: Loc, item: &Item) {
+        self.set(loc, Fate::Idle);
+        if Some(loc.group) > self.cursor {
+            self.more = true;
+            self.grew = true;
+            return;
+        }
+        let batch = self.slot(loc).is_some_and(|slot| slot.batch);
+        let topic = if batch { Topic::History } else { Topic::Gap };
+        let received = match item {
+            Item::Batch(batch) => Some(batch.received),
+            Item::Gap(_) => None,
+        };
+        self.pass_over(&Key::new(item.device(), topic), loc.group, received);
+        self.go_back();
+    }
+
+    /// Looks for one item of a key that is held. Returns whether there may be one.
+    pub fn probe(&mut self, key: &Key) -> bool {
+        let Some(behind) = self.behind.get_mut(key) else {
+            let parked = |slot: &Slot| slot.fate == Fate::Parked;
+            let mut slots = self.groups.values().flat_map(|tracked| &tracked.slots);
+            if key.topic != Topic::Gap || !slots.any(parked) {
+                return false;
+            }
+            // The records are made anew from what waits for them, until one is refused.
+            self.held.remove(key);
+            self.unpark();
+            return true;
+        };
+        behind.wish = Wish::Probe;
+        self.go_back();
+        self.behind.contains_key(key)
+    }
+
+    /// The broker takes this key again.
+    pub fn release(&mut self, key: &Key) {
+        self.held.remove(key);
+        if let Some(behind) = self.behind.get_mut(key) {
+            behind.wish = Wish::All;
+            self.go_back();
+        }
+        if key.topic == Topic::Gap {
+            self.unpark();
+        }
+    }
+
+    /// What waits for a gap record is looked at again.
+    fn unpark(&mut self) {
+        let mut from: Option<GroupId> = None;
+        for (id, tracked) in &mut self.groups {
+            for slot in &mut tracked.slots {
+                if slot.fate == Fate::Parked {
+                    slot.fate = Fate::Idle;
+                    from = from.or(Some(*id));
+                }
+            }
+        }
+        if let Some(from) = from {
+            self.read_again_from(from);
+        }
+    }
+
+    fn read_again_from(&mut self, from: GroupId) {
+        self.more = true;
+        self.grew = true;
+        if Some(from) <= self.cursor {
+            self.cursor = before(from);
+            self.stale |= self.loading == Some(Reading::On);
+            self.near_end = false;
+            self.fresh.clear();
+        }
+    }
+
+    /// Whether stored batches of this device are passed over, refused or not.
+    #[must_use]
+    pub fn is_behind(&self, device: &Arc<str>) -> bool {
+        !self.behind.is_empty() && self.behind.contains_key(&Key::new(device, Topic::History))
+    }
+
+    /// How many batches of which key were passed over since the last call.
+    pub fn take_passed(&mut self) -> Vec<(Key, u64)> {
+        std::mem::take(&mut self.passed)
+    }
+
+    /// Keys whose probe found nothing stored, since the last call.
+    pub fn take_nothing(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.nothing)
     }
 
     /// The next item to publish; it counts as busy from now on.
     pub fn take_next(&mut self) -> Option<(Loc, Arc<Item>)> {
-        let (loc, item) = self.ready.pop_front()?;
-        self.ready_bytes = self.ready_bytes.saturating_sub(item.weight());
+        let (loc, item) = match self.first.pop_front() {
+            Some((loc, item)) => {
+                self.bytes_on -= item.weight();
+                (loc, item)
+            }
+            None => {
+                let (_, Ready { loc, item, by }) = self.ready.pop()?;
+                *self.bytes(by) -= item.weight();
+                (loc, item)
+            }
+        };
         self.set(loc, Fate::Busy);
         Some((loc, item))
     }
@@ -224,19 +605,18 @@ impl Backlog {
     /// Whether an item is at hand.
     #[must_use]
     pub fn has_next(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
-    /// The broker refuses it: it stays, and is published again on the next connection.
-    pub fn park(&mut self, loc: Loc) {
-        self.set(loc, Fate::Parked);
+        !self.first.is_empty() || !self.ready.is_empty()
     }
 
     /// Publishes this instead of what is stored there, and before anything else.
     pub fn substitute(&mut self, loc: Loc, item: Arc<Item>) {
-        self.set(loc, Fate::Idle);
-        self.ready_bytes += item.weight();
-        self.ready.push_front((loc, item));
+        if self.held.contains(&Key::new(item.device(), Topic::Gap)) {
+            self.wait_for_gap(loc, item.device());
+            return;
+        }
+        self.set(loc, Fate::Ready);
+        self.bytes_on += item.weight();
+        self.first.push_front((loc, item));
     }
 
     /// The item is PUBACKed, and with a gap record whatever is in it.
@@ -254,29 +634,42 @@ impl Backlog {
             tracked.done += 1;
             if slot.batch {
                 self.drained += 1;
-                self.batches = self.batches.saturating_sub(1);
-                self.readings = self.readings.saturating_sub(u64::from(slot.readings));
+                less(&mut self.batches, 1);
+                less(&mut self.readings, slot.readings.into());
             }
         }
         self.collect(loc.group);
     }
 
-    /// The connection ended: whatever was busy is to be done again, from the first group on.
+    /// The connection ended: whatever was at hand or on its way is to be done again.
     pub fn reset(&mut self) {
-        self.ready.clear();
-        self.ready_bytes = 0;
-        self.cursor = None;
-        self.stale = self.loading;
-        self.rereading = false;
-        self.groups.retain(|_, tracked| {
-            self.more |= tracked.slots.iter().any(|slot| slot.fate != Fate::Done);
+        self.ready.take_all();
+        self.first.clear();
+        (self.bytes_on, self.bytes_back) = (0, 0);
+        let mut from = None;
+        self.groups.retain(|id, tracked| {
             for slot in &mut tracked.slots {
-                if slot.fate != Fate::Done {
+                if !matches!(slot.fate, Fate::Done | Fate::Idle) {
                     slot.fate = Fate::Idle;
+                    from = from.or(Some(*id));
                 }
             }
+            self.more |= tracked.done < tracked.slots.len();
             tracked.done > 0
         });
+        if let Some(from) = from {
+            self.read_again_from(from);
+        }
+        self.stale |= self.loading.is_some();
+        for (key, behind) in &mut self.behind {
+            behind.wish = if self.held.contains(key) {
+                Wish::None
+            } else {
+                Wish::All
+            };
+        }
+        self.back = None;
+        self.go_back();
         self.more |= self.batches > 0;
     }
 
@@ -290,14 +683,34 @@ impl Backlog {
             }
             !gone
         });
-        self.ready.retain(|(loc, _)| !range.contains(&loc.group));
+        let stays = |loc: &Loc| !range.contains(&loc.group);
+        self.keep_ready(|loc| stays(loc).then_some(*loc));
         self.deletable.retain(|id| !range.contains(id));
         self.given_up(batches, readings, &done);
+    }
+
+    /// Keeps what is at hand of the places that there still are.
+    fn keep_ready(&mut self, place: impl Fn(&Loc) -> Option<Loc>) {
+        let keeps = |ready: &mut Ready| {
+            let to = place(&ready.loc);
+            ready.loc = to.unwrap_or(ready.loc);
+            to.is_some()
+        };
+        for gone in self.ready.retain_mut(keeps) {
+            *self.bytes(gone.by) -= gone.item.weight();
+        }
+        for (loc, item) in std::mem::take(&mut self.first) {
+            match place(&loc) {
+                Some(to) => self.first.push_back((to, item)),
+                None => self.bytes_on -= item.weight(),
+            }
+        }
     }
 
     /// The store took items out of groups, so many batches and readings in all.
     pub fn thinned(&mut self, moved: &Moved, batches: u64, readings: u64) {
         let mut done = Done::default();
+        let mut again: Option<GroupId> = None;
         for (id, gone) in moved.groups() {
             let Some(tracked) = self.groups.get_mut(&id) else {
                 continue;
@@ -318,8 +731,10 @@ impl Backlog {
                 };
                 let record = moved.to(Loc { group: id, index });
                 slot.fate = record.map_or(Fate::Idle, |to| Fate::Covered(to.index));
-                // Its record is about what is gone, and another one is needed.
-                self.rereading |= record.is_none();
+                if record.is_none() {
+                    // Its record is about what is gone, and another one is needed.
+                    again = Some(again.map_or(id, |known| known.min(id)));
+                }
             }
             if tracked.slots.is_empty() {
                 self.groups.remove(&id);
@@ -327,27 +742,18 @@ impl Backlog {
                 self.collect(id);
             }
         }
-        self.ready.retain_mut(|(loc, _)| match moved.to(*loc) {
-            Some(to) => {
-                *loc = to;
-                true
-            }
-            None => false,
-        });
-        if self.rereading {
-            self.cursor = None;
-            self.stale |= self.loading;
+        self.keep_ready(|loc| moved.to(*loc));
+        if let Some(from) = again {
+            self.read_again_from(from);
+            self.stale |= self.loading.is_some();
         }
         self.given_up(batches, readings, &done);
     }
 
     /// So many were given up, of which some were done before and not counted any more.
     fn given_up(&mut self, batches: u64, readings: u64, done: &Done) {
-        let batches = batches.saturating_sub(done.batches);
-        self.batches = self.batches.saturating_sub(batches);
-        let readings = readings.saturating_sub(done.readings);
-        self.readings = self.readings.saturating_sub(readings);
-        self.ready_bytes = self.ready.iter().map(|(_, item)| item.weight()).sum();
+        less(&mut self.batches, batches.saturating_sub(done.batches));
+        less(&mut self.readings, readings.saturating_sub(done.readings));
         // The gap records, at least.
         self.more = true;
         self.grew = true;
@@ -359,11 +765,22 @@ impl Backlog {
         std::mem::take(&mut self.deletable)
     }
 
-    /// Whether everything that is stored is at hand in memory, published or done: nothing has to
-    /// be read any more.
+    /// Whether everything that is stored, but for what is passed over, is at hand in memory,
+    /// published or done.
     #[must_use]
     pub fn all_at_hand(&self) -> bool {
-        !self.more && !self.loading
+        !self.more && self.loading != Some(Reading::On)
+    }
+
+    /// How many batches have to go out before a new one may, in order; not less, as far as is
+    /// known. What the broker refuses is not waited for.
+    #[must_use]
+    pub fn ahead(&self) -> u64 {
+        if !self.near_end {
+            return self.batches;
+        }
+        let fresh: u64 = self.fresh.iter().map(|(_, batches)| batches).sum();
+        (self.ready.len() as u64 + fresh).min(self.batches)
     }
 
     /// Batches stored and not done.
@@ -390,91 +807,83 @@ impl Backlog {
         self.oldest.filter(|_| self.batches > 0)
     }
 
+    fn slot(&self, loc: Loc) -> Option<&Slot> {
+        let tracked = self.groups.get(&loc.group)?;
+        tracked.slots.get(loc.index as usize)
+    }
+
     fn set(&mut self, loc: Loc, fate: Fate) {
-        let slots = self
-            .groups
-            .get_mut(&loc.group)
-            .map(|tracked| &mut tracked.slots);
-        if let Some(slot) = slots.and_then(|slots| slots.get_mut(loc.index as usize))
-            && slot.fate != Fate::Done
-        {
-            slot.fate = fate;
+        if let Some(tracked) = self.groups.get_mut(&loc.group) {
+            tracked.set(loc.index, fate);
         }
     }
 
     fn collect(&mut self, id: GroupId) {
-        if self
-            .groups
-            .get(&id)
-            .is_some_and(|tracked| tracked.done == tracked.slots.len())
-        {
+        let over = |tracked: &Tracked| tracked.done == tracked.slots.len();
+        if self.groups.get(&id).is_some_and(over) {
             self.groups.remove(&id);
             self.deletable.push(id);
-            if self.loading {
+            if self.loading.is_some() {
                 self.finished.push(id);
             }
-            self.heal();
+            self.settle_counters();
         }
     }
 
     /// Counters follow what was announced; a group that turned out damaged held other numbers.
     /// Once nothing is left they are exact again.
-    fn heal(&mut self) {
-        if self.all_at_hand() && self.groups.is_empty() && self.ready.is_empty() {
+    fn settle_counters(&mut self) {
+        let nothing = self.all_at_hand()
+            && self.loading.is_none()
+            && self.groups.is_empty()
+            && !self.has_next()
+            && self.behind.is_empty();
+        if nothing {
             (self.batches, self.readings, self.oldest) = (0, 0, None);
         }
     }
 
     fn refresh_oldest(&mut self) {
-        let first = self.ready.iter().find_map(|(_, item)| match &**item {
+        let received = |item: &Item| match item {
             Item::Batch(batch) => Some(batch.received),
             Item::Gap(_) => None,
-        });
-        if first.is_some() {
-            self.oldest = first;
+        };
+        let heads = self.ready.heads();
+        let heads = heads.filter_map(|ready| Some((ready.loc.group, received(&ready.item)?)));
+        let behind = self.behind.values();
+        let behind = behind.filter_map(|behind| Some((behind.from, behind.oldest?)));
+        let oldest = heads.chain(behind).min_by_key(|(group, _)| *group);
+        if let Some((_, oldest)) = oldest {
+            self.oldest = Some(oldest);
         }
     }
-}
 
-fn is_in(ready: &VecDeque<(Loc, Arc<Item>)>, loc: Loc) -> bool {
-    ready.iter().any(|(known, _)| *known == loc)
-}
-
-/// What becomes of an item that is to be published.
-enum Expired {
-    /// It is published, or the gap record in its place.
-    Published(Arc<Item>),
-    /// It is in the gap record at this index.
-    Within(u32),
-}
-
-/// Replaces expired batches: the first of each stream by the gap of all of them. The others are
-/// within that, and done when it is.
-fn expire(items: Vec<(u32, Arc<Item>)>, expiry: &Expiry) -> Vec<(u32, Expired)> {
-    let too_old = |age: f64| age > expiry.max_age;
-    let mut gaps: Vec<(usize, u32, Gap)> = Vec::new();
-    let mut outcome: Vec<_> = Vec::with_capacity(items.len());
-    for (index, item) in items {
-        let what = match &*item {
-            Item::Batch(batch) if batch.received.age(&expiry.now).is_some_and(too_old) => {
-                let gap = Gap::of(batch, GapReason::Expired, expiry.now);
-                match gaps
-                    .iter_mut()
-                    .find_map(|(_, by, known)| known.merge(&gap).then_some(*by))
-                {
-                    Some(by) => Expired::Within(by),
-                    None => {
-                        gaps.push((outcome.len(), index, gap));
-                        Expired::Published(item)
-                    }
-                }
-            }
-            _ => Expired::Published(item),
+    /// Panics when a sum is not the sum of its parts.
+    pub fn check(&self) {
+        self.ready.check();
+        let bytes = |by| {
+            let items = self.ready.iter().filter(|(_, ready)| ready.by == by);
+            items.map(|(_, ready)| ready.item.weight()).sum::<usize>()
         };
-        outcome.push((index, what));
+        let first: usize = self.first.iter().map(|(_, item)| item.weight()).sum();
+        assert_eq!(self.bytes_on, bytes(Reading::On) + first, "bytes read");
+        assert_eq!(self.bytes_back, bytes(Reading::Back), "bytes read back");
+        let mut at_hand = 0;
+        for (id, tracked) in &self.groups {
+            let of = |fate| {
+                tracked
+                    .slots
+                    .iter()
+                    .filter(|slot| slot.fate == fate)
+                    .count()
+            };
+            assert_eq!(tracked.done, of(Fate::Done), "done of group {id}");
+            at_hand += of(Fate::Ready);
+        }
+        assert_eq!(at_hand, self.ready.len() + self.first.len(), "at hand");
+        for (key, behind) in &self.behind {
+            let held = self.held.contains(key);
+            assert_eq!(held, behind.wish != Wish::All, "{key:?} is {behind:?}");
+        }
     }
-    for (at, _, gap) in gaps {
-        outcome[at].1 = Expired::Published(Arc::new(Item::Gap(gap)));
-    }
-    outcome
 }

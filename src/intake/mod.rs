@@ -6,16 +6,19 @@
 //! never has more than its window.
 
 pub mod backlog;
+mod expiry;
+pub mod fair;
 pub mod flight;
 pub mod gather;
 mod ids;
 pub mod lanes;
 pub mod moved;
 pub mod pace;
-pub mod poison;
 pub mod port;
 mod rate;
+pub mod refusals;
 pub mod streams;
+mod tracked;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -32,7 +35,8 @@ use crate::clock;
 use crate::pulse::Pulse;
 use crate::reading::{GapReason, unnamed_stream};
 use crate::spool::{self, Command};
-use crate::status::board::{Board, SpoolState};
+use crate::status::board::{Board, RefusedTopic, SpoolState};
+use crate::status::refused::LISTED;
 use crate::uplink::{self, Submission};
 
 /// Bytes of items that one read from the spool brings.
@@ -69,6 +73,8 @@ pub struct Wiring {
     pub reconnect: watch::Sender<u64>,
     /// What is shown.
     pub board: Arc<Board>,
+    /// What the topics begin with: `{prefix}/{hub}`.
+    pub topics: String,
     /// Answers the watchdog.
     pub pulse: Pulse,
 }
@@ -86,6 +92,8 @@ struct Intake {
     commit: Option<(Instant, usize)>,
     /// The uplink's present or last connection.
     epoch: u64,
+    /// What the broker refuses is shown again from then on.
+    refused_from: Instant,
     /// The moment of all events of one burst. Under load the clocks would be asked for each of a
     /// hundred that were there at the same time.
     at: Option<Now>,
@@ -116,6 +124,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         disk_hung: false,
         commit: None,
         epoch: 0,
+        refused_from: now(),
         at: None,
         run: format!("{:x}", random()),
     };
@@ -192,7 +201,7 @@ impl Intake {
                     Some(event) => self.uplink_says(event),
                     None => {
                         uplink_gone = true;
-                        self.apply(Event::Down { hung_up: false });
+                        self.apply(Event::Down);
                     }
                 },
                 Some(event) = self.wiring.spool_events.recv() => self.spool_says(event),
@@ -235,7 +244,9 @@ impl Intake {
         let draining = self.rate.next_sample();
         let deadline = self.lanes.next_deadline();
         let idle = now() + IDLE;
-        [draining, deadline]
+        let refused = self.lanes.refusals().has_changed();
+        let refused = refused.then_some(self.refused_from);
+        [draining, deadline, refused]
             .into_iter()
             .flatten()
             .fold(idle, Instant::min)
@@ -274,23 +285,17 @@ impl Intake {
                 self.epoch = epoch;
                 Event::Up { epoch }
             }
-            uplink::Event::Down { hung_up, .. } => Event::Down { hung_up },
+            uplink::Event::Down { .. } => Event::Down,
             uplink::Event::Acked { epoch, token } => Event::Acked { epoch, token },
             uplink::Event::Refused {
                 epoch,
                 token,
                 refusal,
-            } => {
-                tracing::warn!(
-                    detail = refusal.detail,
-                    "the broker refuses a publish; it stays in the spool"
-                );
-                Event::Refused {
-                    epoch,
-                    token,
-                    refusal,
-                }
-            }
+            } => Event::Refused {
+                epoch,
+                token,
+                refusal,
+            },
             uplink::Event::Unpublishable {
                 epoch,
                 token,
@@ -329,15 +334,16 @@ impl Intake {
             spool::Event::CommitFailed {
                 ticket,
                 full,
+                foreign,
                 error,
             } => {
                 board.spool.commit_failures.add(1);
                 // The spool has logged it.
                 self.spool_well = false;
-                let state = if full {
-                    SpoolState::Full
-                } else {
-                    SpoolState::Failed
+                let state = match (foreign, full) {
+                    (true, _) => SpoolState::Unusable,
+                    (false, true) => SpoolState::Full,
+                    (false, false) => SpoolState::Failed,
                 };
                 board.spool.set(state, Some(error));
                 Event::CommitFailed { ticket, full }
@@ -474,6 +480,36 @@ impl Intake {
                 tracing::warn!("the broker acknowledges nothing; connecting anew");
                 self.give_up();
             }
+            Action::Refused { key, detail } => {
+                let topic = key.topic.as_str();
+                let refused = &self.wiring.board.uplink.refused_topics;
+                refused.publishes.add(topic, 1);
+                refused.set(&key.device, topic, true);
+                tracing::error!(
+                    device = &*key.device,
+                    topic,
+                    reason = detail,
+                    "the broker refuses a topic of this device; what is for it stays in the spool \
+                     and is tried again with growing pauses"
+                );
+            }
+            Action::RefusedAgain { topic } => {
+                let refused = &self.wiring.board.uplink.refused_topics;
+                refused.publishes.add(topic.as_str(), 1);
+            }
+            Action::Accepted { key } => {
+                let topic = key.topic.as_str();
+                let refused = &self.wiring.board.uplink.refused_topics;
+                refused.set(&key.device, topic, false);
+                tracing::warn!(
+                    device = &*key.device,
+                    topic,
+                    "the broker takes this topic again"
+                );
+            }
+            Action::Unwanted { device, unwanted } => {
+                self.tell_spool(Command::Unwanted { device, unwanted });
+            }
             Action::Lost(gap) => {
                 self.wiring.board.spool.dropped_batches.add(gap.batches);
                 tracing::error!(
@@ -516,9 +552,42 @@ impl Intake {
             .rate
             .sample(now(), backlog.batches(), backlog.drained());
         board.spool.drain_millirate.set(millirate);
+        self.show_refused();
+        let board = &self.wiring.board;
         board.live_batches.set(self.lanes.live_batches() as u64);
         board.live_readings.set(self.lanes.live_readings());
         board.stir();
+    }
+}
+
+impl Intake {
+    /// Shows what the broker refuses, at most once a second.
+    fn show_refused(&mut self) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let now = now();
+        if self.refused_from > now || !self.lanes.refusals_changed() {
+            return;
+        }
+        self.refused_from = now + PAUSE;
+        let refusals = self.lanes.refusals();
+        let wall = |at: Instant| {
+            let ahead = at.saturating_duration_since(now).as_secs_f64();
+            clock::wall_at(clock::uptime() + ahead)
+        };
+        let list = refusals.shown().take(LISTED).map(|shown| RefusedTopic {
+            topic: format!(
+                "{}/{}/{}",
+                self.wiring.topics,
+                shown.key.device,
+                shown.key.topic.as_str()
+            ),
+            reason: shown.detail.to_string(),
+            since: clock::corrected(shown.since).wall,
+            batches: shown.batches,
+            next_try: shown.next_try.map(wall),
+        });
+        let refused = &self.wiring.board.uplink.refused_topics;
+        refused.show(list.collect(), refusals.len());
     }
 }
 

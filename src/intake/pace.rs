@@ -4,7 +4,8 @@
 //! the buffers of a link that may carry a few kilobytes a second. A window of packets alone can
 //! hold minutes of such a link: live batches would be overdue behind it, go to the disk, and the
 //! broker's answers to pings would come too late. So the drain is given as many bytes as come back
-//! acknowledged within a second or two, found out as it goes.
+//! acknowledged within a second or two, found out as it goes. The live lane has a pace of its own,
+//! so that what one device has on its way is never more than others can wait for.
 
 use std::time::{Duration, Instant};
 
@@ -26,9 +27,10 @@ const CALM: Duration = Duration::from_secs(1);
 /// batch waits behind the backlog on a slow link.
 const LATE: Duration = Duration::from_secs(2);
 
-/// Bytes of the backlog that may be in flight.
+/// Bytes of one lane that may be in flight.
 #[derive(Debug)]
 pub struct Pace {
+    least: usize,
     limit: usize,
     /// When the limit was last halved: what was sent before says nothing of the new one.
     halved: Option<Instant>,
@@ -36,14 +38,25 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self {
-            limit: START,
-            halved: None,
-        }
+        Self::of_at_least(LEAST)
     }
 }
 
 impl Pace {
+    /// For live data: a link on which this takes longer than a live batch may wait sends it
+    /// through the disk in any case, and a broker that is slow by itself is not made slower.
+    pub const LEAST_LIVE: usize = 16 * 1024;
+
+    /// One that never goes below so many bytes.
+    #[must_use]
+    pub fn of_at_least(least: usize) -> Self {
+        Self {
+            least,
+            limit: START,
+            halved: None,
+        }
+    }
+
     /// A connection begins. What was learned of a slow link stays.
     pub fn connected(&mut self) {
         self.limit = self.limit.min(START);
@@ -56,13 +69,20 @@ impl Pace {
         in_flight < self.limit
     }
 
-    /// Something of the backlog, of so many bytes and sent at `sent`, was acknowledged.
+    /// Whether something is on its way that is larger than all that should be: whatever is sent
+    /// after it waits for it, and a second one of its kind would make that twice as long.
+    #[must_use]
+    pub fn exceeded(&self, in_flight: usize) -> bool {
+        in_flight >= self.limit.saturating_mul(2)
+    }
+
+    /// Something of the lane, of so many bytes and sent at `sent`, was acknowledged.
     pub fn acked(&mut self, now: Instant, sent: Instant, bytes: usize) {
         let took = now.saturating_duration_since(sent);
         if took <= CALM {
             self.limit = self.limit.saturating_add(bytes).min(MOST);
         } else if took > LATE && self.halved.is_none_or(|at| sent >= at) {
-            self.limit = (self.limit / 2).max(LEAST);
+            self.limit = (self.limit / 2).max(self.least);
             self.halved = Some(now);
         }
     }

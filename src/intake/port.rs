@@ -19,7 +19,7 @@ pub type ConnId = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub NonZeroU64);
 
-/// Why the hub ends a session that did nothing wrong itself.
+/// Why the hub ends a session for a reason outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
     /// A newer connection of the same device: 4001.
@@ -28,6 +28,8 @@ pub enum Close {
     Refused,
     /// The device's credentials were withdrawn: 4002.
     Revoked,
+    /// The hub was full, and the session had said nothing: 1013.
+    MadeRoom,
     /// The hub stops: 1001.
     Stopping,
 }
@@ -156,6 +158,8 @@ pub struct Arrival {
     pub stream: StreamId,
     /// The batch.
     pub batch: Batch,
+    /// Bytes that its readings take once they are resolved: what it costs the uplink.
+    pub resolved: usize,
     /// What it says.
     pub content: Content,
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::refusal::Refusal;
 use super::registry::{Judgement, Registry, TokenHash};
 use super::tls::{Chain, Tls};
-use crate::certificate;
+use crate::certificate::Certificate;
 
 /// The rule of `devices.auth`.
 pub(super) enum Access {
@@ -21,6 +21,8 @@ pub(super) struct Shown {
     pub(super) chain: Chain,
     /// Of the files that it was verified against.
     pub(super) generation: u64,
+    /// When it has to be verified again, because something that it rests on ends: Unix seconds.
+    pub(super) until: i64,
 }
 
 /// What a device has shown, as far as it has to hold on.
@@ -50,7 +52,25 @@ impl Certificates {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connected devices whose certificates are no longer accepted.
+    /// The connected devices whose certificates have ended, or rest on something that has.
+    pub(super) fn over(&self, now: i64) -> Vec<Arc<str>> {
+        let mut over = Vec::new();
+        for (device, shown) in self.present().iter_mut() {
+            if shown.until > now {
+                continue;
+            }
+            if self.tls.accepts(&shown.chain) {
+                shown.until = self.tls.until(&shown.chain, now);
+            } else {
+                // The session is asked to end once, not each time until it has.
+                shown.until = i64::MAX;
+                over.push(device.clone());
+            }
+        }
+        over
+    }
+
+    /// The connected devices whose certificates are no longer accepted, by files that are new.
     pub(super) fn rejected(&self) -> Vec<Arc<str>> {
         let present: Vec<_> = {
             let present = self.present();
@@ -82,10 +102,12 @@ impl Access {
                 Judgement::OfAnother => Err(Refusal::OtherDevice),
                 Judgement::Unknown => Err(Refusal::WrongToken),
             },
-            Self::Certificate(_) => {
+            Self::Certificate(Certificates { tls, .. }) => {
                 let own = |shown: &&Shown| {
                     let own = shown.chain.first();
-                    own.is_some_and(|own| certificate::names(own).contains(&device))
+                    let own = own.and_then(|own| Certificate::read(own));
+                    let limited = tls.limits_names(&shown.chain);
+                    own.is_some_and(|own| own.names(limited).contains(&device))
                 };
                 let shown = shown.filter(own).ok_or(Refusal::OtherDevice)?;
                 Ok(Grant::Certificate(shown.clone()))
@@ -99,7 +121,9 @@ impl Access {
             (Self::Token(registry), Grant::Token(hash)) => registry.holds(device, hash),
             (Self::Certificate(certificates), Grant::Certificate(shown)) => {
                 certificates.present().insert(device.clone(), shown.clone());
-                let Shown { chain, generation } = shown;
+                let Shown {
+                    chain, generation, ..
+                } = shown;
                 certificates.tls.still_accepts(chain, *generation)
             }
             _ => true,

@@ -1,13 +1,13 @@
 //! How often somebody may try: token buckets by address or device, in bounded memory. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Who is counted as one: an IPv4 address, or the /64 of an IPv6 address, because whoever has one
 /// address of a /64 has all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Origin {
     V4(Ipv4Addr),
     V6([u16; 4]),
@@ -36,65 +36,63 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// A bucket of attempts.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    /// When it will be full again. As many attempts are left as the time between now and then
-    /// leaves of the whole.
-    full_at: Instant,
-}
-
-/// The buckets of one kind of attempt.
+/// The buckets of one kind of attempt. A bucket is known by when it will be full again: as many
+/// attempts are left as the time between now and then leaves of the whole.
 #[derive(Debug)]
 pub(super) struct Attempts<K> {
     burst: u32,
     every: Duration,
     remembered: usize,
-    buckets: HashMap<K, Bucket>,
+    full_at: HashMap<K, Instant>,
+    /// The same, those with the most attempts left first.
+    mildest: BTreeSet<(Instant, K)>,
 }
 
-impl<K: Clone + Eq + Hash> Attempts<K> {
+impl<K: Clone + Eq + Hash + Ord> Attempts<K> {
     /// `burst` attempts at once, then one `every` so long, for at most `remembered` names.
     pub(super) fn new(burst: u32, every: Duration, remembered: usize) -> Self {
         Self {
             burst,
             every,
             remembered,
-            buckets: HashMap::new(),
+            full_at: HashMap::new(),
+            mildest: BTreeSet::new(),
         }
     }
 
     /// Counts an attempt. `Err`: it is one too many, and the next may come after this time.
     pub(super) fn spend(&mut self, who: &K, now: Instant) -> Result<(), Duration> {
         let whole = self.every * self.burst;
-        if !self.buckets.contains_key(who) {
+        let before = self.full_at.get(who).copied();
+        if before.is_none() {
             self.make_room(now);
         }
-        let bucket = self
-            .buckets
-            .entry(who.clone())
-            .or_insert(Bucket { full_at: now });
-        let full_at = bucket.full_at.max(now) + self.every;
+        let full_at = before.map_or(now, |before| before.max(now)) + self.every;
         let missing = full_at - now;
         if missing > whole {
             return Err(missing - whole);
         }
-        bucket.full_at = full_at;
+        if let Some(before) = before {
+            self.mildest.remove(&(before, who.clone()));
+        }
+        self.full_at.insert(who.clone(), full_at);
+        self.mildest.insert((full_at, who.clone()));
+        debug_assert_eq!(self.full_at.len(), self.mildest.len());
         Ok(())
     }
 
-    /// Forgets those who have all their attempts again, and if that is not enough, the one who
-    /// has the most: an attacker of many addresses pushes out others who tried once or twice, and
-    /// not those who try all the time.
+    /// Forgets two of those who have all their attempts again, so that rested names go faster than
+    /// new ones come; and when the table is full, the one who has the most: an attacker of many
+    /// addresses pushes out others who tried once or twice, and not those who try all the time.
     fn make_room(&mut self, now: Instant) {
-        if self.buckets.len() < self.remembered {
-            return;
-        }
-        self.buckets.retain(|_, bucket| bucket.full_at > now);
-        if self.buckets.len() >= self.remembered {
-            let mildest = self.buckets.iter().min_by_key(|(_, bucket)| bucket.full_at);
-            if let Some(who) = mildest.map(|(who, _)| who.clone()) {
-                self.buckets.remove(&who);
+        for _ in 0..2 {
+            let full = self.full_at.len() >= self.remembered;
+            match self.mildest.first() {
+                Some((full_at, _)) if full || *full_at <= now => {}
+                _ => return,
+            }
+            if let Some((_, who)) = self.mildest.pop_first() {
+                self.full_at.remove(&who);
             }
         }
     }
@@ -134,11 +132,15 @@ mod tests {
         while attempts.spend(&0_u32, start).is_ok() {}
         for who in 1..10_000 {
             assert_eq!(attempts.spend(&who, start), Ok(()));
-            assert!(attempts.buckets.len() <= 100);
+            assert!(attempts.full_at.len() <= 100);
         }
         assert!(attempts.spend(&0, start).is_err());
-        assert_eq!(attempts.spend(&10_000, start + 10 * EVERY), Ok(()));
-        assert_eq!(attempts.buckets.len(), 1, "the others have rested");
+        for who in 10_000..10_100 {
+            assert_eq!(attempts.spend(&who, start + 10 * EVERY), Ok(()));
+        }
+        assert_eq!(attempts.full_at.len(), 100, "the others have rested");
+        attempts.spend(&0, start + 100 * EVERY).unwrap();
+        assert!(attempts.full_at.len() < 100);
     }
 
     #[test]

@@ -2,12 +2,16 @@
 //! the log was told. All of it is bounded, whoever comes and how often.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::attempts::{Attempts, Origin};
+use super::handshakes::{self, Handshakes};
+use crate::lru::Lru;
 
 /// Attempts without valid credentials: so many at once from one address …
 const FAILURES: u32 = 10;
@@ -24,11 +28,8 @@ const ENTRY_EVERY: Duration = Duration::from_secs(1);
 /// Addresses and devices remembered for that: 8,192 are about 1 MB.
 const REMEMBERED: usize = 8_192;
 
-/// Handshakes of one address that may be open at the same time. A whole site may be behind one
-/// gateway, and all its sensors come back at once when the power does: a handshake takes
-/// milliseconds then, so that 64 at a time are thousands a second. Whoever opens connections and
-/// says nothing takes no more than these.
-pub(super) const OPEN_HANDSHAKES: usize = 64;
+/// Addresses from which devices have got in that are remembered: some 400 KB.
+const KNOWN: usize = 4_096;
 
 /// The same trouble of the same address is logged once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(600);
@@ -52,30 +53,44 @@ struct Logged {
     since: u64,
 }
 
+type Trouble = (Origin, &'static str);
+
 /// What was logged when, and how often it happened since. Pure.
 #[derive(Debug, Default)]
-struct Journal(HashMap<(Origin, &'static str), Logged>);
+struct Journal {
+    logged: HashMap<Trouble, Logged>,
+    /// In the order in which they were logged last.
+    order: Lru<Trouble>,
+}
 
 impl Journal {
     /// Something happened. `Some`: log it, with how often it happened since the last time.
     fn note(&mut self, origin: Origin, reason: &'static str, now: Instant) -> Option<u64> {
+        let trouble = (origin, reason);
         let old = |logged: &Logged| now.saturating_duration_since(logged.at) >= LOG_EVERY;
-        if let Some(logged) = self.0.get_mut(&(origin, reason)) {
+        if let Some(logged) = self.logged.get_mut(&trouble) {
             logged.since += 1;
             if !old(logged) {
                 return None;
             }
             logged.at = now;
+            self.order.touch(&trouble, 0);
             return Some(std::mem::take(&mut logged.since));
         }
-        if self.0.len() >= LOGGED {
-            self.0.retain(|_, logged| !old(logged));
+        // Two at a time, so that old ones go faster than new ones come.
+        for _ in 0..2 {
+            if let Some(first) = self.order.first().copied()
+                && self.logged.get(&first).is_none_or(old)
+            {
+                self.order.remove(&first);
+                self.logged.remove(&first);
+            }
         }
-        if self.0.len() >= LOGGED {
+        if self.logged.len() >= LOGGED {
             return None;
         }
-        self.0
-            .insert((origin, reason), Logged { at: now, since: 0 });
+        self.logged.insert(trouble, Logged { at: now, since: 0 });
+        self.order.touch(&trouble, 0);
         Some(1)
     }
 }
@@ -84,7 +99,11 @@ impl Journal {
 struct State {
     failures: Attempts<Origin>,
     entries: Attempts<Box<str>>,
-    open: HashMap<Origin, usize>,
+    open: Handshakes,
+    /// Dropped to cut the handshake off.
+    cut: HashMap<handshakes::Id, oneshot::Sender<()>>,
+    /// From where devices have got in.
+    known: Lru<IpAddr>,
     journal: Journal,
 }
 
@@ -97,7 +116,9 @@ impl Gate {
         Arc::new(Self(Mutex::new(State {
             failures: Attempts::new(FAILURES, FAILURE_EVERY, REMEMBERED),
             entries: Attempts::new(ENTRIES, ENTRY_EVERY, REMEMBERED),
-            open: HashMap::new(),
+            open: Handshakes::default(),
+            cut: HashMap::new(),
+            known: Lru::default(),
             journal: Journal::default(),
         })))
     }
@@ -106,19 +127,21 @@ impl Gate {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A handshake begins. `None`: this address has too many open.
-    pub(super) fn open(self: &Arc<Self>, origin: Origin) -> Option<Open> {
+    /// A handshake begins. It always may; another one is cut off for it when there are too many.
+    pub(super) fn open(self: &Arc<Self>, address: IpAddr) -> (Open, PushedOut) {
+        let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
-        // Bounded by the sockets that the port takes.
-        let open = state.open.entry(origin).or_default();
-        if *open >= OPEN_HANDSHAKES {
-            return None;
+        let (id, victim) = state.open.begin(address);
+        if let Some(victim) = victim {
+            state.cut.remove(&victim);
         }
-        *open += 1;
-        Some(Open {
+        state.cut.insert(id, sender);
+        let open = Open {
             gate: self.clone(),
-            origin,
-        })
+            id,
+            address: address.to_canonical(),
+        };
+        (open, PushedOut(receiver))
     }
 
     /// An attempt without valid credentials. `Err`: one too many, and how long to wait. Attempts
@@ -160,18 +183,54 @@ impl Gate {
 #[derive(Debug)]
 pub(super) struct Open {
     gate: Arc<Gate>,
-    origin: Origin,
+    id: handshakes::Id,
+    address: IpAddr,
+}
+
+impl Open {
+    /// The gate that it stands in.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Its first bytes have come.
+    pub(super) fn spoke(&self) {
+        self.gate.lock().open.spoke(self.id);
+    }
+
+    /// Its credentials are accepted: it has a seat now, and makes room for nobody.
+    pub(super) fn accepted(&self) {
+        let mut state = self.gate.lock();
+        state.open.end(self.id);
+        state.known.touch(&self.address, 0);
+        if state.known.len() > KNOWN {
+            state.known.pop();
+        }
+    }
+
+    /// Whether a device has got in from its address before.
+    pub(super) fn is_known(&self) -> bool {
+        self.gate.lock().known.contains(&self.address)
+    }
+}
+
+/// How a handshake learns that it has to make room.
+#[derive(Debug)]
+pub(super) struct PushedOut(oneshot::Receiver<()>);
+
+impl PushedOut {
+    /// Returns when the handshake has to make room for a newcomer.
+    pub(super) async fn heard(self) {
+        // Nothing is ever sent: the sender is dropped.
+        let _ = self.0.await;
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
-        if let Some(open) = state.open.get_mut(&self.origin) {
-            *open -= 1;
-            if *open == 0 {
-                state.open.remove(&self.origin);
-            }
-        }
+        state.open.end(self.id);
+        state.cut.remove(&self.id);
     }
 }
 
@@ -206,20 +265,24 @@ mod tests {
         let lines = addresses.filter_map(|o| journal.note(o, "a", now)).count();
         assert_eq!(lines, LOGGED);
         assert_eq!(journal.note(origin(1), "a", now + LOG_EVERY), Some(1));
-        assert_eq!(journal.0.len(), 1);
+        assert!(journal.logged.len() < LOGGED);
     }
 
-    #[test]
-    fn open_handshakes_are_counted_by_address_and_given_back() {
+    #[tokio::test]
+    async fn the_oldest_silent_handshake_is_cut_off_for_a_newcomer_and_an_accepted_one_is_not() {
         let gate = Gate::new();
-        let mut open: Vec<_> = (0..OPEN_HANDSHAKES)
-            .map(|_| gate.open(origin(1)).unwrap())
-            .collect();
-        assert!(gate.open(origin(1)).is_none());
-        assert!(gate.open(origin(2)).is_some());
-        open.pop();
-        assert!(gate.open(origin(1)).is_some());
-        open.clear();
-        assert!(gate.lock().open.is_empty());
+        let (open, mut pushed_out): (Vec<_>, Vec<_>) = (0..handshakes::OF_ADDRESS)
+            .map(|_| gate.open([10, 0, 0, 1].into()))
+            .unzip();
+        open[0].accepted();
+        open[1].spoke();
+        let newcomers = [0; 2].map(|_| gate.open([10, 0, 0, 1].into()));
+        for standing in [0, 1, 3] {
+            let state = pushed_out[standing].0.try_recv();
+            assert_eq!(state, Err(oneshot::error::TryRecvError::Empty));
+        }
+        pushed_out.swap_remove(2).heard().await;
+        drop((open, newcomers));
+        assert!(gate.lock().cut.is_empty());
     }
 }

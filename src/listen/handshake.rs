@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,10 +24,12 @@ use tracing::debug;
 use super::Shared;
 use super::access::{Grant, Shown};
 use super::attempts::Origin;
-use super::gate::Gate;
+use super::gate::{Gate, Open};
+use super::paced;
 use super::post;
 use super::refusal::Refusal;
 use super::socket::Socket;
+use super::tls::{Chain, unix_seconds};
 use super::upgrade::{self, SUBPROTOCOL};
 use crate::config::is_id;
 use crate::session::roster::Seat;
@@ -57,19 +60,29 @@ pub(super) struct Upgraded {
 pub(super) async fn handshake(
     shared: &Shared,
     gate: &Gate,
+    open: &Open,
     tcp: TcpStream,
     origin: Origin,
     posted: &AtomicBool,
 ) -> io::Result<Option<Upgraded>> {
+    let local = tcp.local_addr().ok().map(|local| local.ip());
+    if tcp.peek(&mut [0]).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    open.spoke();
     let (socket, shown) = match &shared.tls {
         None => (Socket::Plain(tcp), None),
         Some(tls) => {
             let (acceptor, generation) = tls.acceptor();
-            let stream = acceptor.accept(tcp).await?;
+            let stream = paced::accept(&shared.pace, open.is_known(), &acceptor, tcp).await?;
             let chain = stream.get_ref().1.peer_certificates();
-            let shown = chain.map(|chain| Shown {
-                chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
-                generation,
+            let shown = chain.map(|chain| {
+                let chain: Chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+                Shown {
+                    until: tls.until(&chain, unix_seconds()),
+                    chain,
+                    generation,
+                }
             });
             (Socket::Tls(Box::new(stream)), shown)
         }
@@ -78,20 +91,24 @@ pub(super) async fn handshake(
     let (shown, accepted) = (shown.as_ref(), &accepted);
     let service = service_fn(|request: Request<Incoming>| async move {
         if post::device(&request).is_some() {
-            let response = post::answer(shared, gate, request, shown, origin, posted).await;
+            let response = post::answer(shared, open, request, (shown, local), origin, posted);
+            let response = response.await;
             return Ok::<_, Infallible>(response);
         }
         let path = request.uri().path().to_owned();
-        Ok(match answer(shared, gate, request, shown, origin) {
-            Ok((response, yes)) => {
-                *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
-                response
-            }
-            Err(refusal) => {
-                note(shared, gate, origin, refusal, &path);
-                refusal.response()
-            }
-        })
+        Ok(
+            match answer(shared, gate, request, (shown, local), origin) {
+                Ok((response, yes)) => {
+                    open.accepted();
+                    *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
+                    response
+                }
+                Err(refusal) => {
+                    note(shared, gate, origin, refusal, &path);
+                    refusal.response()
+                }
+            },
+        )
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -147,12 +164,13 @@ fn answer(
     shared: &Shared,
     gate: &Gate,
     request: Request<Incoming>,
-    shown: Option<&Shown>,
+    (shown, local): (Option<&Shown>, Option<IpAddr>),
     origin: Origin,
 ) -> Result<(Response<Full<Bytes>>, Accepted), Refusal> {
     let (head, body) = request.into_parts();
     let wanted = upgrade::parse(&head)?;
     let token = wanted.token.as_deref();
+    refuse_page(shared, gate, &head.headers, local, origin)?;
     let grant = admit(shared, gate, &wanted.device, token, shown, origin)?;
     let seat = shared.roster.admit(&wanted.device).ok_or(Refusal::Full)?;
 
@@ -178,6 +196,21 @@ fn answer(
         upgrade: hyper::upgrade::on(Request::from_parts(head, body)),
     };
     Ok((response, accepted))
+}
+
+/// Refuses a web page that may not be a device; it counts as an attempt without credentials.
+pub(super) fn refuse_page(
+    shared: &Shared,
+    gate: &Gate,
+    headers: &HeaderMap,
+    local: Option<IpAddr>,
+    origin: Origin,
+) -> Result<(), Refusal> {
+    let judged = shared.pages.judge(headers, local);
+    judged.map_err(|refusal| match gate.failure(origin) {
+        Ok(()) => refusal,
+        Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
+    })
 }
 
 /// Whether somebody may come as this device now.

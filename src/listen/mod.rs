@@ -11,11 +11,15 @@ mod attempts;
 pub mod fuzzing;
 mod gate;
 mod handshake;
+mod handshakes;
+mod origin;
+mod paced;
 mod post;
 mod refusal;
 pub mod registry;
 mod socket;
 mod tls;
+mod turns;
 mod upgrade;
 mod version;
 
@@ -26,19 +30,23 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, warn};
 
 use self::access::{Access, Certificates};
 use self::attempts::Origin;
-use self::gate::{Gate, Loudness, Open};
+use self::gate::{Gate, Loudness, Open, PushedOut};
 use self::handshake::{Upgraded, handshake};
+use self::origin::Pages;
+use self::paced::Pace;
 use self::registry::Registry;
 pub use self::socket::Socket;
-use self::tls::Tls;
 pub use self::tls::TlsError;
+use self::tls::{Tls, unix_seconds};
+use crate::commands::authority::Authority;
+use crate::commands::port::CommandPort;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
 use crate::pulse::Pulse;
@@ -46,11 +54,12 @@ use crate::session::roster::Roster;
 use crate::session::wire::Wire;
 use crate::session::{self, Settings};
 use crate::stop::Stop;
+use crate::tls_errors::{self, Peer};
 
-/// Sockets beyond `max_connections`: for handshakes that take time, for telling "hub full", for
-/// connections that are being closed. Three times what one address may hold of them. When these
-/// are taken too, newcomers wait in the kernel's queue until a handshake times out.
-const EXTRA_SOCKETS: usize = 3 * gate::OPEN_HANDSHAKES;
+/// Sockets beyond `max_connections`: those of the handshakes, which make room for each other, and
+/// as many of connections that are being closed, each for a second or two at most. Only when all
+/// are taken do newcomers wait in the kernel's queue.
+const EXTRA_SOCKETS: usize = 2 * handshakes::ALL;
 
 /// How often the registry and the TLS files are looked at. A change has to be followed within 2
 /// seconds.
@@ -73,8 +82,10 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What every connection needs.
 struct Shared {
     access: Arc<Access>,
+    pages: Pages,
     gate: Arc<Gate>,
     tls: Option<Arc<Tls>>,
+    pace: Arc<Pace>,
     handshake_timeout: Duration,
     /// How long a batch by `POST` waits until it is safe.
     ack_timeout: Duration,
@@ -143,8 +154,10 @@ impl Server {
             pulse: Pulse::default(),
             shared: Arc::new(Shared {
                 access: files.access.clone(),
+                pages: Pages::new(devices.auth, devices.origins.clone()),
                 gate: Gate::new(),
                 tls,
+                pace: Pace::new(),
                 handshake_timeout: devices.handshake_timeout,
                 ack_timeout: ACK_TIMEOUT,
                 settings: Arc::new(Settings::from(devices)),
@@ -160,6 +173,29 @@ impl Server {
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader(self.reload.clone())
+    }
+
+    /// The same, and its sessions take commands to their devices.
+    #[must_use]
+    pub fn with_commands(mut self, port: CommandPort) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            let settings = Settings::clone(&shared.settings);
+            shared.settings = Arc::new(Settings {
+                commands: Some(port),
+                ..settings
+            });
+        }
+        self
+    }
+
+    /// Which device takes which commands, as of now and of every change in the registry. In
+    /// `auth = "open"` anybody could be any device, so none takes any.
+    #[must_use]
+    pub fn authority(&self) -> watch::Receiver<Arc<Authority>> {
+        match self.files.registry() {
+            Some(registry) => registry.authority(),
+            None => watch::Sender::default().subscribe(),
+        }
     }
 
     /// The same, and it answers the watchdog.
@@ -184,11 +220,14 @@ impl Server {
     pub async fn upgrade(&self, tcp: TcpStream, remote: SocketAddr) -> Option<Wire<Socket>> {
         let shared = &self.shared;
         socket::prepare(&tcp, self.dead_after).ok()?;
+        let gate = Gate::new();
+        let (open, _) = gate.open(remote.ip());
         let outcome = timeout(
             shared.handshake_timeout,
             handshake(
                 shared,
-                &Gate::new(),
+                &gate,
+                &open,
                 tcp,
                 remote.ip().into(),
                 &AtomicBool::new(false),
@@ -247,16 +286,11 @@ impl Server {
                 }
                 accepted = acceptor.next() => accepted,
             };
-            let Some(open) = shared.gate.open(remote.ip().into()) else {
-                let reason = "too many open handshakes of this address";
-                let origin = remote.ip().into();
-                shared.gate.log(Loudness::Warn, origin, reason, "");
-                continue;
-            };
             if let Err(error) = socket::prepare(&tcp, dead_after) {
                 debug!(%remote, %error, "connection lost before the handshake");
                 continue;
             }
+            let open = shared.gate.open(remote.ip());
             tokio::spawn(connection(shared.clone(), tcp, remote, permit, open));
         }
         // Closes the port, so that devices are refused at once.
@@ -297,8 +331,13 @@ impl Files {
         let lost = match &*self.access {
             Access::Token(registry) => registry.refresh(),
             Access::Certificate(certificates) if renewed => certificates.rejected(),
-            Access::Certificate(_) | Access::Open => Vec::new(),
+            Access::Certificate(certificates) => certificates.over(unix_seconds()),
+            Access::Open => Vec::new(),
         };
+        if let Some(tls) = &self.tls {
+            let devices = &self.roster.board().devices;
+            devices.old_revocation_lists.set(tls.old_lists() as u64);
+        }
         for device in lost {
             self.roster.close(&device, Close::Revoked);
         }
@@ -380,7 +419,7 @@ async fn connection(
     tcp: TcpStream,
     remote: SocketAddr,
     permit: OwnedSemaphorePermit,
-    open: Open,
+    (open, pushed_out): (Open, PushedOut),
 ) {
     let origin = Origin::from(remote.ip());
     let mut stop = shared.stop.clone();
@@ -398,7 +437,11 @@ async fn connection(
         }
     };
     let outcome = tokio::select! {
-        outcome = handshake(&shared, &shared.gate, tcp, origin, &posted) => outcome,
+        outcome = handshake(&shared, &shared.gate, &open, tcp, origin, &posted) => outcome,
+        () = pushed_out.heard() => {
+            let reason = "too many open handshakes; this one made room for a newer one";
+            return shared.gate.log(Loudness::Info, origin, reason, "");
+        }
         () = cut => {
             let reason = "handshake not finished in time";
             return shared.gate.log(Loudness::Info, origin, reason, "");
@@ -419,12 +462,33 @@ async fn connection(
             } else {
                 Loudness::Info
             };
-            let error = error.to_string();
+            let sentence = describe(&error);
             shared
                 .gate
-                .log(loudness, origin, "handshake failed", &error);
+                .log(loudness, origin, "handshake failed", &sentence);
         }
     }
+}
+
+/// What went wrong before the request, and where to look.
+fn describe(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref());
+    if let Some(cause) = cause {
+        let peer = Peer {
+            who: "the device",
+            trust: "client_ca of [devices.tls]",
+            name: "the host that it connects to",
+            own: "cert of [devices.tls]",
+            shows_own: true,
+        };
+        return tls_errors::tell(cause, peer).sentence;
+    }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the device hung up in the middle of the handshake, without saying why; with TLS it \
+                may not trust cert of [devices.tls]"
+            .to_owned();
+    }
+    error.to_string()
 }
 
 async fn session(

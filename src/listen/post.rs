@@ -1,5 +1,6 @@
 //! `POST /v1/devices/{id}/data`: a batch without a WebSocket, its answer when it is safe.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
@@ -11,10 +12,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::Shared;
-use super::access::Shown;
+use super::access::{Access, Shown};
 use super::attempts::Origin;
-use super::gate::Gate;
-use super::handshake::{admit, note};
+use super::gate::{Gate, Open};
+use super::handshake::{admit, note, refuse_page};
 use super::refusal::Refusal;
 use super::upgrade;
 use crate::config::is_id;
@@ -98,17 +99,24 @@ impl Problem {
 /// as an ack.
 pub(super) async fn answer(
     shared: &Shared,
-    gate: &Gate,
+    open: &Open,
     request: Request<Incoming>,
-    shown: Option<&Shown>,
+    (shown, local): (Option<&Shown>, Option<IpAddr>),
     origin: Origin,
     read: &AtomicBool,
 ) -> Response<Full<Bytes>> {
     let id = device(&request).unwrap_or_default().to_owned();
     let (head, body) = request.into_parts();
-    if let Err(refusal) = judge(shared, gate, &head, &id, shown, origin) {
+    let gate = open.gate();
+    let judged = refuse_page(shared, gate, &head.headers, local, origin)
+        .and_then(|()| judge(shared, gate, &head, &id, shown, origin));
+    if let Err(refusal) = judged {
         note(shared, gate, origin, refusal, &id);
         return refusal.response();
+    }
+    // Where everybody can make up ids it goes on making room for newcomers.
+    if !matches!(*shared.access, Access::Open) {
+        open.accepted();
     }
     match take(shared, &head, body, &id, read).await {
         Ok(()) => {

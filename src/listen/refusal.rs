@@ -38,6 +38,10 @@ pub(super) enum Refusal {
     WrongToken,
     /// Credentials of another device.
     OtherDevice,
+    /// A web page of a site that is not in `devices.origins`.
+    Origin,
+    /// A name that points to the loopback.
+    Host,
     /// Too many attempts without valid credentials from this address; seconds to wait.
     TooManyAttempts(u64),
     /// This device connects again and again; seconds to wait.
@@ -64,7 +68,7 @@ impl Refusal {
             Self::Method | Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
-            Self::OtherDevice => StatusCode::FORBIDDEN,
+            Self::OtherDevice | Self::Origin | Self::Host => StatusCode::FORBIDDEN,
             Self::TooManyAttempts(_) | Self::TooOften(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Full | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -91,6 +95,14 @@ impl Refusal {
             }
             Self::WrongToken => "this token is not in the hub's registry",
             Self::OtherDevice => "these credentials belong to another device",
+            Self::Origin => {
+                "this web page may not be a device: to let it, add its origin (https://HOST) to \
+                 devices.origins in the hub's configuration"
+            }
+            Self::Host => {
+                "the hub is called localhost, 127.0.0.1 or [::1] here: use one of these, or \
+                 set devices.auth = \"token\" in its configuration"
+            }
             Self::TooManyAttempts(_) => {
                 "too many attempts without valid credentials from this address"
             }
@@ -106,6 +118,8 @@ impl Refusal {
             Self::NoToken
             | Self::WrongToken
             | Self::OtherDevice
+            | Self::Origin
+            | Self::Host
             | Self::TooManyAttempts(_)
             | Self::TooOften(_)
             | Self::Full => Loudness::Warn,
@@ -133,7 +147,12 @@ impl Refusal {
             Self::TooManyAttempts(seconds) | Self::TooOften(seconds) => {
                 vec![(RETRY_AFTER, HeaderValue::from(seconds))]
             }
-            Self::NotFound | Self::BadId | Self::BadKey | Self::OtherDevice => Vec::new(),
+            Self::NotFound
+            | Self::BadId
+            | Self::BadKey
+            | Self::OtherDevice
+            | Self::Origin
+            | Self::Host => Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@
 //!                      # none where devices show certificates
 //! added = 1763600000   # optional, Unix seconds
 //! expect = "1m"        # optional: it is to send at least this often
+//! commands = ["reboot", "set-*"]   # optional: the commands that it takes, * for any characters
 //! old_sha256 = "…"     # optional: a token that was replaced, which is good until
 //! old_until = 1763686400
 //! ```
@@ -23,10 +24,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::version::Version;
 use crate::clock::unix_now;
+use crate::commands::authority::{Authority, is_pattern};
 use crate::config::parse_duration;
 use crate::status::board::Expected;
 
@@ -57,6 +60,9 @@ pub struct Registered {
     /// How often it is to send at least, such as `1m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<String>,
+    /// Names of the commands that it takes, `*` for any characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
     /// The token that was replaced by the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old_sha256: Option<String>,
@@ -90,11 +96,18 @@ impl Registered {
             }
             read => read.flatten(),
         };
+        if let Some(wrong) = self.commands.iter().find(|command| !is_pattern(command)) {
+            return Err(format!(
+                "commands of device {id:?} has {wrong:?}, which is no name of a command: 1 to 64 of \
+                 A-Z a-z 0-9 . _ -, and * for any of them"
+            ));
+        }
         let old = hash("old_sha256", &self.old_sha256)?;
         Ok(Entry {
             token: hash("token_sha256", &self.token_sha256)?,
             old: old.zip(self.old_until),
             every,
+            commands: self.commands.clone(),
         })
     }
 }
@@ -106,6 +119,7 @@ struct Entry {
     /// And until when, Unix seconds.
     old: Option<(TokenHash, u64)>,
     every: Option<Duration>,
+    commands: Vec<String>,
 }
 
 impl Entry {
@@ -208,6 +222,7 @@ pub struct Registry {
     /// Devices come without it, too: that it is missing is no news.
     optional: bool,
     state: Mutex<State>,
+    authority: watch::Sender<Arc<Authority>>,
 }
 
 impl Registry {
@@ -228,6 +243,7 @@ impl Registry {
             path: path.to_owned(),
             optional,
             state: Mutex::default(),
+            authority: watch::Sender::default(),
         };
         // Twice, because a missing file counts only the second time.
         registry.refresh();
@@ -237,6 +253,12 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which device takes which commands, as of now and of every change.
+    #[must_use]
+    pub fn authority(&self) -> watch::Receiver<Arc<Authority>> {
+        self.authority.subscribe()
     }
 
     /// Judges a token in a time that does not depend on how much of it is right.
@@ -336,6 +358,7 @@ impl Registry {
             return Vec::new();
         }
         state.untold = true;
+        self.tell_authority(&devices);
         let before = std::mem::replace(&mut state.devices, devices);
         before
             .into_iter()
@@ -345,6 +368,25 @@ impl Registry {
             })
             .map(|(id, _)| id)
             .collect()
+    }
+}
+
+impl Registry {
+    /// Whoever judges commands hears of it, if something has changed for them.
+    fn tell_authority(&self, devices: &Devices) {
+        let takes = devices
+            .iter()
+            .filter(|(_, entry)| !entry.commands.is_empty());
+        let authority: Authority = takes
+            .map(|(id, entry)| (id.clone(), entry.commands.clone()))
+            .collect();
+        self.authority.send_if_modified(|known| {
+            let changed = **known != authority;
+            if changed {
+                *known = Arc::new(authority);
+            }
+            changed
+        });
     }
 }
 
@@ -405,6 +447,33 @@ mod tests {
         assert_eq!(lost, ["b".into(), "c".into()]);
         assert!(registry.holds("a", &token_hash("1")));
         assert!(!registry.holds("b", &token_hash("2")));
+    }
+
+    #[test]
+    fn what_devices_take_follows_the_file_and_needs_no_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("devices.toml");
+        let lamp = "[[device]]\nid = \"lamp\"\ncommands = [\"set-*\"]\n";
+        fs::write(&path, entry("a", "1") + lamp).unwrap();
+        let registry = Registry::open(&path);
+        let mut authority = registry.authority();
+        assert!(authority.borrow_and_update().allows("lamp", "set-level"));
+        assert!(!authority.borrow().allows("a", "set-level"));
+        assert_eq!(registry.judge("lamp", ""), Judgement::Unknown);
+
+        replace(&path, &(entry("a", "1") + "added = 7\n" + lamp));
+        assert!(registry.refresh().is_empty());
+        assert!(
+            !authority.has_changed().unwrap(),
+            "nothing has changed for it"
+        );
+        replace(&path, &(entry("a", "1") + "[[device]]\nid = \"lamp\"\n"));
+        assert!(
+            registry.refresh().is_empty(),
+            "nobody lost access to the port"
+        );
+        assert!(!authority.borrow_and_update().allows("lamp", "set-level"));
+        assert!(parse("[[device]]\nid = \"x\"\ncommands = [\"a b\"]\n").is_err());
     }
 
     #[test]

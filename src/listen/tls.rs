@@ -9,14 +9,15 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::version::Version;
-use crate::certificate;
+use crate::certificate::{self, Certificate};
 use crate::clock::unix_now;
-use crate::config::{Auth, DeviceTls};
+use crate::config::{Auth, CrlExpiry, DeviceTls};
+use crate::tls_errors;
 
 /// Why TLS cannot be set up: one sentence that names the file.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +42,11 @@ pub enum TlsError {
     #[error("auth = \"certificate\" needs client_ca in [devices.tls]")]
     NoClientCa,
     /// Certificate and key do not fit, or are of no use.
-    #[error("cannot use the certificate and key of [devices.tls]: {0}")]
+    #[error("cannot use the certificate and key of [devices.tls]: {}", tls_errors::in_file(.0))]
     Unusable(#[from] rustls::Error),
+    /// A certificate among the client CAs is of no use.
+    #[error("cannot use a certificate in {}: {}", .0.display(), tls_errors::in_file(.1))]
+    Authority(PathBuf, rustls::Error),
     /// The client CA is of no use.
     #[error("cannot use client_ca of [devices.tls]: {0}")]
     ClientCa(#[from] rustls::server::VerifierBuilderError),
@@ -70,6 +74,18 @@ struct Loaded {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Unix seconds.
     not_after: Option<i64>,
+    authorities: Authorities,
+}
+
+/// What `client_ca` says beside the verifier.
+#[derive(Debug, Default)]
+struct Authorities {
+    /// Those that may give some names only, as they stand in the certificates below them.
+    limited: Vec<Vec<u8>>,
+    /// When the revocation lists should have been replaced: Unix seconds.
+    next_updates: Vec<i64>,
+    /// Whether a list that is too old counts as an error.
+    enforced: bool,
 }
 
 /// Reads the files and makes an acceptor that asks for a client certificate if `auth` does.
@@ -87,9 +103,12 @@ fn load(tls: &DeviceTls, auth: Auth) -> Result<Loaded, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
-    let verifier = match auth {
-        Auth::Certificate => Some(verifier(tls, provider)?),
-        Auth::Token | Auth::Open => None,
+    let (verifier, authorities) = match auth {
+        Auth::Certificate => {
+            let (verifier, authorities) = verifier(tls, provider)?;
+            (Some(verifier), authorities)
+        }
+        Auth::Token | Auth::Open => (None, Authorities::default()),
     };
     let builder = match &verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
@@ -103,10 +122,17 @@ fn load(tls: &DeviceTls, auth: Auth) -> Result<Loaded, TlsError> {
     }
     // What hyper and the WebSocket speak on top.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if verifier.is_some() {
+        // A resumed session is not verified: it would be good for ever, whatever has ended or was
+        // revoked since.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(Loaded {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         verifier,
         not_after,
+        authorities,
     })
 }
 
@@ -115,11 +141,19 @@ fn load(tls: &DeviceTls, auth: Auth) -> Result<Loaded, TlsError> {
 fn verifier(
     tls: &DeviceTls,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+) -> Result<(Arc<dyn ClientCertVerifier>, Authorities), TlsError> {
     let path = tls.client_ca.as_ref().ok_or(TlsError::NoClientCa)?;
     let mut roots = RootCertStore::empty();
+    let mut authorities = Authorities {
+        enforced: tls.crl_expiry == CrlExpiry::Error,
+        ..Authorities::default()
+    };
     for certificate in certificates("the client CA", path)? {
-        roots.add(certificate)?;
+        if let Some(read) = Certificate::read(&certificate).filter(|read| read.limits_names) {
+            authorities.limited.push(read.subject.to_vec());
+        }
+        let added = roots.add(certificate);
+        added.map_err(|error| TlsError::Authority(path.clone(), error))?;
     }
     let file = |error| TlsError::File {
         what: "the revocation list",
@@ -130,18 +164,29 @@ fn verifier(
         .map_err(file)?
         .collect::<Result<_, _>>()
         .map_err(file)?;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+    authorities.next_updates = lists
+        .iter()
+        .filter_map(|list| certificate::next_update(list))
+        .collect();
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
         .with_crls(lists)
         // An authority without a list has revoked nothing.
-        .allow_unknown_revocation_status()
-        .only_check_end_entity_revocation();
-    Ok(builder.build()?)
+        .allow_unknown_revocation_status();
+    if authorities.enforced {
+        builder = builder.enforce_revocation_expiration();
+    }
+    Ok((builder.build()?, authorities))
+}
+
+/// The clock that certificates are held against.
+pub(super) fn unix_seconds() -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "whole seconds are meant")]
+    let seconds = unix_now() as i64;
+    seconds
 }
 
 fn has_passed(time: i64) -> bool {
-    #[expect(clippy::cast_precision_loss, reason = "seconds of some centuries fit")]
-    let time = time as f64;
-    time < unix_now()
+    time < unix_seconds()
 }
 
 /// A device's certificate and those that lead to its authority.
@@ -156,6 +201,8 @@ struct State {
     unusable: bool,
     /// Somebody was told of the end of the validity.
     expiry_told: bool,
+    /// Revocation lists that somebody was told to be too old.
+    lists_told: usize,
 }
 
 /// TLS as the files say it, also when they change. Connections that are open keep what they have.
@@ -175,6 +222,7 @@ impl Tls {
             generation: 0,
             unusable: false,
             expiry_told: false,
+            lists_told: 0,
         };
         Ok(Self {
             files: files.clone(),
@@ -199,15 +247,61 @@ impl Tls {
         if state.generation == generation {
             return true;
         }
-        let Some(verifier) = state.loaded.verifier.clone() else {
+        drop(state);
+        self.accepts(chain)
+    }
+
+    /// Whether a device's certificate would be accepted now.
+    pub(super) fn accepts(&self, chain: &Chain) -> bool {
+        let Some(verifier) = self.lock().loaded.verifier.clone() else {
             return true;
         };
-        drop(state);
         chain.split_first().is_some_and(|(own, rest)| {
             verifier
                 .verify_client_cert(own, rest, UnixTime::now())
                 .is_ok()
         })
+    }
+
+    /// Until when nothing ends that a certificate rests on: itself, those above it, the revocation
+    /// lists if that is an error. Unix seconds.
+    pub(super) fn until(&self, chain: &Chain, now: i64) -> i64 {
+        let state = self.lock();
+        let Authorities {
+            next_updates,
+            enforced,
+            ..
+        } = &state.loaded.authorities;
+        let ends = chain.iter().filter_map(|one| certificate::not_after(one));
+        let lists = next_updates.iter().copied().filter(|_| *enforced);
+        // Valid up to and including that second.
+        let coming = ends.chain(lists).map(|end| end.saturating_add(1));
+        coming.filter(|end| *end > now).min().unwrap_or(i64::MAX)
+    }
+
+    /// Whether an authority above a certificate may give some names only. Those of the file that
+    /// have the name of an issuer count, and all that were shown, whether or not the way to the
+    /// file leads through them.
+    pub(super) fn limits_names(&self, chain: &Chain) -> bool {
+        let state = self.lock();
+        let limited = &state.loaded.authorities.limited;
+        let below = |issuer: &[u8]| limited.iter().any(|subject| subject == issuer);
+        chain.iter().any(|one| {
+            Certificate::read(one).is_none_or(|read| read.limits_names || below(read.issuer))
+        })
+    }
+
+    /// How many revocation lists are too old. Says so when there are more than before.
+    pub(super) fn old_lists(&self) -> usize {
+        let mut state = self.lock();
+        let lists = state.loaded.authorities.next_updates.iter();
+        let old = lists.filter(|end| has_passed(**end)).count();
+        if old > state.lists_told {
+            let client_ca = self.files.client_ca.as_deref().unwrap_or(Path::new(""));
+            warn!(client_ca = %client_ca.display(), lists = old, refused = state.loaded.authorities.enforced, "a revocation list is older than it says it may be; what was revoked since is not known: put the newest one there");
+        }
+        state.lists_told = old;
+        old
     }
 
     /// Forgets what the files looked like, so that the next look reads them.
@@ -236,6 +330,7 @@ impl Tls {
                     generation: state.generation + 1,
                     unusable: false,
                     expiry_told: false,
+                    lists_told: 0,
                 };
                 info!(cert = %self.files.cert.display(), "certificates of [devices.tls] read again");
                 true

@@ -4,6 +4,7 @@
 //! told in one line when the minute is over. Kinds that have limits of their own (refused
 //! connections, the uplink's reasons) stay far below this.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
@@ -15,6 +16,13 @@ pub(super) const WINDOW: Duration = Duration::from_secs(60);
 /// bad radio link, so that its story stays whole.
 const LINES: u32 = 20;
 
+/// Lines of one kind in one window, of all keys together: a site of some hundred devices that come
+/// back after a power cut is told whole. More is not read by anybody, and wears out a flash card.
+const LINES_OF_KIND: u32 = 600;
+
+/// Lines that tell what was held back: so many keys by name, and then one line for each kind.
+const HELD_LINES: usize = 50;
+
 /// Keys remembered: connects and disconnects of 2,000 devices, some 500 KB. Beyond that, devices
 /// that are new in this window share the lines of their kind.
 const KEYS: usize = 4_096;
@@ -23,7 +31,8 @@ const KEYS: usize = 4_096;
 const SWEEP: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-struct Window<W> {
+struct Window<K, W> {
+    shared: K,
     since: Instant,
     lines: u32,
     held: u64,
@@ -33,7 +42,10 @@ struct Window<W> {
 /// The limit for keys `K`; `W` says what was held back.
 #[derive(Debug)]
 pub(super) struct Limit<K, W> {
-    windows: HashMap<K, Window<W>>,
+    windows: HashMap<K, Window<K, W>>,
+    /// Lines of each kind, by its shared key, and since when. There are as many as there are places
+    /// in the code that log.
+    kinds: HashMap<K, (Instant, u32)>,
     /// When those that are over were last looked for.
     swept: Option<Instant>,
 }
@@ -42,6 +54,7 @@ impl<K, W> Default for Limit<K, W> {
     fn default() -> Self {
         Self {
             windows: HashMap::new(),
+            kinds: HashMap::new(),
             swept: None,
         }
     }
@@ -57,7 +70,8 @@ pub(super) enum Verdict {
 }
 
 impl<K: Clone + Eq + Hash, W> Limit<K, W> {
-    /// An event with this key. `shared`: the key that it falls under when there are too many.
+    /// An event with this key. `shared`: the key of its kind, under which it falls when there are
+    /// too many.
     pub(super) fn note(
         &mut self,
         key: K,
@@ -65,30 +79,36 @@ impl<K: Clone + Eq + Hash, W> Limit<K, W> {
         now: Instant,
         what: impl FnOnce() -> W,
     ) -> Verdict {
-        let over = |window: &Window<W>| now.saturating_duration_since(window.since) >= WINDOW;
+        let over = |since: Instant| now.saturating_duration_since(since) >= WINDOW;
+        let (since, lines) = self.kinds.entry(shared.clone()).or_insert((now, 0));
+        if over(*since) {
+            (*since, *lines) = (now, 0);
+        }
+        let kind_is_full = *lines >= LINES_OF_KIND;
         let known = self.windows.contains_key(&key);
         let swept = |at: Instant| now.saturating_duration_since(at) < SWEEP;
         if !known && self.windows.len() >= KEYS && !self.swept.is_some_and(swept) {
             self.swept = Some(now);
             self.windows
-                .retain(|_, window| !over(window) || window.held > 0);
+                .retain(|_, window| !over(window.since) || window.held > 0);
         }
-        let key = if known || self.windows.len() < KEYS {
-            key
-        } else {
-            shared
-        };
-        let window = self.windows.entry(key).or_insert(Window {
-            since: now,
-            lines: 0,
-            held: 0,
-            what: None,
-        });
-        if over(window) && window.held == 0 {
+        let own = known || (self.windows.len() < KEYS && !kind_is_full);
+        let window = self
+            .windows
+            .entry(if own { key } else { shared.clone() })
+            .or_insert(Window {
+                shared,
+                since: now,
+                lines: 0,
+                held: 0,
+                what: None,
+            });
+        if over(window.since) && window.held == 0 {
             (window.since, window.lines) = (now, 0);
         }
-        if window.lines < LINES {
+        if window.lines < LINES && !kind_is_full {
             window.lines += 1;
+            *lines += 1;
             return Verdict::Print;
         }
         window.held += 1;
@@ -97,17 +117,34 @@ impl<K: Clone + Eq + Hash, W> Limit<K, W> {
         Verdict::Hold { first }
     }
 
-    /// What was held back and has not been told yet, with how often. Windows begin anew.
+    /// What was held back and has not been told yet, with how often: the loudest by themselves, the
+    /// others together by their kind. Windows begin anew.
     pub(super) fn held(&mut self) -> Vec<(K, W, u64)> {
         let mut held = Vec::new();
         self.windows.retain(|key, window| {
             let Some(what) = window.what.take() else {
                 return true;
             };
-            held.push((key.clone(), what, window.held));
+            held.push((key.clone(), window.shared.clone(), what, window.held));
             false
         });
-        held
+        held.sort_by_key(|(_, _, _, times)| Reverse(*times));
+        let mut told: Vec<(K, W, u64)> = Vec::new();
+        // Where the common line of each kind stands.
+        let mut kinds: HashMap<K, usize> = HashMap::new();
+        let mut alone = 0;
+        for (key, shared, what, times) in held {
+            if key != shared && alone < HELD_LINES {
+                alone += 1;
+                told.push((key, what, times));
+            } else if let Some(at) = kinds.get(&shared) {
+                told[*at].2 += times;
+            } else {
+                kinds.insert(shared.clone(), told.len());
+                told.push((shared, what, times));
+            }
+        }
+        told
     }
 }
 
@@ -161,11 +198,48 @@ mod tests {
             .filter(|key| print(&mut limit, *key, now))
             .count();
         assert!(limit.windows.len() <= KEYS + 1);
-        assert!(printed <= KEYS + LINES as usize);
+        assert_eq!(printed, LINES_OF_KIND as usize);
         let held: u64 = limit.held().iter().map(|(_, _, held)| held).sum();
         assert_eq!(held + printed as u64, 100_000);
+        assert_eq!(limit.held(), []);
         // Later these are forgotten.
-        assert!(print(&mut limit, 100_001, now + WINDOW));
-        assert!(limit.windows.len() < 10);
+        for key in 0..10_000 {
+            print(&mut limit, 100_000 + key, now + WINDOW);
+        }
+        assert!(limit.windows.len() <= KEYS + 1);
+    }
+
+    #[test]
+    fn many_loud_devices_share_the_lines_of_a_kind_and_another_kind_has_its_own() {
+        let mut limit = Limit::default();
+        let now = Instant::now();
+        let mut printed = 0;
+        for n in 0..100_000 {
+            let verdict = limit.note((1, n % 3_000), (1, 0), now, || n);
+            printed += u32::from(verdict == Verdict::Print);
+        }
+        assert_eq!(printed, LINES_OF_KIND);
+        let held = limit.held();
+        assert!(held.len() <= HELD_LINES + 1, "{}", held.len());
+        let sum: u64 = held.iter().map(|(_, _, held)| held).sum();
+        assert_eq!(sum, 100_000 - u64::from(LINES_OF_KIND));
+        let other = limit.note((2, 7), (2, 0), now, || 0);
+        assert_eq!(other, Verdict::Print);
+        let next = limit.note((1, 7), (1, 0), now + WINDOW, || 0);
+        assert_eq!(next, Verdict::Print, "a new minute");
+    }
+
+    #[test]
+    fn who_was_told_by_name_before_the_kind_was_full_is_counted_by_name() {
+        let mut limit = Limit::default();
+        let now = Instant::now();
+        assert!(print(&mut limit, 1, now));
+        for key in 2..2_000 {
+            print(&mut limit, key, now);
+        }
+        assert!(!print(&mut limit, 1, now));
+        let held = limit.held();
+        assert!(held.contains(&(1, 1, 1)), "{held:?}");
+        assert_eq!(held.len(), 2, "and one line for the others: {held:?}");
     }
 }

@@ -40,11 +40,16 @@ enum Body {
         window: u32,
     },
     Ack {
-        seq: u64,
+        #[serde(default)]
+        seq: Option<u64>,
+        #[serde(default)]
+        result: Option<String>,
     },
     Reject {
         #[serde(default)]
         seq: Option<u64>,
+        #[serde(default)]
+        result: Option<String>,
         code: String,
         detail: String,
     },
@@ -57,7 +62,11 @@ enum Body {
     Command {
         id: String,
         name: String,
-        args: Value,
+        #[serde(default)]
+        args: Option<Value>,
+        timeout: f64,
+        #[serde(default)]
+        again: bool,
     },
 }
 
@@ -90,16 +99,40 @@ impl TryFrom<Body> for ToDevice {
                 max_rate,
                 window,
             }),
-            Body::Ack { seq } => Self::Ack { seq },
-            Body::Reject { seq, code, detail } => {
+            Body::Ack { seq, result } => match (seq, result) {
+                (Some(seq), None) => Self::Ack { seq },
+                (None, Some(id)) => Self::ResultAck { id },
+                _ => return Err(NotAMessage("an ack of both or of nothing".to_owned())),
+            },
+            Body::Reject {
+                seq,
+                result,
+                code,
+                detail,
+            } => {
                 let code = RejectCode::from_text(&code).ok_or_else(|| unknown(&code))?;
-                Self::Reject(Reject { seq, code, detail })
+                match result {
+                    Some(id) => Self::ResultReject { id, code, detail },
+                    None => Self::Reject(Reject { seq, code, detail }),
+                }
             }
             Body::Note { code, detail, seq } => {
                 let code = NoteCode::from_text(&code).ok_or_else(|| unknown(&code))?;
                 Self::Note(Note { code, detail, seq })
             }
-            Body::Command { id, name, args } => Self::Command { id, name, args },
+            Body::Command {
+                id,
+                name,
+                args,
+                timeout,
+                again,
+            } => Self::Command {
+                id,
+                name,
+                args,
+                timeout,
+                again,
+            },
         })
     }
 }

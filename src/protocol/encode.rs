@@ -85,7 +85,21 @@ enum Body<'a> {
     Command {
         id: &'a str,
         name: &'a str,
-        args: &'a Value,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        args: Option<&'a Value>,
+        timeout: f64,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
+    },
+    #[serde(rename = "ack")]
+    ResultAck {
+        result: &'a str,
+    },
+    #[serde(rename = "reject")]
+    ResultReject {
+        result: &'a str,
+        code: &'static str,
+        detail: &'a str,
     },
 }
 
@@ -115,7 +129,25 @@ impl<'a> Body<'a> {
                 detail: &note.detail,
                 seq: note.seq,
             },
-            ToDevice::Command { id, name, args } => Self::Command { id, name, args },
+            ToDevice::Command {
+                id,
+                name,
+                args,
+                timeout,
+                again,
+            } => Self::Command {
+                id,
+                name,
+                args: args.as_ref(),
+                timeout: *timeout,
+                again: *again,
+            },
+            ToDevice::ResultAck { id } => Self::ResultAck { result: id },
+            ToDevice::ResultReject { id, code, detail } => Self::ResultReject {
+                result: id,
+                code: code.as_str(),
+                detail,
+            },
         }
     }
 }

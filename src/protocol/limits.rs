@@ -23,9 +23,11 @@ pub const MAX_RESOLVED: usize = 1024 * 1024;
 /// Characters of `stream`, `model` and `firmware` (the device protocol names 64 for `stream`).
 pub const MAX_TEXT: usize = 64;
 
-/// Bytes of a command id in a result. The hub passes on ids of this length and longer ones can
-/// answer nothing.
-pub const MAX_COMMAND_ID: usize = 128;
+/// Characters of a command's id. Longer ones are never sent, so that they answer nothing.
+pub const MAX_COMMAND_ID: usize = 64;
+
+/// Bytes of a command's name.
+pub const MAX_COMMAND_NAME: usize = 64;
 
 /// Bytes of `error` in a result.
 pub const MAX_ERROR_TEXT: usize = 1_024;

@@ -91,14 +91,18 @@ pub struct Bye {
 /// `{"result": …}`
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandResult {
-    /// The command's id.
+    /// The command's id: 1 to 64 characters.
     pub id: String,
+    /// Which command it was. `None`: not said, or no name that a command can have.
+    pub name: Option<String>,
     /// Whether it worked.
     pub ok: bool,
     /// What it gave.
     pub value: Option<Value>,
     /// Why it did not work.
     pub error: Option<String>,
+    /// Progress: the last one follows.
+    pub more: bool,
 }
 
 /// A message to a device.
@@ -121,8 +125,26 @@ pub enum ToDevice {
         id: String,
         /// The last topic level.
         name: String,
-        /// Whatever the sender gave.
-        args: Value,
+        /// Whatever the sender gave, if anything.
+        args: Option<Value>,
+        /// How many seconds the device has left.
+        timeout: f64,
+        /// It may have been sent before.
+        again: bool,
+    },
+    /// The last result of a command is safe.
+    ResultAck {
+        /// The command's id.
+        id: String,
+    },
+    /// A result was not taken and never will be.
+    ResultReject {
+        /// The command's id.
+        id: String,
+        /// The kind of fault.
+        code: RejectCode,
+        /// As in [`Reject`].
+        detail: String,
     },
 }
 

@@ -18,5 +18,5 @@ pub mod pack;
 pub mod payload;
 
 pub use client::decode_to_device;
-pub use decode::decode;
+pub use decode::{decode, decode_value, result_id};
 pub use encode::encode;

@@ -32,6 +32,8 @@ pub enum Ending {
     Revoked,
     /// Above `max_rate` for minutes.
     RateExceeded,
+    /// The hub was full, and the device had said nothing.
+    MadeRoom,
     /// The hub stops.
     Stopping,
     /// Not WebSocket (RFC 6455).
@@ -61,6 +63,7 @@ impl Ending {
             Self::Refused => "refused",
             Self::Revoked => "revoked",
             Self::RateExceeded => "rate exceeded",
+            Self::MadeRoom => "made room",
             Self::Stopping => "hub stopping",
             Self::ProtocolError | Self::NotUtf8 | Self::LateHello => "protocol error",
             Self::TooLarge { .. } => "message too large",
@@ -81,6 +84,10 @@ impl Ending {
             Self::Refused => (1013, "the hub cannot take data now"),
             Self::Revoked => (4002, "credentials revoked"),
             Self::RateExceeded => (4003, "rate exceeded"),
+            Self::MadeRoom => (
+                1013,
+                "the hub is full, and this connection had said nothing",
+            ),
             Self::Stopping => (1001, "hub stopping"),
             Self::ProtocolError => (1002, "protocol error"),
             Self::NotUtf8 => (
@@ -102,6 +109,7 @@ impl Ending {
             self,
             Self::PingTimeout
                 | Self::RateExceeded
+                | Self::MadeRoom
                 | Self::ProtocolError
                 | Self::NotUtf8
                 | Self::LateHello
@@ -157,6 +165,7 @@ impl From<Close> for Ending {
             Close::Replaced => Self::Replaced,
             Close::Refused => Self::Refused,
             Close::Revoked => Self::Revoked,
+            Close::MadeRoom => Self::MadeRoom,
             Close::Stopping => Self::Stopping,
         }
     }
@@ -181,6 +190,7 @@ mod tests {
             Ending::Refused,
             Ending::Revoked,
             Ending::RateExceeded,
+            Ending::MadeRoom,
             Ending::Stopping,
             Ending::ProtocolError,
             Ending::NotUtf8,

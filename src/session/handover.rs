@@ -80,6 +80,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             self.send(&ToDevice::Welcome(welcome))?;
         }
         self.tell_ack()?;
+        // After the welcome, so that a device knows where it stands before it is told what to do.
+        self.announce();
         self.hand_over()
     }
 
@@ -178,6 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             conn: self.present.conn,
             stream: attached.stream,
             batch,
+            resolved: candidate.resolved,
             content: candidate.content,
         })
     }

@@ -21,6 +21,8 @@ pub(super) struct Candidate {
     pub(super) seq: Option<u64>,
     pub(super) received: Moment,
     pub(super) readings: u32,
+    /// Bytes of these in the payload.
+    pub(super) resolved: usize,
     pub(super) content: Content,
     /// Some time of it cannot be true.
     pub(super) implausible: Option<Implausible>,
@@ -94,6 +96,7 @@ fn taken(
         seq,
         received,
         readings: pack.readings,
+        resolved: pack.resolved_bytes,
         content: pack.content,
         implausible,
         dropped: pack.dropped,

@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::Session;
 use super::ending::Ending;
 use super::handover::Stream;
 use super::inbound::{self, Candidate, Inbound};
+use super::rate::Cost;
 use super::wire::Incoming;
 use crate::clock;
 use crate::intake::port::{ConnId, Refused};
@@ -120,18 +121,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.encoding = encoding;
                 match inbound::read(encoding, &frame, received, self.hello.clock) {
                     Ok(inbound) => self.message(inbound),
-                    Err(reject) => self.reject(reject),
+                    Err(reject) => match protocol::result_id(encoding, &frame) {
+                        Some(id) => self.reject_result(id, reject),
+                        None => self.reject(reject),
+                    },
                 }
             }
         }
     }
 
-    /// Counts messages against the rate. Pings and pongs count as well, and so do the frames that
-    /// a message is cut into beyond all need: a flood of them costs the hub as much.
+    /// Counts messages, and the bytes that have come, against the limits. Pings and pongs count as
+    /// well, and so do the frames that a message is cut into beyond all need: a flood of them costs
+    /// the hub as much.
     fn spend(&mut self, messages: u32) -> Result<(), Ending> {
         let messages = messages + self.wire.surplus();
-        self.throttled = self.rate.spend(messages, self.now);
-        if self.rate.throttled_for(self.now) > self.settings.rate_patience {
+        let read = self.wire.bytes_read();
+        let bytes = read - std::mem::replace(&mut self.bytes_spent, read);
+        self.pay(Cost {
+            messages,
+            bytes,
+            readings: 0,
+        })
+    }
+
+    fn pay(&mut self, cost: Cost) -> Result<(), Ending> {
+        let limits = self.settings.limits();
+        let (wait, throttled_for) = self.present.purse.with(limits, self.now, |rate| {
+            let wait = rate.spend(cost, self.now);
+            (wait, rate.throttled_for(self.now))
+        });
+        self.throttled = self.throttled.max(wait);
+        if throttled_for > self.settings.rate_patience {
             return Err(Ending::RateExceeded);
         }
         Ok(())
@@ -166,6 +186,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Err(Ending::LateHello)
             }
             Inbound::Data(candidate) => {
+                self.pay(Cost {
+                    readings: candidate.readings,
+                    ..Cost::default()
+                })?;
                 if matches!(self.stream, Stream::None) {
                     self.attach(None);
                 }
@@ -174,8 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.take(candidate)
             }
             Inbound::Result(result) => {
-                self.rejects_in_a_row = 0;
-                debug!(device = %self.present.device, ok = result.ok, "result of no known command");
+                self.result(result);
                 Ok(())
             }
             Inbound::Bye(bye) => Err(match bye.sleep {
@@ -239,6 +262,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     pub(super) fn reject(&mut self, reject: Reject) -> Result<(), Ending> {
+        self.refuse(reject, ToDevice::Reject)
+    }
+
+    /// A message was not taken; `answer` makes of the reject what the device hears.
+    pub(super) fn refuse(
+        &mut self,
+        reject: Reject,
+        answer: impl FnOnce(Reject) -> ToDevice,
+    ) -> Result<(), Ending> {
         self.present.board.reject(reject.code.as_str());
         // A number can be wrong and the content good.
         self.rejects_in_a_row += u32::from(reject.code != RejectCode::BadSeq);
@@ -248,7 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             detail = without_its_words(&reject.detail),
             "message rejected"
         );
-        self.send(&ToDevice::Reject(reject))?;
+        self.send(&answer(reject))?;
         if self.rejects_in_a_row >= REJECTS_IN_A_ROW {
             return Err(Ending::TooManyRejects);
         }

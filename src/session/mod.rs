@@ -10,6 +10,7 @@
 //! are answered and its pongs are seen.
 
 pub mod acks;
+mod commands;
 mod counted;
 pub mod ending;
 mod handover;
@@ -20,7 +21,9 @@ mod notes;
 mod parting;
 pub mod post;
 pub mod rate;
+mod rates;
 pub mod roster;
+mod seats;
 mod sleepers;
 mod unacked;
 pub mod wire;
@@ -38,10 +41,11 @@ use self::handover::{Hand, Stream, Waiting};
 use self::liveness::{Action, Liveness};
 use self::notes::Notes;
 use self::parting::Parting;
-use self::rate::Rate;
+use self::rate::Limits;
 use self::roster::Present;
 use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
+use crate::commands::port::{self, CommandPort, FromSession, Tray};
 use crate::intake::port::{Arrival, Attached, Control, IntakePort, Mail};
 use crate::protocol::message::Hello;
 use crate::reading::Encoding;
@@ -57,11 +61,17 @@ pub struct Settings {
     pub max_message: usize,
     /// Messages a second.
     pub max_rate: u32,
+    /// Bytes a second.
+    pub max_bytes: u64,
+    /// Readings a second.
+    pub max_readings: u32,
     /// Batches that may be unsettled.
     pub window: u32,
-    /// How long a device may stay at its `max_rate` without a pause before it is disconnected.
+    /// How long a device may stay at one of its limits without a pause before it is disconnected.
     /// Long, because one that sends its backlog after an outage does no wrong.
     pub rate_patience: Duration,
+    /// The way to the commands; `None`: they are off.
+    pub commands: Option<CommandPort>,
 }
 
 impl From<&crate::config::Devices> for Settings {
@@ -71,8 +81,21 @@ impl From<&crate::config::Devices> for Settings {
             ping_timeout: devices.ping_timeout,
             max_message: devices.max_message,
             max_rate: devices.max_rate,
+            max_bytes: devices.max_bytes,
+            max_readings: devices.max_readings,
             window: devices.window,
             rate_patience: Duration::from_secs(300),
+            commands: None,
+        }
+    }
+}
+
+impl Settings {
+    fn limits(&self) -> Limits {
+        Limits {
+            messages: self.max_rate,
+            bytes: self.max_bytes,
+            readings: self.max_readings,
         }
     }
 }
@@ -89,6 +112,8 @@ struct Session<'a, S> {
     /// There was a `hello`.
     greeted: bool,
     notes: Notes,
+    /// Where commands come from, if they are on.
+    commands: Option<commands::Link>,
     /// A batch that cannot go on yet.
     hand: Option<Hand>,
     /// Room in the intake for the batch in hand.
@@ -99,7 +124,8 @@ struct Session<'a, S> {
     unacked: Unacked,
     rejects_in_a_row: u32,
     liveness: Liveness,
-    rate: Rate,
+    /// Bytes read that were spent.
+    bytes_spent: u64,
     /// Reading goes on at this time.
     throttled: Option<Instant>,
     bytes_seen: u64,
@@ -113,6 +139,10 @@ enum Event {
     Mail(Mail),
     Attached(Option<Attached>),
     Room(Option<OwnedPermit<Arrival>>),
+    /// There is something for the device.
+    Commands(port::Waiting),
+    /// There is room for what the device said of a command.
+    CommandRoom(Option<OwnedPermit<FromSession>>),
     Wire(Option<Incoming>),
     Time,
 }
@@ -132,6 +162,10 @@ where
         hello: Hello::default(),
         greeted: false,
         notes: Notes::default(),
+        commands: settings
+            .commands
+            .clone()
+            .map(|port| commands::Link::new(port, now)),
         hand: None,
         room: None,
         unsettled: 0,
@@ -139,7 +173,7 @@ where
         unacked: Unacked::default(),
         rejects_in_a_row: 0,
         liveness: Liveness::new(settings.ping_interval, settings.ping_timeout, now),
-        rate: Rate::new(settings.max_rate, now),
+        bytes_spent: 0,
         throttled: None,
         bytes_seen: 0,
         now,
@@ -149,6 +183,7 @@ where
     let ending = session.live().await;
     info!(device = %present.device, conn = present.conn, reason = ending.reason(), "device disconnected");
     let attached = !matches!(session.stream, Stream::None);
+    let (commands, device) = (session.commands.take(), present.device.clone());
     // The rest goes now: a place in the intake's queue must not be held through the closing.
     let parting = session.part();
     let conn = present.conn;
@@ -158,7 +193,12 @@ where
     // hung up: a hub that stops waits for it.
     let IntakePort { control, data } = port;
     drop(data);
-    parting.end(ending).await;
+    let no_more_commands = async {
+        if let Some(commands) = commands {
+            commands.end(device, conn).await;
+        }
+    };
+    tokio::join!(no_more_commands, parting.end(ending));
     if attached {
         // An error means that the intake is gone, and with it the stream.
         let _ = control.send(Control::Detach { conn }).await;
@@ -193,6 +233,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 },
                 self.room.as_mut(),
             );
+            let (tray, command_room) = match &mut self.commands {
+                Some(link) => (Some(&*link.tray), link.room.as_mut()),
+                None => (None, None),
+            };
             let wire = &mut self.wire;
             // In this order: the wire comes before the timer, so that a device is judged only
             // when everything that it sent has been looked at.
@@ -201,6 +245,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 mail = self.present.mailbox.take() => Event::Mail(mail),
                 attached = or_never(answer) => Event::Attached(attached),
                 permit = or_never(room) => Event::Room(permit),
+                waiting = for_device(tray) => Event::Commands(waiting),
+                permit = or_never(command_room) => Event::CommandRoom(permit),
                 incoming = poll_fn(|cx| wire.poll(cx, read)) => Event::Wire(incoming),
                 () = &mut timer => Event::Time,
             };
@@ -215,7 +261,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// hold its own against the device's liveness.
     fn may_read(&mut self) -> bool {
         let attaching = matches!(self.stream, Stream::Attaching { .. });
-        if self.hand.is_some() || attaching || self.throttled.is_some() {
+        let untold = self.commands.as_ref().is_some_and(commands::Link::is_full);
+        if self.hand.is_some() || attaching || untold || self.throttled.is_some() {
             self.liveness.pause();
             return false;
         }
@@ -226,7 +273,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     fn wake_at(&self) -> Instant {
         let ping = self.liveness.wake_at();
-        let others = [self.throttled, self.acks.due()];
+        let quiet = self.commands.as_ref().and_then(|link| link.quiet_until);
+        let others = [self.throttled, self.acks.due(), quiet];
         others.into_iter().flatten().fold(ping, Instant::min)
     }
 
@@ -256,10 +304,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 }
                 Ok(())
             }
+            Event::Commands(waiting) => self.deliver(waiting),
+            Event::CommandRoom(permit) => {
+                if let Some(link) = &mut self.commands {
+                    link.has_room(permit);
+                }
+                Ok(())
+            }
             Event::Wire(incoming) => {
                 self.note_life();
                 match incoming {
-                    Some(incoming) => self.incoming(incoming)?,
+                    Some(incoming) => {
+                        if let Incoming::Message(..) = incoming {
+                            self.present.spoke();
+                        }
+                        self.incoming(incoming)?;
+                    }
                     // Output flows again, or has stopped to.
                     None => self.tell_ack()?,
                 }
@@ -290,11 +350,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if self.acks.due().is_some_and(|due| due <= self.now) {
             self.tell_ack()?;
         }
+        let quiet = self.commands.as_ref().and_then(|link| link.quiet_until);
+        if quiet.is_some_and(|until| self.now >= until) {
+            self.quiet_is_over();
+        }
         match self.liveness.tick(self.now) {
             Some(Action::Ping(payload)) => self.wire.ping(payload),
             Some(Action::Evict) => Err(Ending::PingTimeout),
             None => Ok(()),
         }
+    }
+}
+
+async fn for_device(tray: Option<&Tray>) -> port::Waiting {
+    match tray {
+        Some(tray) => tray.take().await,
+        None => std::future::pending().await,
     }
 }
 

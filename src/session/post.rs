@@ -208,6 +208,7 @@ fn arrival(
         posting.board.took(&batch, Instant::now());
     }
     Arrival {
+        resolved: candidate.resolved,
         conn,
         stream: attached.stream,
         batch,

@@ -5,10 +5,13 @@
 //! leave the same last word everywhere.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::ending::{ASLEEP, Ending};
+use super::rates::{Purse, Rates};
+use super::seats::{Admission, Seats};
 use super::sleepers::Sleepers;
 use crate::clock;
 use crate::intake::port::{Close, ConnId, Mailbox};
@@ -42,13 +45,14 @@ impl Entry {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     last_conn: ConnId,
-    seats: usize,
+    seats: Seats,
     /// Sessions, present ones and those that were replaced and have not ended yet.
     sessions: u64,
     present: HashMap<Arc<str>, Entry>,
+    rates: Rates,
     sleepers: Sleepers,
     /// Devices with a batch under way that came by `POST`.
     posting: HashSet<Arc<str>>,
@@ -58,7 +62,6 @@ struct State {
 /// All sessions of the hub.
 #[derive(Debug)]
 pub struct Roster {
-    max: usize,
     board: Arc<Board>,
     outbox: Arc<Outbox>,
     state: Mutex<State>,
@@ -70,7 +73,7 @@ pub struct Seat(Arc<Roster>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.lock().seats -= 1;
+        self.0.lock().seats.give_back();
     }
 }
 
@@ -79,10 +82,18 @@ impl Roster {
     #[must_use]
     pub fn new(max: usize, board: Arc<Board>, outbox: Arc<Outbox>) -> Arc<Self> {
         Arc::new(Self {
-            max,
             board,
             outbox,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                last_conn: 0,
+                seats: Seats::new(max),
+                sessions: 0,
+                present: HashMap::new(),
+                rates: Rates::default(),
+                sleepers: Sleepers::default(),
+                posting: HashSet::new(),
+                closing: None,
+            }),
         })
     }
 
@@ -96,15 +107,22 @@ impl Roster {
         &self.board
     }
 
-    /// A seat for a device, or `None` when the hub is full. A device that is present may always
-    /// come back: it takes the place of its old connection.
+    /// A seat for a device, or `None` when the hub is full of sessions that are in use: one that
+    /// has said nothing has to end for it. A device that is present may always come back: it takes
+    /// the place of its old connection.
     #[must_use]
     pub fn admit(self: &Arc<Self>, device: &str) -> Option<Seat> {
         let mut state = self.lock();
-        if state.seats >= self.max && !state.present.contains_key(device) {
-            return None;
+        let back = state.present.contains_key(device);
+        match state.seats.take(back) {
+            Admission::Free => {}
+            Admission::InPlaceOf(silent) => {
+                if let Some(entry) = state.present.get(&silent) {
+                    entry.mailbox.close(Close::MadeRoom);
+                }
+            }
+            Admission::Full => return None,
         }
-        state.seats += 1;
         Some(Seat(self.clone()))
     }
 
@@ -129,8 +147,11 @@ impl Roster {
                 .put(&device, entry.presence("online", entry.since, "connected"));
         }
         if let Some(older) = state.present.insert(device.clone(), entry) {
+            state.seats.settle(older.conn);
             older.mailbox.close(Close::Replaced);
         }
+        state.seats.sit(conn, device.clone());
+        let purse = state.rates.take(&device);
         if let Some(reason) = state.closing {
             mailbox.close(reason);
         }
@@ -145,7 +166,9 @@ impl Roster {
             remote,
             mailbox,
             board,
+            purse,
             ending: Ending::Lost,
+            spoke: AtomicBool::new(false),
             _seat: seat,
         }
     }
@@ -245,11 +268,22 @@ pub struct Present {
     pub mailbox: Arc<Mailbox>,
     /// The device's part of the board.
     pub board: Arc<DeviceBoard>,
+    /// What the device has left to spend.
+    pub purse: Purse,
     ending: Ending,
+    /// Its first message has come.
+    spoke: AtomicBool,
     _seat: Seat,
 }
 
 impl Present {
+    /// A message came from the device: the session makes room for nobody from now on.
+    pub fn spoke(&self) {
+        if !self.spoke.swap(true, Relaxed) {
+            self.roster.lock().seats.settle(self.conn);
+        }
+    }
+
     /// What `hello` said of the device, for the board and the broker.
     pub fn describe(&self, model: Option<String>, firmware: Option<String>) {
         if model.is_none() && firmware.is_none() {
@@ -282,6 +316,7 @@ impl Drop for Present {
         let roster = &self.roster;
         let mut state = roster.lock();
         state.sessions -= 1;
+        state.seats.settle(self.conn);
         roster.board.devices.connected.set(state.sessions);
         roster.board.stir();
         let reason = self.ending.reason();
@@ -291,6 +326,7 @@ impl Drop for Present {
         if state.present.get(&self.device).is_some_and(is_present)
             && let Some(entry) = state.present.remove(&self.device)
         {
+            state.rates.put_by(&self.device);
             let sleeps = match self.ending {
                 Ending::Asleep { sleep } => {
                     let now = Instant::now();
@@ -311,8 +347,13 @@ impl Drop for Present {
                 .offline(&self.device, self.conn, reason);
             let word = if sleeps { ASLEEP } else { "offline" };
             // A device that wakes and sleeps as it said changes nothing.
-            if !(sleeps && entry.quiet) {
-                let presence = entry.presence(word, clock::now(), reason);
+            if sleeps && entry.quiet {
+                return;
+            }
+            let presence = entry.presence(word, clock::now(), reason);
+            if self.board.batches.get() == 0 {
+                roster.outbox.put_empty(&self.device, presence);
+            } else {
                 roster.outbox.put(&self.device, presence);
             }
         }
@@ -369,8 +410,11 @@ mod tests {
         let (roster, ..) = roster(2);
         let a = enter(&roster, "a");
         let b = enter(&roster, "b");
+        a.spoke();
+        b.spoke();
         assert!(roster.admit("c").is_none());
         let a2 = enter(&roster, "a");
+        a2.spoke();
         a.leave(Ending::Replaced);
         assert!(roster.admit("c").is_none());
         b.leave(Ending::Closed);
@@ -379,6 +423,26 @@ mod tests {
         drop(reserved);
         assert!(roster.admit("d").is_some());
         drop(a2);
+    }
+
+    #[test]
+    fn a_silent_session_makes_room_in_a_full_hub_and_counts_as_evicted() {
+        let (roster, board, outbox) = roster(2);
+        let silent = enter(&roster, "silent");
+        let speaks = enter(&roster, "speaks");
+        speaks.spoke();
+        let newcomer = enter(&roster, "newcomer");
+        assert_eq!(silent.mailbox.try_take().close, Some(Close::MadeRoom));
+        assert_eq!(speaks.mailbox.try_take().close, None);
+        silent.leave(Close::MadeRoom.into());
+        let told = std::iter::from_fn(|| outbox.try_last());
+        let reasons: HashMap<_, _> = told.map(|(id, told)| (id, told.reason)).collect();
+        assert_eq!(reasons["silent"], "made room");
+        assert_eq!(reasons["newcomer"], "connected");
+        assert_eq!(board.devices.evicted.get(), 1);
+        // Its seat counts once: now everybody who is there has spoken.
+        newcomer.spoke();
+        assert!(roster.admit("another").is_none());
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The broker in the simulation and the network before it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::Mutation;
 use super::trace::Note;
-use super::truth::{Broken, Link, Publish, Told, uid_of};
+use super::truth::{Broken, Link, Publish, Told, device_of, uid_of};
 use super::world::{Ev, SETTLING, World};
-use crate::reading::Gap;
+use crate::reading::{Gap, Topic};
 use crate::uplink::simulated::Written;
 
 /// A publish on its way to the broker.
@@ -16,6 +16,16 @@ struct Coming {
     what: Publish,
     live: bool,
     payload: Vec<u8>,
+}
+
+/// What it refuses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused {
+    /// `None`: of all devices.
+    pub(super) device: Option<usize>,
+    pub(super) topic: Topic,
+    pub(super) code: u8,
+    pub(super) until: u64,
 }
 
 /// See the module.
@@ -28,9 +38,12 @@ pub(super) struct Broker {
     pub(super) slow_until: u64,
     /// How often it has hung up on this run of the hub.
     pub(super) hung_ups: u64,
+    pub(super) refuses: Vec<Refused>,
+    /// Devices that something was refused of.
+    pub(super) ever_refused: HashSet<usize>,
     coming: VecDeque<Coming>,
-    /// PUBACKs on their way back.
-    going: VecDeque<(u16, Publish)>,
+    /// PUBACKs on their way back; with a reason code: refusals.
+    going: VecDeque<(u16, Result<Publish, u8>)>,
     /// The connection on whose publishes it is at work.
     busy: Option<Link>,
 }
@@ -43,6 +56,8 @@ impl Broker {
             hangs_until: 0,
             slow_until: 0,
             hung_ups: 0,
+            refuses: Vec::new(),
+            ever_refused: HashSet::new(),
             coming: VecDeque::new(),
             going: VecDeque::new(),
             busy: None,
@@ -62,6 +77,9 @@ impl Broker {
         }
         if now >= self.slow_until {
             self.service = service;
+        }
+        if healed {
+            self.refuses.retain(|refused| refused.until == u64::MAX);
         }
     }
 }
@@ -201,8 +219,40 @@ impl World {
         Ok(())
     }
 
-    /// The broker takes a publish; its PUBACK is on the way.
+    /// The reason code with which it refuses this publish now, and whose it is.
+    fn refuses(&self, coming: &Coming) -> Option<(u8, usize)> {
+        let (device, topic) = match &coming.what {
+            Publish::Batch(uid) => {
+                let stream = self.truth.facts.get(*uid as usize)?.stream;
+                let topic = if coming.live {
+                    Topic::Data
+                } else {
+                    Topic::History
+                };
+                (self.truth.streams[stream].device, topic)
+            }
+            Publish::Gap(gap) => (device_of(&gap.device)?, Topic::Gap),
+            Publish::Status => return None,
+        };
+        let now = self.now();
+        let refuses = self.broker.refuses.iter().find(|refused| {
+            refused.topic == topic
+                && now < refused.until
+                && refused.device.is_none_or(|one| one == device)
+        });
+        refuses.map(|refused| (refused.code, device))
+    }
+
+    /// The broker takes a publish, or refuses it; its PUBACK is on the way.
     fn takes(&mut self, coming: Coming, link: Link) -> Result<(), Broken> {
+        if let Some((code, device)) = self.refuses(&coming) {
+            self.stats.refusals += 1;
+            self.broker.ever_refused.insert(device);
+            self.truth.refused(device);
+            self.note(Note::Refuses(coming.id, code));
+            self.broker.going.push_back((coming.id, Err(code)));
+            return Ok(());
+        }
         let Coming {
             id,
             what,
@@ -223,7 +273,7 @@ impl World {
             Publish::Status => {}
         }
         self.truth.pubacked(&what);
-        self.broker.going.push_back((id, what));
+        self.broker.going.push_back((id, Ok(what)));
         Ok(())
     }
 
@@ -240,6 +290,16 @@ impl World {
         };
         let Some(hub) = &self.hub else { return };
         let run = hub.run;
+        let what = match what {
+            Ok(what) => what,
+            Err(code) => {
+                // What is read behind the end of the connection may be missed.
+                if !late {
+                    hub.net.refuse(id, code);
+                }
+                return;
+            }
+        };
         let ignored = self.mutation == Some(Mutation::PubackOnSend);
         if !ignored && hub.net.puback(id, late) {
             self.note(Note::Puback(id));

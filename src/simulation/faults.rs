@@ -1,5 +1,6 @@
 //! What a fault does to the world.
 
+use super::broker::Refused;
 use super::plan::Fault;
 use super::world::{Ev, World};
 use crate::spool::simulated::disk::Mood;
@@ -34,6 +35,22 @@ impl World {
                 // The last of it, and what waits behind it in the window.
                 let window = self.plan.lanes.window as u64 * self.plan.service;
                 self.disturbs(ms + each + window);
+            }
+            Fault::Refuses {
+                device,
+                topic,
+                code,
+                ms,
+            } => {
+                let until = now.saturating_add(ms);
+                // Nobody else is to notice: nothing is disturbed.
+                let refused = Refused {
+                    device,
+                    topic,
+                    code,
+                    until,
+                };
+                self.broker.refuses.push(refused);
             }
             Fault::Poison { device } => {
                 self.poison_next.insert(device);

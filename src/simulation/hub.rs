@@ -132,6 +132,7 @@ impl Hub {
         let opened = Arc::new(AtomicBool::new(false));
         let net = Net::default();
         let wiring = Wiring {
+            topics: "t/h".into(),
             settings: plan.lanes,
             control: control_rx,
             data: data_rx,

@@ -69,6 +69,7 @@ pub(crate) struct Stats {
     pub(crate) connects: u64,
     pub(crate) cuts: u64,
     pub(crate) poison_hang_ups: u64,
+    pub(crate) refusals: u64,
     pub(crate) commits: u64,
     pub(crate) failed_commits: u64,
     pub(crate) dropped: u64,
@@ -84,7 +85,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 22] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 23] {
         [
             ("batches", &mut self.batches),
             ("arrived", &mut self.arrived),
@@ -97,6 +98,7 @@ impl Stats {
             ("connects", &mut self.connects),
             ("cuts", &mut self.cuts),
             ("poison hang-ups", &mut self.poison_hang_ups),
+            ("refusals", &mut self.refusals),
             ("commits", &mut self.commits),
             ("failed commits", &mut self.failed_commits),
             ("dropped", &mut self.dropped),

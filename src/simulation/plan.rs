@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::{self, DrainOrder, Format, Overflow, SpoolWrite};
 use crate::intake::gather::HOLD_BACK;
 use crate::intake::lanes;
+use crate::reading::Topic;
 use crate::spool::simulated::chance::Chance;
 
 /// Where the spool is on the simulated disk.
@@ -28,6 +29,14 @@ pub(super) enum Fault {
     BrokerHangs { ms: u64 },
     /// It takes so many ms for one publish, for that long.
     BrokerSlow { each: u64, ms: u64 },
+    /// It refuses this topic of one device or of all, with a reason code, for so many ms;
+    /// `u64::MAX`: for ever.
+    Refuses {
+        device: Option<usize>,
+        topic: Topic,
+        code: u8,
+        ms: u64,
+    },
     /// The next batch of this device makes the broker hang up whenever it comes.
     Poison { device: usize },
     /// So many of a thousand writes and syncs fail for so many ms.
@@ -255,6 +264,42 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// In some histories the broker refuses topics, for a while; for ever where age makes an end
+    /// of it.
+    pub(super) fn add_refusals(&mut self, chance: &mut Chance) {
+        if !chance.permille(400) {
+            return;
+        }
+        let devices = self.intervals.len();
+        for _ in 0..chance.range(1, 4) {
+            let topic = chance.pick(&[Topic::Data, Topic::Data, Topic::History, Topic::Gap]);
+            let at = chance.range(0, self.healed);
+            let ends = self.lanes.max_age < Duration::from_secs(3_600);
+            let ms = if ends && topic != Topic::Gap && chance.permille(300) {
+                u64::MAX
+            } else {
+                chance.pick(&[1_000, 10_000, 40_000])
+            };
+            let device = (!chance.permille(250)).then(|| chance.below(devices));
+            let code = chance.pick(&[0x80, 0x87, 0x97, 0x99]);
+            let fault = Fault::Refuses {
+                device,
+                topic,
+                code,
+                ms,
+            };
+            self.faults.push((at, fault));
+            if ms < u64::MAX {
+                let over = at + ms;
+                self.quiet += over.saturating_sub(self.healed);
+                self.healed = self.healed.max(over);
+            }
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+}
+
 fn fault(chance: &mut Chance, devices: usize, damages: bool) -> Fault {
     let after = if chance.coin() {
         0
@@ -306,6 +351,7 @@ impl Fault {
             | Self::BrokerDown { ms }
             | Self::BrokerHangs { ms }
             | Self::BrokerSlow { ms, .. }
+            | Self::Refuses { ms, .. }
             | Self::DiskFails { ms, .. }
             | Self::DiskUnreadable { ms, .. }
             | Self::DiskReadOnly { ms }

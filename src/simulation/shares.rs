@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::trace::Uid;
 use super::truth::{Broken, Truth, uid_of};
-use crate::reading::{GapReason, Item};
+use crate::reading::{Gap, GapReason, Item};
 use crate::spool::Event;
 
 /// What the spool holds, as far as it was synced, and was not deleted or given up.
@@ -144,10 +144,15 @@ impl Truth {
     }
 }
 
+/// Whether it was made for want of room, or for age after a refusal, which is not told apart.
+pub(super) fn for_room(gap: &Gap) -> bool {
+    matches!(gap.reason, GapReason::Overflow | GapReason::Refused)
+}
+
 /// Batches that this record says were given up earlier.
 fn told_before(item: &Item) -> u64 {
     match item {
-        Item::Gap(gap) if gap.reason == GapReason::Overflow => gap.batches,
+        Item::Gap(gap) if for_room(gap) => gap.batches,
         _ => 0,
     }
 }

@@ -36,12 +36,15 @@ pub(super) enum Note {
     /// Packet id and batch.
     Arrives(u16, Uid, bool),
     ArrivesGap(u16, u64),
+    /// Packet id and reason code.
+    Refuses(u16, u8),
     Puback(u16),
     /// Items and bytes.
     Commit(usize, usize),
     Load(u64),
     Delete(usize),
     StopSpool,
+    OtherSpoolCommand,
     /// Groups stored so far.
     Synced(u64),
     Committed(u64),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::shares::Held;
+use super::shares::{Held, for_room};
 use super::trace::Uid;
 use crate::reading::{Gap, GapReason, Item};
 use crate::spool::simulated::{Stored, is_unknown};
@@ -53,6 +53,8 @@ pub(super) struct Stream {
     acked_since: u64,
     /// The newest that came first by each lane.
     newest: [u64; 2],
+    /// Something of its device was refused: what is tried first after that may be any.
+    refused: bool,
 }
 
 /// What a gap record says, for comparing; not its time, which may be corrected later.
@@ -151,6 +153,7 @@ impl Truth {
                 acked_to: 0,
                 acked_since: 0,
                 newest: [0; 2],
+                refused: false,
             });
         }
         index
@@ -171,6 +174,11 @@ impl Truth {
 
     pub(super) fn fact(&mut self, uid: Uid) -> &mut Fact {
         &mut self.facts[uid as usize]
+    }
+
+    /// Whose it is.
+    pub(super) fn device(&self, uid: Uid) -> usize {
+        self.streams[self.facts[uid as usize].stream].device
     }
 
     fn covers(&self, gap: &Gap, fact: &Fact) -> bool {
@@ -327,7 +335,7 @@ impl Truth {
                 }
                 Item::Gap(gap) => {
                     self.gap(gap);
-                    if new && gap.reason == GapReason::Overflow {
+                    if new && for_room(gap) {
                         self.in_gaps += gap.batches;
                     }
                 }
@@ -425,7 +433,7 @@ impl Truth {
         }
         if !fact.arrived {
             let newest = &mut stream.newest[usize::from(live)];
-            if *newest > fact.seq && !self.disturbed.order {
+            if *newest > fact.seq && !self.disturbed.order && !stream.refused {
                 return Err(format!(
                     "order: number {} of stream {} comes after {newest} (live: {live})",
                     fact.seq, fact.stream
@@ -440,6 +448,14 @@ impl Truth {
         fact.arrived = true;
         fact.published = Some(link);
         Ok(())
+    }
+
+    /// The broker has refused something of this device.
+    pub(super) fn refused(&mut self, device: usize) {
+        let streams = self.streams.iter_mut();
+        streams
+            .filter(|stream| stream.device == device)
+            .for_each(|stream| stream.refused = true);
     }
 
     pub(super) fn gap_arrives(&mut self, gap: &Gap) {

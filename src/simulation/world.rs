@@ -21,7 +21,7 @@ use super::truth::{Broken, Truth};
 use super::{Mutation, Outcome, Stats};
 use crate::clock::{self, Sample};
 use crate::intake::port::{Arrival, Close, Control};
-use crate::reading::{Batch, Content, Encoding};
+use crate::reading::{Batch, Content, Encoding, Item};
 use crate::spool::simulated::chance::Chance;
 use crate::spool::simulated::disk::{Disk, Mood};
 use crate::spool::simulated::{Manner, install, take_synced, with_disk};
@@ -31,9 +31,16 @@ use crate::status::spool::SpoolState;
 /// Unix seconds at the beginning.
 const BEGIN: f64 = 1.8e9;
 
+/// What the broker refuses is drawn apart, so that older seeds keep the rest of their histories.
+const REFUSALS: u64 = 0x7265_6675_7361_6c73;
+
 /// The world is well again and devices are quiet: everything has to be out after this long. A
 /// payload that kills the connection takes seven connects with growing pauses until it is found.
 const PATIENCE: u64 = 900_000;
+
+/// What is refused for ever has had its end by age after this long, but for what has no age that
+/// can be trusted.
+const FOR_EVER: u64 = 200_000;
 
 /// A spool that could not be opened, or read, is tried again every 5 s.
 pub(super) const SETTLING: u64 = 6_000;
@@ -120,6 +127,7 @@ impl World {
     pub(super) fn new(seed: u64, mutation: Option<Mutation>) -> Self {
         let mut chance = Chance::new(seed);
         let mut plan = Plan::new(&mut chance);
+        plan.add_refusals(&mut Chance::new(seed ^ REFUSALS));
         if mutation == Some(Mutation::BacklogFirst) {
             plan.lanes.in_order = true;
         }
@@ -321,6 +329,7 @@ impl World {
                 }
                 Note::Delete(groups.len())
             }
+            Command::Unwanted { .. } => Note::OtherSpoolCommand,
             Command::Stop { .. } => Note::StopSpool,
         };
         self.note(note);
@@ -494,6 +503,17 @@ impl World {
 
     /// The disk has done something.
     fn worked(&mut self, events: Vec<Event>) {
+        let synced = take_synced();
+        // A record that was stored and taken in by another one, all in this command, was there.
+        for stored in &synced {
+            if stored
+                .items
+                .iter()
+                .all(|item| matches!(**item, Item::Gap(_)))
+            {
+                self.truth.held.stored(stored.id, &stored.items);
+            }
+        }
         let mut lost = Lost::default();
         for event in &events {
             if let Err(broken) = self.truth.given_up(event, &mut lost) {
@@ -501,7 +521,7 @@ impl World {
             }
         }
         let told = self.truth.in_gaps;
-        for stored in take_synced() {
+        for stored in synced {
             self.truth.stored(stored);
         }
         self.truth.all_in_gaps(&lost, self.truth.in_gaps - told);
@@ -785,6 +805,7 @@ impl World {
         let arrival = Arrival {
             conn: id,
             stream,
+            resolved: kept.frame.len(),
             content: Content(kept.uid),
             batch: Batch {
                 device: name,
@@ -810,7 +831,8 @@ impl World {
         if fresh {
             fact.taken_by = run;
         }
-        if fresh && self.is_calm() {
+        let innocent = !self.broker.ever_refused.contains(&n);
+        if fresh && innocent && self.is_calm() {
             let bound = now + self.live_bound();
             self.due.push((bound, kept.uid));
         }
@@ -868,6 +890,8 @@ impl World {
         for (bound, uid) in std::mem::take(&mut self.due) {
             if self.truth.has_arrived(uid) {
                 self.stats.timely += 1;
+            } else if self.broker.ever_refused.contains(&self.truth.device(uid)) {
+                // It was not refused yet when that came.
             } else if bound < now {
                 return Err(format!(
                     "P5: live batch {uid} has not reached the broker, {} ms after its time",
@@ -879,6 +903,12 @@ impl World {
         }
         if !self.quiet {
             return Ok(());
+        }
+        // What the broker hangs up on stays in the spool, and goes out when that is over.
+        self.poisoned.clear();
+        self.poison_next.clear();
+        if now > self.plan.quiet + FOR_EVER {
+            self.broker.refuses.clear();
         }
         if self.drained && !self.restart {
             return self.too_late(now);

@@ -57,6 +57,27 @@ pub(super) fn is_ours(name: &str) -> bool {
     known.contains(&name) || leftover.iter().any(|suffix| name.ends_with(suffix))
 }
 
+/// Why the directory must not be used: whoever can write to it can have the hub write anywhere, or
+/// publish what no device has sent.
+fn foreign(dir: &Path) -> io::Result<Option<String>> {
+    let (user, found) = (fs::user(), fs::owner(dir)?);
+    let path = dir.display();
+    Ok(if found.user != user {
+        Some(format!(
+            "{path} belongs to user {} and the hub runs as user {user}; sudo chown -R {user} {path}, \
+             or name another directory in spool.path",
+            found.user
+        ))
+    } else if found.mode & 0o022 != 0 {
+        Some(format!(
+            "others than the hub's user may write to {path} (mode {:o}); sudo chmod go-w {path}",
+            found.mode & 0o7777
+        ))
+    } else {
+        None
+    })
+}
+
 impl Shelf {
     /// Takes the directory into use unless that is done. `create`: makes it if it is not there;
     /// otherwise an absent directory is an empty spool, and nothing is written.
@@ -103,8 +124,13 @@ impl Shelf {
 
     /// Makes sure of a directory of our format. Returns whether there is one.
     fn prepare(&mut self, create: bool) -> Result<bool, Failure> {
+        self.foreign = false;
         match fs::is_dir(&self.path) {
             Ok(true) => {
+                if let Some(error) = foreign(&self.path)? {
+                    self.foreign = true;
+                    return Err(Failure { full: false, error });
+                }
                 if let Some(version) = newer_format(&self.path) {
                     let tag = format!("version{version}");
                     self.bound_newer(&tag)?;

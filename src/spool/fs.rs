@@ -5,10 +5,10 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock, statvfs};
 
 /// Answers from the simulated disk, if this thread has one.
 macro_rules! simulated {
@@ -52,6 +52,32 @@ pub(super) fn stat(path: &Path) -> io::Result<Stat> {
 pub(super) fn is_dir(path: &Path) -> io::Result<bool> {
     simulated!(|disk| disk.stat(path).map(|stat| stat.is_dir));
     Ok(fs::metadata(path)?.is_dir())
+}
+
+/// Whose a directory is.
+pub(super) struct Owner {
+    /// User id.
+    pub(super) user: u32,
+    /// Permissions.
+    pub(super) mode: u32,
+}
+
+/// Whose a directory is; follows symbolic links, as everything does that is done in it.
+pub(super) fn owner(dir: &Path) -> io::Result<Owner> {
+    simulated!(|disk| disk.stat(dir).map(|_| Owner {
+        user: user(),
+        mode: 0o700,
+    }));
+    let meta = fs::metadata(dir)?;
+    Ok(Owner {
+        user: meta.uid(),
+        mode: meta.mode(),
+    })
+}
+
+/// As which user this process acts.
+pub(super) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Whether there is an entry, as far as that can be seen.
@@ -99,7 +125,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 /// Makes an empty file, or empties one.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     simulated!(|disk| disk.write(path, &[], true));
-    File::create(path).map(drop)
+    open_new(path).map(drop)
 }
 
 /// Writes a file anew and syncs it. Its entry in the directory is not synced.
@@ -107,7 +133,7 @@ pub(super) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     simulated!(|disk| disk
         .write(path, content, true)
         .and_then(|()| disk.sync(path)));
-    let mut file = File::create(path)?;
+    let mut file = open_new(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
@@ -120,8 +146,30 @@ pub(super) fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {
         .create(true)
         .truncate(false)
         .write(true)
+        .custom_flags(NO_FOLLOW)
         .open(path)?
         .write_all(content)
+}
+
+/// A link that somebody has put where the hub writes leads nowhere.
+#[expect(
+    clippy::cast_possible_wrap,
+    reason = "a flag of the kernel's, as an int"
+)]
+const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
+
+/// A new file in place of whatever has the name. What is there is removed and never opened, so that
+/// nothing is written through a link, or into a file that somebody else holds open.
+fn open_new(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .custom_flags(NO_FOLLOW)
+        .open(path)
 }
 
 /// Makes a file, or the entries of a directory, durable.
@@ -133,7 +181,7 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
 /// Makes a file that takes this much space, without writing it.
 pub(super) fn reserve(path: &Path, bytes: u64) -> io::Result<()> {
     simulated!(|disk| disk.reserve(path, bytes));
-    let file = File::create(path)?;
+    let file = open_new(path)?;
     Ok(fallocate(file, FallocateFlags::empty(), 0, bytes)?)
 }
 

@@ -1,7 +1,8 @@
 //! The highest safe sequence number of every stream, and the next group id: what must outlive
 //! the groups themselves.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::tally::{decode_marks, encode_marks};
@@ -11,13 +12,19 @@ use crate::reading::Mark;
 /// The last character is the version.
 pub(super) const MAGIC: [u8; 4] = *b"thm1";
 
-/// Streams that are remembered. Beyond it the ones that moved longest ago are forgotten: a
-/// device that resumes such a stream hears a lower number and sends again what the broker has,
-/// which is a duplicate that its sequence numbers tell. 65,536 are about 10 MB of memory.
+/// Streams that are remembered. Beyond it some are forgotten: a device that resumes such a stream
+/// hears a lower number and sends again what the broker has, which is a duplicate that its sequence
+/// numbers tell. 65,536 are about 10 MB of memory.
 pub(super) const REMEMBERED: usize = 65_536;
 
 /// How many are forgotten at a time, so that finding them is rare.
 const FORGOTTEN_AT_ONCE: usize = REMEMBERED / 16;
+
+/// Streams of one device that have a place before those of others: as many as the intake keeps.
+const OF_ONE_DEVICE: usize = 16;
+
+/// Numbers that a stream has to reach to be more than a try.
+const WORKING: u64 = 16;
 
 /// The table of marks.
 #[derive(Debug, Default)]
@@ -44,11 +51,26 @@ impl Marks {
         }
     }
 
+    /// Forgets first what devices have beyond [`OF_ONE_DEVICE`], then streams that never got far,
+    /// then the others, and among equals those that moved longest ago. So a device that opens
+    /// streams without end pushes out its own, and made-up devices push out each other.
     fn forget_some(&mut self) {
-        let mut moved: Vec<u64> = self.streams.values().map(|(_, moved)| *moved).collect();
-        let (_, limit, _) = moved.select_nth_unstable(FORGOTTEN_AT_ONCE);
-        let limit = *limit;
-        self.streams.retain(|_, (_, moved)| *moved >= limit);
+        let streams = self.streams.iter();
+        let mut newest_first: Vec<_> = streams
+            .map(|((device, _), (seq, moved))| (&**device, Reverse(*moved), *seq))
+            .collect();
+        newest_first.sort_unstable();
+        let (mut of_device, mut number) = ("", 0);
+        let mut ranks = Vec::with_capacity(newest_first.len());
+        for (device, Reverse(moved), seq) in newest_first {
+            number = if device == of_device { number + 1 } else { 0 };
+            of_device = device;
+            ranks.push((number < OF_ONE_DEVICE, seq >= WORKING, moved));
+        }
+        let (first, ..) = ranks.select_nth_unstable(FORGOTTEN_AT_ONCE);
+        let forgotten: HashSet<u64> = first.iter().map(|(.., moved)| *moved).collect();
+        self.streams
+            .retain(|_, (_, moved)| !forgotten.contains(moved));
     }
 
     /// Whether anything was raised since [`Marks::saved`].
@@ -104,6 +126,46 @@ mod tests {
             stream: stream.to_string().into(),
             seq,
         }
+    }
+
+    #[test]
+    fn streams_without_end_push_out_those_of_their_own_device_and_no_others() {
+        for seq in [1, WORKING] {
+            let mut marks = Marks::default();
+            for device in 0..1_000 {
+                marks.raise(Mark {
+                    device: format!("real-{device}").into(),
+                    stream: "s".into(),
+                    seq: 1,
+                });
+            }
+            for stream in 0..2 * REMEMBERED {
+                marks.raise(mark(stream, seq));
+            }
+            let left = marks.all();
+            let real = left.iter().filter(|mark| mark.device.starts_with("real-"));
+            assert_eq!(real.count(), 1_000);
+            assert!(left.len() <= REMEMBERED);
+        }
+    }
+
+    #[test]
+    fn made_up_devices_push_out_no_mark_of_one_that_works() {
+        let mut marks = Marks::default();
+        let real = Mark {
+            device: "real".into(),
+            stream: "s".into(),
+            seq: WORKING,
+        };
+        marks.raise(real.clone());
+        for device in 0..2 * REMEMBERED {
+            marks.raise(Mark {
+                device: format!("d-{device}").into(),
+                stream: "s".into(),
+                seq: 1,
+            });
+        }
+        assert!(marks.all().contains(&real));
     }
 
     #[test]

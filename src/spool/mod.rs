@@ -175,6 +175,14 @@ pub enum Command {
         /// Ids, any order.
         groups: Vec<GroupId>,
     },
+    /// Whether the broker refuses what is stored of this device: the reason of the gap record if
+    /// it has to make way. Forgotten at the end of the run.
+    Unwanted {
+        /// The device.
+        device: Arc<str>,
+        /// It does.
+        unwanted: bool,
+    },
     /// Store these marks (all named streams), sync, close, answer `Stopped`, end the thread.
     Stop {
         /// Every mark.
@@ -223,6 +231,8 @@ pub enum Event {
         /// Full (`max_size` or `min_free` under `overflow = "refuse"`, or no space left on the
         /// device), as opposed to broken.
         full: bool,
+        /// The directory is not the hub's own: it must not be used, as opposed to cannot be.
+        foreign: bool,
         /// One sentence for the log and the status.
         error: String,
     },

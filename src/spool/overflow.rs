@@ -28,6 +28,16 @@ const BALLAST_BYTES: u64 = 512 * 1024;
 const BALLAST_FROM: u64 = 32 * BALLAST_BYTES;
 
 impl Shelf {
+    /// The records of what makes way for want of room. What the broker refuses would have gone
+    /// out otherwise.
+    pub(super) fn gaps_for_room(&self, lost: &Tally) -> Vec<Gap> {
+        let reason = |device: &str| match self.unwanted.contains(device) {
+            true => GapReason::Refused,
+            false => GapReason::Overflow,
+        };
+        lost.as_gaps_by(reason, clock::now())
+    }
+
     /// Sees to it that items of this weight may be written.
     ///
     /// # Errors
@@ -199,7 +209,7 @@ impl Shelf {
         }
         let known = tally.is_some();
         let tally = tally.unwrap_or_else(|| self.generations[index].salvaged());
-        let mut gaps = tally.as_gaps(GapReason::Overflow, now);
+        let mut gaps = self.gaps_for_room(&tally);
         if !known || gaps.is_empty() {
             gaps.push(codec::unknown_gap(now));
         }

@@ -60,8 +60,12 @@ pub(super) struct Shelf {
     pub(super) unreadable: bool,
     /// The directory could not be used so far.
     pub(super) unusable: bool,
+    /// The directory belongs to somebody else, or somebody else may write to it.
+    pub(super) foreign: bool,
     /// Marks and depth have been told: what is found later is news.
     pub(super) announced: bool,
+    /// Devices whose stored batches the broker refuses.
+    pub(super) unwanted: HashSet<Arc<str>>,
     /// Devices that shares are kept of.
     pub(super) names: HashSet<Arc<str>>,
     /// What happened beside the answer to a command.
@@ -99,6 +103,8 @@ impl Shelf {
             unreadable: false,
             announced: false,
             unusable: false,
+            unwanted: HashSet::new(),
+            foreign: false,
             names: HashSet::new(),
             news: Vec::new(),
         }

@@ -136,6 +136,15 @@ impl Tally {
     /// The records that remain if all this is dropped: one per stream, and the gap records that
     /// were in it as they are.
     pub(super) fn as_gaps(&self, reason: GapReason, at: impl Into<Moment>) -> Vec<Gap> {
+        self.as_gaps_by(|_| reason, at)
+    }
+
+    /// The same, with a reason for each device.
+    pub(super) fn as_gaps_by(
+        &self,
+        reason: impl Fn(&str) -> GapReason,
+        at: impl Into<Moment>,
+    ) -> Vec<Gap> {
         let at = at.into();
         let mut gaps = self.gaps.clone();
         for line in &self.lines {
@@ -146,7 +155,7 @@ impl Tally {
                 to: line.to,
                 batches: line.batches,
                 readings: line.readings,
-                reason,
+                reason: reason(&line.device),
                 time: at.wall,
                 clock: at.doubt(),
             };
@@ -356,6 +365,7 @@ pub(super) fn encode_gaps(gaps: &[Gap], writer: &mut Writer) {
             GapReason::Expired => 1,
             GapReason::Corrupt => 2,
             GapReason::TooLarge => 3,
+            GapReason::Refused => 4,
         };
         writer.u8(reason | if gap.clock.is_some() { IN_DOUBT } else { 0 });
         writer.f64(gap.time);
@@ -381,6 +391,7 @@ pub(super) fn decode_gaps(reader: &mut Reader<'_>) -> Result<Vec<Gap>, Damage> {
                 1 => GapReason::Expired,
                 2 => GapReason::Corrupt,
                 3 => GapReason::TooLarge,
+                4 => GapReason::Refused,
                 _ => return Err(Damage::Wrong),
             },
             time: reader.f64()?,

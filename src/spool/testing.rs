@@ -81,6 +81,7 @@ pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
         Just(GapReason::Expired),
         Just(GapReason::Corrupt),
         Just(GapReason::TooLarge),
+        Just(GapReason::Refused),
     ];
     let range = proptest::option::of(1..1000u64);
     let gap = (

@@ -416,6 +416,7 @@ fn a_disk_that_cannot_be_used_does_not_stop_the_start_and_is_used_once_it_can() 
     let Event::CommitFailed {
         ticket: 1,
         full: false,
+        foreign: false,
         error,
     } = next(&mut events)
     else {

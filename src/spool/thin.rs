@@ -25,7 +25,7 @@ use super::store::{Error, Store};
 use super::tally::Tally;
 use super::{Event, GroupId, Thinned};
 use crate::clock;
-use crate::reading::{GapReason, Item};
+use crate::reading::Item;
 
 /// The outcome of copying.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl Shelf {
         let dir = self.generations[cut.run.start].dir.clone();
         let new = dir.with_extension("new");
         let copied = self.copy_without(cut, &new).and_then(|copied| {
-            let gaps = copied.lost.as_gaps(GapReason::Overflow, clock::now());
+            let gaps = self.gaps_for_room(&copied.lost);
             self.record(gaps).map(|gaps| (copied, gaps))
         });
         let swapped = copied.and_then(|(copied, gaps)| {

@@ -279,6 +279,7 @@ impl Worker {
                         self.tell(Event::CommitFailed {
                             ticket,
                             full: failure.full,
+                            foreign: self.shelf.foreign,
                             error: failure.error,
                         });
                     }
@@ -293,6 +294,13 @@ impl Worker {
             Command::Delete { groups } => {
                 if self.shelf.delete(&groups) {
                     self.tell_usage();
+                }
+            }
+            Command::Unwanted { device, unwanted } => {
+                if unwanted {
+                    self.shelf.unwanted.insert(device);
+                } else {
+                    self.shelf.unwanted.remove(&device);
                 }
             }
             Command::Stop { marks } => {

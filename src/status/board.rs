@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+pub use super::commands::CommandBoard;
 pub use super::device::{DeviceBoard, Expected};
 pub use super::devices::{DeviceTable, KNOWN_DEVICES, Unforgettable};
 use super::feed::Feed;
@@ -17,7 +18,7 @@ pub use super::number::Number;
 use super::number::lock;
 pub use super::process::bytes_written;
 pub use super::report::{
-    ClockReport, DeviceReport, DevicesReport, LiveReport, RefusedReport, SpoolReport, StatusReport,
+    ClockReport, DeviceReport, DevicesReport, LiveReport, RefusedTopic, SpoolReport, StatusReport,
     UplinkReport,
 };
 pub use super::spool::{SpoolBoard, SpoolState};
@@ -40,6 +41,8 @@ pub struct Board {
     pub spool: SpoolBoard,
     /// The devices' part.
     pub devices: DeviceTable,
+    /// The commands' part.
+    pub commands: CommandBoard,
     /// Gauge: batches in the live lane, in flight included.
     pub live_batches: Number,
     /// Gauge: readings in these.
@@ -51,6 +54,8 @@ impl Board {
     /// An empty board of the hub with this id.
     #[must_use]
     pub fn new(hub: &str) -> Arc<Self> {
+        let devices = DeviceTable::default();
+        let refused = devices.shared.refused.clone();
         Arc::new(Self {
             hub: hub.to_owned(),
             started: Instant::now(),
@@ -58,9 +63,10 @@ impl Board {
             written_at_start: bytes_written(),
             flash: Mutex::default(),
             ready: AtomicBool::new(false),
-            uplink: UplinkBoard::new(),
+            uplink: UplinkBoard::new(refused),
             spool: SpoolBoard::new(),
-            devices: DeviceTable::default(),
+            devices,
+            commands: CommandBoard::default(),
             live_batches: Number::default(),
             live_readings: Number::default(),
             stirred: Notify::new(),
@@ -160,7 +166,9 @@ impl Board {
                 mqtt: broker.map(|(_, version)| version.to_owned()),
                 probe: self.uplink.probe(),
                 twins: self.uplink.twins.get() > 0,
-                refused: self.uplink.refused.get(),
+                refused: self.uplink.refused_topics.list(),
+                refused_total: self.uplink.refused_topics.topics.get(),
+                refused_publishes: self.uplink.refused.get(),
                 refused_statuses: self.uplink.parked_statuses.get(),
                 unheard: self.uplink.unheard.get(),
                 skipped: self.uplink.skipped.get(),

@@ -4,11 +4,12 @@
 use super::number::Number;
 
 /// Why connections end: what the sessions call it.
-pub const ENDINGS: [&str; 12] = [
+pub const ENDINGS: [&str; 13] = [
     "asleep",
     "closed",
     "connection lost",
     "hub stopping",
+    "made room",
     "message too large",
     "ping timeout",
     "protocol error",
@@ -20,7 +21,8 @@ pub const ENDINGS: [&str; 12] = [
 ];
 
 /// Why the hub ends them because of what the device did or did not do.
-pub const EVICTIONS: [&str; 5] = [
+pub const EVICTIONS: [&str; 6] = [
+    "made room",
     "message too large",
     "ping timeout",
     "protocol error",
@@ -38,7 +40,7 @@ pub const CODES: [&str; 5] = [
 ];
 
 /// Why data was dropped.
-pub const GAPS: [&str; 4] = ["corrupt", "expired", "overflow", "too-large"];
+pub const GAPS: [&str; 5] = ["corrupt", "expired", "overflow", "refused", "too-large"];
 
 /// One counter for each word.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::counts::ENDINGS;
 use super::devices::Shared;
 use super::history::{ASLEEP, History, state};
-use super::kept::{Kept, Last};
+use super::kept::{Last, Slot};
 use super::memory::Remembered;
 use super::number::{Number, lock};
 use super::report::{DeviceReport, Past, RefusedReport};
@@ -18,6 +18,10 @@ use super::sampling::Budget;
 use super::tap::OF_ONE;
 use crate::clock;
 use crate::reading::Batch;
+
+/// Batches that show that a device works: more than one who only tries the port out sends, and soon
+/// reached by a real one.
+const WORKING: u64 = 16;
 
 /// Endings that nobody has to look after: the device said goodbye, or the hub or its operator
 /// ended the connection. After any other one the device is lost.
@@ -111,7 +115,7 @@ pub struct DeviceBoard {
     /// Uptime.
     last_reading: AtomicU64,
     rtt_micros: AtomicU64,
-    kept: Mutex<Kept>,
+    kept: Slot,
     rhythm: Mutex<Rhythm>,
     /// Batches that whoever keeps readings may be offered.
     offers: Mutex<Budget>,
@@ -132,9 +136,16 @@ pub struct DeviceBoard {
     pub late_pongs: Number,
 }
 
+impl Drop for DeviceBoard {
+    fn drop(&mut self) {
+        lock(&self.shared.kept).give_back(&self.kept);
+    }
+}
+
 impl DeviceBoard {
     /// Has not connected since the hub started, at `since`.
     pub(super) fn new(id: Arc<str>, shared: Arc<Shared>, since: f64) -> Self {
+        let kept = lock(&shared.kept).slot();
         Self {
             id,
             text: Mutex::new(DeviceText {
@@ -157,7 +168,7 @@ impl DeviceBoard {
             last_seen: AtomicU64::new(NEVER),
             last_reading: AtomicU64::new(NEVER),
             rtt_micros: AtomicU64::new(0),
-            kept: Mutex::new(Kept::new(shared.kept_bytes.clone())),
+            kept,
             rhythm: Mutex::default(),
             offers: Mutex::new(Budget::new(OF_ONE, Instant::now())),
             told: Number::default(),
@@ -274,7 +285,7 @@ impl DeviceBoard {
         }
         self.shared.batches.add(1);
         self.shared.readings.add(u64::from(batch.readings));
-        lock(&self.kept).put(batch);
+        lock(&self.shared.kept).put(&self.kept, batch, self.worth() > 1);
         self.shared.feed.offer(batch, now);
         let tap = &self.shared.tap;
         if tap.is_open() && lock(&self.offers).take(1, now) > 0 {
@@ -298,6 +309,17 @@ impl DeviceBoard {
     pub fn acked(&self, batches: u64, after: Duration) {
         self.shared.acked.add(batches);
         self.shared.ack_latency.observe(after, batches);
+    }
+
+    /// What the device has shown so far to be worth: 0 for one that has sent nothing, 1 for a few
+    /// batches, 2 for one that works. What is remembered of the least worthy is forgotten first.
+    pub(super) fn worth(&self) -> u8 {
+        match self.batches.get() {
+            // What it sent before a restart of the hub counts as a few.
+            0 if at(&self.last_reading).is_none() => 0,
+            0..WORKING => 1,
+            WORKING.. => 2,
+        }
     }
 
     /// An attempt to connect by its name was refused. Of many only the last is kept.
@@ -410,7 +432,7 @@ impl DeviceBoard {
     /// The last batch that was taken.
     #[must_use]
     pub fn last(&self) -> Option<Last> {
-        lock(&self.kept).get()
+        lock(&self.shared.kept).get(&self.kept)
     }
 
     /// Its connects and ends, newest last.
@@ -446,12 +468,14 @@ impl DeviceBoard {
         ] {
             number.hash(&mut hasher);
         }
+        self.shared.refused.of(&self.id).hash(&mut hasher);
         hasher.finish()
     }
 
     /// What `/api/devices` says of it.
     #[must_use]
     pub fn report(&self) -> DeviceReport {
+        let refused_topics = self.shared.refused.of(&self.id);
         let now = clock::uptime();
         let text = lock(&self.text);
         let rtt = self.rtt_micros.load(Relaxed);
@@ -492,6 +516,7 @@ impl DeviceBoard {
             dropped_records: self.dropped_records.get(),
             model: text.model.clone(),
             firmware: text.firmware.clone(),
+            refused_topics: refused_topics.into_iter().map(str::to_owned).collect(),
         }
     }
 }

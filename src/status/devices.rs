@@ -1,20 +1,22 @@
 //! All devices.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::counts::{CODES, Counts, ENDINGS, EVICTIONS};
 use super::device::{DeviceBoard, Expected};
 use super::feed::{Feed, News};
 use super::histogram::Histogram;
+use super::kept::KeptTable;
 use super::memory::{Memory, Remembered};
 use super::number::{Number, lock};
+use super::refused::RefusedBoard;
 use super::tap::Tap;
 use crate::clock;
+use crate::lru::Lru;
 
-/// Devices that are remembered after they went; the one longest gone is forgotten first.
-/// An entry is a few hundred bytes, and more for those that come and go.
+/// Devices that are remembered, unless fewer are asked for. An entry is a few hundred bytes, and
+/// more for those that come and go.
 pub const KNOWN_DEVICES: usize = 16_384;
 
 /// What the devices' parts of the board have in common: sums over all devices, those that are no
@@ -24,8 +26,10 @@ pub struct Shared {
     pub(super) feed: Arc<Feed>,
     /// For whoever keeps readings.
     pub tap: Tap,
-    /// Bytes of last batches.
-    pub(super) kept_bytes: Arc<AtomicUsize>,
+    /// The last batches.
+    pub(super) kept: Mutex<KeptTable>,
+    /// What the broker refuses of them.
+    pub(super) refused: Arc<RefusedBoard>,
     /// Batches taken.
     pub batches: Number,
     /// Readings in these.
@@ -45,7 +49,8 @@ impl Default for Shared {
         Self {
             feed: Arc::default(),
             tap: Tap::default(),
-            kept_bytes: Arc::default(),
+            kept: Mutex::default(),
+            refused: Arc::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Counts::new(CODES),
@@ -53,6 +58,57 @@ impl Default for Shared {
             acked: Number::default(),
             ack_latency: Histogram::default(),
         }
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    devices: HashMap<Arc<str>, Arc<DeviceBoard>>,
+    /// Those that are not connected, by what they have shown to be worth.
+    gone: Lru<Arc<str>>,
+    limit: usize,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            devices: HashMap::new(),
+            gone: Lru::default(),
+            limit: KNOWN_DEVICES,
+        }
+    }
+}
+
+impl Known {
+    /// Forgets one device for a new one if there are too many: of those that are not connected the
+    /// one that has sent the least, and among equals the one longest gone. Connected ones are
+    /// bounded by `max_connections`.
+    fn make_room(&mut self) -> Option<Arc<str>> {
+        if self.devices.len() < self.limit {
+            return None;
+        }
+        let forgotten = self.gone.pop()?;
+        self.devices.remove(&forgotten);
+        Some(forgotten)
+    }
+
+    /// A device has come, gone or changed its worth. One that is here, or that the registry expects,
+    /// makes room for nobody.
+    fn settle(&mut self, device: &DeviceBoard) {
+        let stays = {
+            let text = lock(&device.text);
+            text.online || text.expected.is_some()
+        };
+        if stays {
+            self.gone.remove(&*device.id);
+        } else {
+            self.gone.touch(&device.id, device.worth());
+        }
+    }
+
+    fn remove(&mut self, id: &str) {
+        self.devices.remove(id);
+        self.gone.remove(id);
     }
 }
 
@@ -87,7 +143,7 @@ pub struct DeviceTable {
     started: f64,
     /// When it was taken, after how many changes, and what it said.
     census: Mutex<Option<(f64, u64, Census)>>,
-    devices: Mutex<HashMap<Arc<str>, Arc<DeviceBoard>>>,
+    known: Mutex<Known>,
     /// Sums over all of them.
     pub shared: Arc<Shared>,
     /// How often the readers of events were told what changed.
@@ -104,6 +160,10 @@ pub struct DeviceTable {
     pub evicted: Number,
     /// The same, by reason.
     pub evictions: Counts<{ EVICTIONS.len() }>,
+    /// Gauge: revocation lists of device certificates that are older than they say they may be.
+    pub old_revocation_lists: Number,
+    /// Devices that were forgotten to make room for new ones.
+    pub forgotten: Number,
 }
 
 impl Default for DeviceTable {
@@ -111,7 +171,7 @@ impl Default for DeviceTable {
         Self {
             started: clock::uptime(),
             census: Mutex::default(),
-            devices: Mutex::default(),
+            known: Mutex::default(),
             shared: Arc::default(),
             rounds: Number::default(),
             connected: Number::default(),
@@ -120,34 +180,39 @@ impl Default for DeviceTable {
             ended: Counts::new(ENDINGS),
             evicted: Number::default(),
             evictions: Counts::new(EVICTIONS),
+            old_revocation_lists: Number::default(),
+            forgotten: Number::default(),
         }
     }
 }
 
 impl DeviceTable {
+    /// Remembers so many devices at most, from now on.
+    pub fn limit(&self, devices: usize) {
+        lock(&self.known).limit = devices;
+    }
+
     /// A device is connected by the connection `conn`. Returns its entry for the session.
     pub fn online(&self, id: &Arc<str>, conn: u64, remote: String) -> Arc<DeviceBoard> {
         self.changes.add(1);
         self.begun.add(1);
         let now = clock::uptime();
-        let mut devices = lock(&self.devices);
-        let forgotten = if devices.len() >= KNOWN_DEVICES && !devices.contains_key(id) {
-            let longest_gone = devices
-                .values()
-                .filter(|device| !lock(&device.text).online)
-                .min_by(|a, b| lock(&a.text).since.total_cmp(&lock(&b.text).since))
-                .map(|device| device.id.clone());
-            longest_gone.inspect(|gone| _ = devices.remove(gone))
-        } else {
+        let mut known = lock(&self.known);
+        known.gone.remove(id);
+        let forgotten = if known.devices.contains_key(id) {
             None
+        } else {
+            known.make_room()
         };
-        let entry = devices
+        let entry = known
+            .devices
             .entry(id.clone())
             .or_insert_with(|| self.unseen(id.clone()))
             .clone();
         let replaces = entry.begin(conn, remote, now);
-        drop(devices);
+        drop(known);
         if let Some(id) = forgotten {
+            self.forgotten.add(1);
             self.shared.feed.put(&News::Forgotten { id });
         }
         if replaces {
@@ -164,8 +229,9 @@ impl DeviceTable {
     /// The devices of the registry, all of them. Those that have not come yet are `unseen`; those
     /// that are no longer among them and not here are forgotten.
     pub fn expect(&self, expected: Vec<Expected>) {
-        let mut devices = lock(&self.devices);
-        let mut gone: Vec<_> = devices
+        let mut known = lock(&self.known);
+        let mut gone: Vec<_> = known
+            .devices
             .values()
             .filter(|device| lock(&device.text).expected.is_some())
             .cloned()
@@ -174,20 +240,22 @@ impl DeviceTable {
         gone.retain(|device| !ids.contains(&device.id));
         for one in expected {
             // A registry of more devices than are remembered is told of as far as they are.
-            if devices.len() >= KNOWN_DEVICES && !devices.contains_key(&one.id) {
+            if known.devices.len() >= known.limit && !known.devices.contains_key(&one.id) {
                 continue;
             }
             let id = one.id.clone();
-            let device = devices.entry(id.clone()).or_insert_with(|| self.unseen(id));
+            let entry = known.devices.entry(id.clone());
+            let device = entry.or_insert_with(|| self.unseen(id)).clone();
             device.expect(Some(one));
+            known.settle(&device);
         }
         for device in &gone {
             device.expect(None);
             if !lock(&device.text).online {
-                devices.remove(&device.id);
+                known.remove(&device.id);
             }
         }
-        drop(devices);
+        drop(known);
         self.changes.add(1);
         for device in gone {
             if self.get(&device.id).is_none() {
@@ -200,11 +268,13 @@ impl DeviceTable {
     /// What was remembered when the hub ran before. For the start, before any device comes.
     pub fn restore(&self, memory: &Memory, wall: f64) {
         let now = clock::uptime();
-        let mut devices = lock(&self.devices);
-        for before in memory.devices.iter().take(KNOWN_DEVICES) {
+        let mut known = lock(&self.known);
+        for before in memory.devices.iter().take(known.limit) {
             let id: Arc<str> = before.id.as_str().into();
-            let device = devices.entry(id.clone()).or_insert_with(|| self.unseen(id));
+            let entry = known.devices.entry(id.clone());
+            let device = entry.or_insert_with(|| self.unseen(id)).clone();
             device.restore(before, wall, now);
+            known.settle(&device);
         }
         self.changes.add(1);
     }
@@ -237,8 +307,9 @@ impl DeviceTable {
     /// # Errors
     /// It is here, or nobody knows it.
     pub fn forget(&self, id: &str) -> Result<(), Unforgettable> {
-        let mut devices = lock(&self.devices);
-        let device = devices.get(id).cloned().ok_or(Unforgettable::Unknown)?;
+        let mut known = lock(&self.known);
+        let device = known.devices.get(id).cloned();
+        let device = device.ok_or(Unforgettable::Unknown)?;
         let (online, expected) = {
             let text = lock(&device.text);
             (text.online, text.expected.clone())
@@ -246,16 +317,16 @@ impl DeviceTable {
         if online {
             return Err(Unforgettable::Here);
         }
-        devices.remove(id);
+        known.remove(id);
+        let stays = expected.is_some();
         if let Some(expected) = expected {
             let unseen = self.unseen(device.id.clone());
             unseen.expect(Some(expected));
-            devices.insert(device.id.clone(), unseen);
+            known.devices.insert(device.id.clone(), unseen);
         }
-        let known = devices.contains_key(id);
-        drop(devices);
+        drop(known);
         self.changes.add(1);
-        if !known {
+        if !stays {
             let id = device.id.clone();
             self.shared.feed.put(&News::Forgotten { id });
         }
@@ -290,7 +361,7 @@ impl DeviceTable {
             return census;
         }
         let mut census = Census::default();
-        for device in lock(&self.devices).values() {
+        for device in lock(&self.known).devices.values() {
             let standing = device.standing(now);
             census.known += 1;
             census.unseen += u64::from(standing.unseen);
@@ -301,18 +372,22 @@ impl DeviceTable {
         census
     }
 
-    /// The entry of a device that sends a batch without a connection. When as many devices are
-    /// remembered as may be, one that was never connected is not.
+    /// The entry of a device that sends a batch without a connection.
     pub fn posting(&self, id: &Arc<str>) -> Arc<DeviceBoard> {
-        let mut devices = lock(&self.devices);
-        if let Some(known) = devices.get(id) {
-            known.posts();
-            return known.clone();
-        }
-        let entry = self.unseen(id.clone());
+        let mut known = lock(&self.known);
+        let forgotten = if known.devices.contains_key(id) {
+            None
+        } else {
+            known.make_room()
+        };
+        let entry = known.devices.entry(id.clone());
+        let entry = entry.or_insert_with(|| self.unseen(id.clone())).clone();
         entry.posts();
-        if devices.len() < KNOWN_DEVICES {
-            devices.insert(id.clone(), entry.clone());
+        known.settle(&entry);
+        drop(known);
+        if let Some(id) = forgotten {
+            self.forgotten.add(1);
+            self.shared.feed.put(&News::Forgotten { id });
         }
         entry
     }
@@ -322,9 +397,13 @@ impl DeviceTable {
     pub fn offline(&self, id: &str, conn: u64, reason: &'static str) -> bool {
         self.changes.add(1);
         let now = clock::uptime();
-        let Some(device) = self.get(id).filter(|device| device.end(conn, reason, now)) else {
+        let mut known = lock(&self.known);
+        let device = known.devices.get(id).cloned();
+        let Some(device) = device.filter(|device| device.end(conn, reason, now)) else {
             return false;
         };
+        known.settle(&device);
+        drop(known);
         self.tell_change(now, &device.id, false, reason);
         true
     }
@@ -362,19 +441,19 @@ impl DeviceTable {
     /// The entry of a device that is remembered.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<DeviceBoard>> {
-        lock(&self.devices).get(id).cloned()
+        lock(&self.known).devices.get(id).cloned()
     }
 
     /// Number of devices remembered.
     #[must_use]
     pub fn known(&self) -> usize {
-        lock(&self.devices).len()
+        lock(&self.known).devices.len()
     }
 
     /// All of them, sorted by id.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<DeviceBoard>> {
-        let mut all: Vec<_> = lock(&self.devices).values().cloned().collect();
+        let mut all: Vec<_> = lock(&self.known).devices.values().cloned().collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
@@ -384,7 +463,8 @@ impl DeviceTable {
     #[must_use]
     pub fn untold(&self, limit: usize) -> Vec<Arc<DeviceBoard>> {
         self.rounds.add(1);
-        let mut untold: Vec<_> = lock(&self.devices)
+        let mut untold: Vec<_> = lock(&self.known)
+            .devices
             .values()
             .filter(|device| device.is_untold())
             .cloned()
@@ -402,7 +482,10 @@ impl DeviceTable {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::reading::{Batch, Encoding, Moment};
 
     fn ids(devices: &[Arc<DeviceBoard>]) -> Vec<&str> {
         let mut ids: Vec<_> = devices.iter().map(|device| &*device.id).collect();
@@ -426,6 +509,64 @@ mod tests {
             turns.extend(table.untold(1));
         }
         assert_eq!(ids(&turns), ["a", "b", "c"]);
+    }
+
+    fn batch(device: &str) -> Batch {
+        Batch {
+            device: device.into(),
+            stream: "s".into(),
+            seq: None,
+            received: Moment::at(5.0),
+            readings: 1,
+            encoding: Encoding::Json,
+            frame: b"[]".as_slice().into(),
+        }
+    }
+
+    /// Comes, sends so many batches, and goes.
+    fn visit(table: &DeviceTable, id: &str, batches: u32) {
+        let device = table.online(&id.into(), 1, String::new());
+        for _ in 0..batches {
+            device.took(&batch(id), Instant::now());
+        }
+        assert!(table.offline(id, 1, "closed"));
+    }
+
+    #[test]
+    fn ids_without_end_push_out_each_other_and_no_device_that_has_sent_anything() {
+        let table = DeviceTable::default();
+        table.limit(100);
+        visit(&table, "old-and-good", 20);
+        visit(&table, "seldom", 1);
+        table.online(&"connected".into(), 1, String::new());
+        for n in 0..10_000 {
+            visit(&table, &format!("nobody-{n}"), 0);
+            assert!(table.known() <= 100);
+        }
+        for id in ["old-and-good", "seldom", "connected", "nobody-9999"] {
+            assert!(table.get(id).is_some(), "{id}");
+        }
+        // Ids that send one batch each do not push out who has sent many, or is there.
+        for n in 0..10_000 {
+            visit(&table, &format!("once-{n}"), 1);
+        }
+        assert!(table.get("old-and-good").is_some() && table.get("connected").is_some());
+        assert!(table.get("seldom").is_none(), "least recently used");
+        assert_eq!(table.known(), 100);
+        assert_eq!(table.forgotten.get(), 20_003 - 100);
+    }
+
+    #[test]
+    fn devices_that_are_connected_are_never_forgotten() {
+        let table = DeviceTable::default();
+        table.limit(10);
+        for (conn, n) in (1..).zip(0..20) {
+            table.online(&format!("d-{n}").into(), conn, String::new());
+        }
+        assert_eq!(table.known(), 20);
+        assert!(table.offline("d-3", 4, "closed"));
+        table.online(&"new".into(), 21, String::new());
+        assert!(table.get("d-3").is_none() && table.get("d-4").is_some());
     }
 
     #[test]

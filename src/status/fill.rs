@@ -41,8 +41,8 @@ impl Fill {
         if passed < ENOUGH || grown == 0 {
             return None;
         }
-        // Fuller than it may be is full.
-        let left = most.checked_sub(last.1).unwrap_or(0);
+        // It may be fuller than it is to be for a moment, and is full then.
+        let left = most.saturating_sub(last.1);
         Some(left as f64 * passed / grown as f64)
     }
 }

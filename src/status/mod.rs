@@ -2,6 +2,7 @@
 //! listener, the broker's `status` topics and the log read.
 
 pub mod board;
+pub mod commands;
 pub mod counts;
 pub mod device;
 pub mod devices;
@@ -15,6 +16,7 @@ pub mod memory;
 pub mod number;
 pub mod presence;
 pub mod process;
+pub mod refused;
 pub mod report;
 pub mod rhythm;
 pub mod sampling;

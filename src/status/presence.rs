@@ -1,11 +1,12 @@
 //! Who is online, as the broker's retained `…/{device}/status` topics say it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::lru::Lru;
 use crate::reading::Moment;
 
 /// The state of one device, as `{prefix}/{hub}/{device}/status` says it.
@@ -23,30 +24,74 @@ pub struct Presence {
     pub firmware: Option<String>,
 }
 
-/// Device states that are remembered for the broker. An offline device beyond this number is
-/// forgotten once its state has been published. 16,384 entries are about 3 MB.
+/// Device states that are remembered for the broker, unless fewer are asked for. 16,384 entries
+/// are about 3 MB.
 pub const REMEMBERED: usize = 16_384;
 
 /// The broker hears of one device at most once in this time: a device that comes and goes all the
 /// time costs one publish a second, and the last state wins.
 pub const PACE: Duration = Duration::from_secs(1);
 
+/// Which states are forgotten first, of devices that are not online.
+mod rank {
+    /// Untold and of a device that has sent nothing: the broker knows nothing that would be wrong.
+    pub(super) const EMPTY: u8 = 0;
+    /// Told: only a broker that is new would miss it.
+    pub(super) const TOLD: u8 = 1;
+    /// Untold, and the broker has not been told anything else either.
+    pub(super) const UNTOLD: u8 = 2;
+    /// Untold, and the broker believes something else; or asleep, and expected back.
+    pub(super) const OUTDATED: u8 = 3;
+}
+
 #[derive(Debug)]
 struct Entry {
     presence: Presence,
+    /// The device has sent nothing since it connected.
+    empty: bool,
     /// The broker has not been told.
     dirty: bool,
     /// When the broker was told last.
     told: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+impl Entry {
+    /// `None`: it is not forgotten at all. Online ones are bounded by `max_connections`.
+    fn rank(&self) -> Option<u8> {
+        Some(match (self.dirty, self.told) {
+            _ if self.presence.state == "online" => return None,
+            // Asleep: it is expected back.
+            _ if self.presence.state != "offline" => rank::OUTDATED,
+            (false, _) => rank::TOLD,
+            (true, Some(_)) => rank::OUTDATED,
+            (true, None) if self.empty => rank::EMPTY,
+            (true, None) => rank::UNTOLD,
+        })
+    }
+}
+
+#[derive(Debug)]
 struct State {
     devices: HashMap<Arc<str>, Entry>,
-    /// Dirty and due.
-    due: VecDeque<Arc<str>>,
+    limit: usize,
+    /// Those that may be forgotten.
+    gone: Lru<Arc<str>>,
+    /// Dirty and due, in order.
+    due: Lru<Arc<str>>,
     /// Dirty and told a moment ago, by the time at which they become due.
     later: BTreeSet<(Instant, Arc<str>)>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            devices: HashMap::new(),
+            limit: REMEMBERED,
+            gone: Lru::default(),
+            due: Lru::default(),
+            later: BTreeSet::new(),
+        }
+    }
 }
 
 impl State {
@@ -54,7 +99,7 @@ impl State {
         while self.later.first().is_some_and(|(at, _)| *at <= now)
             && let Some((_, device)) = self.later.pop_first()
         {
-            self.due.push_back(device);
+            self.due.touch(&device, 0);
         }
     }
 
@@ -63,27 +108,48 @@ impl State {
         entry.dirty = false;
         entry.told = Some(now);
         let presence = entry.presence.clone();
+        self.rank(&device);
         Some((device, presence))
     }
 
-    fn put(&mut self, device: &Arc<str>, presence: Presence, now: Instant) {
-        if self.devices.len() >= REMEMBERED && !self.devices.contains_key(device) {
-            self.devices
-                .retain(|_, entry| entry.dirty || entry.presence.state != "offline");
+    fn rank(&mut self, device: &Arc<str>) {
+        match self.devices.get(device).and_then(Entry::rank) {
+            Some(rank) => self.gone.touch(device, rank),
+            None => _ = self.gone.remove(device),
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.devices.len() >= self.limit
+            && let Some(device) = self.gone.pop()
+            && let Some(entry) = self.devices.remove(&device)
+        {
+            self.due.remove(&device);
+            if let Some(told) = entry.told {
+                self.later.remove(&(told + PACE, device));
+            }
+        }
+    }
+
+    fn put(&mut self, device: &Arc<str>, presence: Presence, empty: bool, now: Instant) {
+        if !self.devices.contains_key(device) {
+            self.make_room();
         }
         let entry = self.devices.entry(device.clone()).or_insert(Entry {
             presence: presence.clone(),
+            empty,
             dirty: false,
             told: None,
         });
         entry.presence = presence;
-        if std::mem::replace(&mut entry.dirty, true) {
-            return;
+        entry.empty = empty;
+        if !std::mem::replace(&mut entry.dirty, true) {
+            match entry.told.map(|told| told + PACE) {
+                Some(at) if at > now => _ = self.later.insert((at, device.clone())),
+                _ => self.due.touch(device, 0),
+            }
         }
-        match entry.told.map(|told| told + PACE) {
-            Some(at) if at > now => _ = self.later.insert((at, device.clone())),
-            _ => self.due.push_back(device.clone()),
-        }
+        self.rank(device);
     }
 }
 
@@ -96,13 +162,24 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// Remembers so many states at most, from now on.
+    pub fn limit(&self, devices: usize) {
+        self.lock().limit = devices;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records a device's new state and wakes the uplink.
     pub fn put(&self, device: &Arc<str>, presence: Presence) {
-        self.lock().put(device, presence, Instant::now());
+        self.lock().put(device, presence, false, Instant::now());
+        self.notify.notify_one();
+    }
+
+    /// The same for a device that has sent nothing: if there are too many, it is forgotten first.
+    pub fn put_empty(&self, device: &Arc<str>, presence: Presence) {
+        self.lock().put(device, presence, true, Instant::now());
         self.notify.notify_one();
     }
 
@@ -118,7 +195,8 @@ impl Outbox {
             reason: reason.to_owned(),
             ..entry.presence.clone()
         };
-        all.put(device, presence, Instant::now());
+        let empty = entry.empty;
+        all.put(device, presence, empty, Instant::now());
         drop(all);
         self.notify.notify_one();
     }
@@ -127,10 +205,10 @@ impl Outbox {
     /// remembered already.
     pub fn put_unknown(&self, device: &str, presence: Presence) -> bool {
         let mut state = self.lock();
-        if state.devices.len() >= REMEMBERED || state.devices.contains_key(device) {
+        if state.devices.len() >= state.limit || state.devices.contains_key(device) {
             return false;
         }
-        state.put(&device.into(), presence, Instant::now());
+        state.put(&device.into(), presence, false, Instant::now());
         drop(state);
         self.notify.notify_one();
         true
@@ -162,12 +240,18 @@ impl Outbox {
         let state = &mut *state;
         state.due.clear();
         state.later.clear();
+        // The order is a matter of chance in a map, and one run is to be like another.
+        let mut names: Vec<_> = state.devices.keys().cloned().collect();
+        names.sort();
+        for device in &names {
+            state.due.touch(device, 0);
+        }
         for (device, entry) in &mut state.devices {
             entry.dirty = true;
-            state.due.push_back(device.clone());
+            if let Some(rank) = entry.rank() {
+                state.gone.touch(device, rank);
+            }
         }
-        // The order is a matter of chance in a map, and one run is to be like another.
-        state.due.make_contiguous().sort();
         self.notify.notify_one();
     }
 
@@ -176,14 +260,14 @@ impl Outbox {
     pub fn try_next(&self) -> Option<(Arc<str>, Presence)> {
         let (mut state, now) = (self.lock(), Instant::now());
         state.ripen(now);
-        let device = state.due.pop_front()?;
+        let device = state.due.pop()?;
         state.tell(device, now)
     }
 
     /// Takes one state that the broker has not been told, due or not.
     pub fn try_last(&self) -> Option<(Arc<str>, Presence)> {
         let mut state = self.lock();
-        let device = match state.due.pop_front() {
+        let device = match state.due.pop() {
             Some(device) => device,
             None => state.later.pop_first()?.1,
         };
@@ -281,6 +365,47 @@ mod tests {
         outbox.retell();
         assert_eq!(std::iter::from_fn(|| outbox.try_next()).count(), 3);
         assert!(outbox.try_last().is_none());
+    }
+
+    #[test]
+    fn ids_without_end_take_bounded_memory_and_leave_what_the_broker_must_hear() {
+        let outbox = Outbox::default();
+        outbox.limit(100);
+        let put = |device: &str, state| outbox.put(&device.into(), presence(state, ""));
+        put("outdated", "online");
+        outbox.try_next().unwrap();
+        put("outdated", "offline");
+        put("there", "online");
+        put("sent", "offline");
+        // The broker is away and hears nothing of all this.
+        for n in 0..10_000 {
+            let device = format!("nobody-{n}").into();
+            outbox.put(&device, presence("online", "connected"));
+            outbox.put_empty(&device, presence("offline", "closed"));
+            let state = outbox.lock();
+            assert!(state.devices.len() <= 100 && state.gone.len() <= 100);
+            assert!(state.due.len() + state.later.len() <= 100);
+        }
+        let told: Vec<_> = std::iter::from_fn(|| outbox.try_last()).collect();
+        assert_eq!(told.len(), 100);
+        for kept in ["outdated", "there", "sent", "nobody-9999"] {
+            assert!(told.iter().any(|(device, _)| &**device == kept), "{kept}");
+        }
+    }
+
+    #[test]
+    fn devices_that_are_online_are_all_remembered() {
+        let outbox = Outbox::default();
+        outbox.limit(10);
+        for n in 0..30 {
+            outbox.put(&format!("d-{n}").into(), presence("online", "connected"));
+        }
+        assert_eq!(std::iter::from_fn(|| outbox.try_next()).count(), 30);
+        outbox.put(&"d-0".into(), presence("offline", "closed"));
+        outbox.put(&"new".into(), presence("online", "connected"));
+        assert!(!outbox.lock().devices.contains_key("d-0"), "the only one");
+        assert_eq!(outbox.try_last().unwrap().0.as_ref(), "new");
+        assert!(outbox.try_last().is_none(), "nothing is left of it");
     }
 
     #[test]

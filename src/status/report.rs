@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::refused::RefusedTopic;
 use super::spool::SpoolState;
 use super::uplink::{ProbeState, UplinkState};
 use crate::clock::ClockState;
@@ -46,9 +47,15 @@ pub struct UplinkReport {
     /// Another client seems to have the same client id.
     #[serde(default)]
     pub twins: bool,
+    /// Topics that the broker refuses, at most [`LISTED`](super::refused::LISTED).
+    #[serde(default)]
+    pub refused: Vec<RefusedTopic>,
+    /// How many there are.
+    #[serde(default)]
+    pub refused_total: u64,
     /// Batches and gap records that the broker refused, in all.
     #[serde(default)]
-    pub refused: u64,
+    pub refused_publishes: u64,
     /// Devices whose status it refuses now.
     #[serde(default)]
     pub refused_statuses: u64,
@@ -175,6 +182,9 @@ pub struct DeviceReport {
     pub dropped_records: u64,
     pub model: Option<String>,
     pub firmware: Option<String>,
+    /// Kinds of its topics that the broker refuses: `data`, `gap`, `history`.
+    #[serde(default)]
+    pub refused_topics: Vec<String>,
 }
 
 /// `refused` of a device: an attempt to connect by its name.

@@ -1,12 +1,13 @@
 //! The uplink's part of the board.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use super::counts::{Counts, GAPS};
 use super::histogram::Histogram;
 use super::number::{Number, lock};
+use super::refused::RefusedBoard;
 use crate::clock;
 
 /// State of the connection to the broker.
@@ -83,10 +84,12 @@ pub struct UplinkBoard {
     pub gaps: Counts<{ GAPS.len() }>,
     /// Batches that these tell of.
     pub gap_batches: Counts<{ GAPS.len() }>,
+    /// What the broker refuses.
+    pub refused_topics: Arc<RefusedBoard>,
 }
 
 impl UplinkBoard {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(refused_topics: Arc<RefusedBoard>) -> Self {
         Self {
             state: Mutex::new(Present {
                 state: UplinkState::Connecting,
@@ -108,6 +111,7 @@ impl UplinkBoard {
             puback_latency: Histogram::default(),
             gaps: Counts::new(GAPS),
             gap_batches: Counts::new(GAPS),
+            refused_topics,
         }
     }
 
@@ -182,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_as_old_as_the_loss_of_the_connection() {
-        let board = UplinkBoard::new();
+        let board = UplinkBoard::new(Arc::default());
         let lost = clock::uptime() - 5.0;
         lock(&board.state).since = lost;
         board.set(UplinkState::Down, Some("refused".into()));
@@ -203,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_error_is_over_with_the_next_connection() {
-        let board = UplinkBoard::new();
+        let board = UplinkBoard::new(Arc::default());
         board.set(UplinkState::Down, Some("refused".into()));
         board.set(UplinkState::Connected, None);
         let present = board.whole();

@@ -9,15 +9,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::UplinkTls;
+use crate::secret;
 
 /// The password: the first line of the file, without its line end.
 ///
 /// # Errors
 /// One sentence, when the file cannot be read.
 pub(super) fn password(file: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| format!("cannot read the password file {}: {error}", file.display()))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    secret::read(file)
+        .map_err(|error| format!("cannot read the password file {}: {error}", file.display()))
 }
 
 /// The TLS configuration with ring's cryptography.

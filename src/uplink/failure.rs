@@ -4,6 +4,7 @@ use std::io;
 
 use super::reasons;
 use super::terms::Version;
+use crate::tls_errors::{self, Peer, Told};
 
 /// Why a connection ended or did not come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,24 +148,22 @@ impl Failure {
 
     /// TLS failed.
     pub(super) fn handshake(broker: &str, error: &io::Error) -> Self {
-        use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-        match cause(error) {
-            None => Self::passing(format!("TLS with {broker} failed: {error}")),
-            // A board without a clock of its own starts in the past, until the network sets it.
-            Some(rustls::Error::InvalidCertificate(
-                why @ (Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }),
-            )) => Self::passing(format!(
-                "the certificate of {broker} is not valid now: {why}; check it and this machine's \
-                 clock"
-            )),
-            Some(rustls::Error::InvalidCertificate(why)) => Self::standing(format!(
-                "the certificate of {broker} is not trusted: {why}; check uplink.ca and the host \
-                 in uplink.url"
-            )),
-            Some(rustls::Error::AlertReceived(alert)) => Self::standing(format!(
-                "{broker} refused the TLS handshake: {alert:?}; check uplink.cert and uplink.key"
-            )),
-            Some(error) => Self::standing(format!("TLS with {broker} failed: {error}")),
+        let Some(cause) = cause(error) else {
+            return Self::passing(format!("TLS with {broker} failed: {error}"));
+        };
+        let peer = Peer {
+            who: "the broker",
+            trust: "uplink.ca",
+            name: "the host in uplink.url",
+            own: "uplink.cert and uplink.key",
+            shows_own: false,
+        };
+        let Told { sentence, passing } = tls_errors::tell(cause, peer);
+        let sentence = format!("TLS with {broker} failed: {sentence}");
+        if passing {
+            Self::passing(sentence)
+        } else {
+            Self::standing(sentence)
         }
     }
 }

@@ -22,6 +22,7 @@ use super::route::{Returns, Target};
 use super::twins::Twins;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
+use crate::commands::port::{News, UplinkWays};
 use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
@@ -43,6 +44,8 @@ pub(super) struct Ports {
     pub(super) clock: watch::Receiver<u64>,
     /// Device states that the broker refuses.
     pub(super) parked: Parked,
+    /// The way of commands, if there is one. Gone once the last answer has been said.
+    pub(super) commands: Option<UplinkWays>,
     /// When the hub's own state, which it refuses, is tried again, and the pause before that.
     pub(super) hub_pause: Option<(Instant, Duration)>,
     /// What makes the broker hang up.
@@ -68,8 +71,10 @@ pub(super) async fn run<D: Dial>(
     board: Arc<Board>,
     reconnect: watch::Receiver<u64>,
     stop: Stop,
+    commands: Option<UplinkWays>,
 ) {
     let broker = &settings.broker;
+    let takes_commands = commands.is_some();
     let ports = Ports {
         submissions,
         outlet: Outlet::new(events),
@@ -79,6 +84,7 @@ pub(super) async fn run<D: Dial>(
         pulse: settings.pulse.clone(),
         clock: clock::changes(),
         parked: Parked::default(),
+        commands,
         hub_pause: None,
         blame: Blame::default(),
         twins: Twins::default(),
@@ -93,6 +99,7 @@ pub(super) async fn run<D: Dial>(
             broker.format,
             &settings.version,
             broker.max_payload,
+            takes_commands,
         ),
         paths: Paths::new(&settings),
         returns: Returns::new(broker.return_after),
@@ -208,6 +215,8 @@ impl<D: Dial> Life<D> {
             leave,
         );
         let end = Box::pin(end).await;
+        self.ports.board.commands.listening.set(0);
+        self.ports.tell_commands(News::Down);
         self.ports.parked.ended();
         match end {
             End::Finished => {
@@ -239,6 +248,14 @@ impl<D: Dial> Life<D> {
 }
 
 impl Ports {
+    /// Tells the room of the commands, if there is one.
+    pub(super) fn tell_commands(&self, news: News) {
+        if let Some(commands) = &self.commands {
+            // An error means that the room has ended.
+            let _ = commands.news.send(news);
+        }
+    }
+
     /// Records the uplink's state.
     pub(super) fn show(&self, state: UplinkState, error: Option<String>) {
         self.board.uplink.set(state, error);

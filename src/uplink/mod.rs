@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::commands::port::UplinkWays;
 use crate::config;
 use crate::pulse::Pulse;
 use crate::reading::{Item, Lane};
@@ -53,6 +54,12 @@ mod twins;
 /// a stop only means that no further connection is tried. Once `submissions` is closed, the
 /// states in the outbox are published, then the hub's own `offline`, then DISCONNECT follows,
 /// all within [`Pace::farewell`].
+///
+/// `commands`: where commands for devices go, and their answers come from; `None`: there are none.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is an end of one of its ways"
+)]
 pub async fn run(
     settings: Settings,
     submissions: mpsc::Receiver<Submission>,
@@ -61,6 +68,7 @@ pub async fn run(
     board: Arc<Board>,
     reconnect: watch::Receiver<u64>,
     stop: Stop,
+    commands: Option<UplinkWays>,
 ) {
     life::run(
         mqtt::Library,
@@ -71,6 +79,7 @@ pub async fn run(
         board,
         reconnect,
         stop,
+        commands,
     )
     .await;
 }

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::config::{Format, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload::{self, PayloadError};
-use crate::reading::{Batch, Doubt, Item, Lane, Moment};
+use crate::reading::{Batch, Doubt, Encoding, Item, Lane, Moment, Reply};
 use crate::status::presence::Presence;
 
 /// Bytes of one MQTT packet. Twice what a pack may resolve to in its longest encoding
@@ -106,6 +106,8 @@ pub(super) struct Publisher {
     format: Format,
     version: String,
     max_payload: usize,
+    /// The hub takes commands.
+    commands: bool,
 }
 
 /// Why a batch cannot be published, without the details: they may repeat what the device sent.
@@ -125,9 +127,11 @@ impl Publisher {
         format: Format,
         version: &str,
         max_payload: usize,
+        commands: bool,
     ) -> Self {
         Self {
             max_payload,
+            commands,
             root: format!("{prefix}/{hub}/"),
             format,
             version: version.to_owned(),
@@ -226,6 +230,45 @@ impl Publisher {
         self.retained(self.topic(device, "status"), &status)
     }
 
+    /// Matches the commands for all devices, whatever stands behind.
+    pub(super) fn command_filter(&self) -> String {
+        self.topic("+", "command/#")
+    }
+
+    /// Whether this is a topic that [`Publisher::command_filter`] matches.
+    pub(super) fn is_command(&self, topic: &str) -> bool {
+        let rest = topic
+            .strip_prefix(&self.root)
+            .and_then(|rest| rest.split_once('/'));
+        let rest = rest.and_then(|(_, rest)| rest.strip_prefix("command"));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Where the answer to a command goes.
+    pub(super) fn reply_topic(&self, reply: &Reply) -> String {
+        match &reply.topic {
+            Some(topic) => topic.to_string(),
+            None if reply.name.is_empty() => self.topic(&reply.device, "result"),
+            None => {
+                let mut topic = self.topic(&reply.device, "result/");
+                topic.push_str(&reply.name);
+                topic
+            }
+        }
+    }
+
+    /// What goes along with the answer to a command.
+    pub(super) fn reply_properties(reply: &Reply) -> Properties {
+        Properties {
+            content_type: Some(match reply.encoding {
+                Encoding::Json => "application/json",
+                Encoding::Cbor => "application/cbor",
+            }),
+            correlation: reply.correlation.clone(),
+            ..Properties::default()
+        }
+    }
+
     /// Matches the states of all devices, and not the hub's own.
     pub(super) fn status_filter(&self) -> String {
         self.topic("+", "status")
@@ -280,7 +323,7 @@ impl Publisher {
             since,
             clock,
             version: &self.version,
-            commands: false,
+            commands: self.commands,
         };
         self.retained(self.hub_topic(), &status)
     }
@@ -319,10 +362,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::reading::{Encoding, Gap, GapReason};
+    use crate::reading::{Gap, GapReason};
 
     fn publisher(format: Format) -> Publisher {
-        Publisher::new("farm/telehub", "barn", format, "1.2.3", 1 << 20)
+        Publisher::new("farm/telehub", "barn", format, "1.2.3", 1 << 20, true)
     }
 
     fn batch() -> Batch {
@@ -389,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_payload_beyond_the_setting_is_refused() {
-        let publisher = Publisher::new("t", "barn", Format::Json, "1", 20);
+        let publisher = Publisher::new("t", "barn", Format::Json, "1", 20, false);
         let error = payload(&publisher, &Item::Batch(batch())).unwrap_err();
         assert!(error.contains("uplink.max_payload is 20"), "{error}");
     }

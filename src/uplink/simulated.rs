@@ -357,6 +357,7 @@ pub(crate) async fn run(
         board,
         reconnect,
         stop,
+        None,
     )
     .await;
 }

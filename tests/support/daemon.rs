@@ -206,6 +206,8 @@ id = "barn"
 listen = "127.0.0.1:0"
 auth = "open"
 max_rate = 100000
+max_bytes = "1GiB"
+max_readings = 10000000
 [spool]
 path = "{dir}/spool"
 min_free = "1MiB"
@@ -518,6 +520,18 @@ impl Device {
         let url = format!("ws://{hub}/v1/devices/{id}");
         let (socket, _) = tokio_tungstenite::client_async(url, tcp).await.ok()?;
         Some(Self(socket))
+    }
+
+    /// One that has a token.
+    pub async fn with_token(hub: SocketAddr, id: &str, token: &str) -> Self {
+        use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+        let url = format!("ws://{hub}/v1/devices/{id}");
+        let mut request = url.into_client_request().unwrap();
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        let tcp = tokio::net::TcpStream::connect(hub).await.unwrap();
+        let (socket, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
+        Self(socket)
     }
 
     pub async fn connect(hub: SocketAddr, id: &str) -> Self {

@@ -58,9 +58,13 @@ pub fn devices() -> Devices {
         ping_timeout: Duration::from_secs(60),
         handshake_timeout: Duration::from_secs(10),
         max_connections: 100,
+        max_ids: 10_000,
+        origins: Vec::new(),
         forget_after: Duration::from_secs(30 * 86_400),
         max_message: 64 * 1024,
         max_rate: 1_000_000,
+        max_bytes: 1 << 40,
+        max_readings: u32::MAX,
         window: 32,
         tls: None,
     }
@@ -200,7 +204,7 @@ impl Port {
         let server = Server::new(&devices, intake.port.clone(), roster.clone(), stop)
             .unwrap()
             .with_ack_timeout(ack_timeout);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(devices.listen).await.unwrap();
         let addr = listener.local_addr().unwrap();
         Self {
             addr,
@@ -254,7 +258,7 @@ impl Port {
 
 pub fn handshake(device: &str, extra: &str) -> String {
     format!(
-        "GET /v1/devices/{device} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\n\
+        "GET /v1/devices/{device} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
     )

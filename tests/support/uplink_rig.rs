@@ -115,6 +115,7 @@ impl Rig {
             board.clone(),
             reconnect_receiver,
             stop,
+            None,
         ));
         Self {
             submissions: Some(submissions),

@@ -124,17 +124,15 @@ class Device:
         status, wish = response.status_code, response.headers.get("Retry-After")
         if wish and wish.isdigit():
             return max(int(wish) * random.uniform(1, 1.1), self.usual())
-        if status == 429 or status >= 500:
+        if status == 429 or not 400 <= status < 500:
             return self.usual()
-        return min(60 * 2 ** min(self.failures, 6), 3600) * random.uniform(1, 1.2)
+        return 3600 * random.uniform(1, 1.2)
 
     def closed(self, code):
         if code == 4002 and WRONG != "comes-back":
             return None
         if code == 4001:
             return random.uniform(60, 75)
-        if code in (1001, 1013):
-            return random.uniform(1, 5)
         if code in (1007, 1009):
             # Which batch it was shows when it is alone.
             if len(self.in_flight) == 1:
@@ -143,8 +141,10 @@ class Device:
                     self.sensor.drop(self.sensor.held.popleft())
                     self.poisoned = 0
             self.careful = True
-        if code in (1002, 1003, 1007, 1008, 1009, 4003):
-            return min(10 * 2 ** min(self.failures, 5), 300) * random.uniform(1, 1.2)
+        if code in (1001, 1009, 1013):
+            return random.uniform(1, 5)
+        if code in (1002, 1003, 1007, 1008, 4003):
+            return 60 * random.uniform(1, 1.2)
         return self.usual()
 
     def talk(self, socket):

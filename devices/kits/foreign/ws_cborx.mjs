@@ -59,7 +59,6 @@ function afterClose(code, inFlight) {
     process.exit(0);
   }
   if (code === 4001) return between(60, 75);
-  if (code === 1001 || code === 1013) return between(1, 5);
   if (code === 1007 || code === 1009) {
     if (inFlight.length === 1 && ++poisoned === 2) {
       const gone = held.find(({ seq }) => seq === inFlight[0]);
@@ -69,16 +68,15 @@ function afterClose(code, inFlight) {
     }
     careful = true;
   }
-  if ([1002, 1003, 1007, 1008, 1009, 4003].includes(code)) {
-    return Math.min(10 * 2 ** Math.min(failures, 5), 300) * between(1, 1.2);
-  }
+  if (code === 1001 || code === 1009 || code === 1013) return between(1, 5);
+  if ([1002, 1003, 1007, 1008, 4003].includes(code)) return 60 * between(1, 1.2);
   return usual();
 }
 
 function afterRefusal(status, wish) {
   if (wish) return Math.max(Number(wish) * between(1, 1.1), usual());
-  if (status === 429 || status >= 500) return usual();
-  return Math.min(60 * 2 ** Math.min(failures, 6), 3600) * between(1, 1.2);
+  if (status === 429 || status < 400 || status >= 500) return usual();
+  return 3600 * between(1, 1.2);
 }
 
 function attempt() {

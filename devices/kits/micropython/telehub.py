@@ -239,16 +239,14 @@ def pause_after(code, failures, wish=None):
     if code == 4002:
         return None
     span, doubled = 450, 6
-    if code == 4001:
-        span, doubled = 60000, 0
-    elif code in (1001, 1013):
+    if code in (1001, 1009, 1013):
         span, doubled = 2000, 0
-    elif code == 4003 or code in (1002, 1003, 1007, 1008, 1009):
-        span, doubled = 10000, 4
+    elif code in (1002, 1003, 1007, 1008, 4001, 4003):
+        span, doubled = 60000, 3
     elif wish:
         span, doubled = min(wish, 3600) * 1000, 0
-    elif 300 <= code < 500 and code != 429:
-        span, doubled = 60000, 5
+    elif 400 <= code < 500 and code != 429:
+        span, doubled = 3600000, 0
     span <<= min(failures, doubled)
     return span + _below(span)
 

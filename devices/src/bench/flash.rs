@@ -26,8 +26,8 @@ const SIZE: u64 = 1 << 30;
 /// The figure that the project sets itself for a lone commit.
 const LONE: u64 = 8_000;
 
-/// One that comes a second after the one before: in quick succession they share what the file system
-/// writes of itself.
+/// One that comes a second after the one before. To it alone goes what the file system writes of
+/// itself each few seconds; commits in quick succession share that.
 const LONE_RATE: f64 = 1.0;
 const LONE_TIME: Duration = Duration::from_secs(60);
 
@@ -54,17 +54,24 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
     let load = Load {
         devices: 1,
         batch: 1,
-        rate: LONE_RATE,
+        rate: 0.0,
         window: Some(1),
-        time: LONE_TIME,
+        time: setup.time,
     };
-    let (outcome, written, charged) = outage(setup, &disk, "lone", "0s", &load, table).await?;
-    let commits = outcome.readings().max(1.0);
-    let each = Figure::Bytes((written / commits) as u64);
-    let what = "the device writes for a lone commit";
-    table.bound(group, what, each, AtMost(Figure::Bytes(LONE)));
-    let charged = Figure::Bytes((charged / commits) as u64);
-    table.told(group, "… of that by write_bytes", charged);
+    let quick = lone(setup, &disk, "quick", &load, table).await?;
+    let what = "the device writes for a lone commit, one after the other";
+    let bound = AtMost(Figure::Bytes(LONE));
+    table.bound(group, what, Figure::Bytes(quick.0), bound);
+    let what = "… of that by write_bytes";
+    table.told(group, what, Figure::Bytes(quick.1));
+    let load = Load {
+        rate: LONE_RATE,
+        time: LONE_TIME,
+        ..load
+    };
+    let slow = lone(setup, &disk, "slow", &load, table).await?;
+    table.told(group, "… one a second", Figure::Bytes(slow.0));
+    table.told(group, what, Figure::Bytes(slow.1));
     for interval in INTERVALS {
         let load = Load {
             devices: SENSORS,
@@ -80,6 +87,19 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
         table.told(group, what, Figure::Bytes(day as u64));
     }
     Ok(())
+}
+
+/// What the device wrote for each commit of a load, and what of it the kernel charged the hub with.
+async fn lone(
+    setup: &Setup,
+    disk: &Disk,
+    name: &str,
+    load: &Load,
+    table: &mut Table,
+) -> anyhow::Result<(u64, u64)> {
+    let (outcome, written, charged) = outage(setup, disk, name, "0s", load, table).await?;
+    let commits = outcome.readings().max(1.0);
+    Ok(((written / commits) as u64, (charged / commits) as u64))
 }
 
 /// A hub without a broker takes a load: what came of it, what the device wrote, and what of it the

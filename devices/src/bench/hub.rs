@@ -64,7 +64,8 @@ fn configure(dir: &Path, broker: u16, more: More<'_>) -> anyhow::Result<PathBuf>
     let config = format!(
         "[hub]\nid = \"bench\"\n\
          [devices]\nlisten = \"127.0.0.1:0\"\nauth = \"open\"\n\
-         max_rate = 100000\nmax_connections = 11000\n\
+         max_rate = 100000\nmax_bytes = \"1GiB\"\nmax_readings = 10000000\n\
+         max_connections = 11000\n\
          [spool]\npath = {:?}\nmax_size = \"8GiB\"\n{}\
          [uplink]\nurl = \"mqtt://127.0.0.1:{broker}\"\n\
          [admin]\nlisten = \"127.0.0.1:0\"\n\

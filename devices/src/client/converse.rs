@@ -190,6 +190,8 @@ impl<S: Source> Device<S> {
                 let text = format!("{which} rejected, {code}: {detail}");
                 self.note(&format!("reject {code}"), &text);
             }
+            // It keeps no results: what is lost on the way is not known to its sender.
+            Ok(FromHub::ResultAck { .. }) => {}
             Ok(FromHub::Command { id, name, args }) => {
                 let outcome = match name.as_str() {
                     "echo" => Ok(args),

@@ -2,7 +2,7 @@
 //! the hub says, stays within the window.
 
 mod backoff;
-mod connect;
+pub mod connect;
 mod converse;
 mod link;
 mod pump;

@@ -20,11 +20,15 @@ pub enum Back {
     Between(f64, f64),
     /// Not at all.
     Never,
+    /// Once an hour at most: not while the scenario looks. The device may also stop.
+    Hardly,
 }
 
 async fn comes_back(rig: &mut Rig, ended: Instant, back: Back, why: &str) -> Result<(), String> {
-    let Back::Between(least, most) = back else {
-        return stays_away(rig, why).await;
+    let (least, most) = match back {
+        Back::Between(least, most) => (least, most),
+        Back::Never => return stays_away(rig, why).await,
+        Back::Hardly => return hardly_comes(rig, why).await,
     };
     let arrival = rig.arrival(most + 100.0).await?;
     rig.waited(ended, arrival.at, least, why);
@@ -51,6 +55,21 @@ async fn stays_away(rig: &mut Rig, why: &str) -> Result<(), String> {
         _ = rig.listener.accept() => {
             Err(format!("{why}: the device came back; it is to stop until a person acts"))
         }
+    }
+}
+
+async fn hardly_comes(rig: &mut Rig, why: &str) -> Result<(), String> {
+    /// Protocol seconds without an attempt that tell an hour from the pauses of a backoff.
+    const LOOK: f64 = 150.0;
+    tokio::select! {
+        _ = rig.program.ended() => match rig.program.said().stopped {
+            true => Ok(()),
+            false => Err(format!("{why}: the program ended without `stopped`")),
+        },
+        came = timeout(rig.scale.real(LOOK), rig.listener.accept()) => match came {
+            Ok(_) => Err(format!("{why}: the device asks again within {LOOK} s; a person must act")),
+            Err(_) => Ok(()),
+        },
     }
 }
 

@@ -164,7 +164,7 @@ pub async fn poison(rig: &mut Rig) -> Result<(), String> {
     let poison = rig.take(&mut session, 1).await?.remove(0);
     rig.ledger().refused(&poison.readings);
     for refusals in 1..=MOST {
-        session.close(1007).await;
+        session.close(1009).await;
         session = rig.welcomed(400.0).await?;
         let batch = rig.take(&mut session, 1).await?.remove(0);
         if batch.content != poison.content {
@@ -175,7 +175,7 @@ pub async fn poison(rig: &mut Rig) -> Result<(), String> {
         }
     }
     Err(format!(
-        "a batch was refused {MOST} times by close 1007 and came again"
+        "a batch was refused {MOST} times by close 1009 and came again"
     ))
 }
 

@@ -80,10 +80,10 @@ fn scenario(name: &str, play: Play) -> Scenario {
 
 /// An ordinary backoff: half a second and more at first, a minute at most.
 const USUAL: Back = Back::Between(0.2, 60.0);
-/// After a fault that waiting does not mend: at least ten seconds, at most five minutes.
-const FAULT: Back = Back::Between(10.0, 300.0);
-/// After a refusal that only a person mends: a minute at first, an hour at most.
-const REFUSED: Back = Back::Between(60.0, 3600.0);
+/// After a fault of the device, which waiting will hardly mend: a minute.
+const FAULT: Back = Back::Between(60.0, 120.0);
+/// Soon, but not all at once.
+const SOON: Back = Back::Between(1.0, 5.0);
 
 /// Every scenario, in the order of the report.
 #[must_use]
@@ -103,7 +103,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("cut", Play::Cut),
         scenario(
             "redirect",
-            Play::Refuse(301, "Location: /elsewhere\r\n", USUAL_OR_REFUSED),
+            Play::Refuse(301, "Location: /elsewhere\r\n", USUAL),
         ),
         scenario("nonsense-for-http", Play::Nonsense("HELLO\r\n\r\n")),
         scenario(
@@ -147,9 +147,6 @@ pub fn all() -> Vec<Scenario> {
     all
 }
 
-/// Some libraries know a redirect as a refusal, others as an answer that makes no sense.
-const USUAL_OR_REFUSED: Back = Back::Between(0.2, 3600.0);
-
 fn rejects() -> Vec<Scenario> {
     let mut out = Vec::new();
     for code in ["malformed", "bad-pack", "too-large"] {
@@ -168,23 +165,23 @@ fn rejects() -> Vec<Scenario> {
 fn ends_and_refusals() -> Vec<Scenario> {
     let closes = [
         (1000, USUAL),
-        (1001, Back::Between(1.0, 5.0)),
+        (1001, SOON),
         (1002, FAULT),
         (1007, FAULT),
-        (1009, FAULT),
+        (1009, SOON),
         (1011, USUAL),
-        (1013, Back::Between(1.0, 5.0)),
+        (1013, SOON),
         (4000, USUAL),
-        (4001, Back::Between(60.0, 120.0)),
+        (4001, FAULT),
         (4002, Back::Never),
         (4003, FAULT),
         (4999, USUAL),
     ];
     let refusals = [
-        (400, "", REFUSED),
-        (401, "", REFUSED),
-        (403, "", REFUSED),
-        (404, "", REFUSED),
+        (400, "", Back::Hardly),
+        (401, "", Back::Hardly),
+        (403, "", Back::Hardly),
+        (404, "", Back::Hardly),
         (429, "Retry-After: 30\r\n", Back::Between(30.0, 60.0)),
         (500, "", USUAL),
         (503, "Retry-After: 45\r\n", Back::Between(45.0, 90.0)),

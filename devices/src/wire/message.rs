@@ -150,6 +150,11 @@ pub enum FromHub {
         /// At least 1.
         seq: u64,
     },
+    /// The last result of a command is safe.
+    ResultAck {
+        /// The command's id.
+        id: String,
+    },
     /// A message was not taken and never will be.
     Reject {
         /// Which, if that could be read.
@@ -208,6 +213,9 @@ impl FromHub {
                 ping_interval: body.float("ping_interval")?,
                 max_message: body.uint("max_message")?,
                 window: body.uint("window")?,
+            }),
+            "ack" if body.body.contains_key("result") => Ok(Self::ResultAck {
+                id: body.text("result")?,
             }),
             "ack" => Ok(Self::Ack {
                 seq: body.uint("seq")?,

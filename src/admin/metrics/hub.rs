@@ -75,6 +75,16 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
     for (reason, evicted) in devices.evictions.iter() {
         family.labelled("reason", reason, evicted);
     }
+    text.gauge(
+        "telehub_revocation_lists_expired",
+        "Revocation lists of device certificates that are older than they say they may be.",
+    )
+    .value(devices.old_revocation_lists.get());
+    text.counter(
+        "telehub_devices_forgotten_total",
+        "Devices that were forgotten to make room for new ones.",
+    )
+    .value(devices.forgotten.get());
     text.counter(
         "telehub_received_batches_total",
         "Batches taken from devices.",
@@ -207,6 +217,18 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
     );
     for (reason, batches) in uplink.gap_batches.iter() {
         family.labelled("reason", reason, batches);
+    }
+    text.gauge(
+        "telehub_refused_topics",
+        "Topics of devices that the broker refuses at present.",
+    )
+    .value(uplink.refused_topics.topics.get());
+    let mut family = text.counter(
+        "telehub_refused_publishes_total",
+        "Publishes that the broker has refused, by the kind of topic.",
+    );
+    for (topic, publishes) in uplink.refused_topics.publishes.iter() {
+        family.labelled("topic", topic, publishes);
     }
 }
 

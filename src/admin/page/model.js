@@ -142,6 +142,13 @@ export function verdict(status, sum, now) {
       detail: `${reason}While the broker is there nothing is lost; without it nothing could be acknowledged.`,
     };
   }
+  if (spool.state === "unusable") {
+    return {
+      level: "bad",
+      head: "The spool must not be used",
+      detail: "Its directory is not the hub's own. What cannot go straight to the broker is not acknowledged; devices keep it. The log says what to do.",
+    };
+  }
   if (spool.state === "full") {
     return {
       level: "bad",

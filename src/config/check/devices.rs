@@ -4,12 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{KIB, Notes, millis, number, pair, secs};
+use super::{GIB, KIB, Notes, millis, number, pair, secs};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
 use crate::config::values::{address, duration, file, path, size, whole, word};
-use crate::config::words::AUTH;
-use crate::config::{Auth, DeviceTls, Devices};
+use crate::config::web::origins;
+use crate::config::words::{AUTH, CRL_EXPIRY};
+use crate::config::{Auth, CrlExpiry, DeviceTls, Devices};
 
 pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
     const S: &str = "devices";
@@ -33,12 +34,24 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
          more than ten years",
     );
     let connections = whole(1..=65_536, "each one takes a file descriptor");
+    let ids = whole(
+        1..=65_536,
+        "the hub has to remember somebody, and each id takes up to 2 KiB of memory",
+    );
     let message = size(
         64..=256 * KIB,
         "a batch has to fit into it and many of them into the hub's memory",
     );
     let rate = whole(
         1..=100_000,
+        "0 would shut every device out and more is no limit",
+    );
+    let bytes = size(
+        KIB..=GIB,
+        "less shuts devices out in effect, and more is no limit",
+    );
+    let readings = whole(
+        1..=10_000_000,
         "0 would shut every device out and more is no limit",
     );
     let window = whole(
@@ -64,14 +77,19 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
             .get(S, "handshake_timeout", handshake)
             .unwrap_or(Duration::from_secs(5)),
         max_connections: number(doc.get(S, "max_connections", connections), 1_024),
+        max_ids: number(doc.get(S, "max_ids", ids), 10_000),
+        origins: doc.get(S, "origins", origins).unwrap_or_default(),
         forget_after: doc
             .get(S, "forget_after", forget_after)
             .unwrap_or(Duration::from_secs(30 * 86_400)),
         max_message: number(doc.get(S, "max_message", message), 65_536),
         max_rate: number(doc.get(S, "max_rate", rate), 100),
+        max_bytes: doc.get(S, "max_bytes", bytes).unwrap_or(256 * KIB),
+        max_readings: number(doc.get(S, "max_readings", readings), 5_000),
         window: number(doc.get(S, "window", window), 32),
         tls: device_tls(doc, notes),
     };
+    let tls_is_wrong = doc.has_section("devices.tls") && devices.tls.is_none();
     if devices.auth == Auth::Certificate {
         check_certificate_auth(doc);
     }
@@ -81,6 +99,20 @@ pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {
         notes
             .warnings
             .push(doc.remark("devices.tls", "client_ca", text));
+    }
+    if devices.auth == Auth::Token && !devices.origins.is_empty() {
+        let text = "has no effect: with auth = \"token\" a web page that has a token is let in \
+                    wherever it comes from; remove this line";
+        notes.warnings.push(doc.remark(S, "origins", text));
+    }
+    let local = devices.listen.ip().is_loopback();
+    if devices.auth == Auth::Token && !local && devices.tls.is_none() && !tls_is_wrong {
+        let text = format!(
+            "tokens go to {} without TLS, so that everybody on the way can read them; add \
+             [devices.tls], unless that network is yours alone",
+            devices.listen
+        );
+        notes.warnings.push(doc.remark(S, "listen", text));
     }
     if devices.auth == Auth::Open && !devices.listen.ip().is_loopback() {
         let text = format!(
@@ -120,6 +152,7 @@ fn device_tls(doc: &mut Document<'_>, notes: &mut Notes) -> Option<DeviceTls> {
             .files
             .push(NamedFile::new(doc, S, "client_ca", ca, Use::Authorities));
     }
+    let crl_expiry = doc.get(S, "crl_expiry", word(CRL_EXPIRY));
     if doc.has_section(S) && !doc.has(S, "cert") && !doc.has(S, "key") {
         doc.problem(S, "cert", "is missing; write the paths of the hub's certificate chain and private key as cert and key, or remove [devices.tls]");
     }
@@ -128,5 +161,6 @@ fn device_tls(doc: &mut Document<'_>, notes: &mut Notes) -> Option<DeviceTls> {
         cert,
         key,
         client_ca,
+        crl_expiry: crl_expiry.unwrap_or(CrlExpiry::Warn),
     })
 }

@@ -2,6 +2,7 @@
 //! hold between them.
 
 mod admin;
+mod commands;
 mod devices;
 mod uplink;
 
@@ -54,6 +55,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     commit_interval(doc, &spool, &uplink);
     let admin = admin::admin(doc, &devices, &mut notes);
+    let commands = commands::commands(doc, &devices, &uplink, &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))
@@ -68,6 +70,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
             devices,
             spool,
             uplink,
+            commands,
             admin,
             log,
         },

@@ -57,6 +57,18 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         let text = "write the name that the password belongs to";
         doc.missing(S, "username", "password_file", text);
     }
+    let open = |url: &&BrokerUrl| !url.tls && !is_this_machine(&url.host);
+    if password_file.is_some()
+        && !url_is_wrong
+        && let Some(url) = urls.iter().find(open)
+    {
+        let text = format!(
+            "the password goes to {} without TLS, so that everybody on the way can read it; write \
+             mqtts://, unless that network is yours alone",
+            url.host
+        );
+        notes.warnings.push(doc.remark(S, "url", text));
+    }
     let ca = doc.get(S, "ca", file);
     if let Some(ca) = &ca {
         notes
@@ -119,6 +131,14 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
             .get(S, "keep_alive", |value| whole_seconds(keep_alive(value)?))
             .unwrap_or(Duration::from_secs(30)),
     }
+}
+
+/// Whether a host can only mean the machine itself.
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 fn whole_seconds(duration: Duration) -> Result<Duration, String> {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::intake::moved::Moved;
 use crate::intake::port::{Arrival, ConnId, Refused};
-use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment};
+use crate::intake::refusals::Key;
+use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
 use crate::uplink::Refusal;
 
@@ -75,10 +76,7 @@ pub enum Event {
         epoch: u64,
     },
     /// The uplink's connection ended.
-    Down {
-        /// Whether the broker closed it.
-        hung_up: bool,
-    },
+    Down,
     /// A publish was acknowledged.
     Acked {
         /// Its connection.
@@ -211,4 +209,28 @@ pub enum Action {
     Reconnect,
     /// Data was given up; the gap record is on its way.
     Lost(Gap),
+    /// The broker refuses this key, which it did not before.
+    Refused {
+        /// What.
+        key: Key,
+        /// One sentence.
+        detail: String,
+    },
+    /// It still does.
+    RefusedAgain {
+        /// Which kind of topic.
+        topic: Topic,
+    },
+    /// The broker takes it again.
+    Accepted {
+        /// What.
+        key: Key,
+    },
+    /// Tell the spool whether what is stored of this device is refused.
+    Unwanted {
+        /// The device.
+        device: Arc<str>,
+        /// It is.
+        unwanted: bool,
+    },
 }

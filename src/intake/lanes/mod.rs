@@ -5,10 +5,11 @@
 //! 1. It *arrives*. [`Streams`] says whether it is new; a known one is answered at once.
 //! 2. On the live route it waits in `queue` until the window has room, then it is published and
 //!    flies as `Live`. Its PUBACK makes it safe: the device gets its ack.
-//! 3. When the route changes to the spool (uplink down, an ack overdue, the queue full), every
+//! 3. When the route changes to the spool (uplink down, an ack overdue), every
 //!    batch that is not safe, flying or queued, goes to `to_commit`, in the order of arrival, and
 //!    whatever arrives follows it. One that flies on as `Diverted` may still be PUBACKed
-//!    on this connection; then it is not published again.
+//!    on this connection; then it is not published again. The same happens to the batches of one
+//!    device when that has more in the queue than its part, or when the broker refuses it.
 //! 4. One commit is under way at a time; what gathers meanwhile goes into the next. Once synced a
 //!    batch is safe, and is the [`Backlog`]'s.
 //! 5. While the uplink is up the backlog drains beside the live lane, as `Stored`. When
@@ -18,16 +19,21 @@
 //! committed before an older one of its stream is committed or safe, so that the highest number
 //! on disk is a true `welcome.seq`.
 
+#[cfg(debug_assertions)]
+mod check;
 mod event;
+mod live;
 mod publish;
+mod refused;
 mod route;
 mod store;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use event::{Action, Event, Now, Settings};
+use live::{Live, Queued};
 use route::{DISK_PATIENCE, HOPELESS};
 use store::LOAD_RETRY;
 
@@ -35,8 +41,8 @@ use crate::intake::backlog::{Backlog, Expiry};
 use crate::intake::flight::Flight;
 use crate::intake::gather::Gather;
 use crate::intake::pace::Pace;
-use crate::intake::poison::{Key, Suspicion};
 use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
+use crate::intake::refusals::Refusals;
 use crate::intake::streams::{Streams, Verdict};
 use crate::reading::{Item, Lane, Mark};
 use crate::spool::Loc;
@@ -56,15 +62,9 @@ struct Entry {
     n: u64,
     since: Instant,
     item: Arc<Item>,
+    /// Bytes of its payload, about.
+    cost: usize,
     origin: Option<Origin>,
-}
-
-/// What waits in the live queue.
-#[derive(Debug)]
-enum Queued {
-    Unsafe(Entry),
-    /// Stored already (`write_always`), published from memory all the same.
-    Stored(Loc, Arc<Item>),
 }
 
 /// What is in flight.
@@ -85,6 +85,8 @@ struct Flying {
     what: What,
     item: Arc<Item>,
     lane: Lane,
+    /// Bytes of its payload, about.
+    cost: usize,
     /// Of the item that came in, which a gap may stand for.
     readings: u64,
 }
@@ -97,6 +99,26 @@ struct Pending {
     token: Option<u64>,
     /// PUBACKed meanwhile.
     done: bool,
+    /// It is here because the broker refuses its device's live data: nobody else waits for it.
+    aside: bool,
+}
+
+impl Pending {
+    fn new(entry: Entry, token: Option<u64>, aside: bool) -> Self {
+        Self {
+            entry,
+            token,
+            done: false,
+            aside,
+        }
+    }
+}
+
+/// What of one device is put aside and not stored yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Aside {
+    batches: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -132,19 +154,24 @@ pub struct Lanes {
     route: Route,
     up: Option<u64>,
     stalled_since: Option<Instant>,
-    /// The live queue ran full and the broker has not caught up.
-    spilling: bool,
-    queue: VecDeque<Queued>,
-    queue_bytes: usize,
+    /// Devices that had more in the live queue than their part, or longer: what comes of them
+    /// goes to the disk until the broker has caught up with so many publishes of them.
+    spilling: HashMap<Arc<str>, usize>,
+    live: Live,
     flight: Flight<Flying>,
+    /// What flies in the live lane: how many, their payloads, and their readings.
     live_flying: usize,
-    /// Bytes of what flies in the other lane.
-    history_bytes: usize,
+    live_cost: usize,
+    flying_readings: u64,
+    live_pace: Pace,
+    /// Payloads of what flies in the other lane.
+    history_cost: usize,
     pace: Pace,
-    /// Of the queue and of what flies in the live lane.
-    live_readings: u64,
+    /// What the broker refuses.
+    refusals: Refusals,
+    /// By device; there is none without batches.
+    aside: HashMap<Arc<str>, Aside>,
     last_ack: Option<Instant>,
-    suspicion: Suspicion,
     to_commit: VecDeque<Pending>,
     to_commit_bytes: usize,
     committing: Option<Commit>,
@@ -160,7 +187,10 @@ pub struct Lanes {
     arrivals: u64,
     last_live: Option<Instant>,
     /// Connections that were refused a batch and are still there.
-    refused: HashSet<ConnId>,
+    turned_away: HashSet<ConnId>,
+    /// Events since the last check.
+    #[cfg(debug_assertions)]
+    unchecked: usize,
 }
 
 impl Lanes {
@@ -174,16 +204,18 @@ impl Lanes {
             route: Route::Spool,
             up: None,
             stalled_since: None,
-            spilling: false,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
+            spilling: HashMap::new(),
+            live: Live::default(),
             flight: Flight::new(settings.window),
             live_flying: 0,
-            history_bytes: 0,
+            live_cost: 0,
+            flying_readings: 0,
+            live_pace: Pace::of_at_least(Pace::LEAST_LIVE),
+            history_cost: 0,
             pace: Pace::default(),
-            live_readings: 0,
+            refusals: Refusals::default(),
+            aside: HashMap::new(),
             last_ack: None,
-            suspicion: Suspicion::default(),
             to_commit: VecDeque::new(),
             to_commit_bytes: 0,
             committing: None,
@@ -201,7 +233,9 @@ impl Lanes {
             backlog: Backlog::default(),
             arrivals: 0,
             last_live: None,
-            refused: HashSet::new(),
+            turned_away: HashSet::new(),
+            #[cfg(debug_assertions)]
+            unchecked: 0,
         }
     }
 
@@ -210,10 +244,14 @@ impl Lanes {
         match event {
             Event::Opened { depth } => self.backlog.opened(depth),
             Event::Arrived(arrival) => self.arrived(now, arrival, out),
-            Event::Up { epoch } => self.connected(now, epoch),
-            Event::Down { hung_up } => self.disconnected(now, hung_up),
+            Event::Up { epoch } => self.connected(epoch),
+            Event::Down => self.disconnected(now),
             Event::Acked { epoch, token } => self.acked(now, epoch, token, out),
-            Event::Refused { epoch, token, .. } => self.refused(epoch, token),
+            Event::Refused {
+                epoch,
+                token,
+                refusal,
+            } => self.refused(now, epoch, token, &refusal, out),
             Event::Unpublishable {
                 epoch,
                 token,
@@ -256,6 +294,7 @@ impl Lanes {
         }
         self.check_deadlines(now, out);
         self.choose_route();
+        self.probe(now);
         self.submit(now, out);
         self.start_commit(now, out);
         // Before anything is read: what is over must not be brought again.
@@ -264,12 +303,14 @@ impl Lanes {
             out.push(Action::Delete { groups });
         }
         self.start_load(now, out);
+        #[cfg(debug_assertions)]
+        self.check_sometimes();
     }
 
     /// The connection is gone. What it handed over stays taken.
     pub fn detach(&mut self, conn: ConnId) {
         self.streams.detach(conn);
-        self.refused.remove(&conn);
+        self.turned_away.remove(&conn);
     }
 
     /// When [`Event::Tick`] is due, if nothing else happens before.
@@ -283,10 +324,10 @@ impl Lanes {
                 None => since + timeout,
                 Some(since) => self.last_ack.max(Some(since)).unwrap_or(since) + timeout * HOPELESS,
             });
-        let queued = match self.queue.front() {
-            Some(Queued::Unsafe(entry)) if !self.spilling => Some(entry.since + timeout),
-            _ => None,
-        };
+        let spills = self.may_spill();
+        let queued = self.live.oldest().filter(|_| spills);
+        let queued = queued.map(|(since, _)| since + timeout);
+        let probe = self.refusals.next_due().filter(|_| self.may_probe());
         // Of a commit under way the retry is past; what it waits for is its answer.
         let retry = self.disk_bad && self.committing.is_none();
         let disk = self.disk_retry.filter(|_| retry).map(|(at, _)| at);
@@ -295,6 +336,7 @@ impl Lanes {
         [
             flying,
             queued,
+            probe,
             disk,
             hangs,
             self.load_retry,
@@ -313,7 +355,7 @@ impl Lanes {
             .committing
             .as_ref()
             .map_or(0, |commit| commit.pending.len());
-        self.queue_bytes + self.to_commit_bytes < self.settings.held_bytes
+        self.live.weight() + self.to_commit_bytes < self.settings.held_bytes
             && self.to_commit.len() + committing < 4 * self.settings.live_batches
     }
 
@@ -326,13 +368,24 @@ impl Lanes {
     /// Batches in the live lane, in flight included.
     #[must_use]
     pub fn live_batches(&self) -> usize {
-        self.queue.len() + self.live_flying
+        self.live.len() + self.live_flying
     }
 
     /// Readings in these.
     #[must_use]
     pub fn live_readings(&self) -> u64 {
-        self.live_readings
+        self.live.readings() + self.flying_readings
+    }
+
+    /// What the broker refuses.
+    #[must_use]
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Whether what is to be said of it has changed since the last call.
+    pub fn refusals_changed(&mut self) -> bool {
+        self.refusals.take_changed()
     }
 
     /// Publishes in flight.
@@ -348,10 +401,8 @@ impl Lanes {
     }
 
     fn live_unsafe(&self) -> usize {
-        let queued = self.queue.iter();
         let flying = self.flight.iter();
-        queued.filter(|q| matches!(q, Queued::Unsafe(_))).count()
-            + flying.filter(|f| matches!(f.what, What::Live(_))).count()
+        self.live.unsafe_len() + flying.filter(|f| matches!(f.what, What::Live(_))).count()
     }
 
     fn arrived(&mut self, now: Now, arrival: Arrival, out: &mut Vec<Action>) {
@@ -359,15 +410,20 @@ impl Lanes {
             conn,
             stream,
             batch,
+            resolved,
             content,
         } = arrival;
         // Once one batch of a connection is refused, none of it may be taken any more: an ack of a
         // later one would cover it.
-        if self.refused.contains(&conn) {
+        if self.turned_away.contains(&conn) {
             return;
         }
-        if self.disk_full && self.settings.refuse && self.route == Route::Spool {
-            self.refused.insert(conn);
+        let apart = self.route == Route::Live && self.is_set_apart(&batch.device);
+        let full = self.disk_full && self.settings.refuse;
+        if full && (apart || self.route == Route::Spool)
+            || apart && self.has_no_room_for(&batch.device)
+        {
+            self.turned_away.insert(conn);
             out.push(Action::Refuse { conn });
             return;
         }
@@ -390,51 +446,49 @@ impl Lanes {
             }),
             Verdict::New => {
                 self.arrivals += 1;
-                let item = Arc::new(Item::Batch(batch));
                 let entry = Entry {
                     n: self.arrivals,
                     since: now.mono,
-                    item,
+                    item: Arc::new(Item::Batch(batch)),
+                    cost: resolved,
                     origin: Some(origin),
                 };
-                match self.route {
-                    Route::Live => {
-                        self.last_live = Some(now.mono);
-                        self.push_queue(Queued::Unsafe(entry));
-                    }
-                    Route::Spool => {
-                        let waiting = !self.to_commit.is_empty() || self.committing.is_some();
-                        self.gather.arrived(now.mono, conn, waiting);
-                        self.push_commit(Pending {
-                            entry,
-                            token: None,
-                            done: false,
-                        });
-                    }
-                }
+                self.enters(now, entry, conn, apart, out);
             }
         }
     }
 
-    fn connected(&mut self, now: Now, epoch: u64) {
+    /// A new batch takes its way.
+    fn enters(&mut self, now: Now, entry: Entry, conn: ConnId, apart: bool, out: &mut Vec<Action>) {
+        if self.route == Route::Live && !apart {
+            self.last_live = Some(now.mono);
+            let device = entry.item.device().clone();
+            self.live.push(Queued::Unsafe(entry));
+            self.spill_if_too_much(&device);
+            return;
+        }
+        let waiting = !self.to_commit.is_empty() || self.committing.is_some();
+        self.gather.arrived(now.mono, conn, waiting);
+        if apart {
+            self.apart(now, entry, out);
+        } else {
+            let aside = self.is_put_aside(entry.item.device());
+            self.push_commit(Pending::new(entry, None, aside));
+        }
+    }
+
+    fn connected(&mut self, epoch: u64) {
         self.up = Some(epoch);
         self.stalled_since = None;
         self.last_ack = None;
-        self.suspicion.up(now.mono);
         self.pace.connected();
+        self.live_pace.connected();
     }
 
-    fn disconnected(&mut self, now: Now, hung_up: bool) {
+    fn disconnected(&mut self, now: Now) {
         if self.up.take().is_none() {
             return;
         }
-        let oldest = self
-            .flight
-            .oldest()
-            .map(|(_, flying)| Key::of(&flying.item));
-        let (in_flight, window) = (self.flight.len(), self.settings.window);
-        self.suspicion
-            .ended(now.mono, hung_up, in_flight, oldest, window);
         self.divert();
         if let Some(commit) = &mut self.committing {
             commit.passed = 0;
@@ -449,13 +503,13 @@ impl Lanes {
             pending.token = None;
         }
         self.flight.clear();
-        (self.live_flying, self.live_readings) = (0, 0);
-        self.history_bytes = 0;
-        self.queue.clear();
-        self.queue_bytes = 0;
+        (self.live_flying, self.live_cost, self.flying_readings) = (0, 0, 0);
+        self.history_cost = 0;
+        self.live = Live::default();
         self.backlog.reset();
+        self.refusals.disconnected(now.mono);
         self.stalled_since = None;
-        self.spilling = false;
+        self.spilling.clear();
     }
 
     fn settle(&mut self, origin: Option<Origin>, out: &mut Vec<Action>) {
@@ -487,19 +541,34 @@ impl Lanes {
         }
     }
 
-    fn push_queue(&mut self, queued: Queued) {
-        let (Queued::Unsafe(Entry { item, .. }) | Queued::Stored(_, item)) = &queued;
-        self.queue_bytes += item.weight();
-        self.live_readings += u64::from(item.readings());
-        self.queue.push_back(queued);
-    }
-
     fn push_commit(&mut self, pending: Pending) {
         if let Some(origin) = &pending.entry.origin {
             self.gather.waits(origin.conn);
         }
-        self.to_commit_bytes += pending.entry.item.weight();
+        let weight = pending.entry.item.weight();
+        self.to_commit_bytes += weight;
+        if pending.aside {
+            let device = pending.entry.item.device().clone();
+            let aside = self.aside.entry(device).or_default();
+            aside.batches += 1;
+            aside.bytes += weight;
+        }
         self.to_commit.push_back(pending);
+    }
+
+    /// It does not wait for the disk any more.
+    fn left_commit(&mut self, pending: &Pending) {
+        let weight = pending.entry.item.weight();
+        self.to_commit_bytes -= weight;
+        if pending.aside
+            && let Some(aside) = self.aside.get_mut(pending.entry.item.device())
+        {
+            aside.batches -= 1;
+            aside.bytes -= weight;
+            if aside.batches == 0 {
+                self.aside.remove(pending.entry.item.device());
+            }
+        }
     }
 
     fn pending_mut(&mut self, n: u64) -> Option<&mut Pending> {

@@ -1,10 +1,11 @@
 //! Into the window and out of it: what is published next, and what a PUBACK means.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Action, Entry, Flying, Lanes, Now, Pending, Phase, Queued, What};
-use crate::reading::{Gap, GapReason, Item, Lane};
+use crate::intake::refusals::Key;
+use crate::reading::{Gap, GapReason, Item, Lane, Topic};
 
 impl Lanes {
     pub(super) fn acked(&mut self, now: Now, epoch: u64, token: u64, out: &mut Vec<Action>) {
@@ -15,12 +16,11 @@ impl Lanes {
         let Some(flying) = self.flight.take(token) else {
             return;
         };
-        if let (Some(since), Lane::History) = (since, flying.lane) {
-            self.pace.acked(now.mono, since, flying.item.weight());
+        self.answered(now, since, &flying);
+        if !self.refusals.is_empty() {
+            let key = Key::new(flying.item.device(), flying.item.topic(flying.lane));
+            self.accepted(&key, out);
         }
-        self.last_ack = Some(now.mono);
-        self.suspicion.acked(now.mono);
-        self.landed(&flying);
         match flying.what {
             What::Live(entry) => self.settle(entry.origin, out),
             What::Stored(loc) => self.backlog.done(loc),
@@ -36,39 +36,16 @@ impl Lanes {
         }
     }
 
-    /// Not safe by this. What is not on disk goes there, and with it all of its device that is
-    /// not safe: nothing is committed before an older batch of its stream. What is stored waits
-    /// there for the next connection.
-    pub(super) fn refused(&mut self, epoch: u64, token: u64) {
-        if self.up != Some(epoch) {
-            return;
-        }
-        let Some(flying) = self.flight.take(token) else {
-            return;
-        };
-        self.landed(&flying);
-        match flying.what {
-            What::Live(entry) => {
-                let Item::Batch(batch) = &*entry.item else {
-                    self.push_queue(Queued::Unsafe(entry));
-                    return;
-                };
-                let device = batch.device.clone();
-                self.push_commit(Pending {
-                    entry,
-                    token: None,
-                    done: false,
-                });
-                self.divert_device(&device);
+    /// The broker has answered to it, whatever it said.
+    pub(super) fn answered(&mut self, now: Now, since: Option<Instant>, flying: &Flying) {
+        if let Some(since) = since {
+            match flying.lane {
+                Lane::History => self.pace.acked(now.mono, since, flying.cost),
+                Lane::Live => self.live_pace.acked(now.mono, since, flying.cost),
             }
-            What::Diverted { n } => {
-                if let Some(pending) = self.pending_mut(n) {
-                    pending.token = None;
-                }
-            }
-            What::Stored(loc) => self.backlog.park(loc),
-            What::GivenUp => {}
         }
+        self.last_ack = Some(now.mono);
+        self.landed(flying);
     }
 
     pub(super) fn unpublishable(
@@ -90,15 +67,26 @@ impl Lanes {
             What::Live(mut entry) => {
                 // Its gap takes its place, and with it the right to be acked.
                 entry.item = gap_instead(&entry.item, reason, now, out);
-                self.push_queue(Queued::Unsafe(entry));
+                entry.cost = entry.item.payload_estimate();
+                let device = entry.item.device().clone();
+                if self.refusals.is_open(&device, Topic::Gap) {
+                    self.to_the_disk(vec![(None, entry)]);
+                    self.divert_device(&device);
+                } else {
+                    self.live.push(Queued::Unsafe(entry));
+                }
             }
             What::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
                     let gap = gap_instead(&pending.entry.item, reason, now, out);
-                    let item = std::mem::replace(&mut pending.entry.item, gap.clone());
-                    self.to_commit_bytes =
-                        (self.to_commit_bytes + gap.weight()).saturating_sub(item.weight());
+                    let weight = gap.weight();
+                    let aside = pending.aside;
+                    let item = std::mem::replace(&mut pending.entry.item, gap);
+                    self.to_commit_bytes = self.to_commit_bytes - item.weight() + weight;
+                    if aside && let Some(aside) = self.aside.get_mut(item.device()) {
+                        aside.bytes = aside.bytes - item.weight() + weight;
+                    }
                 }
             }
             What::Stored(loc) => {
@@ -114,34 +102,30 @@ impl Lanes {
         if self.stalled_since.is_some() {
             return;
         }
-        let careful = self.suspicion.is_careful();
-        let stored_first = self.settings.in_order || careful;
         let share = self.drain_share(now);
-        while self.flight.room() > 0 && (!careful || self.flight.is_empty()) {
+        while self.flight.room() > 0 {
             let draining = self.flight.len() - self.live_flying;
             let may_drain = self.phase == Phase::Running
                 && self.backlog.has_next()
                 && (self.settings.in_order || draining < share)
-                && self.pace.allows(self.history_bytes);
-            let live_waits = !self.queue.is_empty();
+                && self.may_fly(Lane::History);
+            let live_waits = !self.live.is_empty();
             // What waits in the queue but is stored is older than anything in the backlog.
-            let held = stored_first
-                && matches!(self.queue.front(), Some(Queued::Unsafe(_)))
-                && (self.backlog.has_next()
-                    || !self.backlog.all_at_hand()
-                    || self
-                        .committing
-                        .as_ref()
-                        .is_some_and(|commit| commit.passed < commit.pending.len())
-                    || !self.to_commit.is_empty());
+            let held = self.settings.in_order
+                && matches!(self.live.front(), Some(Queued::Unsafe(_)))
+                && self.others_first();
             if let Some(past) = self.past_the_disk(now) {
-                let Entry { n, item, .. } = &past.entry;
-                let (what, item) = (What::Diverted { n: *n }, item.clone());
-                let (n, token) = (*n, self.fly(now, epoch, Lane::History, item, what, out));
+                let Entry { n, item, cost, .. } = &past.entry;
+                let (n, item, cost) = (*n, item.clone(), *cost);
+                let what = What::Diverted { n };
+                let token = self.fly(now, epoch, Lane::History, item, cost, what, out);
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = Some(token);
                 }
             } else if live_waits && (!held || self.phase != Phase::Running) {
+                if !self.may_fly(Lane::Live) {
+                    break;
+                }
                 self.submit_live(now, epoch, out);
             } else if may_drain {
                 self.submit_stored(now, epoch, out);
@@ -149,6 +133,30 @@ impl Lanes {
                 break;
             }
         }
+    }
+
+    /// Whether there is room for the bytes of one more of this lane. One is always let through,
+    /// but no second large one, of whichever lane.
+    fn may_fly(&self, lane: Lane) -> bool {
+        let (live, history) = (self.live_cost, self.history_cost);
+        if live + history == 0 {
+            return true;
+        }
+        match lane {
+            Lane::Live => self.live_pace.allows(live) && !self.pace.exceeded(history),
+            Lane::History => self.pace.allows(history) && !self.live_pace.exceeded(live),
+        }
+    }
+
+    /// Whether something is on the disk, or on its way there, that has to go out before a new
+    /// batch does. What the broker refuses is not waited for.
+    pub(super) fn others_first(&self) -> bool {
+        let counts = |pending: &Pending| !pending.aside;
+        let committing = self.committing.as_ref();
+        self.backlog.has_next()
+            || !self.backlog.all_at_hand()
+            || committing.is_some_and(|commit| commit.pending[commit.passed..].iter().any(counts))
+            || self.to_commit.iter().any(counts)
     }
 
     /// How many stored items may be in flight, so that a live batch never finds the window full.
@@ -172,15 +180,19 @@ impl Lanes {
         let behind_others = self.settings.in_order
             && (self.backlog.has_next()
                 || !self.backlog.all_at_hand()
-                || matches!(self.queue.front(), Some(Queued::Stored(..))));
+                || matches!(self.live.front(), Some(Queued::Stored(..))));
         if !self.disk_hangs(now.mono) || behind_others {
             return None;
         }
         let commit = self.committing.as_mut()?;
+        let refusals = &self.refusals;
         let rest = &commit.pending[commit.passed..];
-        let skipped = rest
-            .iter()
-            .position(|pending| pending.token.is_none() && !pending.done);
+        let skipped = rest.iter().position(|pending| {
+            let item = &pending.entry.item;
+            pending.token.is_none()
+                && !pending.done
+                && !refusals.is_open(item.device(), item.topic(Lane::History))
+        });
         commit.passed += skipped.map_or(rest.len(), |at| at + 1);
         commit.pending[..commit.passed]
             .last()
@@ -188,47 +200,55 @@ impl Lanes {
     }
 
     fn submit_live(&mut self, now: Now, epoch: u64, out: &mut Vec<Action>) {
-        let Some(queued) = self.queue.pop_front() else {
+        let Some(queued) = self.live.pop() else {
             return;
         };
+        let cost = queued.cost();
         let (item, what) = match queued {
-            Queued::Unsafe(entry) => {
-                self.queue_bytes = self.queue_bytes.saturating_sub(entry.item.weight());
-                (entry.item.clone(), What::Live(entry))
-            }
-            Queued::Stored(loc, item) => {
-                self.queue_bytes = self.queue_bytes.saturating_sub(item.weight());
-                (item, What::Stored(loc))
-            }
+            Queued::Unsafe(entry) => (entry.item.clone(), What::Live(entry)),
+            Queued::Stored(loc, item) => (item, What::Stored(loc)),
         };
-        self.live_flying += 1;
-        self.fly(now, epoch, Lane::Live, item, what, out);
+        self.fly(now, epoch, Lane::Live, item, cost, what, out);
     }
 
     fn submit_stored(&mut self, now: Now, epoch: u64, out: &mut Vec<Action>) {
         let Some((loc, item)) = self.backlog.take_next() else {
             return;
         };
-        self.fly(now, epoch, Lane::History, item, What::Stored(loc), out);
+        let cost = item.payload_estimate();
+        self.fly(
+            now,
+            epoch,
+            Lane::History,
+            item,
+            cost,
+            What::Stored(loc),
+            out,
+        );
     }
 
-    fn fly(
+    #[expect(clippy::too_many_arguments, reason = "each says something else of it")]
+    pub(super) fn fly(
         &mut self,
         now: Now,
         epoch: u64,
         lane: Lane,
         item: Arc<Item>,
+        cost: usize,
         what: What,
         out: &mut Vec<Action>,
     ) -> u64 {
         let readings = u64::from(item.readings());
-        let item = if self.suspicion.is_set_aside(&item) {
-            gap_instead(&item, GapReason::TooLarge, now, out)
-        } else {
-            item
-        };
-        if lane == Lane::History {
-            self.history_bytes += item.weight();
+        match lane {
+            Lane::History => self.history_cost += cost,
+            Lane::Live => {
+                self.live_flying += 1;
+                self.live_cost += cost;
+                self.flying_readings += readings;
+                if let Some(out) = self.spilling.get_mut(item.device()) {
+                    *out += 1;
+                }
+            }
         }
         let token = self.flight.submit(
             now.mono,
@@ -236,6 +256,7 @@ impl Lanes {
                 what,
                 item: item.clone(),
                 lane,
+                cost,
                 readings,
             },
         );
@@ -248,12 +269,20 @@ impl Lanes {
         token
     }
 
-    fn landed(&mut self, flying: &Flying) {
-        if flying.lane == Lane::Live {
-            self.live_flying -= 1;
-            self.live_readings = self.live_readings.saturating_sub(flying.readings);
-        } else {
-            self.history_bytes = self.history_bytes.saturating_sub(flying.item.weight());
+    pub(super) fn landed(&mut self, flying: &Flying) {
+        if flying.lane == Lane::History {
+            self.history_cost -= flying.cost;
+            return;
+        }
+        self.live_flying -= 1;
+        self.live_cost -= flying.cost;
+        self.flying_readings -= flying.readings;
+        let device = flying.item.device();
+        if let Some(out) = self.spilling.get_mut(device) {
+            *out -= 1;
+            if *out == 0 {
+                self.spilling.remove(device);
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, Route, What};
-use crate::intake::backlog::Fate;
 use crate::intake::moved::Moved;
+use crate::intake::tracked::Fate;
 use crate::spool::{GroupId, Loc};
 
 /// Bytes of items in one commit at most. The disk is given what gathered while it was busy, so
@@ -34,22 +34,25 @@ impl Lanes {
         let mut groups: Vec<GroupId> = Vec::new();
         let direct = self.may_publish_from_memory();
         for (pending, loc) in commit.pending.into_iter().zip(placed) {
-            let Pending { entry, token, done } = pending;
-            self.to_commit_bytes = self.to_commit_bytes.saturating_sub(entry.item.weight());
+            self.left_commit(&pending);
+            let Pending {
+                entry, token, done, ..
+            } = pending;
             if groups.last() != Some(&loc.group) {
                 groups.push(loc.group);
             }
+            let may_go = direct && self.live.len() < self.settings.live_batches;
             let fate = match token {
                 _ if done => Fate::Done,
                 Some(_) => Fate::Busy,
-                None if direct && self.queue.len() < self.settings.live_batches => Fate::Busy,
+                None if may_go && self.may_go_live(now, &entry.item) => Fate::Busy,
                 None => Fate::Idle,
             };
             self.backlog.stored(*loc, &entry.item, fate);
             if let Some(flying) = token.and_then(|token| self.flight.get_mut(token)) {
                 flying.what = What::Stored(*loc);
             } else if fate == Fate::Busy {
-                self.push_queue(Queued::Stored(*loc, entry.item));
+                self.live.push(Queued::Stored(*loc, entry.item));
             }
             self.settle(entry.origin, out);
         }
@@ -91,7 +94,7 @@ impl Lanes {
         while let Some(next) = self.to_commit.pop_front() {
             let weight = next.entry.item.weight();
             if next.done {
-                self.to_commit_bytes = self.to_commit_bytes.saturating_sub(weight);
+                self.left_commit(&next);
                 continue;
             }
             if bytes > 0 && bytes + weight > COMMIT_BYTES {
@@ -130,7 +133,9 @@ impl Lanes {
     /// failed, because the pause before the next attempt was long enough. And not when new batches
     /// go the live way again: nothing more would come.
     fn may_hold_back(&self) -> bool {
-        self.phase == Phase::Running && self.disk_retry.is_none() && self.route == Route::Spool
+        let more_comes =
+            self.route == Route::Spool || !self.spilling.is_empty() || !self.aside.is_empty();
+        self.phase == Phase::Running && self.disk_retry.is_none() && more_comes
     }
 
     /// Stored items that are in memory as well follow where the spool has moved them.
@@ -140,19 +145,7 @@ impl Lanes {
                 flying.what = moved.to(*loc).map_or(What::GivenUp, What::Stored);
             }
         }
-        for queued in std::mem::take(&mut self.queue) {
-            match queued {
-                Queued::Stored(loc, item) => match moved.to(loc) {
-                    Some(loc) => self.queue.push_back(Queued::Stored(loc, item)),
-                    None => {
-                        self.queue_bytes = self.queue_bytes.saturating_sub(item.weight());
-                        let readings = u64::from(item.readings());
-                        self.live_readings = self.live_readings.saturating_sub(readings);
-                    }
-                },
-                unsafe_one @ Queued::Unsafe(_) => self.queue.push_back(unsafe_one),
-            }
-        }
+        self.live.move_stored(|loc| moved.to(loc));
     }
 
     pub(super) fn start_load(&mut self, now: Now, out: &mut Vec<Action>) {
@@ -175,7 +168,6 @@ impl Lanes {
             && self.up.is_some()
             && self.phase == Phase::Running
             && self.stalled_since.is_none()
-            && !self.suspicion.is_careful()
             && (!self.settings.in_order || (self.backlog.all_at_hand() && !self.backlog.has_next()))
     }
 }

@@ -10,8 +10,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
-use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment};
+use crate::intake::refusals::Key;
+use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Thinned};
+use crate::uplink::{Cause, Refusal};
 
 mod interval;
 
@@ -27,6 +29,10 @@ enum Op {
     Resend(usize, usize),
     Up,
     Down(bool),
+    /// The broker refuses a kind of topic of a device from now on, or takes it again.
+    Refuses(usize, Topic, bool),
+    /// It hangs up on the oldest publish, which is proven.
+    HangsUpOn,
     Puback,
     PubackAt(usize),
     CommitDone,
@@ -42,6 +48,10 @@ enum Op {
     GiveUp(usize),
 }
 
+fn topic() -> impl Strategy<Value = Topic> {
+    prop::sample::select(vec![Topic::Data, Topic::History, Topic::Gap])
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (0..DEVICES).prop_map(Op::Send),
@@ -49,6 +59,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..DEVICES, 0..8usize).prop_map(|(d, n)| Op::Resend(d, n)),
         3 => Just(Op::Up),
         2 => any::<bool>().prop_map(Op::Down),
+        2 => (0..DEVICES, topic(), any::<bool>()).prop_map(|(d, t, r)| Op::Refuses(d, t, r)),
+        1 => Just(Op::HangsUpOn),
         12 => Just(Op::Puback),
         4 => (0..WINDOW).prop_map(Op::PubackAt),
         6 => Just(Op::CommitDone),
@@ -70,7 +82,13 @@ struct World {
     epoch: u64,
     up: bool,
     /// Publishes that the broker has and has not acknowledged.
-    unacked: Vec<(u64, Arc<Item>)>,
+    unacked: Vec<(u64, Arc<Item>, Lane)>,
+    /// What it refuses, and what it has refused.
+    refuses: BTreeSet<(usize, Topic)>,
+    refused: BTreeSet<BatchId>,
+    /// Keys of which the lanes have said that they are refused.
+    said: BTreeSet<Key>,
+    unwanted: BTreeSet<Arc<str>>,
     published: Vec<(BatchId, Lane)>,
     pubacked: BTreeSet<BatchId>,
     commit: Option<(u64, Vec<Arc<Item>>, Vec<Mark>)>,
@@ -90,10 +108,27 @@ struct World {
     /// Batches that were given up, by the gap record that says so.
     given_up: BTreeMap<BatchId, Vec<BatchId>>,
     disturbed: bool,
+    /// The one payload that the broker refuses.
+    bad: Option<BatchId>,
+    /// Reasons of the gap records that were published.
+    reasons: BTreeSet<&'static str>,
+    /// Batches that these stand for, but for those that made room.
+    reported: BTreeSet<BatchId>,
+    /// A device was turned away.
+    turned_away: bool,
+    /// What devices send.
+    frame: Bytes,
 }
 
 /// Gap records are told from batches by a device number that no device has.
 const GAPS: usize = 100;
+
+fn refusal(cause: Cause) -> Refusal {
+    Refusal {
+        cause,
+        detail: "not authorized".into(),
+    }
+}
 
 fn device(d: usize) -> Arc<str> {
     format!("d{d}").into()
@@ -127,6 +162,10 @@ impl World {
             epoch: 0,
             up: false,
             unacked: Vec::new(),
+            refuses: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            said: BTreeSet::new(),
+            unwanted: BTreeSet::new(),
             published: Vec::new(),
             pubacked: BTreeSet::new(),
             commit: None,
@@ -143,6 +182,11 @@ impl World {
             taken: BTreeSet::new(),
             given_up: BTreeMap::new(),
             disturbed: false,
+            bad: None,
+            reasons: BTreeSet::new(),
+            reported: BTreeSet::new(),
+            turned_away: false,
+            frame: Bytes::from_static(b"x"),
         };
         world.start();
         world
@@ -198,6 +242,10 @@ impl World {
     fn send(&mut self, d: usize, seq: u64) {
         self.taken.insert((d, seq));
         self.sent[d] += 1;
+        self.send_raw(d, seq);
+    }
+
+    fn send_raw(&mut self, d: usize, seq: u64) {
         let batch = Batch {
             device: device(d),
             stream: "s".into(),
@@ -205,9 +253,10 @@ impl World {
             received: self.now.moment,
             readings: 1,
             encoding: Encoding::Cbor,
-            frame: Bytes::from_static(b"x"),
+            frame: self.frame.clone(),
         };
         let arrival = Arrival {
+            resolved: 100,
             conn: d as u64,
             stream: self.streams[d],
             batch,
@@ -324,7 +373,7 @@ impl World {
                 let id = id_of(&item);
                 let again = self.published.iter().any(|(known, _)| *known == id);
                 assert!(
-                    !again || self.disturbed,
+                    !again || self.disturbed || self.refused.contains(&id),
                     "{id:?} is published twice without a cause"
                 );
                 if self.settings.in_order && !again && id.0 < GAPS {
@@ -332,8 +381,22 @@ impl World {
                     let highest = before.map(|((_, seq), _)| *seq).max().unwrap_or(0);
                     assert!(highest < id.1, "{id:?} overtook, after {highest}");
                 }
+                if let Item::Gap(gap) = &*item {
+                    self.reasons.insert(gap.reason.as_str());
+                }
                 self.published.push((id, lane));
-                self.unacked.push((token, item));
+                self.unacked.push((token, item, lane));
+            }
+            Action::Refused { key, .. } => assert!(self.said.insert(key), "said twice"),
+            Action::RefusedAgain { .. } => {}
+            Action::Accepted { key } => assert!(self.said.remove(&key), "was not refused"),
+            Action::Unwanted { device, unwanted } => {
+                let known = if unwanted {
+                    self.unwanted.insert(device)
+                } else {
+                    self.unwanted.remove(&device)
+                };
+                assert!(known, "told twice");
             }
             Action::Commit {
                 ticket,
@@ -353,7 +416,7 @@ impl World {
                     for item in self.disk.remove(&group).expect("deleted once") {
                         let id = id_of(&item);
                         assert!(
-                            self.pubacked.contains(&id),
+                            self.pubacked.contains(&id) || self.reported.contains(&id),
                             "{id:?} deleted before its PUBACK"
                         );
                     }
@@ -373,9 +436,8 @@ impl World {
                 }
             }
             Action::Reconnect => self.step(&Op::Down(false)),
-            Action::Conflict { .. } | Action::Refuse { .. } | Action::Lost(_) => {
-                panic!("not in this model")
-            }
+            Action::Refuse { .. } => self.turned_away = true,
+            Action::Conflict { .. } | Action::Lost(_) => panic!("not in this model"),
         }
     }
 
@@ -397,12 +459,50 @@ impl World {
         if !self.up || at >= self.unacked.len() {
             return;
         }
-        let (token, item) = self.unacked.remove(at);
+        let (token, item, lane) = self.unacked.remove(at);
+        let epoch = self.epoch;
+        if self.is_refused(&item, lane) {
+            self.refused.insert(id_of(&item));
+            let refusal = refusal(Cause::Reason(0x87));
+            self.apply(Event::Refused {
+                epoch,
+                token,
+                refusal,
+            });
+            return;
+        }
         self.pubacked.insert(id_of(&item));
-        self.apply(Event::Acked {
-            epoch: self.epoch,
+        if let Item::Gap(gap) = &*item
+            && gap.reason != GapReason::Overflow
+        {
+            let d = id_of(&item).0 - GAPS;
+            let range = gap.from.unwrap()..=gap.to.unwrap();
+            self.reported.extend(range.map(|seq| (d, seq)));
+        }
+        self.apply(Event::Acked { epoch, token });
+    }
+
+    fn is_refused(&self, item: &Item, lane: Lane) -> bool {
+        if self.bad == Some(id_of(item)) {
+            return true;
+        }
+        let d = item.device()[1..].parse().unwrap();
+        self.refuses.contains(&(d, item.topic(lane)))
+    }
+
+    fn hangs_up_on_oldest(&mut self) {
+        if self.unacked.is_empty() {
+            return;
+        }
+        let (token, item, _) = self.unacked.remove(0);
+        self.refused.insert(id_of(&item));
+        let (epoch, refusal) = (self.epoch, refusal(Cause::HungUp));
+        self.apply(Event::Refused {
+            epoch,
             token,
+            refusal,
         });
+        self.step(&Op::Down(true));
     }
 
     fn step(&mut self, op: &Op) {
@@ -425,12 +525,20 @@ impl World {
                 self.apply(Event::Up { epoch: self.epoch });
             }
             Op::Up => {}
-            Op::Down(hung_up) => {
+            Op::Down(_by_the_broker) => {
                 self.disturbed |= !self.unacked.is_empty();
                 self.up = false;
                 self.unacked.clear();
-                self.apply(Event::Down { hung_up });
+                self.apply(Event::Down);
             }
+            Op::Refuses(d, topic, refuses) => {
+                if refuses {
+                    self.refuses.insert((d, topic));
+                } else {
+                    self.refuses.remove(&(d, topic));
+                }
+            }
+            Op::HangsUpOn => self.hangs_up_on_oldest(),
             Op::Puback => self.puback(0),
             Op::PubackAt(at) => self.puback(at),
             Op::CommitDone => {
@@ -544,6 +652,8 @@ impl World {
                 self.up = false;
                 (self.commit, self.load) = (None, None);
                 self.unacked.clear();
+                self.said.clear();
+                self.unwanted.clear();
                 self.start();
             }
         }
@@ -551,13 +661,14 @@ impl World {
 
     /// The world is well again: everything that was taken has to arrive.
     fn heal(&mut self) {
-        for _ in 0..2_000 {
+        self.refuses.clear();
+        for _ in 0..3_000 {
             self.step(&Op::Up);
             self.step(&Op::CommitDone);
             self.step(&Op::Load);
             self.step(&Op::Puback);
             if self.unacked.is_empty() {
-                self.step(&Op::Wait(1_000));
+                self.step(&Op::Wait(3_000));
             }
         }
         let reported: BTreeSet<BatchId> = self
@@ -819,6 +930,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
     let arrive = |world: &mut World, conn, stream, seq| {
         let mut out = Vec::new();
         let event = Event::Arrived(Arrival {
+            resolved: 100,
             conn,
             stream,
             batch: batch(seq),
@@ -850,7 +962,7 @@ fn a_batch_that_cannot_be_published_on_its_way_to_the_disk_leaves_no_weight_behi
     let mut world = World::new(settings(false, false));
     world.step(&Op::Up);
     world.step(&Op::Send(0));
-    let (token, _) = world.unacked[0];
+    let (token, ..) = world.unacked[0];
     world.step(&Op::Wait(10_000));
     assert!(
         world.lanes.to_commit_bytes > 0,
@@ -944,7 +1056,7 @@ fn load_all(world: &mut World) {
 
 /// First and last number and batches of the gap records in flight.
 fn gaps_in_flight(world: &World) -> Vec<(Option<u64>, Option<u64>, u64)> {
-    let items = world.unacked.iter().map(|(_, item)| &**item);
+    let items = world.unacked.iter().map(|(_, item, _)| &**item);
     items
         .filter_map(|item| match item {
             Item::Gap(gap) => Some((gap.from, gap.to, gap.batches)),
@@ -1021,4 +1133,417 @@ fn a_spool_that_was_full_takes_batches_in_the_next_outage_once_it_has_room() {
     world.step(&Op::Wait(2_000));
     world.step(&Op::CommitDone);
     assert_eq!(world.acked[0], 2);
+}
+
+#[test]
+fn in_order_what_waits_for_a_hanging_disk_is_not_overtaken_when_its_device_is_refused() {
+    let mut world = World::new(settings(false, true));
+    (0..2).for_each(|_| world.step(&Op::Send(0)));
+    world.step(&Op::CommitDone);
+    world.step(&Op::Up);
+    load_all(&mut world);
+    world.step(&Op::Send(0));
+    world.step(&Op::Wait(10_000));
+    world.step(&Op::HangsUpOn);
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    world.heal();
+}
+
+/// Batches of device 1 that are published before anything is acknowledged, while all of device 0
+/// is refused.
+fn refused_beside(write_always: bool, in_order: bool, topics: &[Topic]) -> World {
+    let mut world = World::new(settings(write_always, in_order));
+    for topic in topics {
+        world.step(&Op::Refuses(0, *topic, true));
+    }
+    world.step(&Op::Up);
+    world
+}
+
+fn settle_down(world: &mut World) {
+    for _ in 0..50 {
+        world.step(&Op::CommitDone);
+        world.step(&Op::Load);
+        world.step(&Op::Puback);
+    }
+}
+
+const ALL: [Topic; 3] = [Topic::Data, Topic::History, Topic::Gap];
+
+#[test]
+fn a_refused_batch_is_acked_once_it_is_stored_and_arrives_when_the_refusal_ends() {
+    for (write_always, in_order) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut world = refused_beside(write_always, in_order, &ALL);
+        world.step(&Op::Send(0));
+        assert_eq!(world.acked[0], 0);
+        world.step(&Op::Puback);
+        assert_eq!(world.acked[0], 0, "a refusal is not safety");
+        settle_down(&mut world);
+        assert_eq!(world.acked[0], 1);
+        assert!(world.pubacked.is_empty());
+        assert!(!world.said.is_empty());
+        world.heal();
+        // Whether live data is taken again shows with the next batch.
+        assert!(
+            world.said.iter().all(|key| key.topic == Topic::Data),
+            "{:?}",
+            world.said
+        );
+        assert!(world.unwanted.is_empty());
+    }
+}
+
+#[test]
+fn beside_a_refused_device_the_others_go_out_live_and_never_touch_the_disk() {
+    let mut world = refused_beside(false, false, &ALL);
+    world.step(&Op::Send(0));
+    settle_down(&mut world);
+    let stored = |world: &World| {
+        let items = world.disk.values().flatten();
+        items.filter(|item| id_of(item).0 != 0).count()
+    };
+    for n in 1..40 {
+        world.step(&Op::Send(0));
+        world.step(&Op::Send(1));
+        settle_down(&mut world);
+        assert_eq!((world.acked[1], stored(&world)), (n, 0));
+    }
+    let published = |d| {
+        world
+            .published
+            .iter()
+            .filter(move |((of, _), _)| *of == d)
+            .count()
+    };
+    assert!(
+        published(0) <= 2,
+        "one of each topic was tried: {}",
+        published(0)
+    );
+    assert!(
+        world
+            .published
+            .iter()
+            .all(|((d, _), lane)| *d == 0 || *lane == Lane::Live)
+    );
+    world.heal();
+}
+
+#[test]
+fn in_order_a_refused_device_holds_up_nobody_for_long() {
+    let mut world = refused_beside(false, true, &ALL);
+    for _ in 0..40 {
+        world.step(&Op::Send(0));
+        settle_down(&mut world);
+    }
+    for n in 1..20 {
+        world.step(&Op::Send(1));
+        assert!(
+            world
+                .unacked
+                .iter()
+                .any(|(_, item, _)| id_of(item) == (1, n)),
+            "{n} waits"
+        );
+        settle_down(&mut world);
+        assert_eq!(world.acked[1], n);
+    }
+    world.heal();
+}
+
+#[test]
+fn where_only_live_data_is_refused_it_goes_out_as_history() {
+    let mut world = refused_beside(false, false, &[Topic::Data]);
+    for _ in 0..10 {
+        world.step(&Op::Send(0));
+        settle_down(&mut world);
+    }
+    assert_eq!(world.pubacked.len(), 10);
+    assert_eq!(world.disk.len(), 0);
+    let lives = world
+        .published
+        .iter()
+        .filter(|(_, lane)| *lane == Lane::Live);
+    assert_eq!(lives.count(), 1, "tried once");
+    world.heal();
+}
+
+#[test]
+fn where_only_history_is_refused_live_data_goes_out_at_once() {
+    let mut world = World::new(settings(false, false));
+    (0..5).for_each(|_| world.step(&Op::Send(0)));
+    settle_down(&mut world);
+    world.step(&Op::Refuses(0, Topic::History, true));
+    world.step(&Op::Up);
+    settle_down(&mut world);
+    for n in 6..20 {
+        world.step(&Op::Send(0));
+        world.step(&Op::Puback);
+        assert!(world.pubacked.contains(&(0, n)), "{n}");
+    }
+    assert_eq!(world.lanes.backlog().batches(), 5);
+    world.heal();
+}
+
+#[test]
+fn a_backlog_that_is_refused_is_not_kept_in_memory_and_is_probed_with_growing_pauses() {
+    let mut world = World::new(settings(false, false));
+    for _ in 0..200 {
+        world.step(&Op::Send(0));
+        world.step(&Op::CommitDone);
+    }
+    world.step(&Op::Refuses(0, Topic::History, true));
+    world.step(&Op::Up);
+    settle_down(&mut world);
+    settle_down(&mut world);
+    settle_down(&mut world);
+    assert!(!world.lanes.backlog().has_next() && world.load.is_none());
+    let before = world.published.len();
+    // An hour: after 10 s, 20 s, 40 s and so on, eight at most.
+    for _ in 0..3_600 {
+        world.step(&Op::Wait(1_000));
+        settle_down(&mut world);
+    }
+    let probes = world.published.len() - before;
+    assert!((6..=9).contains(&probes), "{probes} probes in an hour");
+    world.heal();
+}
+
+#[test]
+fn one_payload_that_is_refused_does_not_stand_for_all_of_its_device() {
+    let mut world = World::new(settings(false, false));
+    (0..60).for_each(|_| world.step(&Op::Send(0)));
+    settle_down(&mut world);
+    world.bad = Some((0, 1));
+    world.step(&Op::Up);
+    for _ in 0..600 {
+        world.step(&Op::Wait(1_000));
+        settle_down(&mut world);
+    }
+    assert_eq!(world.pubacked.len(), 59, "all but the one");
+    world.bad = None;
+    world.heal();
+}
+
+#[test]
+fn what_is_refused_until_it_is_too_old_ends_as_a_gap_with_that_reason() {
+    let mut world = World::new(Settings {
+        max_age: Duration::from_secs(3_600),
+        ..settings(false, false)
+    });
+    let boot = Boot::from_bytes([1; 16]);
+    let moment = |uptime| Moment {
+        wall: 1e9,
+        uptime,
+        boot,
+        synced: true,
+    };
+    world.now.moment = moment(0.0);
+    (0..6).for_each(|_| world.step(&Op::Send(0)));
+    settle_down(&mut world);
+    world.step(&Op::Refuses(0, Topic::History, true));
+    world.step(&Op::Refuses(0, Topic::Gap, true));
+    world.step(&Op::Up);
+    settle_down(&mut world);
+    world.now.moment = moment(7_200.0);
+    for _ in 0..20 {
+        world.step(&Op::Wait(600_000));
+        settle_down(&mut world);
+    }
+    assert_eq!(
+        world.lanes.backlog().batches(),
+        6,
+        "the record is refused as well"
+    );
+    world.step(&Op::Refuses(0, Topic::Gap, false));
+    for _ in 0..20 {
+        world.step(&Op::Wait(600_000));
+        settle_down(&mut world);
+    }
+    assert_eq!(world.lanes.backlog().batches(), 0);
+    assert!(world.disk.is_empty());
+    assert_eq!(world.reasons, BTreeSet::from(["refused"]));
+}
+
+#[test]
+fn with_the_disk_dead_a_refused_device_is_turned_away_and_nobody_else() {
+    let mut world = World::new(Settings {
+        live_batches: Settings::LIVE_BATCHES,
+        live_bytes: Settings::LIVE_BYTES,
+        held_bytes: Settings::HELD_BYTES,
+        ..settings(false, false)
+    });
+    world.frame = Bytes::from(vec![0; 60_000]);
+    world.step(&Op::Refuses(0, Topic::Data, true));
+    world.step(&Op::Up);
+    world.step(&Op::Send(0));
+    world.step(&Op::Puback);
+    world.step(&Op::CommitFails(false));
+    let mut turned_away = false;
+    for n in 1..400 {
+        world.step(&Op::Send(1));
+        world.step(&Op::Puback);
+        assert_eq!(world.acked[1], n);
+        if !turned_away {
+            world.send_raw(0, n + 1);
+            turned_away = world.turned_away;
+        }
+        assert!(world.lanes.has_room(), "{n}");
+    }
+    assert!(turned_away);
+}
+
+/// A link that takes so many bytes a second, in the order of sending.
+#[test]
+fn beside_seven_greedy_devices_on_a_slow_link_one_batch_waits_for_one_largest_payload() {
+    const LINK: f64 = 125_000.0;
+    const BIG: usize = 800_000;
+    const SMALL: usize = 1_000;
+    let mut lanes = Lanes::new(Settings {
+        window: 100,
+        live_batches: Settings::LIVE_BATCHES,
+        live_bytes: Settings::LIVE_BYTES,
+        held_bytes: Settings::HELD_BYTES,
+        ..settings(false, false)
+    });
+    let begin = Instant::now();
+    let at = |ms: u64| Now {
+        mono: begin + Duration::from_millis(ms),
+        moment: Moment::at(1e9),
+    };
+    let streams: Vec<_> = (0..8)
+        .map(|d| {
+            lanes
+                .streams
+                .attach(d, &device(d as usize), Some("s".into()), || unreachable!())
+        })
+        .map(|attached| attached.stream)
+        .collect();
+    let mut out = Vec::new();
+    lanes.apply(at(0), Event::Up { epoch: 1 }, &mut out);
+    let mut link: VecDeque<(u64, u64)> = VecDeque::new();
+    let (mut free, mut group) = (0.0_f64, 1);
+    let mut seqs = [0u64; 8];
+    let mut unsettled = [0u32; 8];
+    let mut sent: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut waits = Vec::new();
+    let mut commit = None;
+    for now in 0..120_000_u64 {
+        let mut events = Vec::new();
+        for d in 0..8 {
+            let greedy = d < 7;
+            let due = if greedy {
+                now % 100 == 0 && unsettled[d] < 4
+            } else {
+                now % 1_000 == 0
+            };
+            if !due {
+                continue;
+            }
+            seqs[d] += 1;
+            unsettled[d] += 1;
+            if !greedy {
+                sent.insert(seqs[d], now);
+            }
+            let frame = Bytes::from(vec![0; if greedy { 60_000 } else { 300 }]);
+            events.push(Event::Arrived(Arrival {
+                conn: d as u64,
+                stream: streams[d],
+                resolved: if greedy { BIG } else { SMALL },
+                content: Content(seqs[d]),
+                batch: Batch {
+                    device: device(d),
+                    stream: "s".into(),
+                    seq: Some(seqs[d]),
+                    received: Moment::at(1e9),
+                    readings: 1,
+                    encoding: Encoding::Cbor,
+                    frame,
+                },
+            }));
+        }
+        while link.front().is_some_and(|(done, _)| *done <= now) {
+            let (_, token) = link.pop_front().unwrap();
+            events.push(Event::Acked { epoch: 1, token });
+        }
+        if let Some((ticket, len)) = commit.take() {
+            let placed = (0..len)
+                .map(|index| Loc {
+                    group: GroupId(group),
+                    index,
+                })
+                .collect();
+            group += 1;
+            events.push(Event::Committed { ticket, placed });
+        }
+        events.push(Event::Tick);
+        for event in events {
+            lanes.apply(at(now), event, &mut out);
+            for action in out.drain(..) {
+                match action {
+                    Action::Publish { token, item, .. } => {
+                        let bytes = if id_of(&item).0 < 7 { BIG } else { SMALL };
+                        free = free.max(now as f64) + bytes as f64 / LINK * 1_000.0;
+                        link.push_back((free as u64 + 50, token));
+                    }
+                    Action::Commit { ticket, items, .. } => {
+                        let honest = items.iter().any(|item| id_of(item).0 == 7);
+                        assert!(!honest, "the honest one's goes to the disk at {now} ms");
+                        commit = Some((ticket, u32::try_from(items.len()).unwrap()));
+                    }
+                    Action::Settle { conn, settled, ack } => {
+                        let d = usize::try_from(conn).unwrap();
+                        unsettled[d] -= settled;
+                        while d == 7
+                            && let Some((seq, since)) = sent.pop_first()
+                        {
+                            if ack.is_none_or(|ack| ack < seq) {
+                                sent.insert(seq, since);
+                                break;
+                            }
+                            waits.push(now - since);
+                        }
+                    }
+                    Action::Load { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    let longest = waits.iter().max().unwrap();
+    assert!(waits.len() > 100, "{}", waits.len());
+    // One largest payload, and a second for the round, the way there and back, and one of ours.
+    let bound = (BIG as f64 / LINK * 1_000.0) as u64 + 1_000;
+    assert!(*longest <= bound, "{longest} ms of {bound}");
+}
+
+#[test]
+fn in_order_what_is_stored_and_waits_in_memory_goes_before_what_has_to_be_read() {
+    use Op::{CommitDone, CommitFails, Load, Puback, Send, Up, Wait};
+    let mut world = World::new(settings(true, true));
+    let six = [
+        Send(0),
+        Send(0),
+        Send(0),
+        CommitFails(false),
+        Send(0),
+        Send(0),
+        Send(0),
+    ];
+    six.iter().for_each(|op| world.step(op));
+    let then = [
+        Wait(1_000),
+        Up,
+        Send(0),
+        CommitDone,
+        Wait(10_000),
+        CommitDone,
+        Puback,
+        Load,
+    ];
+    then.iter().for_each(|op| world.step(op));
+    world.step(&Send(1));
+    world.step(&CommitFails(false));
+    world.heal();
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::super::limits::{MAX_COMMAND_ID, MAX_ERROR_TEXT, MAX_TEXT};
+use super::super::limits::{MAX_COMMAND_ID, MAX_COMMAND_NAME, MAX_ERROR_TEXT, MAX_TEXT};
 use super::super::message::RejectCode::{self, BadSeq, Malformed};
 use super::super::message::{Bye, CommandResult, Data, DeviceClock, Hello};
 use super::super::pack::parse::PackSeed;
@@ -38,7 +38,9 @@ static STREAM: Field = field("stream", "a text of 1 to 64 characters", Malformed
 static MODEL: Field = field("model", "a text of at most 64 characters", Malformed);
 static FIRMWARE: Field = field("firmware", "a text of at most 64 characters", Malformed);
 static RESULT: Field = field("result", "a map with the keys \"id\" and \"ok\"", Malformed);
-static ID: Field = field("id", "a text of 1 to 128 bytes", Malformed);
+static ID: Field = field("id", "a text of 1 to 64 characters", Malformed);
+static NAME: Field = field("name", "a text", Malformed);
+static MORE: Field = field("more", "true or false", Malformed);
 static OK: Field = field("ok", "true or false", Malformed);
 static VALUE: Field = field("value", "a value that JSON can hold", Malformed);
 static ERROR: Field = field("error", "a text of at most 1,024 bytes", Malformed);
@@ -287,15 +289,28 @@ impl<'de> Visitor<'de> for ResultSeed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CommandResult, A::Error> {
         let ctx = self.0;
         let (mut id, mut ok, mut value, mut error) = (None, None, None, None);
+        let (mut name, mut more) = (None, None);
         while let Some(key) = map.next_key_seed(TextSeed)? {
             match &*key {
                 "id" => {
                     once(ctx, &id, &ID)?;
                     let text = map.next_value_seed(TextSeed)?;
-                    if text.is_empty() || text.len() > MAX_COMMAND_ID {
+                    if !is_command_id(&text) {
                         return Err(wrong(ctx, &ID));
                     }
                     id = Some(text.into_owned());
+                }
+                "name" => {
+                    once(ctx, &name, &NAME)?;
+                    let text = map.next_value_seed(OptionalTextSeed)?;
+                    name = Some(
+                        text.filter(|text| is_command_name(text))
+                            .map(Cow::into_owned),
+                    );
+                }
+                "more" => {
+                    once(ctx, &more, &MORE)?;
+                    more = Some(map.next_value_seed(BoolSeed)?);
                 }
                 "ok" => {
                     once(ctx, &ok, &OK)?;
@@ -326,12 +341,64 @@ impl<'de> Visitor<'de> for ResultSeed<'_> {
         match (id, ok) {
             (Some(id), Some(ok)) => Ok(CommandResult {
                 id,
+                name: name.flatten(),
                 ok,
                 value,
                 error: error.flatten(),
+                more: more.unwrap_or(false),
             }),
             _ => Err(missing(ctx, &RESULT)),
         }
+    }
+}
+
+/// Whether a text can be the id of a command: it stands in logs.
+fn is_command_id(text: &str) -> bool {
+    let count = text.chars().count();
+    (1..=MAX_COMMAND_ID).contains(&count) && !text.chars().any(char::is_control)
+}
+
+/// Whether a text is the name of a command: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+fn is_command_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_COMMAND_NAME).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// Reads nothing but `{"result": {"id": …}}`, wherever the id stands; what it reads is kept even if
+/// the frame goes wrong behind it.
+pub(super) struct ResultIdOnly<'c>(
+    pub(super) &'c std::cell::RefCell<Option<String>>,
+    pub(super) bool,
+);
+
+impl<'de> DeserializeSeed<'de> for ResultIdOnly<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
+        input.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ResultIdOnly<'_> {
+    map_visitor!(());
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(TextSeed)? {
+            match (&*key, self.1) {
+                ("result", false) => map.next_value_seed(Self(self.0, true))?,
+                ("id", true) => {
+                    let id = map.next_value_seed(TextSeed)?;
+                    if is_command_id(&id) {
+                        self.0.replace(Some(id.into_owned()));
+                    }
+                    return Ok(());
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

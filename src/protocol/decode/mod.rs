@@ -9,13 +9,17 @@ pub(super) mod fault;
 mod fields;
 pub(super) mod scalar;
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use serde_json::Value;
+
 use super::message::{Data, FromDevice, Reject, RejectCode};
 use super::pack::parse::PackSeed;
 use crate::reading::Encoding;
+use any::AnySeed;
 use fault::{Context, Ended, MESSAGE, reject, shown};
 use fields::{ByeSeed, DataSeed, HelloSeed, ResultSeed};
 use scalar::TextSeed;
@@ -46,6 +50,23 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject
             Err(ctx.into_reject(&ended))
         }
     }
+}
+
+/// Reads one value of any kind, bounded in depth and in the number of its parts as the `value` of
+/// a result is; a key may not come twice, and every number is finite. `None`: it is none.
+#[must_use]
+pub fn decode_value(encoding: Encoding, bytes: &[u8]) -> Option<Value> {
+    let (ctx, parts) = (Context::new(bytes.len()), Cell::new(0));
+    read(encoding, bytes, AnySeed::new(&ctx, &parts)).ok()
+}
+
+/// The id of the result in a frame that was refused, so that its device does not send it for ever.
+/// `None`: it is no result, or its id cannot be read.
+#[must_use]
+pub fn result_id(encoding: Encoding, frame: &[u8]) -> Option<String> {
+    let id = RefCell::new(None);
+    let _ = read(encoding, frame, fields::ResultIdOnly(&id, false));
+    id.into_inner()
 }
 
 /// Whether a frame that is no CBOR message begins like a JSON one. No CBOR message begins so: `{`

@@ -22,6 +22,7 @@ impl<W: Wire> Connection<'_, W> {
         let all_said = self.held.is_empty()
             && !self.untold
             && self.states.is_empty()
+            && self.all_replied()
             && self.ledger.is_empty()
             && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {

@@ -46,6 +46,7 @@ impl<W: Wire> Connection<'_, W> {
                 self.count(data, now);
             }
             Record::Device(..) => self.statuses -= 1,
+            Record::Reply(..) => self.replies -= 1,
             Record::Hub | Record::Farewell | Record::Probe => {}
         }
         self.keep(record);
@@ -59,8 +60,10 @@ impl<W: Wire> Connection<'_, W> {
         match record {
             Record::Data(data) => self.data_refused(&data, reason, &why),
             state => {
-                if matches!(state, Record::Device(..)) {
-                    self.statuses -= 1;
+                match &state {
+                    Record::Device(..) => self.statuses -= 1,
+                    Record::Reply(..) => self.replies -= 1,
+                    _ => {}
                 }
                 self.park(state, &why);
             }

@@ -94,6 +94,7 @@ impl<W: Wire> Connection<'_, W> {
                 self.told_hub = true;
                 self.ports.hub_pause = None;
             }
+            Record::Reply(_, number) => self.replied(number),
             Record::Farewell => self.wire.disconnect(),
             Record::Probe => {}
         }

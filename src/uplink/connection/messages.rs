@@ -36,6 +36,8 @@ enum Purpose {
     Stale,
     /// The probe's echo.
     Echo,
+    /// Commands for devices.
+    Commands,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,9 @@ impl<W: Wire> Connection<'_, W> {
             as_published: false,
             limit,
         };
+        let commands = self.command_subscription();
         let wanted = &mut self.subscriptions.wanted;
+        wanted.extend(commands.map(|one| (Purpose::Commands, one)));
         if self.ports.stale_attempts > 0 {
             self.ports.stale_attempts -= 1;
             let filter = self.publisher.status_filter();
@@ -135,9 +139,18 @@ impl<W: Wire> Connection<'_, W> {
         let blame = &self.ports.blame;
         let go =
             |one: &Subscription| blame.may_go(&Thing::Subscription(one.filter.as_str().into()));
+        let commands = &self.ports.board.commands;
         // One that was proven to make the broker hang up is not worth another reconnect.
         self.subscriptions.wanted.retain(|(purpose, one)| {
             let forbidden = go(one) == Go::Alone;
+            if forbidden && *purpose == Purpose::Commands {
+                error!(
+                    filter = one.filter,
+                    "the broker hangs up when the hub subscribes to commands: none will come; look \
+                     at its ACL"
+                );
+                commands.listening.set(0);
+            }
             if forbidden && *purpose == Purpose::Echo {
                 self.probe = Probe::Off;
                 self.ports.board.uplink.set_probe(ProbeState::Unknown);
@@ -191,6 +204,7 @@ impl<W: Wire> Connection<'_, W> {
         match purpose {
             Purpose::Stale => self.put_off_stale(),
             Purpose::Own => {}
+            Purpose::Commands => self.listens(reason),
             Purpose::Echo if refused => {
                 self.probe = Probe::Off;
                 if self.ports.board.uplink.set_probe(ProbeState::Unknown) {
@@ -245,7 +259,10 @@ impl<W: Wire> Connection<'_, W> {
 
     /// A message that was asked for.
     pub(super) fn message(&mut self, message: &Message) {
-        if matches!(self.probe, Probe::Waiting(_)) && message.topic == self.publisher.probe_topic()
+        if self.publisher.is_command(&message.topic) {
+            self.command(message);
+        } else if matches!(self.probe, Probe::Waiting(_))
+            && message.topic == self.publisher.probe_topic()
         {
             self.probe = Probe::Off;
             self.unsubscribe(Purpose::Echo);

@@ -2,6 +2,7 @@
 //! becomes of it. This task alone owns the wire and the ledger.
 
 mod careful;
+mod commands;
 mod feed;
 mod hear;
 mod kept;
@@ -24,6 +25,7 @@ use super::life::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
+use crate::commands::port::{Dispatch, News};
 use crate::reading::{Item, Lane, Moment};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
@@ -121,6 +123,8 @@ enum Record {
     Farewell,
     /// The empty batch whose echo is waited for.
     Probe,
+    /// The answer to a command for a device, and its number if it is a final one.
+    Reply(Arc<str>, Option<u64>),
 }
 
 impl Record {
@@ -130,6 +134,7 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
+            Self::Reply(device, _) => Thing::Result(device.clone()),
         }
     }
 }
@@ -205,6 +210,10 @@ struct Connection<'a, W> {
     out_bytes: usize,
     /// Device states that are out.
     statuses: usize,
+    /// Answers to commands that are out.
+    replies: usize,
+    /// One that waits until nothing else is out.
+    reply: Option<Dispatch>,
     /// The outbox may hold something.
     untold: bool,
     /// The hub's own state has to be said again.
@@ -258,6 +267,8 @@ pub(super) async fn serve<W: Wire>(
         window,
         out_bytes: 0,
         statuses: 0,
+        replies: 0,
+        reply: None,
         untold: true,
         untold_hub: false,
         stale: None,
@@ -330,6 +341,7 @@ impl<W: Wire> Connection<'_, W> {
             let states = self.next_state();
             let kept = self.kept.as_ref().map(kept::Kept::next);
             let probe = self.probe.deadline();
+            let may_reply = self.may_reply();
             let grace = self.grace;
             let wire = &mut self.wire;
             tokio::select! {
@@ -339,6 +351,9 @@ impl<W: Wire> Connection<'_, W> {
                 }
                 submission = self.ports.submissions.recv(), if serving && self.held.len() < self.inflight => {
                     self.receive(submission);
+                }
+                dispatch = commands::next(&mut self.ports.commands), if may_reply => {
+                    self.replies_come(dispatch);
                 }
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
@@ -368,6 +383,7 @@ impl<W: Wire> Connection<'_, W> {
             self.wire.limit(bytes);
         }
         self.plan_subscriptions();
+        self.ports.tell_commands(News::Up { epoch: self.epoch });
         self.untold_hub = true;
     }
 

@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 /* Whether the answer to the upgrade must prove that it comes from a WebSocket server (RFC 6455 §4.1):
- * 0 saves some 500 bytes, and is defensible only behind TLS. */
+ * 0 saves some 450 bytes, and is defensible only behind TLS. */
 #ifndef TELEHUB_PROOF
 #define TELEHUB_PROOF 1
 #endif

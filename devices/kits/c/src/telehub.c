@@ -20,10 +20,9 @@
 #define USUAL_PAUSE 450
 #define USUAL_DOUBLED 6 /* 29 to 58 s. */
 #define RESTART_PAUSE 2000
-#define FAULT_PAUSE 10000
-#define FAULT_DOUBLED 4 /* 160 to 320 s. */
-#define REFUSED_PAUSE 60000
-#define REFUSED_DOUBLED 5 /* 32 to 64 min. */
+#define FAULT_PAUSE 60000
+#define FAULT_DOUBLED 3 /* 8 to 16 min. */
+#define REFUSED_PAUSE 3600000
 #define LONGEST_WISH 3600000
 
 #define CLOCK_WRAPS (UINT32_MAX / 1000) /* Seconds. */
@@ -69,7 +68,7 @@ enum { G_SEQ, G_INTERVAL, G_TIMEOUT, G_MAX, G_RATE, G_WINDOW, G_STREAM, G_RESULT
 #define H_UNKNOWN_KIND 0x8ed6611eu
 #define H_NONE 0x811c9dc5u
 
-static uint32_t hash_on(uint32_t hash, uint8_t byte) { return (hash ^ byte) * 16777619u; }
+static uint32_t hash_on(uint32_t hash, uint32_t byte) { return (hash ^ byte) * 16777619u; }
 
 static uint32_t hash_of(const void *bytes, size_t len)
 {
@@ -81,16 +80,16 @@ static uint32_t hash_of(const void *bytes, size_t len)
     return hash;
 }
 
-static void tell(struct telehub *h, enum telehub_event event, uint16_t tag)
+static void tell(struct telehub *h, enum telehub_event event, uint_fast16_t tag)
 {
     h->config->event(h->config->user, event, tag);
 }
 
 /* ---- The ring of batches ---- */
 
-static uint16_t wrap(uint32_t at) { return at >= TELEHUB_QUEUE ? at - TELEHUB_QUEUE : at; }
+static uint_fast16_t wrap(uint32_t at) { return at >= TELEHUB_QUEUE ? at - TELEHUB_QUEUE : at; }
 
-static uint32_t peek(const struct telehub *h, uint16_t at, uint8_t count)
+static uint32_t peek(const struct telehub *h, uint_fast16_t at, uint32_t count)
 {
     uint32_t value = 0;
     while (count--) {
@@ -100,19 +99,19 @@ static uint32_t peek(const struct telehub *h, uint16_t at, uint8_t count)
     return value;
 }
 
-static void poke(struct telehub *h, uint32_t value, uint8_t count)
+static void poke(struct telehub *h, uint32_t value, uint32_t count)
 {
     while (count--) {
         h->ring[wrap(h->head + h->bytes++)] = value >> (8 * count);
     }
 }
 
-static uint16_t length_at(const struct telehub *h, uint16_t at) { return peek(h, at, 2) & ~DEAD; }
+static uint_fast16_t length_at(const struct telehub *h, uint_fast16_t at) { return peek(h, at, 2) & ~DEAD; }
 
 /* Where the batch stands that has this many before it. */
-static uint16_t entry_at(const struct telehub *h, uint16_t index)
+static uint_fast16_t entry_at(const struct telehub *h, uint_fast16_t index)
 {
-    uint16_t at = h->head;
+    uint_fast16_t at = h->head;
     while (index--) {
         at = wrap(at + ENTRY + length_at(h, at));
     }
@@ -121,7 +120,7 @@ static uint16_t entry_at(const struct telehub *h, uint16_t index)
 
 static void pop(struct telehub *h)
 {
-    uint16_t size = ENTRY + length_at(h, h->head);
+    uint_fast16_t size = ENTRY + length_at(h, h->head);
     h->head = wrap(h->head + size);
     h->bytes -= size;
     h->batches--;
@@ -138,10 +137,10 @@ static void pop_dead(struct telehub *h)
     }
 }
 
-static uint16_t alive_in_flight(const struct telehub *h)
+static uint_fast16_t alive_in_flight(const struct telehub *h)
 {
-    uint16_t at = h->head, alive = 0;
-    for (uint16_t index = 0; index < h->flight; index++) {
+    uint_fast16_t at = h->head, alive = 0;
+    for (uint_fast16_t index = 0; index < h->flight; index++) {
         alive += !(h->ring[at] & (DEAD >> 8));
         at = wrap(at + ENTRY + length_at(h, at));
     }
@@ -149,7 +148,7 @@ static uint16_t alive_in_flight(const struct telehub *h)
 }
 
 /* Takes a batch out of the middle. */
-static void give_up(struct telehub *h, uint16_t at, bool told)
+static void give_up(struct telehub *h, uint_fast16_t at, bool told)
 {
     h->ring[at] |= DEAD >> 8;
     if (told) {
@@ -164,7 +163,7 @@ bool telehub_room(const struct telehub *h, size_t len)
 }
 
 /* Leaves the hub, with a close code or without. */
-static void leave(struct telehub *h, uint16_t code)
+static void leave(struct telehub *h, uint_fast16_t code)
 {
     if (h->phase && !(h->flags & HANG_UP)) {
         h->flags |= code ? HANG_UP | SAY_CLOSE : HANG_UP;
@@ -173,7 +172,7 @@ static void leave(struct telehub *h, uint16_t code)
     }
 }
 
-static void fault(struct telehub *h, uint16_t code)
+static void fault(struct telehub *h, uint_fast16_t code)
 {
     if (!(h->flags & HANG_UP)) {
         tell(h, TELEHUB_FAULT, code);
@@ -226,25 +225,21 @@ void telehub_leave(struct telehub *h, uint16_t sleep)
 
 /* ---- When to come back ---- */
 
-static uint32_t pause_after(struct telehub *h, uint16_t code)
+static uint32_t pause_after(struct telehub *h, uint_fast16_t code)
 {
     uint32_t span = USUAL_PAUSE;
-    uint8_t doubled = USUAL_DOUBLED;
-    if (code == 4001) {
-        span = REFUSED_PAUSE;
-        doubled = 0;
-    } else if (code == 1001 || code == 1013) {
+    uint32_t doubled = 0;
+    if (code == 1001 || code == 1009 || code == 1013) {
         span = RESTART_PAUSE;
-        doubled = 0;
-    } else if (code == 4003 || (code >= 1002 && code <= 1009)) {
+    } else if (code == 4001 || code == 4003 || (code >= 1002 && code <= 1008)) {
         span = FAULT_PAUSE;
         doubled = FAULT_DOUBLED;
     } else if (h->wish) {
         span = h->wish;
-        doubled = 0;
-    } else if (code && code < 500 && code != 429) {
+    } else if (code >= 400 && code < 500 && code != 429) {
         span = REFUSED_PAUSE;
-        doubled = REFUSED_DOUBLED;
+    } else {
+        doubled = USUAL_DOUBLED;
     }
     span <<= h->failures < doubled ? h->failures : doubled;
     return span + h->config->random(h->config->user) % span;
@@ -345,9 +340,9 @@ void telehub_init(struct telehub *h, const struct telehub_config *config, uint32
 
 /* ---- Sending ---- */
 
-static void emit(struct telehub *h, uint8_t byte)
+static void emit(struct telehub *h, uint32_t byte)
 {
-    uint16_t at = h->tx_at++;
+    uint_fast16_t at = h->tx_at++;
     if (at < h->tx_skip || at >= h->tx_skip + h->tx_room) {
         return;
     }
@@ -364,9 +359,9 @@ static void emit_text(struct telehub *h, const char *text)
     }
 }
 
-static void emit_item(struct telehub *h, uint8_t major, uint32_t value)
+static void emit_item(struct telehub *h, uint32_t major, uint32_t value)
 {
-    uint8_t size = value < 24 ? 0 : value < 0x100 ? 1 : value < 0x10000 ? 2 : 4;
+    uint32_t size = value < 24 ? 0 : value < 0x100 ? 1 : value < 0x10000 ? 2 : 4;
     emit(h, major << 5 | (size == 0 ? value : size == 1 ? 24 : size == 2 ? 25 : 26));
     while (size--) {
         emit(h, value >> (8 * size));
@@ -377,17 +372,17 @@ static const char *const BASE64 =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* Base64 of big-endian words, the last group with one byte or two (16 and 20 bytes). */
-static void base64(const uint32_t *words, uint8_t len, char *out)
+static void base64(const uint32_t *words, uint32_t len, char *out)
 {
-    for (uint8_t at = 0; at < len; at += 3) {
+    for (uint32_t at = 0; at < len; at += 3) {
         uint32_t group = 0;
-        for (uint8_t byte = at; byte < at + 3; byte++) {
+        for (uint32_t byte = at; byte < at + 3; byte++) {
             group = group << 8;
             if (byte < len) {
                 group |= words[byte / 4] >> (24 - 8 * (byte & 3)) & 0xff;
             }
         }
-        for (uint8_t sextet = 0; sextet < 4; sextet++) {
+        for (uint32_t sextet = 0; sextet < 4; sextet++) {
             *out++ = at + sextet > len ? '=' : BASE64[group >> (18 - 6 * sextet) & 63];
         }
     }
@@ -412,7 +407,7 @@ static void base64(const uint32_t *words, uint8_t len, char *out)
 static const char *const REQUEST =
     "GET /v1/devices/" I_ID " HTTP/1.1\r\nHost: " I_HOST "\r\nAuthorization: Bearer " I_TOKEN
     "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Protocol: telehub.v1\r\nSec-WebSocket-Key: " I_KEY "\r\n\r\n";
+    "Sec-WebSocket-Key: " I_KEY "\r\n\r\n";
 static const char *const HELLO =
     "\xa1\x65hello"
 #if TELEHUB_COMMANDS
@@ -433,7 +428,7 @@ static void emit_string(struct telehub *h, const char *text)
 
 static void emit_pack(struct telehub *h)
 {
-    uint16_t at = h->tx_entry, len = length_at(h, at);
+    uint_fast16_t at = h->tx_entry, len = length_at(h, at);
     at = wrap(at + ENTRY);
     while (len--) {
         emit(h, h->ring[at]);
@@ -494,7 +489,7 @@ static void emit_template(struct telehub *h, const char *template)
 }
 
 #if TELEHUB_COMMANDS
-static void emit_part(struct telehub *h, const char *key, uint8_t from, uint8_t len, bool raw)
+static void emit_part(struct telehub *h, const char *key, uint32_t from, uint32_t len, bool raw)
 {
     const struct telehub_slot *s = &h->slots[h->slot_tx - 1];
     emit_string(h, key);
@@ -529,7 +524,7 @@ static void emit_result(struct telehub *h)
 
 static void emit_message(struct telehub *h)
 {
-    uint8_t at = 0;
+    uint32_t at = 0;
     switch (h->tx) {
     case TX_PONG:
         while (at < h->ctl_len) {
@@ -585,7 +580,7 @@ static uint8_t choose(struct telehub *h)
     }
 #endif
     if (h->flight < h->batches && h->flight < (h->flags & CAREFUL ? 1 : h->window)) {
-        uint16_t at = entry_at(h, h->flight);
+        uint_fast16_t at = entry_at(h, h->flight);
         if (!h->flight) {
             h->acked = h->now;
         }
@@ -604,7 +599,7 @@ static uint8_t choose(struct telehub *h)
     return TX_NONE;
 }
 
-static void begin(struct telehub *h, uint8_t tx)
+static void begin(struct telehub *h, uint32_t tx)
 {
     h->tx = tx;
     h->tx_skip = h->tx_room = h->tx_at = 0;
@@ -641,8 +636,8 @@ static void begin(struct telehub *h, uint8_t tx)
 static void emit_head(struct telehub *h)
 {
     static const uint8_t OPCODES[] = {0, 0, 0x82, 0x8a, 0x82, 0x82, 0x82, 0x88};
-    uint16_t len = h->tx_len - h->tx_head;
-    uint8_t head = h->tx_head;
+    uint_fast16_t len = h->tx_len - h->tx_head;
+    uint32_t head = h->tx_head;
     /* Not masked: `emit` masks what lies behind the head. */
     emit(h, OPCODES[h->tx]);
     emit(h, 0x80 | (head == 8 ? 126 : len));
@@ -650,7 +645,7 @@ static void emit_head(struct telehub *h)
         emit(h, len >> 8);
         emit(h, len);
     }
-    for (uint8_t at = 0; at < 4; at++) {
+    for (uint32_t at = 0; at < 4; at++) {
         emit(h, h->mask >> (8 * at));
     }
 }
@@ -670,8 +665,8 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
     h->now = now;
     while (total < room) {
         if (h->tx == TX_NONE) {
-            uint16_t before = h->flight;
-            uint8_t tx = choose(h);
+            uint_fast16_t before = h->flight;
+            uint32_t tx = choose(h);
             if (tx == TX_NONE) {
                 /* A dead batch was passed by: there may be more behind it. */
                 if (h->flight != before) {
@@ -693,8 +688,8 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
             emit_head(h);
         }
         emit_message(h);
-        uint16_t left = h->tx_len - h->tx_skip;
-        uint16_t wrote = left < h->tx_room ? left : h->tx_room;
+        uint_fast16_t left = h->tx_len - h->tx_skip;
+        uint_fast16_t wrote = left < h->tx_room ? left : h->tx_room;
         total += wrote;
         h->tx_skip += wrote;
         if (h->tx_skip == h->tx_len) {
@@ -723,10 +718,10 @@ static void sha1(const char *text, uint32_t state[5])
     padded[127] = (uint8_t)(60 * 8);
     for (const uint8_t *at = padded; at < padded + 128;) {
         memcpy(s, state, sizeof s);
-        for (uint8_t t = 0; t < 80; t++) {
+        for (uint32_t t = 0; t < 80; t++) {
             uint32_t word = 0, f, next;
             if (t < 16) {
-                for (uint8_t byte = 0; byte < 4; byte++) {
+                for (uint32_t byte = 0; byte < 4; byte++) {
                     word = word << 8 | *at++;
                 }
             } else {
@@ -744,7 +739,7 @@ static void sha1(const char *text, uint32_t state[5])
             s[1] = s[0];
             s[0] = next;
         }
-        for (uint8_t word = 0; word < 5; word++) {
+        for (uint32_t word = 0; word < 5; word++) {
             state[word] += s[word];
         }
     }
@@ -820,7 +815,7 @@ static void head_line(struct telehub *h)
     }
 }
 
-static void head_byte(struct telehub *h, uint8_t byte)
+static void head_byte(struct telehub *h, uint32_t byte)
 {
     if (++h->message > MAX_HEAD) {
         fault(h, 0);
@@ -892,15 +887,15 @@ static void welcomed(struct telehub *h)
     tell(h, TELEHUB_WELCOME, 0);
 }
 
-static void again(struct telehub *h, uint16_t at)
+static void again(struct telehub *h, uint_fast16_t at)
 {
-    uint16_t size = ENTRY + length_at(h, at);
-    if (!h->budget || size > TELEHUB_QUEUE - h->bytes) {
+    uint_fast16_t size = ENTRY + length_at(h, at);
+    if (!h->budget || size + h->bytes > TELEHUB_QUEUE) {
         give_up(h, at, true);
         return;
     }
     h->budget--;
-    for (uint16_t byte = 0; byte < size; byte++) {
+    for (uint_fast16_t byte = 0; byte < size; byte++) {
         poke(h, h->ring[wrap(at + byte)], 1);
     }
     h->batches++;
@@ -937,7 +932,7 @@ static void rejected(struct telehub *h)
         return;
     }
     h->acked = h->now;
-    uint16_t at = entry_at(h, index);
+    uint_fast16_t at = entry_at(h, index);
     if (h->ring[at] & (DEAD >> 8)) {
         return;
     }
@@ -982,7 +977,7 @@ static void commanded(struct telehub *h)
 }
 
 /* One byte of a command's id, name or arguments. */
-static void keep(struct telehub *h, uint8_t byte)
+static void keep(struct telehub *h, uint32_t byte)
 {
     struct telehub_slot *s;
     if (!h->slot) {
@@ -1017,7 +1012,7 @@ struct telehub_asked telehub_command(const struct telehub *h, uint16_t tag)
 void telehub_result(struct telehub *h, uint16_t tag, bool ok, const uint8_t *value, size_t len)
 {
     struct telehub_slot *s = &h->slots[tag - 1];
-    uint8_t at = s->args_len && s->args + s->args_len == s->len ? s->args : s->len;
+    uint32_t at = s->args_len && s->args + s->args_len == s->len ? s->args : s->len;
     s->ok = ok;
     if (len > (size_t)(TELEHUB_COMMAND_SIZE - at)) {
         s->ok |= 2;
@@ -1073,8 +1068,7 @@ static void dispatch(struct telehub *h)
 static uint32_t number(const struct telehub *h)
 {
     uint32_t bits = h->arg;
-    uint8_t fraction = 10;
-    int32_t exponent = 15;
+    int32_t fraction = 10, exponent = 15;
     if (h->major == 0) {
         return h->arg_high ? NOTHING : bits;
     }
@@ -1127,7 +1121,7 @@ static void value(struct telehub *h)
 {
     static const uint32_t FIELDS[] = {H_SEQ, H_PING_INTERVAL, H_PING_TIMEOUT, H_MAX_MESSAGE,
                                       H_MAX_RATE, H_WINDOW, H_STREAM, H_RESULT, H_CODE};
-    for (uint8_t index = 0; index < sizeof FIELDS / sizeof *FIELDS; index++) {
+    for (uint32_t index = 0; index < sizeof FIELDS / sizeof *FIELDS; index++) {
         if (FIELDS[index] == h->field) {
             h->got[index] = h->major == 3 ? h->hash : number(h);
         }
@@ -1200,7 +1194,7 @@ static void item(struct telehub *h)
     item_done(h);
 }
 
-static void item_byte(struct telehub *h, uint8_t byte)
+static void item_byte(struct telehub *h, uint32_t byte)
 {
     if (h->level >= L_DONE) {
         /* Nothing may follow the message. */
@@ -1257,7 +1251,7 @@ static void control(struct telehub *h)
 
 static void frame_ended(struct telehub *h)
 {
-    uint8_t op = h->rx_op;
+    uint32_t op = h->rx_op;
     h->rx = RX_FIRST;
     if (op >= OP_CLOSE) {
         control(h);
@@ -1286,9 +1280,9 @@ static void frame_begun(struct telehub *h)
     }
 }
 
-static void frame_first(struct telehub *h, uint8_t byte)
+static void frame_first(struct telehub *h, uint32_t byte)
 {
-    uint8_t op = byte & 15, fin = byte >> 7;
+    uint32_t op = byte & 15, fin = byte >> 7;
     bool data = op <= OP_BINARY;
     h->rx = RX_SECOND;
     if (byte & 0x70 || (!data && (op < OP_CLOSE || op > OP_PONG || !fin)) ||
@@ -1309,7 +1303,7 @@ static void frame_first(struct telehub *h, uint8_t byte)
     }
 }
 
-static void frame_byte(struct telehub *h, uint8_t byte)
+static void frame_byte(struct telehub *h, uint32_t byte)
 {
     switch (h->rx) {
     case RX_FIRST:

@@ -13,12 +13,12 @@ export function afterClose(code, failures, random) {
   if (code === 4002) return null;
   if (code === 4001) return 60 + 15 * random();
   const usual = backoff(failures, random);
-  if (code === 1001 || code === 1013) {
+  if (code === 1001 || code === 1009 || code === 1013) {
     // Grows only when it happens again and again.
     return Math.max(1 + 4 * random(), failures > 2 ? usual : 0);
   }
-  if ([1002, 1003, 1007, 1008, 1009, 4003].includes(code)) {
-    return span(10, 300, failures) * (1 + 0.25 * random());
+  if ([1002, 1003, 1007, 1008, 4003].includes(code)) {
+    return span(60, 900, failures) * (1 + 0.25 * random());
   }
   return usual;
 }
@@ -29,6 +29,7 @@ export function afterRefusal(status, retryAfter, failures, random) {
   if (retryAfter !== null) {
     return Math.max(Math.min(Math.max(retryAfter, 0), 3600) * (1 + 0.1 * random()), usual);
   }
-  if (status === 429 || status >= 500) return usual;
-  return span(60, 3600, failures) * (1 + 0.25 * random());
+  if (status === 429 || status < 400 || status >= 500) return usual;
+  // A person has to mend it.
+  return 3600 * (1 + 0.25 * random());
 }

@@ -166,7 +166,7 @@ class Bounds(unittest.TestCase):
             self.assertLessEqual(policy.backoff(failures, rng), policy.LONGEST)
             self.assertTrue(60 <= policy.after_close(4001, failures, rng) <= 75)
             self.assertGreaterEqual(policy.after_close(1001, failures, rng), 1)
-            self.assertGreaterEqual(policy.after_refusal(401, None, failures, rng), 60)
+            self.assertGreaterEqual(policy.after_refusal(401, None, failures, rng), 3600)
             self.assertLessEqual(policy.after_refusal(503, 1e9, failures, rng), 3600 * 1.1)
         self.assertIs(policy.after_close(4002, 0, rng), policy.STOP)
 

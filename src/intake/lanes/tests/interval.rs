@@ -8,6 +8,7 @@ fn world() -> World {
     World::new(Settings {
         hold_back: HOLD_BACK,
         commit_interval: INTERVAL,
+        device_window: 32,
         ..settings(false, false)
     })
 }
@@ -94,6 +95,7 @@ fn a_failed_commit_is_tried_again_after_its_pause_and_a_full_spool_refuses_at_on
     world.step(&Op::CommitFails(true));
     let mut out = Vec::new();
     let arrival = Arrival {
+        resolved: 100,
         conn: 1,
         stream: world.streams[1],
         batch: Batch {
@@ -105,7 +107,7 @@ fn a_failed_commit_is_tried_again_after_its_pause_and_a_full_spool_refuses_at_on
             encoding: Encoding::Cbor,
             frame: Bytes::from_static(b"x"),
         },
-        content: crate::reading::Content(1),
+        content: Content(1),
     };
     world
         .lanes

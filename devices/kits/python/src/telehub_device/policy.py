@@ -4,11 +4,10 @@ FIRST = 1.0
 """Span of the first pause in seconds: a restart of the hub goes almost unnoticed."""
 LONGEST = 60.0
 """Longest ordinary pause: a hub that was away for hours is found again within a minute."""
-FAULT_FIRST = 10.0
-FAULT_LONGEST = 300.0
+FAULT_FIRST = 60.0
+FAULT_LONGEST = 900.0
 """After an end that speaks of a fault of the device: the same bytes will hardly do better soon."""
-REFUSED_FIRST = 60.0
-REFUSED_LONGEST = 3600.0
+REFUSED = 3600.0
 """After an answer that a person has to mend: unknown device, wrong token."""
 RETRY_AFTER_LONGEST = 3600.0
 """A wish of the hub beyond this is more likely a mistake."""
@@ -34,10 +33,10 @@ def after_close(code, failures, rng):
         return STOP
     if code == 4001:
         return rng.uniform(60.0, 75.0)
-    if code in (1001, 1013):
+    if code in (1001, 1009, 1013):
         # Grows only when it happens again and again.
         return max(rng.uniform(1.0, 5.0), pause if failures > 2 else 0.0)
-    if code in (1002, 1003, 1007, 1008, 1009, 4003):
+    if code in (1002, 1003, 1007, 1008, 4003):
         return _span(FAULT_FIRST, FAULT_LONGEST, failures) * rng.uniform(1.0, 1.25)
     return pause
 
@@ -47,6 +46,6 @@ def after_refusal(status, retry_after, failures, rng):
     if retry_after is not None:
         wish = min(max(retry_after, 0.0), RETRY_AFTER_LONGEST)
         return max(wish * rng.uniform(1.0, 1.1), backoff(failures, rng))
-    if status == 429 or status >= 500:
+    if status == 429 or not 400 <= status < 500:
         return backoff(failures, rng)
-    return _span(REFUSED_FIRST, REFUSED_LONGEST, failures) * rng.uniform(1.0, 1.25)
+    return REFUSED * rng.uniform(1.0, 1.25)

@@ -1,0 +1,124 @@
+//! Which device takes which commands, as the registry says it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Bytes of a command's name, and of a pattern for names.
+pub const MAX_NAME: usize = 64;
+
+/// Whether this is the name of a command: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_name_byte)
+}
+
+/// Whether this is a pattern for names: as a name, with `*` for any number of characters.
+#[must_use]
+pub fn is_pattern(text: &str) -> bool {
+    let allowed = |byte| is_name_byte(byte) || byte == b'*';
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
+}
+
+/// What each device takes at one moment: names, or patterns with `*`. A device that is not in it
+/// takes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Authority(HashMap<Arc<str>, Vec<String>>);
+
+impl Authority {
+    /// Whether the device takes commands of this name.
+    #[must_use]
+    pub fn allows(&self, device: &str, name: &str) -> bool {
+        let takes = self.0.get(device);
+        takes.is_some_and(|takes| takes.iter().any(|pattern| matches(pattern, name)))
+    }
+}
+
+impl FromIterator<(Arc<str>, Vec<String>)> for Authority {
+    fn from_iter<I: IntoIterator<Item = (Arc<str>, Vec<String>)>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+/// Matches greedily and goes back to the last `*` on a mismatch: its cost is at most the product
+/// of both lengths, however many `*` there are.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    let (mut p, mut n) = (0, 0);
+    let mut last_star = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                last_star = Some((p, n));
+                p += 1;
+            }
+            Some(byte) if *byte == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((star, taken)) = last_star else {
+                    return false;
+                };
+                last_star = Some((star, taken + 1));
+                (p, n) = (star + 1, taken + 1);
+            }
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_number_of_characters_and_nothing_else_is_special() {
+        for (pattern, name, fits) in [
+            ("reboot", "reboot", true),
+            ("reboot", "reboot2", false),
+            ("set-*", "set-", true),
+            ("set-*", "set-level", true),
+            ("set-*", "reset-level", false),
+            ("*", "anything", true),
+            ("a*c", "abcbc", true),
+            ("a*c", "abcb", false),
+            ("**", "x", true),
+            ("a.c", "abc", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_device_without_an_entry_takes_nothing() {
+        let authority = Authority::from_iter([("lamp".into(), vec!["set-*".to_owned()])]);
+        assert!(authority.allows("lamp", "set-level"));
+        assert!(!authority.allows("lamp", "reboot"));
+        assert!(!authority.allows("pump", "set-level"));
+    }
+
+    /// The definition, tried out in every way: slow, and obviously right.
+    fn slow(pattern: &[u8], name: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => name.is_empty(),
+            Some((b'*', rest)) => (0..=name.len()).any(|n| slow(rest, &name[n..])),
+            Some((byte, rest)) => {
+                name.first() == Some(byte) && name.get(1..).is_some_and(|name| slow(rest, name))
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matching_is_what_its_definition_says(pattern in "[ab*]{0,8}", name in "[ab]{0,10}") {
+            let expected = slow(pattern.as_bytes(), name.as_bytes());
+            prop_assert_eq!(matches(&pattern, &name), expected);
+        }
+    }
+}

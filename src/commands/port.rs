@@ -1,0 +1,154 @@
+//! The ways into the room of the commands and out of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::event::{Incoming, Order, Said};
+use crate::reading::Reply;
+
+/// Events of sessions on their way in. A session that finds it full stops reading its device.
+pub const FROM_SESSIONS: usize = 128;
+
+/// Messages of the broker on their way in. What finds it full is counted and not answered; the
+/// room takes them in one go whenever it runs.
+pub const FROM_BROKER: usize = 256;
+
+/// Replies on their way out.
+pub const REPLIES: usize = 64;
+
+/// What waits for one session.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Commands to send; one, because the next waits for its result, and what a takeover has
+    /// left behind.
+    pub orders: Vec<Order>,
+    /// Results that are safe.
+    pub acks: Vec<Arc<str>>,
+}
+
+impl Waiting {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty() && self.acks.is_empty()
+    }
+}
+
+/// What the room has for one session, gathered until the session takes it: the room never waits
+/// for a session. Bounded by what is under way: one command, and results that are not safe.
+#[derive(Debug, Default)]
+pub struct Tray {
+    waiting: Mutex<Waiting>,
+    notify: Notify,
+}
+
+impl Tray {
+    fn put(&self, add: impl FnOnce(&mut Waiting)) {
+        add(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.notify.notify_one();
+    }
+
+    /// A command is to be sent.
+    pub fn order(&self, order: Order) {
+        self.put(|waiting| waiting.orders.push(order));
+    }
+
+    /// A result is safe.
+    pub fn ack(&self, id: Arc<str>) {
+        self.put(|waiting| waiting.acks.push(id));
+    }
+
+    /// Waits for something and takes all of it. Cancel safe. For one reader.
+    pub async fn take(&self) -> Waiting {
+        loop {
+            self.notify.notified().await;
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if !waiting.is_empty() {
+                return std::mem::take(&mut waiting);
+            }
+        }
+    }
+}
+
+/// What a session tells.
+#[derive(Debug)]
+pub enum FromSession {
+    /// The device can be sent commands, or has said more of itself.
+    Online {
+        /// Its id.
+        device: Arc<str>,
+        /// Its connection.
+        conn: u64,
+        /// It writes down at least one id before it carries a command out.
+        remembers: bool,
+        /// Bytes of one message that it can take.
+        max_message: usize,
+        /// Where its commands go.
+        tray: Arc<Tray>,
+    },
+    /// The connection has ended.
+    Offline {
+        /// The device.
+        device: Arc<str>,
+        /// Which.
+        conn: u64,
+    },
+    /// The device has answered.
+    Result {
+        /// The device.
+        device: Arc<str>,
+        /// What it said.
+        said: Said,
+    },
+}
+
+/// A session's way into the room.
+pub type CommandPort = mpsc::Sender<FromSession>;
+
+/// A reply on its way to the uplink.
+#[derive(Debug)]
+pub struct Dispatch {
+    /// Of a final answer: the connection that it is meant for, and what it is called in the news
+    /// of it. `None`: published if there is a connection, and that is all.
+    pub number: Option<(u64, u64)>,
+    /// What is published.
+    pub reply: Reply,
+}
+
+/// What the uplink tells of its connection, and of final answers on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It is connected.
+    Up {
+        /// Which connection.
+        epoch: u64,
+    },
+    /// It is not any more.
+    Down,
+    /// The broker has taken a final answer.
+    Taken {
+        /// Its number.
+        number: u64,
+    },
+    /// The broker does not take it, or nobody could.
+    Refused {
+        /// Its number.
+        number: u64,
+        /// One sentence.
+        why: String,
+    },
+}
+
+/// The uplink's ends of the ways.
+#[derive(Debug)]
+pub struct UplinkWays {
+    /// Messages on topics of commands.
+    pub incoming: mpsc::Sender<Incoming>,
+    /// Replies. Closed when the last has been said.
+    pub replies: mpsc::Receiver<Dispatch>,
+    /// At most a few for each connection and each final answer that is out.
+    pub news: mpsc::UnboundedSender<News>,
+    /// Bytes of a command; the uplink skips what is far beyond.
+    pub max_size: usize,
+}

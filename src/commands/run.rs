@@ -1,0 +1,273 @@
+//! The room's task: what comes in is told the decider, and what it decides is done.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::answer::{Fault, State};
+use super::authority::Authority;
+use super::finals::{Finals, Refused};
+use super::port::{Dispatch, FromSession, News, Tray};
+use super::{Action, Commands, Event, Incoming, Now, Record, Settings};
+use crate::clock;
+use crate::pulse::Pulse;
+use crate::status::board::Board;
+use crate::stop::Stop;
+
+/// How long the stop waits for the broker to take the last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// All ends of the room's ways.
+#[derive(Debug)]
+pub struct Wiring {
+    /// What can be set.
+    pub settings: Settings,
+    /// Closed once the last session has ended, which ends the room.
+    pub sessions: mpsc::Receiver<FromSession>,
+    /// Messages on the topics of commands.
+    pub broker: mpsc::Receiver<Incoming>,
+    /// Which device takes what.
+    pub authority: watch::Receiver<Arc<Authority>>,
+    /// To the uplink.
+    pub replies: mpsc::Sender<Dispatch>,
+    /// From the uplink.
+    pub news: mpsc::UnboundedReceiver<News>,
+    /// Where it is counted.
+    pub board: Arc<Board>,
+    /// Answers the watchdog.
+    pub pulse: Pulse,
+    /// Ends everything that waits.
+    pub stop: Stop,
+}
+
+struct Room {
+    commands: Commands,
+    trays: HashMap<Arc<str>, (u64, Arc<Tray>)>,
+    finals: Finals,
+    replies: mpsc::Sender<Dispatch>,
+    board: Arc<Board>,
+    out: Vec<Action>,
+}
+
+/// Runs until the sessions have ended, and the broker has taken the last answers or is not there.
+pub async fn run(wiring: Wiring) {
+    let Wiring {
+        settings,
+        mut sessions,
+        mut broker,
+        mut authority,
+        replies,
+        mut news,
+        board,
+        mut pulse,
+        mut stop,
+    } = wiring;
+    let mut room = Room {
+        commands: Commands::new(settings, Instant::now()),
+        trays: HashMap::new(),
+        finals: Finals::default(),
+        replies: replies.clone(),
+        board,
+        out: Vec::new(),
+    };
+    room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+    let mut stopping = false;
+    let mut sessions_left = true;
+    let mut patience = None;
+    while sessions_left || room.has_last_words() {
+        let deadline = room.commands.next_deadline(Instant::now());
+        tokio::select! {
+            // What ends something comes before what begins something.
+            biased;
+            () = stop.requested(), if !stopping => {
+                stopping = true;
+                room.apply(Event::Stop);
+            }
+            () = pulse.asked() => pulse.answer().await,
+            Some(news) = news.recv() => room.uplink(news),
+            Ok(permit) = replies.reserve(), if room.finals.has_next() => {
+                if let Some((epoch, number, reply)) = room.finals.next() {
+                    permit.send(Dispatch { number: Some((epoch, number)), reply });
+                }
+            }
+            event = sessions.recv(), if sessions_left => match event {
+                Some(event) => room.session(event),
+                None => {
+                    sessions_left = false;
+                    room.apply(Event::Stop);
+                    patience = Some(Instant::now() + LAST_ANSWERS);
+                }
+            },
+            Ok(()) = authority.changed() => {
+                room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+            }
+            Some(incoming) = broker.recv() => room.apply(Event::Arrived(incoming)),
+            () = reached(deadline) => room.apply(Event::Tick),
+            () = reached(patience) => break,
+        }
+    }
+}
+
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Room {
+    fn apply(&mut self, event: Event) {
+        let now = Now {
+            mono: Instant::now(),
+            moment: clock::now(),
+        };
+        self.commands.apply(now, event, &mut self.out);
+        for action in std::mem::take(&mut self.out) {
+            self.act(action);
+        }
+        let (waiting, flying) = self.commands.open();
+        let board = &self.board.commands;
+        board.waiting.set(waiting as u64);
+        board.under_way.set(flying as u64);
+        let counts = self.commands.counts();
+        board.received.set(counts.received);
+        board.sent.set(counts.sent);
+        board.unanswerable.set(counts.unanswerable);
+        board.untold.set(counts.untold + board.dropped.get());
+        board.stray.set(counts.stray);
+    }
+
+    fn session(&mut self, event: FromSession) {
+        match event {
+            FromSession::Online {
+                device,
+                conn,
+                remembers,
+                max_message,
+                tray,
+            } => {
+                self.trays.insert(device.clone(), (conn, tray));
+                self.apply(Event::Online {
+                    device,
+                    conn,
+                    remembers,
+                    max_message,
+                });
+            }
+            FromSession::Offline { device, conn } => {
+                if self
+                    .trays
+                    .get(&device)
+                    .is_some_and(|(known, _)| *known == conn)
+                {
+                    self.trays.remove(&device);
+                }
+                self.apply(Event::Offline { device, conn });
+            }
+            FromSession::Result { device, said } => self.apply(Event::Result { device, said }),
+        }
+    }
+
+    /// Whether an answer is on its way to a broker that is there.
+    fn has_last_words(&self) -> bool {
+        self.finals.is_up() && !self.finals.is_empty()
+    }
+
+    fn uplink(&mut self, news: News) {
+        match news {
+            News::Up { epoch } => self.finals.up(epoch),
+            News::Down => self.finals.down(),
+            News::Taken { number } => {
+                if let Some(token) = self.finals.taken(number) {
+                    self.apply(Event::Safe { token });
+                }
+            }
+            News::Refused { number, why } => match self.finals.refused(number) {
+                Some((Refused::Elsewhere, device)) => {
+                    info!(%device, why, "the broker does not take a result at its Response Topic; it goes to the device's own");
+                }
+                Some((Refused::GivenUp, device)) => {
+                    self.board.commands.refused.add(1);
+                    warn!(%device, why, "the broker does not take the result of a command; its device keeps it");
+                }
+                None => {}
+            },
+        }
+    }
+
+    fn tray(&self, device: &Arc<str>, conn: u64) -> Option<&Tray> {
+        let (known, tray) = self.trays.get(device)?;
+        (*known == conn).then_some(tray)
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send {
+                device,
+                conn,
+                order,
+            } => {
+                if let Some(tray) = self.tray(&device, conn) {
+                    tray.order(order);
+                }
+            }
+            Action::Ack { device, conn, id } => {
+                if let Some(tray) = self.tray(&device, conn) {
+                    tray.ack(id);
+                }
+            }
+            Action::Keep { token, reply } => self.finals.push(token, reply),
+            Action::Tell(reply) => {
+                let number = None;
+                if !self.finals.is_up()
+                    || self.replies.try_send(Dispatch { number, reply }).is_err()
+                {
+                    self.board.commands.dropped.add(1);
+                }
+            }
+            // Nobody asks here.
+            Action::Respond { .. } => {}
+            Action::Ended(record) => self.ended(&record),
+        }
+    }
+
+    /// The audit: what was asked of whom, by whom, and what became of it. Never arguments or
+    /// values, which may be secrets.
+    fn ended(&self, record: &Record) {
+        let Record {
+            device,
+            name,
+            id,
+            who,
+            state,
+            fault,
+            attempt,
+            took,
+            late,
+        } = record;
+        let outcome = match (state, fault) {
+            (State::Refused, Some(fault)) => fault.as_str(),
+            (state, _) => state.as_str(),
+        };
+        let board = &self.board.commands;
+        if *late {
+            board.late.add(1);
+        } else {
+            board.ended.add(outcome, 1);
+            if *attempt > 0 {
+                board.latency.observe(*took, 1);
+            }
+        }
+        let id = id.as_deref().unwrap_or_default();
+        let why = fault.map_or("", Fault::as_str);
+        let ms = took.as_millis();
+        if *fault == Some(Fault::Forbidden) {
+            warn!(%device, %name, id, %who, "a command was refused: the device's entry in the registry does not allow it");
+        } else {
+            info!(%device, %name, id, %who, outcome, why, attempt, late, ms, "command ended");
+        }
+    }
+}
