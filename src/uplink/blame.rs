@@ -77,6 +77,10 @@ const CALM: u32 = 16;
 /// expired, or gone to the broker by another topic.
 const ABSENT: u32 = 64;
 
+/// Connections that wait for a suspect to come first. One that does not come may be gone, and the
+/// others must not wait for it where connections are short.
+const WAITS: u8 = 2;
+
 /// Suspects at a time. More are found when these are dealt with.
 const SUSPECTS: usize = 64;
 
@@ -109,6 +113,8 @@ struct Suspect {
     content: Option<u64>,
     /// It is proven, and another content has to show whether it is the topic.
     rival: bool,
+    /// Connections that have waited for it to come first, since it was offered last.
+    waited: u8,
 }
 
 impl Suspect {
@@ -212,6 +218,9 @@ impl Blame {
     /// A connection begins.
     pub(super) fn begin(&mut self) {
         self.here = 0;
+        if let Some(suspect) = self.suspects.front_mut() {
+            suspect.waited = suspect.waited.saturating_add(1);
+        }
     }
 
     /// Whether this may go out. In careful mode the caller keeps one thing on the wire; `Later`
@@ -277,7 +286,8 @@ impl Blame {
 
     /// The suspect on trial should be the first on this connection, and may still come.
     pub(super) fn awaits_first(&self) -> bool {
-        self.careful && self.here == 0 && self.suspects.front().is_some_and(|one| !one.first)
+        let may_come = |one: &Suspect| !one.first && one.waited <= WAITS;
+        self.careful && self.here == 0 && self.suspects.front().is_some_and(may_come)
     }
 
     /// A witness is needed: something that the broker is known to take, before the suspect goes.
@@ -378,6 +388,7 @@ impl Blame {
                     absent: 0,
                     content: Some(alone.content),
                     rival: false,
+                    waited: 0,
                 });
             }
             return None;
@@ -388,6 +399,7 @@ impl Blame {
         suspect.before = (suspect.before.0.min(here), suspect.before.1.max(here));
         suspect.after |= here > 0;
         suspect.absent = 0;
+        suspect.waited = 0;
         if !suspect.rival {
             suspect.content = suspect.content.filter(|content| *content == alone.content);
         }

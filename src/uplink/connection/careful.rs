@@ -106,10 +106,10 @@ impl<W: Wire> Connection<'_, W> {
         place.is_some_and(|place| self.send_held(place))
     }
 
-    /// The hub's state, a subscription, or a device's state.
+    /// The hub's state, a subscription, a command's result, or a device's state.
     fn offer_state(&mut self) -> bool {
         let hub = self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later;
-        if hub && self.say_online() || self.make_subscription(None) {
+        if hub && self.say_online() || self.make_subscription(None) || self.send_reply(None) {
             return true;
         }
         let blame = &self.ports.blame;
