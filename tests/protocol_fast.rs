@@ -6,7 +6,7 @@
 //! $ FRAMES=40000000 cargo test --release --test protocol_fast -- --nocapture   # some minutes
 //! $ SEED=17 cargo test --test protocol_fast                                    # other frames
 //! ```
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[path = "support/dice.rs"]
 mod dice;

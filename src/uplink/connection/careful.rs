@@ -85,21 +85,16 @@ impl<W: Wire> Connection<'_, W> {
     fn offer_any(&mut self) {
         self.data_first = !self.data_first;
         // A connection may not live long enough for more than one.
-        let sent = if self.data_first {
-            self.offer_data() || self.offer_state()
-        } else {
-            self.offer_state() || self.offer_data()
-        };
-        if !sent {
+        let mut turns: [fn(&mut Self) -> bool; 2] = [Self::offer_data, Self::offer_state];
+        if !self.data_first {
+            turns.reverse();
+        }
+        if !turns.into_iter().any(|offer| offer(self)) {
             self.send_probe();
         }
     }
 
-    /// A reply to a command, or data: who asked waits for no backlog.
     fn offer_data(&mut self) -> bool {
-        if self.send_reply(None) {
-            return true;
-        }
         let blame = &self.ports.blame;
         let mut held = self.held.iter();
         let place = held.position(|one| blame.may_go(&thing_of(&one.item, one.lane)) != Go::Later);
