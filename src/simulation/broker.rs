@@ -205,6 +205,10 @@ impl World {
             && self.poisoned.contains(&uid)
         {
             self.stats.poison_hang_ups += 1;
+            // That is a refusal as well, once it is proven.
+            let device = self.truth.device(uid);
+            self.broker.ever_refused.insert(device);
+            self.truth.refused(device);
             self.cut_now(true, 0);
             return Ok(());
         }

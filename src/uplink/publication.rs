@@ -365,7 +365,7 @@ mod tests {
     use crate::reading::{Gap, GapReason};
 
     fn publisher(format: Format) -> Publisher {
-        Publisher::new("farm/telehub", "barn", format, "1.2.3", 1 << 20, true)
+        Publisher::new("farm/telehub", "barn", format, "1.2.3", 1 << 20, false)
     }
 
     fn batch() -> Batch {

@@ -654,6 +654,16 @@ impl Device {
         matches!(self.0.next().await, Some(Ok(_)))
     }
 
+    /// The next message, which is a reject: its number and code.
+    pub async fn rejected(&mut self) -> (Option<u64>, String) {
+        let message = self.receive().await.expect("a reject");
+        let reject = &message["reject"];
+        let code = reject["code"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{message}"));
+        (reject["seq"].as_u64(), code.to_owned())
+    }
+
     /// Reads until everything up to this number is acked.
     pub async fn acked(&mut self, seq: u64) {
         loop {

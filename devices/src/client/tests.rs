@@ -265,15 +265,16 @@ async fn a_sensor_without_a_hub_keeps_the_newest_and_tells_what_it_gave_up() {
 #[tokio::test]
 async fn a_device_without_a_clock_says_so_and_sends_the_age_of_what_had_to_wait() {
     for encoding in [Encoding::Cbor, Encoding::Json] {
-        let silent = Act {
+        let stopping = Act {
             forget: true,
+            close: Some(1001),
             ..lost(1)
         };
         let full = Act {
             refuse: Some((503, vec![("retry-after", "2")])),
             ..Act::default()
         };
-        let hub = FakeHub::start(vec![silent, full, Act::default()]).await;
+        let hub = FakeHub::start(vec![stopping, full, Act::default()]).await;
         let mut options = options(&hub);
         options.encoding = encoding;
         options.no_clock = true;

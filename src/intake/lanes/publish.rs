@@ -70,7 +70,7 @@ impl Lanes {
                 entry.cost = entry.item.payload_estimate();
                 let device = entry.item.device().clone();
                 if self.refusals.is_open(&device, Topic::Gap) {
-                    self.to_the_disk(vec![(None, entry)]);
+                    self.send_to_disk(vec![(None, entry)]);
                     self.divert_device(&device);
                 } else {
                     self.live.push(Queued::Unsafe(entry));

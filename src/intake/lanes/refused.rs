@@ -44,7 +44,7 @@ impl Lanes {
         match what {
             What::Live(entry) => {
                 self.refusals.count(&key, 1);
-                self.to_the_disk(vec![(None, entry)]);
+                self.send_to_disk(vec![(None, entry)]);
             }
             What::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {

@@ -159,7 +159,7 @@ impl Lanes {
         let queued = self.live.take_unsafe();
         entries.extend(queued.into_iter().map(|entry| (None, entry)));
         self.spilling.clear();
-        self.to_the_disk(entries);
+        self.send_to_disk(entries);
     }
 
     /// What is not safe of this device goes to the disk. Returns how many batches that are.
@@ -168,7 +168,7 @@ impl Lanes {
         let queued = self.live.take_unsafe_of(device);
         entries.extend(queued.into_iter().map(|entry| (None, entry)));
         let diverted = entries.len() as u64;
-        self.to_the_disk(entries);
+        self.send_to_disk(entries);
         diverted
     }
 
@@ -188,7 +188,7 @@ impl Lanes {
         entries
     }
 
-    pub(super) fn to_the_disk(&mut self, entries: Vec<(Option<u64>, Entry)>) {
+    pub(super) fn send_to_disk(&mut self, entries: Vec<(Option<u64>, Entry)>) {
         if entries.is_empty() {
             return;
         }

@@ -958,7 +958,7 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
 }
 
 #[test]
-fn a_batch_that_cannot_be_published_on_its_way_to_the_disk_leaves_no_weight_behind() {
+fn a_batch_that_cannot_be_published_on_its_way_send_to_disk_leaves_no_weight_behind() {
     let mut world = World::new(settings(false, false));
     world.step(&Op::Up);
     world.step(&Op::Send(0));

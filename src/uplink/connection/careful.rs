@@ -95,7 +95,11 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
+    /// A reply to a command, or data: who asked waits for no backlog.
     fn offer_data(&mut self) -> bool {
+        if self.send_reply(None) {
+            return true;
+        }
         let blame = &self.ports.blame;
         let mut held = self.held.iter();
         let place = held.position(|one| blame.may_go(&thing_of(&one.item, one.lane)) != Go::Later);

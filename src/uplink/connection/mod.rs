@@ -344,7 +344,27 @@ impl<W: Wire> Connection<'_, W> {
             let may_reply = self.may_reply();
             let grace = self.grace;
             let wire = &mut self.wire;
+            // Rare things first, so that none of them waits behind a wire that is always ready; what
+            // is submitted is taken by `feed` as well. In one order, so that a simulated history
+            // can be told again.
             tokio::select! {
+                biased;
+                () = self.ports.pulse.asked() => self.ports.pulse.answer().await,
+                () = &mut deadline, if !serving => return Ok(()),
+                () = &mut halfway, if self.phase == Phase::Flushing => self.say_offline()?,
+                failure = given_up(&mut self.ports.reconnect, self.epoch) => return Err(failure),
+                () = set(&mut self.ports.clock) => self.tell_times(),
+                why = leave.as_mut(), if serving => self.begin_to_move(why),
+                () = reached(self.stale.flatten()) => self.end_stale(),
+                () = reached(probe) => self.probe_is_silent(),
+                () = reached(kept) => self.tend_kept(),
+                () = reached(grace), if self.grace.is_some() => self.grace = None,
+                () = reached(states) => self.untold = true,
+                () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
+                () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
+                dispatch = commands::next(&mut self.ports.commands), if may_reply => {
+                    self.replies_come(dispatch);
+                }
                 result = poll_fn(|cx| wire.poll(cx)) => {
                     result?;
                     self.signals()?;
@@ -352,22 +372,6 @@ impl<W: Wire> Connection<'_, W> {
                 submission = self.ports.submissions.recv(), if serving && self.held.len() < self.inflight => {
                     self.receive(submission);
                 }
-                dispatch = commands::next(&mut self.ports.commands), if may_reply => {
-                    self.replies_come(dispatch);
-                }
-                () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
-                () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
-                () = reached(states) => self.untold = true,
-                () = reached(grace), if self.grace.is_some() => self.grace = None,
-                () = reached(kept) => self.tend_kept(),
-                () = reached(probe) => self.probe_is_silent(),
-                why = leave.as_mut(), if serving => self.begin_to_move(why),
-                () = reached(self.stale.flatten()) => self.end_stale(),
-                () = set(&mut self.ports.clock) => self.tell_times(),
-                failure = given_up(&mut self.ports.reconnect, self.epoch) => return Err(failure),
-                () = self.ports.pulse.asked() => self.ports.pulse.answer().await,
-                () = &mut halfway, if self.phase == Phase::Flushing => self.say_offline()?,
-                () = &mut deadline, if !serving => return Ok(()),
             }
         }
     }
