@@ -220,6 +220,13 @@ impl Blame {
         self.here = 0;
         if let Some(suspect) = self.suspects.front_mut() {
             suspect.waited = suspect.waited.saturating_add(1);
+            // One that does not come must not keep the other suspects from their trials.
+            if suspect.waited > 2 * WAITS
+                && let Some(mut absent) = self.suspects.pop_front()
+            {
+                absent.waited = 0;
+                self.suspects.push_back(absent);
+            }
         }
     }
 
