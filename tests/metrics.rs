@@ -93,6 +93,8 @@ const STEADY: &[(&str, &str)] = &[
     ("telehub_spool_max_bytes", "a limit"),
     ("telehub_uplink_probe_state", "in uplink_blame.rs"),
     ("telehub_uplink_refused_statuses_total", "in uplink_v5.rs"),
+    ("telehub_refused_publishes_total", "in refusals.rs"),
+    ("telehub_refused_topics", "in refusals.rs"),
     ("telehub_uplink_refused_total", "in uplink_v5.rs"),
     ("telehub_uplink_skipped_total", "in uplink_v5.rs"),
     ("telehub_uplink_twins", "in uplink_v5.rs"),

@@ -4,6 +4,10 @@
 //! `cargo test --lib ahead_tests -- --ignored --nocapture`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[allow(
+    clippy::duplicate_mod,
+    reason = "each of the two sets of tests can be built without the other"
+)]
 #[path = "../../tests/support/disc.rs"]
 mod disc;
 

@@ -741,7 +741,7 @@ mod tests {
                         // After so many on a connection.
                         0 => here < n,
                         // Every so many, over connections.
-                        1 => in_all % (n + 1) != 0,
+                        1 => !in_all.is_multiple_of(n + 1),
                         // Nothing.
                         2 => false,
                         // Each publish is as likely as any other to meet a crash, which is rare.

@@ -74,6 +74,8 @@ impl Drop for Process {
 pub struct Mosquitto {
     dir: PathBuf,
     pub port: u16,
+    /// More lines of its configuration.
+    lines: String,
     process: Option<Process>,
 }
 
@@ -92,9 +94,15 @@ pub fn mosquitto() -> &'static str {
 impl Mosquitto {
     /// Ready to accept.
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "")
+    }
+
+    /// The same with these lines in its configuration as well.
+    pub fn start_with(dir: &Path, lines: &str) -> Self {
         let mut mosquitto = Self {
             dir: dir.to_owned(),
             port: free_port(),
+            lines: lines.to_owned(),
             process: None,
         };
         mosquitto.start_again();
@@ -106,9 +114,10 @@ impl Mosquitto {
         // `user root` is only read when started as root; it keeps the files in our directory.
         let text = format!(
             "listener {} 127.0.0.1\nallow_anonymous true\npersistence true\n\
-             persistence_location {}/\nmax_queued_messages 0\nuser root\n",
+             persistence_location {}/\nmax_queued_messages 0\nuser root\n{}\n",
             self.port,
-            self.dir.display()
+            self.dir.display(),
+            self.lines
         );
         std::fs::write(&config, text).unwrap();
         let child = Command::new(mosquitto())
