@@ -670,10 +670,10 @@ mod tests {
                 content: 7,
                 bytes: 50,
             };
-            let mut rounds = 0;
+            let mut rounds = 0_u32;
             while blame.unwanted().is_none() {
                 blame.begin();
-                if rounds % 2 == 0 {
+                if rounds.is_multiple_of(2) {
                     blame.passed(&Thing::Hub, Alone::default());
                 }
                 assert_eq!(blame.ended(&Ending::HungUp, &[data(1)], guilty), None);
@@ -741,11 +741,11 @@ mod tests {
                         // After so many on a connection.
                         0 => here < n,
                         // Every so many, over connections.
-                        1 => in_all % (n + 1) != 0,
+                        1 => !in_all.is_multiple_of(n + 1),
                         // Nothing.
                         2 => false,
                         // Each publish is as likely as any other to meet a crash, which is rare.
-                        _ => chance() % 300 != 0,
+                        _ => !chance().is_multiple_of(300),
                     }
                 });
             }

@@ -85,12 +85,8 @@ impl<W: Wire> Connection<'_, W> {
     fn offer_any(&mut self) {
         self.data_first = !self.data_first;
         // A connection may not live long enough for more than one.
-        let sent = if self.data_first {
-            self.offer_data() || self.offer_state()
-        } else {
-            self.offer_state() || self.offer_data()
-        };
-        if !sent {
+        let data_sent = self.data_first && self.offer_data();
+        if !data_sent && !self.offer_state() && !self.offer_data() {
             self.send_probe();
         }
     }

@@ -269,14 +269,14 @@ impl Wire {
         // A write that is stuck does not keep from reading, and one that fails neither: what the
         // broker said before it went may be there to be read, its reason for going as well.
         let wrote = self.poll_write(cx);
-        if self.signals.len() < SIGNALS {
-            if let Poll::Ready(read) = self.poll_read(cx) {
-                // A PUBACK for a message may have been written meanwhile.
-                if read.is_ok() && wrote.is_ready() && self.written < self.out.len() {
-                    let _ = self.poll_write(cx)?;
-                }
-                return Poll::Ready(read);
+        if self.signals.len() < SIGNALS
+            && let Poll::Ready(read) = self.poll_read(cx)
+        {
+            // A PUBACK for a message may have been written meanwhile.
+            if read.is_ok() && wrote.is_ready() && self.written < self.out.len() {
+                let _ = self.poll_write(cx)?;
             }
+            return Poll::Ready(read);
         }
         if let Poll::Ready(Err(failure)) = wrote {
             return Poll::Ready(Err(failure));
