@@ -61,7 +61,7 @@ async fn play(rig: &mut Rig, items: &[Item]) -> Fate {
     };
     while (0..items.len()).any(|place| open(&fate, place)) {
         if let Some(epoch) = epoch {
-            for place in 0..items.len() {
+            for (place, item) in items.iter().enumerate() {
                 if out.len() >= 20 || !open(&fate, place) || !out.insert(place) {
                     continue;
                 }
@@ -69,7 +69,7 @@ async fn play(rig: &mut Rig, items: &[Item]) -> Fate {
                     epoch,
                     token: place as u64,
                     lane: Lane::History,
-                    item: Arc::new(items[place].clone()),
+                    item: Arc::new(item.clone()),
                 };
                 assert!(rig.submissions().send(submission).await.is_ok());
             }
