@@ -670,10 +670,10 @@ mod tests {
                 content: 7,
                 bytes: 50,
             };
-            let mut rounds = 0;
+            let mut rounds = 0_u32;
             while blame.unwanted().is_none() {
                 blame.begin();
-                if rounds % 2 == 0 {
+                if rounds.is_multiple_of(2) {
                     blame.passed(&Thing::Hub, Alone::default());
                 }
                 assert_eq!(blame.ended(&Ending::HungUp, &[data(1)], guilty), None);
@@ -745,7 +745,7 @@ mod tests {
                         // Nothing.
                         2 => false,
                         // Each publish is as likely as any other to meet a crash, which is rare.
-                        _ => chance() % 300 != 0,
+                        _ => !chance().is_multiple_of(300),
                     }
                 });
             }
