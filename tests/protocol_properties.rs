@@ -294,7 +294,8 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
         (any_text(10), any_text(10), any_json()).prop_map(|(id, name, args)| ToDevice::Command {
             id,
             name,
-            args: Some(args),
+            // `null` is as if it were absent.
+            args: Some(args).filter(|args| !args.is_null()),
             timeout: 30.0,
             again: false,
         }),

@@ -117,7 +117,8 @@ async fn a_second_signal_ends_a_stop_that_takes_its_time() {
         // Until the hub is gone.
         let _ = stream.read_to_end(&mut Vec::new());
     });
-    let mut hub = Hub::start(dir.path(), &config(dir.path(), port, "")).await;
+    let spoken = config(dir.path(), port, "version = \"3.1.1\"");
+    let mut hub = Hub::start(dir.path(), &spoken).await;
     hub.until_uplink("connected").await;
     hub.signal("TERM");
     until("the stop to begin", || {
