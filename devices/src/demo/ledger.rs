@@ -7,6 +7,9 @@ use serde_json::Value;
 /// Names of a device that are shown with their last value.
 const SHOWN: usize = 2;
 
+/// Where a hub that speaks MQTT 3.1.1 asks the broker whether it delivers; no device's id.
+const PROBE: &str = "_probe";
+
 /// Everything that arrived.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -44,6 +47,9 @@ impl Ledger {
     /// Enters one message.
     pub fn received(&mut self, topic: &str, payload: &[u8]) {
         let levels: Vec<&str> = topic.split('/').collect();
+        if levels.contains(&PROBE) {
+            return;
+        }
         let Ok(message) = serde_json::from_slice::<Value>(payload) else {
             self.unreadable += 1;
             return;
