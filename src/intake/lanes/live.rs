@@ -194,6 +194,7 @@ impl Live {
     }
 
     /// Panics when a sum is not the sum of its parts.
+    #[cfg(debug_assertions)]
     pub(super) fn check(&self) {
         self.items.check();
         self.stored.check();
