@@ -349,25 +349,30 @@ async fn late_and_reordered_pubacks_are_credited_and_nothing_is_published_twice(
     let mut rig = Rig::start(broker.port).await;
     let book = Book::default();
     let entries = book.clone();
+    // Nothing is acknowledged before all are on disk as well; then whatever is out, newest first.
+    let (on_disk, stored) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
         let mut peer = broker.welcome_hub().await;
         let mut held: Vec<u16> = Vec::new();
-        let mut late = true;
-        while let Some(packet) = peer.read().await {
-            let Packet::Publish(publish) = packet else {
-                continue;
-            };
-            entries.enter(&publish);
-            held.push(publish.pkid);
-            // Nothing is acknowledged before some are out, and then newest first. The first time
-            // this is the full window, and after more than `ack_timeout`, so that they are on disk
-            // as well. Later a part of the window may be kept for live batches.
-            if held.len() == if late { 10 } else { 5 } {
-                if std::mem::take(&mut late) {
-                    tokio::time::sleep(ACK_TIMEOUT * 2).await;
+        let mut stored = Some(stored);
+        loop {
+            let more = tokio::time::timeout(Duration::from_millis(50), peer.read()).await;
+            match more {
+                Ok(Some(Packet::Publish(publish))) => {
+                    entries.enter(&publish);
+                    held.push(publish.pkid);
                 }
-                held.reverse();
-                peer.pubacks(held.drain(..)).await;
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                // The window is full, or everything is out.
+                Err(_) => {
+                    if let Some(stored) = stored.take() {
+                        stored.await.unwrap();
+                        continue;
+                    }
+                    held.reverse();
+                    peer.pubacks(held.drain(..)).await;
+                }
             }
         }
     });
@@ -375,6 +380,7 @@ async fn late_and_reordered_pubacks_are_credited_and_nothing_is_published_twice(
         rig.send(seq, "t").await;
     }
     rig.acked(40).await;
+    on_disk.send(()).unwrap();
     book.until("every batch", |book| {
         book.of(&["data", "history"]).len() == 40
     })

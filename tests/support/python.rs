@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 /// The environment's Python; the reason when there can be none here. `name` names the environment,
 /// `modules` are what the packages are imported as. `TELEHUB_TEST_PYTHON` may name a Python that
@@ -17,6 +18,9 @@ pub fn python(name: &str, packages: &[&str], modules: &str) -> Result<PathBuf, S
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let python = venv.join("bin/python");
     let import = format!("import {modules}");
+    // Several tests of a program want it at once; the first makes it.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     if run(Command::new(&python).args(["-c", &import])).is_err() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
         run(Command::new(&python)
