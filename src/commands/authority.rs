@@ -32,8 +32,16 @@ impl Authority {
     /// Whether the device takes commands of this name.
     #[must_use]
     pub fn allows(&self, device: &str, name: &str) -> bool {
-        let takes = self.0.get(device);
-        takes.is_some_and(|takes| takes.iter().any(|pattern| matches(pattern, name)))
+        let mut takes = self.takes(device).iter();
+        takes.any(|pattern| matches(pattern, name))
+    }
+}
+
+impl Authority {
+    /// The names and patterns of what the device takes.
+    #[must_use]
+    pub fn takes(&self, device: &str) -> &[String] {
+        self.0.get(device).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -22,6 +22,7 @@ mod bucket;
 mod end;
 mod event;
 mod finals;
+pub mod local;
 mod memory;
 mod notices;
 pub mod port;

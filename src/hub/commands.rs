@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::Commander;
 use crate::commands::Settings;
 use crate::commands::authority::Authority;
+use crate::commands::local::ASKING;
 use crate::commands::port::{CommandPort, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
 use crate::commands::run::Wiring;
 use crate::config;
@@ -18,6 +20,7 @@ use crate::stop::Stop;
 pub(super) struct Ends {
     pub(super) sessions: CommandPort,
     pub(super) uplink: UplinkWays,
+    pub(super) operator: Commander,
 }
 
 /// What the room is told of the rest of the hub.
@@ -35,6 +38,9 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     let (incoming, from_broker) = mpsc::channel(FROM_BROKER);
     let (replies, to_uplink) = mpsc::channel(REPLIES);
     let (news, from_uplink) = mpsc::unbounded_channel();
+    let (ask, asked) = mpsc::channel(ASKING);
+    let port = commands.admin.then_some(ask);
+    let operator = Commander::new(around.authority.clone(), commands.max_size, port);
     let wiring = Wiring {
         settings: Settings {
             prefix: around.prefix,
@@ -46,6 +52,7 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
         },
         sessions: from_sessions,
         broker: from_broker,
+        asked,
         authority: around.authority,
         replies,
         news: from_uplink,
@@ -61,6 +68,7 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
             news,
             max_size: commands.max_size,
         },
+        operator,
     };
     (wiring, ends)
 }
