@@ -101,7 +101,7 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
     match (path, device) {
         (_, Some(id)) => match id.strip_suffix("/readings") {
             Some(id) => readings_of(desk, id, query),
-            None => device_page(board, id),
+            None => device_page(desk, id, shown),
         },
         ("/healthz", _) => healthz(board),
         ("/readyz", _) => readyz(board),
@@ -142,8 +142,8 @@ fn readyz(board: &Board) -> Answer {
     }
 }
 
-fn device_page(board: &Board, id: &str) -> Answer {
-    let Some(device) = board.devices.get(id) else {
+fn device_page(desk: &Desk, id: &str, shown: Shown) -> Answer {
+    let Some(device) = desk.board.devices.get(id) else {
         return problem(StatusCode::NOT_FOUND, "no device of this id is known");
     };
     let last = device.last();
@@ -151,6 +151,7 @@ fn device_page(board: &Board, id: &str) -> Answer {
         device: device.report(),
         history: device.history(),
         last: last.map_or_else(Vec::new, |last| readings(&last, LAST_READINGS)),
+        commands: command::overview(desk, &device, shown),
     };
     json(&page)
 }

@@ -20,6 +20,7 @@ use super::reply::{Answer, JSON, json, last, problem, response};
 use crate::commands::authority::Authority;
 use crate::commands::local::{ASKING, AskPort, Asking};
 use crate::commands::request;
+use crate::status::board::DeviceBoard;
 use crate::status::report::CommandsPage;
 
 /// Bytes of a body beside the arguments: name, timeout, keys, and blanks between them.
@@ -91,15 +92,21 @@ where
 }
 
 fn page(desk: &Desk, id: &str, shown: Shown) -> Answer {
-    let Some(device) = desk.board.devices.get(id) else {
-        return problem(StatusCode::NOT_FOUND, "no device of this id is known");
-    };
+    match desk.board.devices.get(id) {
+        Some(device) => json(&overview(desk, &device, shown)),
+        None => problem(StatusCode::NOT_FOUND, "no device of this id is known"),
+    }
+}
+
+/// What a device takes, and how the last commands ended.
+pub(super) fn overview(desk: &Desk, device: &DeviceBoard, shown: Shown) -> CommandsPage {
     let commands = desk.settings.commands.as_ref();
-    json(&CommandsPage {
+    let takes = |on: &Commander| on.authority.borrow().takes(device.id()).to_vec();
+    CommandsPage {
         admin: shown == Shown::Token && commands.is_some_and(|on| on.port.is_some()),
-        takes: commands.map_or_else(Vec::new, |on| on.authority.borrow().takes(id).to_vec()),
+        takes: commands.map_or_else(Vec::new, takes),
         last: device.commands.report(),
-    })
+    }
 }
 
 fn refuse(status: StatusCode, detail: &str) -> Box<Answer> {

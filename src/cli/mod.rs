@@ -55,7 +55,8 @@ Examples:
     /// Print readings as they come in at a running hub, one a line
     Tail(tail::Arguments),
     /// Send a device a command, and say how it ended
-    Command(command::Arguments),
+    #[command(name = "command")]
+    Send(command::Arguments),
     /// The devices that may connect, and their tokens
     Device {
         #[command(subcommand)]
@@ -95,7 +96,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
         Command::Tail(arguments) => tail::tail(&arguments).map_err(Failure::from),
-        Command::Command(arguments) => match command::command(&arguments) {
+        Command::Send(arguments) => match command::command(&arguments) {
             Ok(status) => return status,
             Err(error) => Err(error.into()),
         },

@@ -205,6 +205,8 @@ pub struct DevicePage {
     pub history: Vec<Past>,
     /// Readings of the last batch.
     pub last: Vec<ReadingReport>,
+    /// As `GET /api/devices/{id}/commands` has it.
+    pub commands: CommandsPage,
 }
 
 /// `GET /api/devices/{id}/commands`.

@@ -4,7 +4,7 @@
 import { at, clean, milliseconds } from "./format.js";
 import { make, put } from "./overview.js";
 
-/** How often the list is looked at again while the page is seen, in milliseconds: others send too. */
+/** How often the list is looked at again while it is seen, in milliseconds: others send too. */
 const AGAIN = 5000;
 
 /** Seconds that a device has, unless the form says otherwise; as on the command line. */
@@ -56,7 +56,7 @@ export function commandsOf(id) {
     send,
   );
 
-  const table = make("table", "history");
+  const table = make("table", "ends");
   const thead = make("thead");
   const tr = make("tr");
   for (const text of ["Time", "Command", "How it ended", "Asked by"]) {
@@ -167,8 +167,8 @@ export function commandsOf(id) {
   });
 
   const timer = setInterval(() => {
-    if (!document.hidden) load();
+    if (!document.hidden && !root.hidden) load();
   }, AGAIN);
 
-  return { root, load, close: () => clearInterval(timer) };
+  return { root, show, close: () => clearInterval(timer) };
 }

@@ -239,7 +239,6 @@ export function devicePage(root, model, id) {
 
   /** Asks for what was before the stream began. */
   async function load() {
-    commands.load();
     let answer;
     try {
       answer = await fetch(`./api/devices/${encodeURIComponent(id)}`, { cache: "no-store" });
@@ -252,6 +251,7 @@ export function devicePage(root, model, id) {
     } catch {
       return; // The stream's end says that there is no connection.
     }
+    if (answer.commands) commands.show(answer.commands);
     model.setDevice(answer.device, performance.now());
     history = answer.history.slice().reverse();
     list();
