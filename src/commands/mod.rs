@@ -19,6 +19,7 @@ pub mod address;
 pub mod answer;
 pub mod authority;
 mod bucket;
+pub mod desired;
 mod end;
 mod event;
 mod finals;

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::answer::{Fault, State};
 use super::authority::Authority;
+use super::desired::Desired;
 use super::finals::{Finals, Refused};
 use super::local::{Asking, Callers, Told};
 use super::port::{Dispatch, FromSession, News, Tray};
@@ -33,6 +34,8 @@ pub struct Wiring {
     pub broker: mpsc::Receiver<Incoming>,
     /// Requests of the operator; nobody is at its other end where he may not send commands.
     pub asked: mpsc::Receiver<Asking>,
+    /// Desired and reported states, which are told who may have them.
+    pub desired: Arc<Desired>,
     /// Which device takes what.
     pub authority: watch::Receiver<Arc<Authority>>,
     /// To the uplink.
@@ -55,6 +58,7 @@ struct Room {
     replies: mpsc::Sender<Dispatch>,
     board: Arc<Board>,
     out: Vec<Action>,
+    desired: Arc<Desired>,
 }
 
 /// Runs until the sessions have ended, and the broker has taken the last answers or is not there.
@@ -64,6 +68,7 @@ pub async fn run(wiring: Wiring) {
         mut sessions,
         mut broker,
         mut asked,
+        desired,
         mut authority,
         replies,
         mut news,
@@ -79,8 +84,9 @@ pub async fn run(wiring: Wiring) {
         replies: replies.clone(),
         board,
         out: Vec::new(),
+        desired,
     };
-    room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+    room.allow(authority.borrow_and_update().clone());
     let mut stopping = false;
     let mut sessions_left = true;
     let mut patience = None;
@@ -109,7 +115,7 @@ pub async fn run(wiring: Wiring) {
                 }
             },
             Ok(()) = authority.changed() => {
-                room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+                room.allow(authority.borrow_and_update().clone());
             }
             Some(asking) = asked.recv() => room.ask(asking),
             Some(incoming) = broker.recv() => room.apply(Event::Arrived(incoming)),
@@ -146,6 +152,12 @@ impl Room {
         board.unanswerable.set(counts.unanswerable);
         board.untold.set(counts.untold + board.dropped.get());
         board.stray.set(counts.stray);
+    }
+
+    /// The registry was read.
+    fn allow(&mut self, authority: Arc<Authority>) {
+        self.desired.allow(authority.desired().clone());
+        self.apply(Event::Allowed(authority));
     }
 
     /// A request of the operator. Those who have hung up are looked for here and nowhere else: they

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::Commander;
 use crate::commands::Settings;
 use crate::commands::authority::Authority;
+use crate::commands::desired::Desired;
 use crate::commands::local::ASKING;
 use crate::commands::port::{CommandPort, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
 use crate::commands::run::Wiring;
@@ -19,6 +20,7 @@ use crate::stop::Stop;
 /// All ends of all ways but the room's own.
 pub(super) struct Ends {
     pub(super) sessions: CommandPort,
+    pub(super) desired: Arc<Desired>,
     pub(super) uplink: UplinkWays,
     pub(super) operator: Commander,
 }
@@ -41,6 +43,7 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     let (ask, asked) = mpsc::channel(ASKING);
     let port = commands.admin.then_some(ask);
     let operator = Commander::new(around.authority.clone(), commands.max_size, port);
+    let desired = Desired::new(around.board.clone());
     let wiring = Wiring {
         settings: Settings {
             prefix: around.prefix,
@@ -53,6 +56,7 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
         sessions: from_sessions,
         broker: from_broker,
         asked,
+        desired: desired.clone(),
         authority: around.authority,
         replies,
         news: from_uplink,
@@ -62,10 +66,12 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     };
     let ends = Ends {
         sessions,
+        desired: desired.clone(),
         uplink: UplinkWays {
             incoming,
             replies: to_uplink,
             news,
+            desired,
             max_size: commands.max_size,
         },
         operator,

@@ -159,7 +159,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
             stop: listen_stop,
         };
         let (wiring, ends) = commands::open(&commands, around);
-        server = server.with_commands(ends.sessions);
+        server = server.with_commands(ends.sessions, ends.desired);
         to_commands = Some(ends.uplink);
         operator = Some(ends.operator);
         parts.spawn(async move {

@@ -14,6 +14,9 @@ use crate::clock;
 /// is sent commands takes.
 const REMEMBERED: usize = 16;
 
+/// Why desired states are passed over.
+pub const SKIPS: [&str; 3] = ["forbidden", "malformed", "too-large"];
+
 /// How a command ended. Without arguments and values, which may be secrets.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "as in the answer to a command")]
@@ -137,6 +140,16 @@ pub struct CommandBoard {
     pub refused: Number,
     /// Results that answer nothing.
     pub stray: Number,
+    /// Desired states handed to devices.
+    pub desired_given: Number,
+    /// Desired states that were passed over.
+    pub desired_skipped: Counts<{ SKIPS.len() }>,
+    /// Reported states that the broker has taken.
+    pub reported: Number,
+    /// Reported states that the broker did not take.
+    pub reported_refused: Number,
+    /// Reported states of devices that may not report.
+    pub reported_skipped: Number,
 }
 
 impl Default for CommandBoard {
@@ -155,6 +168,11 @@ impl Default for CommandBoard {
             listening: Number::default(),
             refused: Number::default(),
             stray: Number::default(),
+            desired_given: Number::default(),
+            desired_skipped: Counts::new(SKIPS),
+            reported: Number::default(),
+            reported_refused: Number::default(),
+            reported_skipped: Number::default(),
         }
     }
 }

@@ -296,6 +296,38 @@ pub(super) fn commands(text: &mut Text, board: &Board) {
         "Results of commands that the broker did not take.",
     )
     .value(commands.refused.get());
+    states(text, board);
+}
+
+fn states(text: &mut Text, board: &Board) {
+    let commands = &board.commands;
+    text.counter(
+        "telehub_desired_given_total",
+        "Desired states that were handed to devices.",
+    )
+    .value(commands.desired_given.get());
+    let mut family = text.counter(
+        "telehub_desired_skipped_total",
+        "Desired states that were passed over, by reason.",
+    );
+    for (reason, skipped) in commands.desired_skipped.iter() {
+        family.labelled("reason", reason, skipped);
+    }
+    text.counter(
+        "telehub_reported_published_total",
+        "Reported states that the broker has taken.",
+    )
+    .value(commands.reported.get());
+    text.counter(
+        "telehub_reported_refused_total",
+        "Reported states that the broker did not take.",
+    )
+    .value(commands.reported_refused.get());
+    text.counter(
+        "telehub_reported_skipped_total",
+        "Reported states of devices whose entry in the registry does not have desired = true.",
+    )
+    .value(commands.reported_skipped.get());
 }
 
 pub(super) fn spool(text: &mut Text, board: &Board) {
