@@ -294,8 +294,10 @@ mod tests {
             reports(&out)
         };
         let (on, off) = (json!({"on": true}), json!({"on": false}));
-        assert_eq!(heard(&mut |bulb, out| bulb.welcomed(out)), [off.clone()]);
-        assert_eq!(heard(&mut |bulb, out| bulb.desired(&on, out)), [on.clone()]);
+        let welcomed = heard(&mut |bulb, out| bulb.welcomed(out));
+        assert_eq!(welcomed, std::slice::from_ref(&off));
+        let turned_on = heard(&mut |bulb, out| bulb.desired(&on, out));
+        assert_eq!(turned_on, std::slice::from_ref(&on));
         assert!(heard(&mut |bulb, out| bulb.desired(&on, out)).is_empty());
         let other = json!({"colour": "red"});
         assert!(heard(&mut |bulb, out| bulb.desired(&other, out)).is_empty());
@@ -307,7 +309,7 @@ mod tests {
         // A command changes it as well, and after a reconnect it is said again.
         let turn_off = command("1", "off", Value::Null);
         let said = heard(&mut |bulb, out| bulb.command(now, &turn_off, out));
-        assert_eq!(said, [off.clone()]);
+        assert_eq!(said, std::slice::from_ref(&off));
         assert_eq!(heard(&mut |bulb, out| bulb.welcomed(out)), [off]);
     }
 
