@@ -9,6 +9,7 @@ mod spool;
 mod status;
 mod tail;
 mod terminal;
+mod tls;
 mod watch;
 
 use std::fmt::Display;
@@ -58,6 +59,11 @@ Examples:
         #[command(subcommand)]
         command: device::Command,
     },
+    /// A private authority, and certificates for the hub and its devices
+    Tls {
+        #[command(subcommand)]
+        command: tls::Command,
+    },
     /// What a stopped hub still has to publish
     Spool {
         #[command(subcommand)]
@@ -93,6 +99,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
         Command::Tail(arguments) => tail::tail(&arguments).map_err(Failure::from),
         Command::Device { command } => device::execute(&command).map_err(Failure::from),
+        Command::Tls { command } => tls::execute(&command).map_err(Failure::from),
         Command::Spool { command } => spool::execute(&command),
     };
     match done {
