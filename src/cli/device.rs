@@ -100,7 +100,8 @@ Examples:
   telehub device set barn-1 --expect 5m
   telehub device set barn-1 --expect none
   telehub device set lamp --command on --command off --command 'set-*'
-  telehub device set lamp --no-commands")]
+  telehub device set lamp --no-commands
+  telehub device set lamp --desired")]
     Set {
         /// The device's id
         id: String,
@@ -109,6 +110,9 @@ Examples:
         /// It takes no commands at all
         #[arg(long, conflicts_with = "commands")]
         no_commands: bool,
+        /// It has no desired state
+        #[arg(long, conflicts_with = "desired")]
+        no_desired: bool,
         #[command(flatten)]
         file: RegistryFile,
     },
@@ -149,6 +153,9 @@ pub(super) struct Wishes {
     /// it took before
     #[arg(long = "command", value_name = "NAME", value_parser = parse_command)]
     commands: Vec<String>,
+    /// It has a desired state on the broker, and reports its own
+    #[arg(long)]
+    desired: bool,
 }
 
 fn parse_command(pattern: &str) -> Result<String, &'static str> {
@@ -247,6 +254,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             id,
             wishes,
             no_commands,
+            no_desired,
             file,
         } => {
             let mut registry = Registry::edit(&file.path()?)?;
@@ -257,6 +265,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             if *no_commands || !wishes.commands.is_empty() {
                 entry.commands.clone_from(&wishes.commands);
             }
+            entry.desired = (entry.desired || wishes.desired) && !no_desired;
             registry.replace(entry)?;
             written(&registry);
             Ok(())
@@ -299,6 +308,7 @@ fn add(ids: &[String], wishes: &Wishes, token: bool, file: &RegistryFile) -> any
             added: Some(now()),
             expect: wishes.expect.clone().filter(|expect| expect != "none"),
             commands: wishes.commands.clone(),
+            desired: wishes.desired,
             old_sha256: None,
             old_until: None,
         });
@@ -319,13 +329,15 @@ fn list(file: &RegistryFile) -> anyhow::Result<()> {
             .map(|expect| format!("  expect {expect}"));
         let takes = !entry.commands.is_empty();
         let commands = takes.then(|| format!("  commands {}", entry.commands.join(" ")));
+        let desired = entry.desired.then_some("  desired");
         let token = entry.token_sha256.is_none().then_some("  no token");
         writeln!(
             out,
-            "{:<32} {added}{}{}{}",
+            "{:<32} {added}{}{}{}{}",
             entry.id,
             expect.unwrap_or_default(),
             commands.unwrap_or_default(),
+            desired.unwrap_or_default(),
             token.unwrap_or_default()
         )?;
     }
