@@ -62,6 +62,9 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     assert_eq!(uplink.return_after, Duration::from_secs(300));
     assert_eq!(uplink.max_payload, 1 << 20);
     assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
+    let values = &config.values;
+    assert!(!values.enabled && values.retain && !values.plain);
+    assert_eq!(values.max_rate, 1);
     let commands = &config.commands;
     assert!(!commands.enabled && commands.response_prefixes.is_empty());
     assert_eq!(commands.max_size, 16 * 1_024);
@@ -160,6 +163,8 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
         warnings("[commands]\nresponse_prefixes = [\"a\"]\n").len(),
         1
     );
+    assert_eq!(warnings("[values]\nenabled = true\nplain = true\n"), []);
+    assert_eq!(warnings("[values]\nplain = true\n").len(), 1);
     let own = "[commands]\nenabled = true\nresponse_prefixes = [\"a\", \"telehub/b\"]\n";
     assert_eq!(warnings(own).len(), 1);
     assert_eq!(
@@ -236,7 +241,7 @@ prop_compose! {
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
-        choice in 0usize..4, admin in prop::option::of(8000u16..), commands: bool,
+        choice in 0usize..4, values: bool, admin in prop::option::of(8000u16..), commands: bool,
     ) -> Config {
         let mut config = read("");
         let [registry, cert, key, ca, spool, up_cert, up_key, password_file] = paths;
@@ -281,6 +286,7 @@ prop_compose! {
             history: Duration::from_secs(u64::from(port)),
             history_size: (1 << 20) + u64::from(port),
         });
+        config.values = config::Values { enabled: values, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
         config.commands.enabled = commands;
         config.commands.max_size = max_message;
         config.commands.response_prefixes = vec![prefix.replace(['+', '#', '$'], "-"), "a/b".to_owned()];

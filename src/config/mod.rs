@@ -38,6 +38,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[uplink]`
     pub uplink: Uplink,
+    /// `[values]`
+    pub values: Values,
     /// `[commands]`
     pub commands: Commands,
     /// `[admin]`; `None`: off.
@@ -229,6 +231,30 @@ pub struct UplinkTls {
     pub ca: Option<PathBuf>,
     /// PEM client certificate chain and private key.
     pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// `[values]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    /// Whether the newest value of each name is published on a topic of its own.
+    pub enabled: bool,
+    /// Whether the broker keeps it for those who come later.
+    pub retain: bool,
+    /// The bare value instead of a JSON map.
+    pub plain: bool,
+    /// Values a second and name at most.
+    pub max_rate: u32,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            retain: true,
+            plain: false,
+            max_rate: 1,
+        }
+    }
 }
 
 /// `[commands]`

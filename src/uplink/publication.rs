@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::topic::escape;
 use crate::clock;
 use crate::config::{Format, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
@@ -228,6 +229,13 @@ impl Publisher {
             firmware: presence.firmware.as_deref(),
         };
         self.retained(self.topic(device, "status"), &status)
+    }
+
+    /// Where the newest value of a name stands.
+    pub(super) fn value_topic(&self, device: &str, name: &str) -> String {
+        let mut topic = self.topic(device, "value/");
+        topic.push_str(&escape(name));
+        topic
     }
 
     /// Matches the commands for all devices, whatever stands behind.

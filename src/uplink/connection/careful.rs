@@ -75,6 +75,8 @@ impl<W: Wire> Connection<'_, W> {
                 });
                 place.is_some_and(|place| self.send_held(place))
             }
+            // Never suspected: they pause by themselves.
+            Thing::Value(_) => false,
             Thing::Result(device) => self.send_reply(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),

@@ -23,6 +23,7 @@ impl<W: Wire> Connection<'_, W> {
             && !self.untold
             && self.states.is_empty()
             && self.all_replied()
+            && self.all_values_said()
             && self.ledger.is_empty()
             && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {
@@ -43,6 +44,7 @@ impl<W: Wire> Connection<'_, W> {
         // A broker that receives one publish at a time: data would never let a state through.
         if self.window.data == usize::from(self.window.whole) {
             self.feed_states();
+            self.feed_values_between();
         }
         // The hub's own status is the first thing that it says.
         if self.untold_hub && self.phase == Phase::Serving {
@@ -52,6 +54,7 @@ impl<W: Wire> Connection<'_, W> {
             self.feed_states();
             if !self.alone {
                 self.send_probe();
+                self.feed_values();
             }
         }
     }

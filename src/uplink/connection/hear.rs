@@ -47,6 +47,7 @@ impl<W: Wire> Connection<'_, W> {
             }
             Record::Device(..) => self.statuses -= 1,
             Record::Reply(..) => self.replies -= 1,
+            Record::Value(..) => self.values -= 1,
             Record::Hub | Record::Farewell | Record::Probe => {}
         }
         self.keep(record);
@@ -59,6 +60,7 @@ impl<W: Wire> Connection<'_, W> {
         let why = reasons::sentence(reason, words, "");
         match record {
             Record::Data(data) => self.data_refused(&data, reason, &why),
+            Record::Value(device, id) => self.value_refused(&device, id, &why),
             state => {
                 match &state {
                     Record::Device(..) => self.statuses -= 1,

@@ -8,6 +8,7 @@ mod hear;
 mod kept;
 mod messages;
 mod states;
+mod values;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -123,6 +124,9 @@ enum Record {
     Farewell,
     /// The empty batch whose echo is waited for.
     Probe,
+    /// The newest value of a name of a device, by the number of its series; `None`: one that is
+    /// taken back.
+    Value(Arc<str>, Option<u64>),
     /// The answer to a command for a device, and its number if it is a final one.
     Reply(Arc<str>, Option<u64>),
 }
@@ -134,6 +138,7 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
+            Self::Value(device, _) => Thing::Value(device.clone()),
             Self::Reply(device, _) => Thing::Result(device.clone()),
         }
     }
@@ -212,6 +217,10 @@ struct Connection<'a, W> {
     statuses: usize,
     /// Answers to commands that are out.
     replies: usize,
+    /// Values that are out.
+    values: usize,
+    /// A value went before data, whose turn it is.
+    value_went: bool,
     /// One that waits until nothing else is out.
     reply: Option<Dispatch>,
     /// The outbox may hold something.
@@ -268,6 +277,8 @@ pub(super) async fn serve<W: Wire>(
         out_bytes: 0,
         statuses: 0,
         replies: 0,
+        values: 0,
+        value_went: false,
         reply: None,
         untold: true,
         untold_hub: false,
@@ -343,6 +354,7 @@ impl<W: Wire> Connection<'_, W> {
             let probe = self.probe.deadline();
             let may_reply = self.may_reply();
             let grace = self.grace;
+            let values = self.next_values();
             let wire = &mut self.wire;
             // Rare things first, so that none of them waits behind a wire that is always ready; what
             // is submitted is taken by `feed` as well. In one order, so that a simulated history
@@ -360,6 +372,8 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(kept) => self.tend_kept(),
                 () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(states) => self.untold = true,
+                // What is due now is fed.
+                () = reached(values) => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
@@ -460,6 +474,7 @@ impl<W: Wire> Connection<'_, W> {
     fn begin_to_flush(&mut self) {
         self.phase = Phase::Flushing;
         self.untold = true;
+        self.hurry_values();
     }
 }
 
