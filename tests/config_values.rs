@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use telehub::config::{
     self, Admin, Auth, Broker, Config, CrlExpiry, DeviceTls, DrainOrder, Format, LogFormat,
-    LogLevel, MqttVersion, Overflow, SpoolWrite, UplinkTls,
+    LogLevel, MqttVersion, Overflow, SpoolWrite, TopicDots, UplinkTls,
 };
 
 fn read(text: &str) -> Config {
@@ -165,6 +165,9 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     );
     assert_eq!(warnings("[values]\nenabled = true\nplain = true\n"), []);
     assert_eq!(warnings("[values]\nplain = true\n").len(), 1);
+    assert_eq!(warnings("[hub]\nid = \"a.b\"\n").len(), 1);
+    let known = "[hub]\nid = \"a.b\"\n[uplink]\ntopic_dots = \"keep\"\n";
+    assert_eq!(warnings(known), []);
     let own = "[commands]\nenabled = true\nresponse_prefixes = [\"a\", \"telehub/b\"]\n";
     assert_eq!(warnings(own).len(), 1);
     assert_eq!(
@@ -275,7 +278,8 @@ prop_compose! {
         config.uplink.username = user.then_some(username);
         config.uplink.password_file = (user && password).then_some(password_file);
         config.uplink.prefix = format!("p{}", &prefix.replace(['+', '#', '/'], "-"));
-        config.uplink.format = [Format::Json, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
+        config.uplink.format = [Format::Influx, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
+        config.uplink.topic_dots = [TopicDots::Keep, TopicDots::Escape][choice % 2];
         config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
         config.uplink.inflight = inflight;
         config.uplink.keep_alive = Duration::from_secs(keep_alive);

@@ -182,6 +182,15 @@ pub enum MqttVersion {
     V311,
 }
 
+/// `uplink.topic_dots`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicDots {
+    /// As they are.
+    Keep,
+    /// As `%2E`, for brokers that make something else of a dot.
+    Escape,
+}
+
 /// One entry of `uplink.url`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Broker {
@@ -222,6 +231,8 @@ pub struct Uplink {
     pub ack_timeout: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
+    /// What becomes of dots in ids and names.
+    pub topic_dots: TopicDots,
 }
 
 /// TLS to the broker; files are read at every connect.

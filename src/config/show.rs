@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::units::{show_duration, show_size};
 use super::url::BrokerUrl;
-use super::words::{AUTH, CRL_EXPIRY, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE};
+use super::words::{
+    AUTH, CRL_EXPIRY, DOTS, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE,
+};
 use super::{Commands, Config, Devices, Spool, Uplink, Values};
 
 /// The word for a value of a fixed list.
@@ -118,7 +120,8 @@ fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     text(f, "drain", word(DRAIN, uplink.drain))?;
     writeln!(f, "inflight = {}", uplink.inflight)?;
     text(f, "ack_timeout", &show_duration(uplink.ack_timeout))?;
-    text(f, "keep_alive", &show_duration(uplink.keep_alive))
+    text(f, "keep_alive", &show_duration(uplink.keep_alive))?;
+    text(f, "topic_dots", word(DOTS, uplink.topic_dots))
 }
 
 fn values(f: &mut fmt::Formatter<'_>, values: &Values) -> fmt::Result {

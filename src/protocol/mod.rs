@@ -10,6 +10,7 @@ pub mod client;
 pub mod decode;
 pub mod encode;
 pub mod fast;
+mod influx;
 pub mod limits;
 pub mod message;
 pub mod number;

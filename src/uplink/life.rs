@@ -104,7 +104,8 @@ pub(super) async fn run<D: Dial>(
             &settings.version,
             broker.max_payload,
             takes_commands,
-        ),
+        )
+        .with_dots(broker.topic_dots),
         paths: Paths::new(&settings),
         returns: Returns::new(broker.return_after),
         backoff: Backoff::new(settings.pace.first_retry, settings.pace.longest_retry),

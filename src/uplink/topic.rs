@@ -5,17 +5,22 @@
 //! brokers keep their own topics), control characters, and `%` itself, so that no two names make the
 //! same topic. A level without characters, which some brokers do not take, is a lone `%`: no escaped
 //! byte looks like it.
+//!
+//! With `uplink.topic_dots = "escape"` a dot is escaped as well (`%2E`), in ids too: RabbitMQ makes a
+//! `/` of it, and NATS before 2.10 closes the connection.
 
 use std::borrow::Cow;
 
-fn is_plain(character: char) -> bool {
-    !matches!(character, '+' | '#' | '$' | '%') && !character.is_control()
+fn is_plain(character: char, dots: bool) -> bool {
+    !matches!(character, '+' | '#' | '$' | '%')
+        && !character.is_control()
+        && !(dots && character == '.')
 }
 
-/// The name as topic levels: see the module.
-pub(super) fn escape(name: &str) -> Cow<'_, str> {
+/// The name as topic levels: see the module. `dots`: they are escaped as well.
+pub(super) fn escape(name: &str, dots: bool) -> Cow<'_, str> {
     let has_empty_level = name.split('/').any(str::is_empty);
-    if !has_empty_level && name.chars().all(is_plain) {
+    if !has_empty_level && name.chars().all(|one| is_plain(one, dots)) {
         return Cow::Borrowed(name);
     }
     let mut topic = String::with_capacity(name.len() + 8);
@@ -27,15 +32,15 @@ pub(super) fn escape(name: &str) -> Cow<'_, str> {
             topic.push('%');
         }
         for character in level.chars() {
-            push(&mut topic, character);
+            push(&mut topic, character, dots);
         }
     }
     Cow::Owned(topic)
 }
 
-fn push(topic: &mut String, character: char) {
+fn push(topic: &mut String, character: char, dots: bool) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    if is_plain(character) {
+    if is_plain(character, dots) {
         topic.push(character);
         return;
     }
@@ -44,6 +49,25 @@ fn push(topic: &mut String, character: char) {
         topic.push('%');
         topic.push(char::from(DIGITS[usize::from(byte >> 4)]));
         topic.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+    }
+}
+
+/// An escaped dot.
+const DOT: &str = "%2E";
+
+/// An id as a topic level.
+pub(super) fn escape_dots(id: &str) -> Cow<'_, str> {
+    match id.contains('.') {
+        true => Cow::Owned(id.replace('.', DOT)),
+        false => Cow::Borrowed(id),
+    }
+}
+
+/// Ids in topic levels as they are: they hold no `%` of their own.
+pub(super) fn unescape_dots(levels: &str) -> Cow<'_, str> {
+    match levels.contains(DOT) {
+        true => Cow::Owned(levels.replace(DOT, ".")),
+        false => Cow::Borrowed(levels),
     }
 }
 
@@ -72,7 +96,17 @@ mod tests {
             ("", "%"),
             ("a/%/b", "a/%25/b"),
         ] {
-            assert_eq!(escape(name), topic, "{name:?}");
+            assert_eq!(escape(name, false), topic, "{name:?}");
+        }
+        assert_eq!(escape("a.b/c", true), "a%2Eb/c");
+    }
+
+    #[test]
+    fn ids_with_dots_come_back_as_they_were() {
+        for id in ["a.b", "..", "a", "a.b.c"] {
+            let level = escape_dots(id);
+            assert!(!level.contains('.'));
+            assert_eq!(unescape_dots(&level), id);
         }
     }
 
@@ -80,11 +114,11 @@ mod tests {
         /// Names of the characters that matter most, so that collisions would be found.
         #[test]
         fn no_two_names_make_the_same_topic_and_every_topic_is_one(
-            names in prop::collection::vec("[a/%+#$0-2B\0é]{0,6}", 2..40)
+            names in prop::collection::vec("[a/%+#$.0-2B\0é]{0,6}", 2..40), dots: bool,
         ) {
             let mut topics = HashMap::new();
             for name in &names {
-                let topic = escape(name).into_owned();
+                let topic = escape(name, dots).into_owned();
                 prop_assert!(!topic.contains(['+', '#', '$', '\0']));
                 prop_assert!(topic.split('/').all(|level| !level.is_empty()));
                 prop_assert_eq!(topic.split('/').count(), name.split('/').count());

@@ -150,7 +150,7 @@ impl<W: Wire> Connection<'_, W> {
 
     fn give_back(&mut self, verdict: &Verdict, data: &Data) {
         let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
-        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let topic = self.publisher.topic_of(&data.item, data.lane);
         self.ports.board.uplink.refused.add(1);
         self.ports.outlet.push(match verdict {
             Verdict::Topic(_) => Event::Refused {

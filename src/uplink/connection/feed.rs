@@ -140,9 +140,10 @@ impl<W: Wire> Connection<'_, W> {
         }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);
+        let mut room = String::new();
         let head = Head {
             properties: properties.as_ref(),
-            ..publisher.head(&item, lane)
+            ..publisher.head(&item, lane, &mut room)
         };
         let id = self.ledger.next_id();
         match self

@@ -76,7 +76,7 @@ impl<W: Wire> Connection<'_, W> {
     fn data_refused(&mut self, data: &Data, reason: u8, why: &str) {
         self.out_bytes -= data.bytes;
         self.ports.board.uplink.refused.add(1);
-        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let topic = self.publisher.topic_of(&data.item, data.lane);
         let detail = format!("the broker does not take what is published to {topic}: {why}");
         let (epoch, token) = (self.epoch, data.token);
         let thing = thing_of(&data.item, data.lane);

@@ -129,8 +129,11 @@ impl Values {
             name.push_str(record.name);
             self.record(batch, &name, record, clock, now);
         });
+        // It counts everything: with thousands of names that is for the tests to ask for.
         #[cfg(debug_assertions)]
-        self.check();
+        if self.series.len() <= DEVICE_NAMES {
+            self.check();
+        }
     }
 
     fn record(

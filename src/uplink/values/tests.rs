@@ -264,6 +264,7 @@ async fn names_without_end_take_bounded_memory_and_are_taken_back_from_the_broke
     }
     assert_eq!(values.series.len(), NAMES);
     assert!(values.clears.len() <= CLEARS);
+    values.check();
 }
 
 #[tokio::test]
