@@ -12,9 +12,11 @@
 use std::borrow::Cow;
 
 fn is_plain(character: char, dots: bool) -> bool {
-    !matches!(character, '+' | '#' | '$' | '%')
-        && !character.is_control()
-        && !(dots && character == '.')
+    match character {
+        '+' | '#' | '$' | '%' => false,
+        '.' => !dots,
+        other => !other.is_control(),
+    }
 }
 
 /// The name as topic levels: see the module. `dots`: they are escaped as well.
