@@ -104,6 +104,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         devices,
         spool,
         uplink,
+        values,
         commands,
         admin,
         log: _,
@@ -192,6 +193,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     });
     let uplink_settings = uplink::Settings {
         pulse: heart.pulse("the uplink"),
+        values,
         ..uplink::Settings::new(uplink, &hub.id)
     };
     let life = uplink::run(

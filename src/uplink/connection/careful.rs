@@ -76,6 +76,8 @@ impl<W: Wire> Connection<'_, W> {
                 });
                 place.is_some_and(|place| self.send_held(place))
             }
+            // Never suspected: they pause by themselves.
+            Thing::Value(_) => false,
             Thing::Result(device) => self.send_reply(Some(device)),
             Thing::Reported(device) => self.send_report(Some(device)),
             Thing::Probe => self.send_probe(),
@@ -154,7 +156,7 @@ impl<W: Wire> Connection<'_, W> {
 
     fn give_back(&mut self, verdict: &Verdict, data: &Data) {
         let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
-        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let topic = self.publisher.topic_of(&data.item, data.lane);
         self.ports.board.uplink.refused.add(1);
         self.ports.outlet.push(match verdict {
             Verdict::Topic(_) => Event::Refused {

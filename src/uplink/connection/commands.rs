@@ -62,7 +62,7 @@ impl<W: Wire> Connection<'_, W> {
         // In 3.1.1 the flag stands only on what the broker had before the hub came.
         let stale = message.retain && self.wire.terms().version == Version::V311;
         let incoming = Incoming {
-            topic: message.topic.as_str().into(),
+            topic: (&*self.publisher.unescaped(&message.topic)).into(),
             // A copy: a slice would keep the whole read buffer for as long as the command lives.
             payload: Bytes::copy_from_slice(&message.payload),
             retain: message.retain,

@@ -24,6 +24,7 @@ impl<W: Wire> Connection<'_, W> {
             && self.states.is_empty()
             && self.all_replied()
             && self.all_reported()
+            && self.all_values_said()
             && self.ledger.is_empty()
             && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {
@@ -46,6 +47,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.window.data == usize::from(self.window.whole) {
             self.feed_states();
             self.feed_reports();
+            self.feed_values_between();
         }
         // The hub's own status is the first thing that it says.
         if self.untold_hub && self.phase == Phase::Serving {
@@ -56,6 +58,7 @@ impl<W: Wire> Connection<'_, W> {
             if !self.alone {
                 self.feed_reports();
                 self.send_probe();
+                self.feed_values();
             }
         }
     }
@@ -141,9 +144,10 @@ impl<W: Wire> Connection<'_, W> {
         }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);
+        let mut room = String::new();
         let head = Head {
             properties: properties.as_ref(),
-            ..publisher.head(&item, lane)
+            ..publisher.head(&item, lane, &mut room)
         };
         let id = self.ledger.next_id();
         match self

@@ -10,6 +10,7 @@ mod kept;
 mod messages;
 mod silence;
 mod states;
+mod values;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -125,6 +126,9 @@ enum Record {
     Farewell,
     /// The empty batch whose echo is waited for.
     Probe,
+    /// The newest value of a name of a device, by the number of its series; `None`: one that is
+    /// taken back.
+    Value(Arc<str>, Option<u64>),
     /// The answer to a command for a device, and its number if it is a final one.
     Reply(Arc<str>, Option<u64>),
     /// What a device reports of its state, and which of its reports.
@@ -138,6 +142,7 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
+            Self::Value(device, _) => Thing::Value(device.clone()),
             Self::Reply(device, _) => Thing::Result(device.clone()),
             Self::Reported(device, _) => Thing::Reported(device.clone()),
         }
@@ -219,6 +224,10 @@ struct Connection<'a, W> {
     replies: usize,
     /// Reported states that are out.
     reports: usize,
+    /// Values that are out.
+    values: usize,
+    /// A value went before data, whose turn it is.
+    value_went: bool,
     /// One that waits until nothing else is out.
     reply: Option<Dispatch>,
     /// The outbox may hold something.
@@ -279,6 +288,8 @@ pub(super) async fn serve<W: Wire>(
         statuses: 0,
         replies: 0,
         reports: 0,
+        values: 0,
+        value_went: false,
         reply: None,
         untold: true,
         untold_hub: false,
@@ -359,6 +370,7 @@ impl<W: Wire> Connection<'_, W> {
             let may_reply = self.may_reply();
             let grace = self.grace;
             let report = self.next_report();
+            let values = self.next_values();
             let wire = &mut self.wire;
             // Rare things first, so that none of them waits behind a wire that is always ready; what
             // is submitted is taken by `feed` as well. In one order, so that a simulated history
@@ -380,6 +392,8 @@ impl<W: Wire> Connection<'_, W> {
                 () = desired::changed(self.ports.desired.as_deref()) => {}
                 // It goes out with the next feed.
                 () = reached(report) => {}
+                // What is due now is fed.
+                () = reached(values) => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
@@ -483,6 +497,7 @@ impl<W: Wire> Connection<'_, W> {
     fn begin_to_flush(&mut self) {
         self.phase = Phase::Flushing;
         self.untold = true;
+        self.hurry_values();
     }
 }
 
