@@ -380,6 +380,7 @@ fn reply_to(
         correlation: to.correlation.clone(),
         encoding: to.encoding,
         payload: answer.encode(to.encoding, now.moment).into(),
+        made: now.moment,
     }
 }
 

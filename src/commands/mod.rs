@@ -21,7 +21,6 @@ pub mod authority;
 mod bucket;
 mod end;
 mod event;
-mod finals;
 mod memory;
 mod notices;
 pub mod port;

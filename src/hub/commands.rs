@@ -7,9 +7,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::commands::Settings;
 use crate::commands::authority::Authority;
-use crate::commands::port::{CommandPort, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
+use crate::commands::port::{CommandPort, FINALS, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
 use crate::commands::run::Wiring;
 use crate::config;
+use crate::intake::port::Answers;
 use crate::pulse::Pulse;
 use crate::status::board::Board;
 use crate::stop::Stop;
@@ -18,6 +19,7 @@ use crate::stop::Stop;
 pub(super) struct Ends {
     pub(super) sessions: CommandPort,
     pub(super) uplink: UplinkWays,
+    pub(super) intake: Answers,
 }
 
 /// What the room is told of the rest of the hub.
@@ -35,6 +37,8 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     let (incoming, from_broker) = mpsc::channel(FROM_BROKER);
     let (replies, to_uplink) = mpsc::channel(REPLIES);
     let (news, from_uplink) = mpsc::unbounded_channel();
+    let (finals, come) = mpsc::channel(FINALS);
+    let (safe, from_intake) = mpsc::unbounded_channel();
     let wiring = Wiring {
         settings: Settings {
             prefix: around.prefix,
@@ -48,6 +52,8 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
         broker: from_broker,
         authority: around.authority,
         replies,
+        finals,
+        safe: from_intake,
         news: from_uplink,
         board: around.board,
         pulse: around.pulse,
@@ -61,6 +67,7 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
             news,
             max_size: commands.max_size,
         },
+        intake: Answers { come, safe },
     };
     (wiring, ends)
 }

@@ -148,7 +148,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         .with_pulse(heart.pulse("the device port"))
         .with_ack_timeout(uplink.ack_timeout);
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
-    let mut to_commands = None;
+    let (mut to_commands, mut answers) = (None, None);
     if commands.enabled {
         let around = commands::Around {
             prefix: uplink.prefix.clone(),
@@ -161,6 +161,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         let (wiring, ends) = commands::open(&commands, around);
         server = server.with_commands(ends.sessions);
         to_commands = Some(ends.uplink);
+        answers = Some(ends.intake);
         parts.spawn(async move {
             crate::commands::run::run(wiring).await;
             (Part::Commands, Ok(()))
@@ -176,6 +177,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
         data: data_rx,
+        answers,
         spool: spool_sender,
         spool_events,
         uplink: submit,

@@ -136,6 +136,7 @@ impl Hub {
             settings: plan.lanes,
             control: control_rx,
             data: data_rx,
+            answers: None,
             spool: spool_sender,
             spool_events: spool_events_rx,
             uplink: submit,

@@ -100,7 +100,7 @@ impl Truth {
             .iter()
             .filter_map(|item| match &**item {
                 Item::Batch(batch) => uid_of(&batch.frame),
-                Item::Gap(_) => None,
+                Item::Gap(_) | Item::Reply(_) => None,
             })
             .collect();
         if self.disturbed.disk || self.disturbed.marks {

@@ -311,6 +311,7 @@ impl Truth {
                     let covered = |uid: &Uid| self.covers(gap, &self.facts[*uid as usize]);
                     (0..self.facts.len() as u64).filter(covered).collect()
                 }
+                Item::Reply(_) => Vec::new(),
             };
             for uid in hit {
                 let fact = self.fact(uid);
@@ -339,6 +340,7 @@ impl Truth {
                         self.in_gaps += gap.batches;
                     }
                 }
+                Item::Reply(_) => {}
             }
         }
         self.held.stored(stored.id, &stored.items);
@@ -388,6 +390,7 @@ impl Truth {
                         ));
                     }
                 }
+                Item::Reply(_) => {}
             }
         }
         Ok(())

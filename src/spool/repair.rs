@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Event;
 use super::attach::CORRUPT;
 use super::codec;
 use super::files;
@@ -56,6 +57,14 @@ impl Shelf {
             }
             None => Vec::new(),
         };
+        let whole = known
+            .as_ref()
+            .is_none_or(|known| (first..=known.last).all(|id| there(&id)));
+        let replies = known
+            .as_ref()
+            .filter(|_| !whole)
+            .map_or(0, |known| known.replies);
+        let replies = replies.checked_sub(found.replies).unwrap_or_default();
         // The id for the records: one that no group has had, behind all of them, which every
         // generation keeps for this. Of any other, the end may be on its way already. Spools of
         // before have none to spare.
@@ -81,6 +90,9 @@ impl Shelf {
         }
         self.in_doubt.remove(&first);
         report(why, saved, &gaps, &copy);
+        if replies > 0 {
+            self.news.push(Event::RepliesLost { replies });
+        }
         self.generations[index] = Generation::sealed(first, bound, dir, &put_in);
         self.next_id = self.next_id.max(self.generations[index].last + 1);
         self.measure_others();

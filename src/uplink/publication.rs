@@ -30,7 +30,7 @@ pub(super) struct Properties {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head<'a> {
     /// The topic in parts: most are put together of what stands elsewhere.
-    pub(super) topic: [&'a str; 3],
+    pub(super) topic: [&'a str; 4],
     pub(super) retain: bool,
     pub(super) properties: Option<&'a Properties>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Publication {
 impl Publication {
     pub(super) fn head(&self) -> Head<'_> {
         Head {
-            topic: [&self.topic, "", ""],
+            topic: [&self.topic, "", "", ""],
             retain: self.retain,
             properties: None,
         }
@@ -144,9 +144,10 @@ impl Publisher {
             (Item::Batch(batch), Lane::Live) => (&batch.device, "/data"),
             (Item::Batch(batch), Lane::History) => (&batch.device, "/history"),
             (Item::Gap(gap), _) => (&gap.device, "/gap"),
+            (Item::Reply(reply), _) => return self.reply_head(reply),
         };
         Head {
-            topic: [&self.root, device, level],
+            topic: [&self.root, device, level, ""],
             retain: false,
             properties: None,
         }
@@ -155,6 +156,9 @@ impl Publisher {
     /// What MQTT 5 carries beside the payload: in the SenML formats, which have no place of their
     /// own for it, everything that a duplicate is recognised by.
     pub(super) fn properties(&self, item: &Item) -> Option<Properties> {
+        if let Item::Reply(reply) = item {
+            return Some(Self::reply_properties(reply));
+        }
         let content_type = match self.format {
             Format::Json | Format::Cbor => return None,
             Format::SenmlJson => "application/senml+json",
@@ -204,6 +208,10 @@ impl Publisher {
                 out.extend_from_slice(&payload::encode_gap(gap, self.format));
                 Ok(())
             }
+            Item::Reply(reply) => {
+                out.extend_from_slice(&reply.payload);
+                Ok(())
+            }
         }
         .map_err(|error| why(&error).to_owned())?;
         let length = out.len() - start;
@@ -245,15 +253,16 @@ impl Publisher {
     }
 
     /// Where the answer to a command goes.
-    pub(super) fn reply_topic(&self, reply: &Reply) -> String {
-        match &reply.topic {
-            Some(topic) => topic.to_string(),
-            None if reply.name.is_empty() => self.topic(&reply.device, "result"),
-            None => {
-                let mut topic = self.topic(&reply.device, "result/");
-                topic.push_str(&reply.name);
-                topic
-            }
+    pub(super) fn reply_head<'a>(&'a self, reply: &'a Reply) -> Head<'a> {
+        let topic = match &reply.topic {
+            Some(topic) => [&**topic, "", "", ""],
+            None if reply.name.is_empty() => [&*self.root, &reply.device, "/result", ""],
+            None => [&*self.root, &reply.device, "/result/", &reply.name],
+        };
+        Head {
+            topic,
+            retain: false,
+            properties: None,
         }
     }
 

@@ -94,9 +94,8 @@ impl<W: Wire> Connection<'_, W> {
                 self.told_hub = true;
                 self.ports.hub_pause = None;
             }
-            Record::Reply(_, number) => self.replied(number),
             Record::Farewell => self.wire.disconnect(),
-            Record::Probe => {}
+            Record::Reply(_) | Record::Probe => {}
         }
     }
 }

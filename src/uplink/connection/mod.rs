@@ -25,8 +25,8 @@ use super::life::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
-use crate::commands::port::{Dispatch, News};
-use crate::reading::{Item, Lane, Moment};
+use crate::commands::port::News;
+use crate::reading::{Item, Lane, Moment, Reply};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
 
@@ -107,6 +107,7 @@ fn content_of(item: &Item) -> u64 {
             batch.frame.hash(&mut hasher);
         }
         Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
+        Item::Reply(reply) => (&reply.topic, &reply.name, &reply.payload).hash(&mut hasher),
     }
     hasher.finish()
 }
@@ -123,8 +124,8 @@ enum Record {
     Farewell,
     /// The empty batch whose echo is waited for.
     Probe,
-    /// The answer to a command for a device, and its number if it is a final one.
-    Reply(Arc<str>, Option<u64>),
+    /// The answer to a command for this device, which is not its final one.
+    Reply(Arc<str>),
 }
 
 impl Record {
@@ -134,7 +135,7 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
-            Self::Reply(device, _) => Thing::Result(device.clone()),
+            Self::Reply(device) => Thing::Result(device.clone()),
         }
     }
 }
@@ -145,6 +146,7 @@ fn thing_of(item: &Item, lane: Lane) -> Thing {
         (Item::Batch(batch), Lane::Live) => Thing::Data(batch.device.clone()),
         (Item::Batch(batch), Lane::History) => Thing::History(batch.device.clone()),
         (Item::Gap(gap), _) => Thing::Gap(gap.device.clone()),
+        (Item::Reply(reply), _) => Thing::Result(reply.device.clone()),
     }
 }
 
@@ -210,10 +212,10 @@ struct Connection<'a, W> {
     out_bytes: usize,
     /// Device states that are out.
     statuses: usize,
-    /// Answers to commands that are out.
+    /// Answers to commands that are out, but for final ones.
     replies: usize,
     /// One that waits until nothing else is out.
-    reply: Option<Dispatch>,
+    reply: Option<Reply>,
     /// The outbox may hold something.
     untold: bool,
     /// The hub's own state has to be said again.
@@ -387,7 +389,7 @@ impl<W: Wire> Connection<'_, W> {
             self.wire.limit(bytes);
         }
         self.plan_subscriptions();
-        self.ports.tell_commands(News::Up { epoch: self.epoch });
+        self.ports.tell_commands(News::Up);
         self.untold_hub = true;
     }
 
