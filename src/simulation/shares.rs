@@ -96,6 +96,11 @@ impl Truth {
         };
         let before = shares(self.held.items());
         let gone = self.held.give_up(event);
+        for item in &gone {
+            if let Item::Reply(reply) = &**item {
+                self.answers.excuse(&reply.payload);
+            }
+        }
         let uids: Vec<Uid> = gone
             .iter()
             .filter_map(|item| match &**item {
