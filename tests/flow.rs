@@ -19,7 +19,11 @@ async fn readings_flow_live_acknowledged_without_a_warning_and_without_a_write_t
     let before = hub.bytes_written();
 
     let mut device = Device::connect(hub.address, "hive-7").await;
-    assert_eq!(device.hello("run-1").await, 0);
+    device
+        .send(json!({"hello": {"stream": "run-1", "model": "TH-2"}}))
+        .await;
+    let welcome = device.receive().await.expect("welcome");
+    assert_eq!(welcome["welcome"]["seq"], 0);
     device
         .send(json!({"data": {"seq": 1, "pack": [
             {"bn": "hive-7/", "bt": 1.7e9, "bu": "Cel", "n": "brood", "v": 34.8},
@@ -47,6 +51,11 @@ async fn readings_flow_live_acknowledged_without_a_warning_and_without_a_write_t
             .is_some_and(|status| status["state"] == "offline")
     })
     .await;
+    let online = consumer
+        .got()
+        .into_iter()
+        .filter(|message| message.topic == status && message.json()["state"] == "online");
+    assert_eq!(online.count(), 1, "once for each connection");
     assert_eq!(
         hub.bytes_written(),
         before,

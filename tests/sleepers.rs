@@ -329,6 +329,30 @@ async fn a_body_that_does_not_come_is_cut_with_the_handshake() {
 }
 
 #[tokio::test]
+async fn what_is_posted_counts_against_the_budgets_of_the_device() {
+    let mut settings = devices();
+    settings.max_readings = 2;
+    let mut port = Port::start(settings).await;
+    let many = format!("[{}]", [r#"{"n":"a","v":1}"#; 2_000].join(","));
+    let many = many.as_bytes();
+    // A full bucket may go into debt by one batch, and no further.
+    let (first, arrival) = posted(&mut port, request("a/data", JSON, many)).await;
+    port.intake.mailbox(arrival.conn).settle(1, None);
+    assert_eq!(first.await.unwrap().status, 204);
+    let refused = send(&port, request("a/data", JSON, PACK)).await.unwrap();
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    let after = refused.head.split_once("retry-after: ").unwrap().1;
+    let after: u64 = after.lines().next().unwrap().parse().unwrap();
+    assert!((100..=1_000).contains(&after), "{after}");
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.contains("max_readings"), "{detail}");
+    // Others have budgets of their own.
+    let (other, arrival) = posted(&mut port, request("b/data", JSON, PACK)).await;
+    port.intake.mailbox(arrival.conn).settle(1, None);
+    assert_eq!(other.await.unwrap().status, 204);
+}
+
+#[tokio::test]
 async fn posting_takes_credentials_and_counts_like_connecting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("devices.toml");

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use broker::{Broker, PATIENCE, soon};
 use rumqttc::{Packet, QoS};
 use serde_json::Value;
+use telehub::status::board::Expected;
 use uplink_rig::{Rig, presence, settings};
 
 fn json(bytes: &[u8]) -> Value {
@@ -268,6 +269,40 @@ async fn what_an_earlier_run_left_online_is_corrected_and_then_nothing_is_subscr
     rig.down().await;
     let peer = broker.welcome_hub().await;
     assert!(peer.subscriptions.is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_that_sends_nothing_for_the_wildcard_is_asked_by_exact_topic() {
+    let broker = Broker::start().await;
+    let rig = Rig::start(settings(broker.port));
+    let expected = ["cow", "pig"].map(|id| Expected {
+        id: id.into(),
+        every: None,
+    });
+    rig.board.devices.expect(expected.into());
+    rig.board.devices.online(&"cow".into(), 1, "here".into());
+    let mut peer = broker.welcome_hub().await;
+    assert_eq!(peer.subscriptions, ["telehub/barn/+/status"]);
+    // Read on until the hub has changed what it listens to; nothing is published meanwhile.
+    let exact = ["telehub/barn/pig/status"];
+    while peer.subscriptions != exact {
+        tokio::select! {
+            packet = peer.read() => panic!("{packet:?}"),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
+    let online = r#"{"state":"online","since":1.0,"reason":"connected"}"#;
+    peer.deliver(exact[0], online, true).await;
+    let pig = peer.publish().await;
+    assert_eq!((&*pig.topic, pig.retain), (exact[0], true));
+    assert_eq!(json(&pig.payload)["reason"], "hub restarted");
+    peer.puback(pig.pkid).await;
+    while !peer.subscriptions.is_empty() {
+        tokio::select! {
+            packet = peer.read() => panic!("{packet:?}"),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
 }
 
 #[tokio::test]

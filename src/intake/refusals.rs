@@ -70,6 +70,9 @@ pub struct Shown {
 #[derive(Debug)]
 struct Breaker {
     cause: Cause,
+    /// A refusal costs the connection: the broker hangs up instead, or right after it, as
+    /// mosquitto 2.0 does with MQTT 5.
+    costly: bool,
     detail: Arc<str>,
     since: Moment,
     pause: Duration,
@@ -100,6 +103,8 @@ pub struct Refusals {
     due: BTreeSet<(Instant, Key)>,
     by_use: BTreeMap<u64, Key>,
     uses: u64,
+    /// The last refusal with a reason, while the broker has taken nothing after it.
+    last: Option<Key>,
     /// No probe before that may end in a hang-up.
     hang_ups_from: Option<Instant>,
     /// Something is to be shown anew.
@@ -141,10 +146,11 @@ impl Refusals {
         self.changed = true;
         self.uses += 1;
         let used = self.uses;
-        let first = match refusal.cause {
-            Cause::Reason(_) => FIRST,
-            Cause::HungUp => FIRST_HANG_UP,
-        };
+        let hung_up = refusal.cause == Cause::HungUp;
+        self.last = (!hung_up).then(|| key.clone());
+        let known = self.breakers.get(key).is_some_and(|known| known.costly);
+        let costly = hung_up || known;
+        let first = if costly { FIRST_HANG_UP } else { FIRST };
         if let Some(breaker) = self.breakers.get_mut(key) {
             self.due.remove(&(breaker.until, key.clone()));
             self.by_use.remove(&breaker.used);
@@ -157,7 +163,7 @@ impl Refusals {
                 breaker.pause = first;
                 breaker.until = now + first;
             }
-            breaker.cause = refusal.cause;
+            (breaker.cause, breaker.costly) = (refusal.cause, costly);
             if *breaker.detail != *refusal.detail {
                 breaker.detail = refusal.detail.as_str().into();
             }
@@ -177,6 +183,7 @@ impl Refusals {
         self.by_use.insert(used, key.clone());
         let breaker = Breaker {
             cause: refusal.cause,
+            costly,
             detail: refusal.detail.as_str().into(),
             since: at,
             pause: first,
@@ -227,8 +234,8 @@ impl Refusals {
         }
     }
 
-    fn spaced(&self, now: Instant, cause: Cause) -> bool {
-        cause != Cause::HungUp || self.hang_ups_from.is_none_or(|from| from <= now)
+    fn spaced(&self, now: Instant, costly: bool) -> bool {
+        !costly || self.hang_ups_from.is_none_or(|from| from <= now)
     }
 
     /// Whether this key may be probed now.
@@ -236,7 +243,7 @@ impl Refusals {
     pub fn may_probe(&self, now: Instant, key: &Key) -> bool {
         self.breakers
             .get(key)
-            .is_some_and(|breaker| breaker.until <= now && self.spaced(now, breaker.cause))
+            .is_some_and(|breaker| breaker.until <= now && self.spaced(now, breaker.costly))
     }
 
     /// A key with something stored that may be probed now, the one that has waited longest.
@@ -251,8 +258,7 @@ impl Refusals {
     /// When [`Refusals::due`] will name one.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        let cause = |key| self.breakers.get(key).map(|breaker| breaker.cause);
-        let costs = |key| cause(key) == Some(Cause::HungUp);
+        let costs = |key| self.breakers.get(key).is_some_and(|known| known.costly);
         let mut due = self.due.iter();
         let cheap = due.find(|(_, key)| !costs(key)).map(|(until, _)| *until);
         let costly = self.due.first().filter(|(_, key)| costs(key));
@@ -269,7 +275,7 @@ impl Refusals {
         self.due.remove(&(breaker.until, key.clone()));
         breaker.probing = true;
         breaker.until = now + LOST;
-        if breaker.cause == Cause::HungUp {
+        if breaker.costly {
             self.hang_ups_from = Some(now + HANG_UP_SPACING);
         }
         if breaker.stored {
@@ -280,12 +286,16 @@ impl Refusals {
 
     /// The broker has taken something of this key. Returns whether that ends it.
     pub fn taken(&mut self, key: &Key) -> bool {
+        self.last = None;
         let probing = self.breakers.get(key).is_some_and(|known| known.probing);
         probing && self.remove(key).is_some()
     }
 
-    /// The connection ended before the answer to some probes.
+    /// The connection ended, maybe before the answer to some probes.
     pub fn disconnected(&mut self, now: Instant) {
+        if let Some(key) = self.last.take() {
+            self.hung_up_after(now, &key);
+        }
         for (key, breaker) in &mut self.breakers {
             if !std::mem::take(&mut breaker.probing) {
                 continue;
@@ -293,15 +303,28 @@ impl Refusals {
             self.changed = true;
             let before = breaker.until;
             // It says nothing about what was on its way, and may have been its doing.
-            breaker.until = now
-                + match breaker.cause {
-                    Cause::Reason(_) => FIRST,
-                    Cause::HungUp => breaker.pause,
-                };
+            breaker.until = now + if breaker.costly { breaker.pause } else { FIRST };
             if self.due.remove(&(before, key.clone())) {
                 self.due.insert((breaker.until, key.clone()));
             }
         }
+    }
+
+    /// The refusal of this key was the last that was heard of the broker: the next one will cost
+    /// everybody a connect as well.
+    fn hung_up_after(&mut self, now: Instant, key: &Key) {
+        let Some(breaker) = self.breakers.get_mut(key) else {
+            return;
+        };
+        self.due.remove(&(breaker.until, key.clone()));
+        breaker.costly = true;
+        breaker.pause = breaker.pause.max(FIRST_HANG_UP);
+        breaker.until = now + breaker.pause;
+        if breaker.stored {
+            self.due.insert((breaker.until, key.clone()));
+        }
+        self.hang_ups_from = Some(now + HANG_UP_SPACING);
+        self.changed = true;
     }
 
     /// The open breakers, those of the last refusals first.
@@ -389,6 +412,29 @@ mod tests {
             assert!(refusals.taken(&key(0)));
             assert!(refusals.is_empty() && refusals.next_due().is_none());
         }
+    }
+
+    #[test]
+    fn a_refusal_that_is_followed_by_a_hang_up_is_tried_again_as_seldom_as_a_hang_up() {
+        let mut now = Instant::now();
+        let mut refusals = Refusals::default();
+        refuse(&mut refusals, now, 0, Cause::Reason(0x87));
+        refusals.is_stored(&key(0));
+        refusals.disconnected(now);
+        for pause in [60, 120, 240] {
+            refusals.check();
+            assert_eq!(refusals.next_due(), Some(now + SECOND * pause));
+            now += SECOND * pause;
+            refusals.probe(now, &key(0));
+            refuse(&mut refusals, now, 0, Cause::Reason(0x87));
+            refusals.disconnected(now);
+        }
+        // Something else was taken in between: the connection ended for another reason.
+        refuse(&mut refusals, now, 1, Cause::Reason(0x87));
+        refusals.is_stored(&key(1));
+        refusals.taken(&key(7));
+        refusals.disconnected(now);
+        assert_eq!(refusals.next_due(), Some(now + FIRST));
     }
 
     #[test]

@@ -27,8 +27,9 @@ use crate::reading::{Content, Mark};
 /// would fill the table otherwise; 16 restarts back is further than any resume reaches.
 pub const STREAMS_PER_DEVICE: usize = 16;
 
-/// Streams remembered in all, about 250 bytes each. Beyond it the one that has rested longest is
-/// forgotten: its device, should it come back, starts from 0 and may send duplicates.
+/// Streams remembered in all, about 250 bytes each. Beyond it one in which nothing was ever taken is
+/// forgotten, then the one that has rested longest: its device, should it come back, starts from 0
+/// and may send duplicates.
 pub const STREAMS: usize = 65_536;
 
 /// Contents remembered in all, 16 bytes each: 4 MiB, which is the last window of 8,192 streams
@@ -80,6 +81,12 @@ impl Stream {
         self.conn.is_none() && self.pending.is_empty()
     }
 
+    /// Who is forgotten first: a stream that was named and in which nothing was ever sent costs
+    /// nobody anything when it is forgotten.
+    fn rank(&self) -> (bool, u64) {
+        (self.taken > 0, self.used)
+    }
+
     /// What the attached connection may be told.
     fn ack(&self) -> u64 {
         self.safe.min(self.heard)
@@ -99,8 +106,9 @@ pub struct Streams {
     streams: IdMap<StreamId, Stream>,
     by_device: HashMap<Arc<str>, Vec<StreamId>>,
     by_conn: IdMap<ConnId, StreamId>,
-    /// The named streams that rest, by when they were used last.
-    resting: BTreeMap<u64, StreamId>,
+    /// The named streams that rest, those of which nothing is known first, then by when they were
+    /// used last.
+    resting: BTreeMap<(bool, u64), StreamId>,
     /// Those of them that still remember contents.
     remembering: BTreeMap<u64, StreamId>,
     /// Contents remembered, over all streams.
@@ -140,6 +148,7 @@ impl Streams {
                 None => self.insert(mark.device.clone(), mark.stream.clone(), true),
             };
             if let Some(stream) = self.streams.get_mut(&id) {
+                self.resting.remove(&stream.rank());
                 stream.safe = stream.safe.max(mark.seq);
                 stream.taken = stream.taken.max(mark.seq);
             }
@@ -166,7 +175,7 @@ impl Streams {
         self.clock += 1;
         let clock = self.clock;
         let stream = self.streams.get_mut(&id).expect("found or inserted above");
-        self.resting.remove(&stream.used);
+        self.resting.remove(&stream.rank());
         self.remembering.remove(&stream.used);
         stream.used = clock;
         (stream.heard, stream.told) = (stream.safe, stream.safe);
@@ -353,14 +362,14 @@ impl Streams {
         id
     }
 
-    /// Makes room for one more stream of this device: its own longest unused goes first, so that
+    /// Makes room for one more stream of this device: its own go first, so that
     /// a device that names streams without end costs no other device anything.
     fn forget_for(&mut self, device: &str) {
         let own = self.by_device.get(device).map_or(&[][..], Vec::as_slice);
         let forget = if own.len() >= STREAMS_PER_DEVICE {
             let resting = own.iter().filter_map(|id| {
                 let stream = self.streams.get(id).filter(|stream| stream.is_resting())?;
-                Some((stream.used, *id))
+                Some((stream.rank(), *id))
             });
             resting.min().map(|(_, id)| id)
         } else if self.streams.len() >= STREAMS {
@@ -392,7 +401,7 @@ impl Streams {
             return;
         };
         if stream.named {
-            self.resting.insert(stream.used, id);
+            self.resting.insert(stream.rank(), id);
             if !stream.contents.is_empty() {
                 self.remembering.insert(stream.used, id);
             }
@@ -405,7 +414,7 @@ impl Streams {
         let Some(stream) = self.streams.remove(&id) else {
             return;
         };
-        self.resting.remove(&stream.used);
+        self.resting.remove(&stream.rank());
         self.remembering.remove(&stream.used);
         self.contents -= stream.contents.len();
         if let Some(ids) = self.by_device.get_mut(&stream.device) {

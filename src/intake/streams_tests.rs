@@ -366,3 +366,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn streams_that_were_only_named_make_room_before_those_that_hold_a_mark() {
+    let mut streams = streams();
+    let used = attach(&mut streams, 1, "used");
+    arrive(&mut streams, used.stream, 1);
+    streams.safe(used.stream, 1);
+    for n in 0..STREAMS_PER_DEVICE * 3 {
+        attach(&mut streams, 2, &format!("named-{n}"));
+    }
+    assert_eq!(streams.len(), STREAMS_PER_DEVICE);
+    assert!(attach(&mut streams, 1, "used").known);
+    // A mark that comes from the disk makes a stream worth keeping too.
+    streams.restore([mark_of("restored", 7)]);
+    for n in 0..STREAMS_PER_DEVICE * 3 {
+        attach(&mut streams, 2, &format!("again-{n}"));
+    }
+    assert_eq!(attach(&mut streams, 1, "restored").safe, 7);
+}

@@ -189,6 +189,7 @@ async fn take(
         &shared.roster,
         shared.port.clone(),
         what,
+        shared.settings.limits(),
         shared.ack_timeout,
     )
     .await
@@ -206,6 +207,11 @@ async fn take(
         Posted::NotSafe => {
             let detail = "the batch is not safe yet: send it again as it is, under the same number";
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry(NOT_SAFE))
+        }
+        Posted::TooFast(wait) => {
+            let detail = "too much in too short a time: see max_rate, max_bytes and max_readings";
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry(seconds.max(1)))
         }
         Posted::Busy => {
             let detail = "one at a time: the batch before has not been answered";

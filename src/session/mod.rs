@@ -91,7 +91,7 @@ impl From<&crate::config::Devices> for Settings {
 }
 
 impl Settings {
-    fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Limits {
             messages: self.max_rate,
             bytes: self.max_bytes,
@@ -315,10 +315,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.note_life();
                 match incoming {
                     Some(incoming) => {
-                        if let Incoming::Message(..) = incoming {
-                            self.present.spoke();
-                        }
+                        let is_message = matches!(incoming, Incoming::Message(..));
+                        let first = is_message && self.present.spoke();
                         self.incoming(incoming)?;
+                        if first {
+                            self.present.introduced();
+                        }
                     }
                     // Output flows again, or has stopped to.
                     None => self.tell_ack()?,

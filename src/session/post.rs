@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::inbound::{self, Candidate, Inbound};
 use super::messages::bad_seq;
+use super::rate::{Cost, Limits};
 use super::roster::{Posting, Roster};
 use crate::clock;
 use crate::intake::port::{Arrival, Attached, Close, ConnId, Control, IntakePort, Mailbox};
@@ -54,20 +55,40 @@ pub enum Posted {
     NotSafe,
     /// The one before of the same device has not been answered.
     Busy,
+    /// The device has spent what it may; it may come again after this time.
+    TooFast(Duration),
 }
 
 /// Takes a batch and waits until it is safe, for as long as `patience`. Goes on to its end when
-/// nobody waits for it any more.
+/// nobody waits for it any more. It counts against the same `limits` as what the device sends over
+/// a WebSocket.
 pub async fn post(
     roster: &Arc<Roster>,
     port: IntakePort,
     post: Post,
+    limits: Limits,
     patience: Duration,
 ) -> Posted {
     let Some(posting) = roster.begin_post(&post.device) else {
         return Posted::Busy;
     };
-    let candidate = match read(&post) {
+    // It has been received, whatever becomes of it.
+    let received = Cost {
+        bytes: post.pack.len() as u64,
+        ..Cost::default()
+    };
+    if let Some(wait) = posting.spend(limits, Cost::default()) {
+        posting.spend(limits, received);
+        return Posted::TooFast(wait);
+    }
+    let read = read(&post);
+    let cost = Cost {
+        messages: 1,
+        readings: read.as_ref().map_or(0, |candidate| candidate.readings),
+        ..received
+    };
+    posting.spend(limits, cost);
+    let candidate = match read {
         Ok(candidate) => candidate,
         Err(reject) => {
             posting.board.reject(reject.code.as_str());
@@ -78,6 +99,15 @@ pub async fn post(
     let deadline = Instant::now() + patience;
     let task = tokio::spawn(hand_over(posting, port, post, candidate, deadline));
     task.await.unwrap_or(Posted::NotSafe)
+}
+
+impl Posting {
+    /// How long the device has to wait after this, if at all.
+    fn spend(&self, limits: Limits, cost: Cost) -> Option<Duration> {
+        let now = Instant::now();
+        let until = self.purse.with(limits, now, |rate| rate.spend(cost, now))?;
+        Some(until.saturating_duration_since(now))
+    }
 }
 
 /// The message that the pack stands for, checked.
@@ -245,7 +275,7 @@ fn note(board: &DeviceBoard, outcome: &Posted, began: Instant) {
     match outcome {
         Posted::Safe => board.acked(1, began.elapsed()),
         Posted::Conflict { reject, .. } => board.reject(reject.code.as_str()),
-        Posted::Rejected(_) | Posted::NotSafe | Posted::Busy => {}
+        Posted::Rejected(_) | Posted::NotSafe | Posted::Busy | Posted::TooFast(_) => {}
     }
 }
 

@@ -144,7 +144,7 @@ impl Roster {
         let board = self.board.devices.online(&device, conn, remote.clone());
         if !entry.quiet {
             self.outbox
-                .put(&device, entry.presence("online", entry.since, "connected"));
+                .hold(&device, entry.presence("online", entry.since, "connected"));
         }
         if let Some(older) = state.present.insert(device.clone(), entry) {
             state.seats.settle(older.conn);
@@ -186,6 +186,7 @@ impl Roster {
             device: device.clone(),
             conn: state.last_conn,
             board: self.board.devices.posting(device),
+            purse: state.rates.take(device),
             began: Instant::now(),
         })
     }
@@ -244,13 +245,19 @@ pub struct Posting {
     pub conn: ConnId,
     /// The device's part of the board.
     pub board: Arc<DeviceBoard>,
+    /// What the device has left to spend.
+    pub purse: Purse,
     /// When it came.
     pub began: Instant,
 }
 
 impl Drop for Posting {
     fn drop(&mut self) {
-        self.roster.lock().posting.remove(&self.device);
+        let mut state = self.roster.lock();
+        state.posting.remove(&self.device);
+        if !state.present.contains_key(&self.device) {
+            state.rates.put_by(&self.device);
+        }
     }
 }
 
@@ -277,10 +284,22 @@ pub struct Present {
 }
 
 impl Present {
-    /// A message came from the device: the session makes room for nobody from now on.
-    pub fn spoke(&self) {
-        if !self.spoke.swap(true, Relaxed) {
+    /// A message came from the device: the session makes room for nobody from now on. Whether it
+    /// was the first.
+    pub fn spoke(&self) -> bool {
+        let first = !self.spoke.swap(true, Relaxed);
+        if first {
             self.roster.lock().seats.settle(self.conn);
+        }
+        first
+    }
+
+    /// The first message has been read: the broker may hear of the connection.
+    pub fn introduced(&self) {
+        let state = self.roster.lock();
+        let entry = state.present.get(&self.device);
+        if entry.is_some_and(|entry| entry.conn == self.conn && !entry.quiet) {
+            self.roster.outbox.release(&self.device);
         }
     }
 

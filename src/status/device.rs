@@ -249,6 +249,12 @@ impl DeviceBoard {
         true
     }
 
+    /// Whether it is connected.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        lock(&self.text).online
+    }
+
     /// A frame came from the device. `now`: [`clock::uptime`].
     pub fn seen(&self, now: f64) {
         self.last_seen.store(now.to_bits(), Relaxed);

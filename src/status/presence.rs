@@ -32,6 +32,10 @@ pub const REMEMBERED: usize = 16_384;
 /// time costs one publish a second, and the last state wins.
 pub const PACE: Duration = Duration::from_secs(1);
 
+/// How long `online` waits for the device's first message: `hello` may bring model and firmware, and
+/// the broker is to hear of a connection once. A link of 1 kB/s brings a `hello` in this time.
+pub const HELLO: Duration = Duration::from_secs(1);
+
 /// Which states are forgotten first, of devices that are not online.
 mod rank {
     /// Untold and of a device that has sent nothing: the broker knows nothing that would be wrong.
@@ -53,6 +57,8 @@ struct Entry {
     dirty: bool,
     /// When the broker was told last.
     told: Option<Instant>,
+    /// Its place in `later`.
+    waits: Option<Instant>,
 }
 
 impl Entry {
@@ -78,7 +84,7 @@ struct State {
     gone: Lru<Arc<str>>,
     /// Dirty and due, in order.
     due: Lru<Arc<str>>,
-    /// Dirty and told a moment ago, by the time at which they become due.
+    /// Dirty and told a moment ago, or held, by the time at which they become due.
     later: BTreeSet<(Instant, Arc<str>)>,
 }
 
@@ -99,6 +105,9 @@ impl State {
         while self.later.first().is_some_and(|(at, _)| *at <= now)
             && let Some((_, device)) = self.later.pop_first()
         {
+            if let Some(entry) = self.devices.get_mut(&device) {
+                entry.waits = None;
+            }
             self.due.touch(&device, 0);
         }
     }
@@ -107,6 +116,7 @@ impl State {
         let entry = self.devices.get_mut(&device)?;
         entry.dirty = false;
         entry.told = Some(now);
+        entry.waits = None;
         let presence = entry.presence.clone();
         self.rank(&device);
         Some((device, presence))
@@ -125,13 +135,20 @@ impl State {
             && let Some(entry) = self.devices.remove(&device)
         {
             self.due.remove(&device);
-            if let Some(told) = entry.told {
-                self.later.remove(&(told + PACE, device));
+            if let Some(at) = entry.waits {
+                self.later.remove(&(at, device));
             }
         }
     }
 
-    fn put(&mut self, device: &Arc<str>, presence: Presence, empty: bool, now: Instant) {
+    /// `held`: not before this time, unless something else is due already.
+    fn put(
+        &mut self,
+        device: &Arc<str>,
+        presence: Presence,
+        empty: bool,
+        (now, held): (Instant, Option<Instant>),
+    ) {
         if !self.devices.contains_key(device) {
             self.make_room();
         }
@@ -140,16 +157,43 @@ impl State {
             empty,
             dirty: false,
             told: None,
+            waits: None,
         });
         entry.presence = presence;
         entry.empty = empty;
-        if !std::mem::replace(&mut entry.dirty, true) {
-            match entry.told.map(|told| told + PACE) {
-                Some(at) if at > now => _ = self.later.insert((at, device.clone())),
+        let at = entry.told.map(|told| told + PACE).max(held);
+        if entry.dirty {
+            self.hasten(device, at, now);
+        } else {
+            entry.dirty = true;
+            match at {
+                Some(at) if at > now => {
+                    entry.waits = Some(at);
+                    self.later.insert((at, device.clone()));
+                }
                 _ => self.due.touch(device, 0),
             }
         }
         self.rank(device);
+    }
+
+    /// What waits for longer than until then waits no longer than that.
+    fn hasten(&mut self, device: &Arc<str>, until: Option<Instant>, now: Instant) {
+        let Some(entry) = self.devices.get_mut(device) else {
+            return;
+        };
+        let until = until.unwrap_or(now);
+        let Some(at) = entry.waits.filter(|at| *at > until) else {
+            return;
+        };
+        self.later.remove(&(at, device.clone()));
+        if until > now {
+            entry.waits = Some(until);
+            self.later.insert((until, device.clone()));
+        } else {
+            entry.waits = None;
+            self.due.touch(device, 0);
+        }
     }
 }
 
@@ -173,13 +217,33 @@ impl Outbox {
 
     /// Records a device's new state and wakes the uplink.
     pub fn put(&self, device: &Arc<str>, presence: Presence) {
-        self.lock().put(device, presence, false, Instant::now());
+        self.lock()
+            .put(device, presence, false, (Instant::now(), None));
         self.notify.notify_one();
     }
 
-    /// The same for a device that has sent nothing: if there are too many, it is forgotten first.
+    /// Records that a device has connected. The broker hears of it after its first message, or
+    /// after [`HELLO`].
+    pub fn hold(&self, device: &Arc<str>, presence: Presence) {
+        let now = Instant::now();
+        let held = Some(now + HELLO);
+        self.lock().put(device, presence, false, (now, held));
+        self.notify.notify_one();
+    }
+
+    /// The first message of a device has come: nothing more can be learned of it.
+    pub fn release(&self, device: &Arc<str>) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        let told = state.devices.get(device).and_then(|entry| entry.told);
+        state.hasten(device, told.map(|told| told + PACE), now);
+        drop(state);
+        self.notify.notify_one();
+    }
+
+    /// As [`Outbox::put`] for a device that has sent nothing: if there are too many, it is forgotten first.
     pub fn put_empty(&self, device: &Arc<str>, presence: Presence) {
-        self.lock().put(device, presence, true, Instant::now());
+        self.lock()
+            .put(device, presence, true, (Instant::now(), None));
         self.notify.notify_one();
     }
 
@@ -196,7 +260,7 @@ impl Outbox {
             ..entry.presence.clone()
         };
         let empty = entry.empty;
-        all.put(device, presence, empty, Instant::now());
+        all.put(device, presence, empty, (Instant::now(), None));
         drop(all);
         self.notify.notify_one();
     }
@@ -208,7 +272,7 @@ impl Outbox {
         if state.devices.len() >= state.limit || state.devices.contains_key(device) {
             return false;
         }
-        state.put(&device.into(), presence, false, Instant::now());
+        state.put(&device.into(), presence, false, (Instant::now(), None));
         drop(state);
         self.notify.notify_one();
         true
@@ -248,6 +312,7 @@ impl Outbox {
         }
         for (device, entry) in &mut state.devices {
             entry.dirty = true;
+            entry.waits = None;
             if let Some(rank) = entry.rank() {
                 state.gone.touch(device, rank);
             }
@@ -338,6 +403,33 @@ mod tests {
             outbox.changed().await;
         }
         assert!(told.elapsed() >= PACE - Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_device_that_connects_is_told_once_with_what_its_first_message_says() {
+        let outbox = Outbox::default();
+        let device: Arc<str> = "a".into();
+        outbox.hold(&device, presence("online", "connected"));
+        assert!(outbox.try_next().is_none());
+        let known = Presence {
+            model: Some("TH-2".to_owned()),
+            ..presence("online", "connected")
+        };
+        outbox.put(&device, known.clone());
+        assert_eq!(outbox.try_next().unwrap().1, known);
+        outbox.release(&device);
+        assert!(outbox.try_next().is_none());
+        // One that says nothing of itself is told with its first message, and one that is silent
+        // after a while.
+        let (brief, silent): (Arc<str>, Arc<str>) = ("b".into(), "c".into());
+        outbox.hold(&brief, presence("online", "connected"));
+        outbox.hold(&silent, presence("online", "connected"));
+        outbox.release(&brief);
+        assert_eq!(&*outbox.try_next().unwrap().0, "b");
+        assert!(outbox.try_next().is_none());
+        let mut state = outbox.lock();
+        state.ripen(Instant::now() + HELLO);
+        assert_eq!(state.due.pop().as_deref(), Some("c"));
     }
 
     #[test]

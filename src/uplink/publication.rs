@@ -283,6 +283,11 @@ impl Publisher {
         self.topic("+", "status")
     }
 
+    /// Where the state of a device stands.
+    pub(super) fn status_topic(&self, device: &str) -> String {
+        self.topic(device, "status")
+    }
+
     /// The device whose state stands at this topic.
     pub(super) fn device_of<'a>(&self, status_topic: &'a str) -> Option<&'a str> {
         status_topic

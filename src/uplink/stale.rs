@@ -5,7 +5,9 @@
 //! hub subscribes to its own devices' states, before it publishes anything, and to whatever is
 //! `online` there and not known to this run it says `offline`. What it publishes itself comes back
 //! without the retain flag (MQTT 3.1.1 §3.3.1.3) and is not looked at. When nothing more has come
-//! for a while it unsubscribes.
+//! for a while it unsubscribes. Where nothing retained has come at all, it asks by exact topic for
+//! the devices of the registry and those that it remembers: RabbitMQ has no retained messages for
+//! wildcards.
 
 use std::time::Duration;
 

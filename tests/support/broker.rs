@@ -134,8 +134,10 @@ impl Peer {
                         .await;
                     // The hub's own status and its probe are there on every connection.
                     let filters = subscribe.filters.into_iter().map(|filter| filter.path);
-                    self.subscriptions
-                        .extend(filters.filter(|filter| filter.contains('+')));
+                    let states = |filter: &String| {
+                        filter.ends_with("/status") && filter.matches('/').count() == 3
+                    };
+                    self.subscriptions.extend(filters.filter(states));
                 }
                 Ok(Packet::Unsubscribe(unsubscribe)) => {
                     self.write(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)))

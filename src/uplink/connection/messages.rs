@@ -34,6 +34,8 @@ enum Purpose {
     Own,
     /// The states that an earlier run left behind.
     Stale,
+    /// The same of one device, by its exact topic.
+    StaleOne,
     /// The probe's echo.
     Echo,
     /// Commands for devices.
@@ -48,6 +50,9 @@ struct Made {
     answered: bool,
 }
 
+/// Exact topics that are subscribed to at a time, when a broker has sent nothing for the wildcard.
+const EXACT: usize = 256;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -55,6 +60,11 @@ pub(super) struct Subscriptions {
     wanted: VecDeque<(Purpose, Subscription)>,
     made: Vec<Made>,
     count: u16,
+    /// Retained states have come.
+    retained: bool,
+    /// Devices whose states are to be asked for by exact topic; `None`: it is not known yet
+    /// whether that is needed.
+    exact: Option<Vec<Arc<str>>>,
 }
 
 impl Subscriptions {
@@ -100,16 +110,19 @@ impl Probe {
     }
 }
 
+fn plain(filter: String, limit: usize) -> Subscription {
+    Subscription {
+        filter,
+        // With QoS 1 some brokers count the hub as a consumer, and keep or lose for it.
+        at_least_once: false,
+        retained: Retained::Sent,
+        as_published: false,
+        limit,
+    }
+}
+
 impl<W: Wire> Connection<'_, W> {
     pub(super) fn plan_subscriptions(&mut self) {
-        let plain = |filter: String, limit| Subscription {
-            filter,
-            // With QoS 1 some brokers count the hub as a consumer, and keep or lose for it.
-            at_least_once: false,
-            retained: Retained::Sent,
-            as_published: false,
-            limit,
-        };
         let commands = self.command_subscription();
         let wanted = &mut self.subscriptions.wanted;
         wanted.extend(commands.map(|one| (Purpose::Commands, one)));
@@ -176,15 +189,17 @@ impl<W: Wire> Connection<'_, W> {
         true
     }
 
-    fn unsubscribe(&mut self, purpose: Purpose) {
+    /// Ends one of this purpose. `false`: there was none.
+    fn unsubscribe(&mut self, purpose: Purpose) -> bool {
         let made = &mut self.subscriptions.made;
         let Some(place) = made.iter().position(|one| one.purpose == purpose) else {
             self.subscriptions.wanted.retain(|(one, _)| *one != purpose);
-            return;
+            return false;
         };
         let made = made.remove(place);
         let id = self.subscriptions.next_id();
         self.wire.unsubscribe(id, &made.filter);
+        true
     }
 
     /// SUBACK.
@@ -202,7 +217,7 @@ impl<W: Wire> Connection<'_, W> {
             debug!(%filter, why, "the broker does not agree to a subscription");
         }
         match purpose {
-            Purpose::Stale => self.put_off_stale(),
+            Purpose::Stale | Purpose::StaleOne => self.put_off_stale(),
             Purpose::Own => {}
             Purpose::Commands => self.listens(reason),
             Purpose::Echo if refused => {
@@ -272,6 +287,7 @@ impl<W: Wire> Connection<'_, W> {
         } else if message.topic == self.publisher.hub_topic() {
             self.own_status(&message.payload);
         } else if message.retain {
+            self.subscriptions.retained = true;
             if let Some(device) = self.publisher.device_of(&message.topic)
                 && let Some(correction) = stale::correction(&message.payload)
                 && self.ports.outbox.put_unknown(device, correction)
@@ -304,9 +320,30 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
+    /// Nothing more comes of what was asked for. A broker that has sent nothing at all may be one
+    /// that sends nothing retained for wildcards (RabbitMQ): it is asked by exact topic for the
+    /// devices that the hub knows of and that are not here.
     pub(super) fn end_stale(&mut self) {
         self.unsubscribe(Purpose::Stale);
+        while self.unsubscribe(Purpose::StaleOne) {}
         self.stale = None;
         self.ports.stale_attempts = 0;
+        let retained = self.subscriptions.retained;
+        let devices = &self.ports.board.devices;
+        let exact = self.subscriptions.exact.get_or_insert_with(|| {
+            let known = if retained { Vec::new() } else { devices.all() };
+            let away = known.iter().filter(|device| !device.is_online());
+            away.map(|device| device.id().into()).collect()
+        });
+        let next = exact.split_off(exact.len().saturating_sub(EXACT));
+        for device in &next {
+            let filter = self.publisher.status_topic(device);
+            let wanted = plain(filter, stale::MAX_STATUS);
+            let wanted = (Purpose::StaleOne, wanted);
+            self.subscriptions.wanted.push_back(wanted);
+        }
+        if !next.is_empty() {
+            self.stale = Some(None);
+        }
     }
 }

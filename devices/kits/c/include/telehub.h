@@ -15,9 +15,12 @@
 extern "C" {
 #endif
 
-/* Bytes that unsafe batches may take, each with 8 more than its pack. At most 32768. */
+/* Bytes that unsafe batches may take, each with 8 more than its pack. A power of two, at most 32768. */
 #ifndef TELEHUB_QUEUE
 #define TELEHUB_QUEUE 2048
+#endif
+#if TELEHUB_QUEUE & (TELEHUB_QUEUE - 1) || TELEHUB_QUEUE > 32768
+#error "TELEHUB_QUEUE has to be a power of two, and at most 32768"
 #endif
 
 /* Commands: the number of them that may wait for their ack at once; 0 leaves them out. A hub sends
@@ -81,30 +84,29 @@ struct telehub {
     uint8_t phase, flags, failures, alone, budget;
     uint8_t tx, tx_head; /* What is being sent. */
     uint8_t rx, rx_op, rx_need, rx_fin, ctl_len; /* Frames, */
-    uint8_t level, major, info, need;            /* and the items in them. */
+    uint8_t level, major, info, need;            /* the items in them, */
+    uint8_t kind, field;                         /* and which word they belong to. */
 #if TELEHUB_COMMANDS
     uint8_t slot, slot_tx; /* The slot that is read into, or sent from; plus one. */
 #endif
     uint16_t head, bytes;     /* The ring: where it begins, how much is in it. */
     uint16_t batches, flight; /* Batches in it, and how many of them are sent. */
-    uint16_t tx_at, tx_len, tx_skip, tx_room, tx_entry;
+    uint16_t tx_at, tx_len, tx_skip, tx_entry;
     uint16_t window, spacing, max, sleep, bye;
     uint16_t code;    /* How the connection ended: a close code, an HTTP status, or 0. */
     uint32_t now;
+    const struct telehub_config *config;
     uint32_t first;   /* Number of the oldest batch in the queue. */
     uint32_t used;    /* The highest number that was ever sent. */
     uint32_t sent;    /* The highest number sent on this connection. */
-    uint32_t since, heard, acked, retry, allowed;
+    uint32_t since, acked, message;
+    uint32_t got[9];  /* What the message said, by word. */
+    uint32_t tx_room, rx_left, hash, text, skip, arg, arg_high;
+    uint32_t mask, age, heard, retry, allowed, pairs;
     uint32_t silence; /* Milliseconds without a frame until the hub is given up. */
-    uint32_t wish;    /* Retry-After, in milliseconds. */
-    uint32_t mask, age;
-    uint32_t rx_left, message;
-    uint32_t kind, field, hash, text, pairs, skip;
-    uint32_t arg, arg_high;
+    uint32_t wish;    /* Retry-After, in seconds. */
     uint8_t *tx_out;
-    const struct telehub_config *config;
-    uint32_t got[9];
-    uint32_t nonce[4];
+    uint32_t nonce[5]; /* The last is zero. */
     uint8_t ctl[125];
 #if TELEHUB_COMMANDS
     struct telehub_slot slots[TELEHUB_COMMANDS];

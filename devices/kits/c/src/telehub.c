@@ -16,16 +16,10 @@
 #define WELCOME_TIMEOUT 30000 /* TCP is up, and no welcome. */
 #define ACK_TIMEOUT 60000     /* Batches unacked, and no ack. */
 #define SETTLED 60000         /* A connection that held so long was good. */
-/* Pauses; each is doubled so many times at most, and as much again is jitter. */
 #define USUAL_PAUSE 450
 #define USUAL_DOUBLED 6 /* 29 to 58 s. */
-#define RESTART_PAUSE 2000
-#define FAULT_PAUSE 60000
-#define FAULT_DOUBLED 3 /* 8 to 16 min. */
-#define REFUSED_PAUSE 3600000
-#define LONGEST_WISH 3600000
+#define LONGEST_WISH 3600 /* Seconds. */
 
-#define CLOCK_WRAPS (UINT32_MAX / 1000) /* Seconds. */
 #define MAX_HEAD 8192     /* Bytes of an HTTP answer's head. */
 #define MAX_INPUT 65536   /* Bytes of a message; a hub that sends more is not one. */
 #define MAX_SKIP 65536    /* Items of a message, for the same reason. */
@@ -34,7 +28,7 @@
 #define ENTRY 8           /* Bytes of a batch's head in the ring: length, tag, time. */
 #define DEAD 0x8000       /* In the length: rejected, waits for its place to be the first. */
 
-enum { OFFLINE, UPGRADING, GREETING, WELCOMED };
+enum { OFFLINE, CONNECTED, UPGRADING, GREETING, WELCOMED };
 enum {
     SAY_HELLO = 1, SAY_PONG = 2, SAY_CLOSE = 4, HANG_UP = 8, STOPPED = 16, CAREFUL = 32,
     LEAVING = 64, ACCEPTED = 128
@@ -44,26 +38,28 @@ enum { RX_STATUS, RX_HEADER, RX_FIRST, RX_SECOND, RX_LENGTH, RX_BODY, RX_DEAF };
 enum { L_TOP, L_KIND, L_BODY, L_KEY, L_VALUE, L_DONE, L_BAD };
 enum { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
 enum { SLOT_FREE, SLOT_READING, SLOT_RUNNING, SLOT_RESULT, SLOT_SENT };
-enum { G_SEQ, G_INTERVAL, G_TIMEOUT, G_MAX, G_RATE, G_WINDOW, G_STREAM, G_RESULT, G_CODE, G_ALL };
 #define NOTHING 0xffffffffu
+#define KEY 22   /* Characters of 16 bytes in base64, */
+#define PROOF 27 /* and of 20, without the padding. */
 
-/* FNV-1a of the words that a hub says; tests/words.c holds them to it. */
-#define H_WELCOME 0x27e17df3u
-#define H_ACK 0x3a4a5a02u
-#define H_REJECT 0x8534cac6u
-#define H_COMMAND 0x93594ab2u
-#define H_STREAM 0x5f6f6d65u
-#define H_SEQ 0xc9270bbcu
-#define H_PING_INTERVAL 0xa820eba7u
-#define H_PING_TIMEOUT 0xea99e635u
-#define H_MAX_MESSAGE 0x17f22c79u
-#define H_MAX_RATE 0xeb363020u
-#define H_WINDOW 0xa172b7ddu
-#define H_CODE 0xf9316cf4u
-#define H_RESULT 0x0a377624u
-#define H_ID 0x37386ae0u
-#define H_NAME 0x8d39bde6u
-#define H_ARGS 0x9d0aa73cu
+/* The words of the hub that mean something here. Values are kept of those before `W_KEPT`. */
+enum {
+    W_SEQ, W_INTERVAL, W_TIMEOUT, W_MAX, W_RATE, W_WINDOW, W_STREAM, W_RESULT, W_CODE,
+    W_KEPT, W_WELCOME = W_KEPT, W_ACK, W_REJECT,
+#if TELEHUB_COMMANDS
+    W_COMMAND, W_ID, W_NAME, W_ARGS,
+#endif
+    W_OTHER
+};
+/* The lower half of their FNV-1a; tests/test_core.c holds them to it. */
+static const uint16_t WORDS[W_OTHER] = {
+    0x0bbc, 0xeba7, 0xe635, 0x2c79, 0x3020, 0xb7dd, 0x6d65, 0x7624, 0x6cf4,
+    0x7df3, 0x5a02, 0xcac6,
+#if TELEHUB_COMMANDS
+    0x4ab2, 0x6ae0, 0xbde6, 0xa73c,
+#endif
+};
+/* And of the codes of a reject. */
 #define H_BAD_SEQ 0x32ef2ab6u
 #define H_UNKNOWN_KIND 0x8ed6611eu
 #define H_NONE 0x811c9dc5u
@@ -80,6 +76,16 @@ static uint32_t hash_of(const void *bytes, size_t len)
     return hash;
 }
 
+/* Which of the words has this hash. */
+static uint8_t word(uint32_t hash)
+{
+    uint_fast8_t at = 0;
+    while (at < W_OTHER && WORDS[at] != (uint16_t)hash) {
+        at++;
+    }
+    return at;
+}
+
 static void tell(struct telehub *h, enum telehub_event event, uint_fast16_t tag)
 {
     h->config->event(h->config->user, event, tag);
@@ -87,14 +93,13 @@ static void tell(struct telehub *h, enum telehub_event event, uint_fast16_t tag)
 
 /* ---- The ring of batches ---- */
 
-static uint_fast16_t wrap(uint32_t at) { return at >= TELEHUB_QUEUE ? at - TELEHUB_QUEUE : at; }
+static uint_fast16_t wrap(uint32_t at) { return at & (TELEHUB_QUEUE - 1); }
 
 static uint32_t peek(const struct telehub *h, uint_fast16_t at, uint32_t count)
 {
     uint32_t value = 0;
     while (count--) {
-        value = value << 8 | h->ring[at];
-        at = wrap(at + 1);
+        value = value << 8 | h->ring[wrap(at++)];
     }
     return value;
 }
@@ -137,22 +142,12 @@ static void pop_dead(struct telehub *h)
     }
 }
 
-static uint_fast16_t alive_in_flight(const struct telehub *h)
-{
-    uint_fast16_t at = h->head, alive = 0;
-    for (uint_fast16_t index = 0; index < h->flight; index++) {
-        alive += !(h->ring[at] & (DEAD >> 8));
-        at = wrap(at + ENTRY + length_at(h, at));
-    }
-    return alive;
-}
-
 /* Takes a batch out of the middle. */
 static void give_up(struct telehub *h, uint_fast16_t at, bool told)
 {
     h->ring[at] |= DEAD >> 8;
     if (told) {
-        tell(h, TELEHUB_REJECTED, peek(h, wrap(at + 2), 2));
+        tell(h, TELEHUB_REJECTED, peek(h, at + 2, 2));
     }
     pop_dead(h);
 }
@@ -191,13 +186,13 @@ bool telehub_put(struct telehub *h, const uint8_t *pack, size_t len, uint16_t ta
             h->tx = TX_NONE;
             fault(h, 0);
         }
-        tell(h, TELEHUB_DROPPED, peek(h, wrap(h->head + 2), 2));
+        tell(h, TELEHUB_DROPPED, peek(h, h->head + 2, 2));
         pop(h);
         pop_dead(h);
     }
     poke(h, len, 2);
     poke(h, tag, 2);
-    poke(h, now / 1000, 4);
+    poke(h, now, 4);
     while (len--) {
         poke(h, *pack++, 1);
     }
@@ -225,21 +220,30 @@ void telehub_leave(struct telehub *h, uint16_t sleep)
 
 /* ---- When to come back ---- */
 
-static uint32_t pause_after(struct telehub *h, uint_fast16_t code)
+/* Pauses that are not the usual one, by close code or HTTP status: seconds, doubled so many times at
+ * most while nothing is acked. As much again is jitter. */
+static const struct { uint16_t first, last, seconds, doubled; } PAUSES[] = {
+    {400, 428, 3600, 0},
+    {430, 499, 3600, 0},
+    {1001, 1001, 2, 0},
+    {1002, 1008, 60, 3}, /* 8 to 16 min. */
+    {1009, 1009, 2, 0},
+    {1013, 1013, 2, 0},
+    {4001, 4003, 60, 3},
+};
+
+static uint32_t pause_after(const struct telehub *h)
 {
-    uint32_t span = USUAL_PAUSE;
-    uint32_t doubled = 0;
-    if (code == 1001 || code == 1009 || code == 1013) {
-        span = RESTART_PAUSE;
-    } else if (code == 4001 || code == 4003 || (code >= 1002 && code <= 1008)) {
-        span = FAULT_PAUSE;
-        doubled = FAULT_DOUBLED;
-    } else if (h->wish) {
-        span = h->wish;
-    } else if (code >= 400 && code < 500 && code != 429) {
-        span = REFUSED_PAUSE;
-    } else {
-        doubled = USUAL_DOUBLED;
+    uint32_t span = USUAL_PAUSE, doubled = USUAL_DOUBLED, wish = h->wish;
+    for (uint32_t at = 0; at < sizeof PAUSES / sizeof *PAUSES; at++) {
+        if (h->code >= PAUSES[at].first && h->code <= PAUSES[at].last) {
+            span = PAUSES[at].seconds * 1000u;
+            doubled = PAUSES[at].doubled;
+        }
+    }
+    if (wish) {
+        span = wish * 1000;
+        doubled = 0;
     }
     span <<= h->failures < doubled ? h->failures : doubled;
     return span + h->config->random(h->config->user) % span;
@@ -248,7 +252,7 @@ static uint32_t pause_after(struct telehub *h, uint_fast16_t code)
 /* An end that speaks of a fault with a batch. Blame needs proof: it was alone in flight, twice. */
 static void blame(struct telehub *h)
 {
-    if (alive_in_flight(h) != 1) {
+    if (h->flight != 1) {
         h->flags |= CAREFUL;
         h->alone = 0;
     } else if (++h->alone >= ALONE) {
@@ -260,7 +264,7 @@ static void blame(struct telehub *h)
 
 void telehub_connected(struct telehub *h, uint32_t now)
 {
-    h->phase = UPGRADING;
+    h->phase = CONNECTED;
     h->flags &= STOPPED | CAREFUL | LEAVING;
     h->code = 0;
     h->wish = h->message = 0;
@@ -268,9 +272,7 @@ void telehub_connected(struct telehub *h, uint32_t now)
     h->rx = RX_STATUS;
     h->rx_fin = 1;
     h->ctl_len = 0;
-    h->tx = TX_REQUEST;
-    h->tx_skip = 0;
-    h->tx_len = 0;
+    h->tx = TX_NONE;
     h->silence = WELCOME_TIMEOUT;
     for (int word = 0; word < 4; word++) {
         h->nonce[word] = h->config->random(h->config->user);
@@ -289,7 +291,7 @@ void telehub_disconnected(struct telehub *h, uint32_t now)
         h->flags |= STOPPED;
         tell(h, TELEHUB_STOPPED, 0);
     }
-    h->retry = now + pause_after(h, h->code);
+    h->retry = now + pause_after(h);
     h->code = 0;
     h->wish = 0;
     if (h->failures < 20) {
@@ -342,14 +344,13 @@ void telehub_init(struct telehub *h, const struct telehub_config *config, uint32
 
 static void emit(struct telehub *h, uint32_t byte)
 {
-    uint_fast16_t at = h->tx_at++;
-    if (at < h->tx_skip || at >= h->tx_skip + h->tx_room) {
-        return;
-    }
+    uint32_t at = h->tx_at++, place = at - h->tx_skip;
     if (h->tx_head && at >= h->tx_head) {
         byte ^= h->mask >> (8 * ((at - h->tx_head) & 3));
     }
-    h->tx_out[at - h->tx_skip] = byte;
+    if (place < h->tx_room) {
+        h->tx_out[place] = byte;
+    }
 }
 
 static void emit_text(struct telehub *h, const char *text)
@@ -368,25 +369,17 @@ static void emit_item(struct telehub *h, uint32_t major, uint32_t value)
     }
 }
 
-static const char *const BASE64 =
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/* Base64 of big-endian words, the last group with one byte or two (16 and 20 bytes). */
-static void base64(const uint32_t *words, uint32_t len, char *out)
+/* The character at this place in the base64 of big-endian words, behind which stands a zero. */
+static uint32_t base64(const uint32_t *words, uint32_t at)
 {
-    for (uint32_t at = 0; at < len; at += 3) {
-        uint32_t group = 0;
-        for (uint32_t byte = at; byte < at + 3; byte++) {
-            group = group << 8;
-            if (byte < len) {
-                group |= words[byte / 4] >> (24 - 8 * (byte & 3)) & 0xff;
-            }
-        }
-        for (uint32_t sextet = 0; sextet < 4; sextet++) {
-            *out++ = at + sextet > len ? '=' : BASE64[group >> (18 - 6 * sextet) & 63];
-        }
+    uint32_t bit = 6 * at % 32;
+    words += 6 * at / 32;
+    uint32_t sextet = words[0] << bit >> 26;
+    if (bit > 26) {
+        sextet |= words[1] >> (58 - bit);
     }
-    *out = 0;
+    return sextet < 26 ? sextet + 'A' : sextet < 52 ? sextet - 26 + 'a'
+         : sextet < 62 ? sextet - 52 + '0' : sextet == 62 ? '+' : '/';
 }
 
 /* Messages as templates: bytes as they are, and these. Carriage return and line feed are not among
@@ -407,7 +400,7 @@ static void base64(const uint32_t *words, uint32_t len, char *out)
 static const char *const REQUEST =
     "GET /v1/devices/" I_ID " HTTP/1.1\r\nHost: " I_HOST "\r\nAuthorization: Bearer " I_TOKEN
     "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: " I_KEY "\r\n\r\n";
+    "Sec-WebSocket-Key: " I_KEY "==\r\n\r\n";
 static const char *const HELLO =
     "\xa1\x65hello"
 #if TELEHUB_COMMANDS
@@ -439,7 +432,7 @@ static void emit_pack(struct telehub *h)
 static void emit_template(struct telehub *h, const char *template)
 {
     const struct telehub_config *config = h->config;
-    char key[25], code;
+    char code;
     while ((code = *template++)) {
         switch (code) {
         case 1:
@@ -452,8 +445,9 @@ static void emit_template(struct telehub *h, const char *template)
             emit_text(h, config->token);
             break;
         case 4:
-            base64(h->nonce, 16, key);
-            emit_text(h, key);
+            for (uint32_t at = 0; at < KEY; at++) {
+                emit(h, base64(h->nonce, at));
+            }
             break;
         case 5:
             emit_string(h, config->stream);
@@ -556,8 +550,12 @@ static uint8_t choose(struct telehub *h)
         h->flags &= ~SAY_CLOSE;
         return TX_CLOSE;
     }
-    if (h->flags & HANG_UP || h->phase < GREETING) {
+    if (h->flags & HANG_UP || h->phase == UPGRADING) {
         return TX_NONE;
+    }
+    if (h->phase == CONNECTED) {
+        h->phase = UPGRADING;
+        return TX_REQUEST;
     }
     if (h->flags & SAY_HELLO) {
         h->flags &= ~SAY_HELLO;
@@ -587,10 +585,7 @@ static uint8_t choose(struct telehub *h)
         h->sent = h->first + h->flight++;
         h->used = h->sent > h->used ? h->sent : h->used;
         h->tx_entry = at;
-        h->age = h->now / 1000 - peek(h, wrap(at + 4), 4);
-        if (h->age > CLOCK_WRAPS) {
-            h->age += CLOCK_WRAPS + 1;
-        }
+        h->age = (h->now - peek(h, at + 4, 4)) / 1000;
         return h->ring[at] & (DEAD >> 8) ? TX_NONE : TX_DATA;
     }
     if (h->flags & LEAVING && telehub_idle(h)) {
@@ -678,18 +673,16 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
             if (h->tx == TX_NONE) {
                 continue;
             }
-        } else if (h->tx == TX_REQUEST && !h->tx_len) {
-            begin(h, TX_REQUEST);
         }
         h->tx_out = out + total;
         h->tx_at = 0;
-        h->tx_room = room - total < 0x4000 ? room - total : 0x4000;
+        h->tx_room = room - total;
         if (h->tx_head) {
             emit_head(h);
         }
         emit_message(h);
         uint_fast16_t left = h->tx_len - h->tx_skip;
-        uint_fast16_t wrote = left < h->tx_room ? left : h->tx_room;
+        uint32_t wrote = left < h->tx_room ? left : h->tx_room;
         total += wrote;
         h->tx_skip += wrote;
         if (h->tx_skip == h->tx_len) {
@@ -704,43 +697,40 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
 
 static uint32_t turn(uint32_t word, uint8_t by) { return word << by | word >> (32 - by); }
 
-/* `text` is the 60 characters of key and GUID. */
-static void sha1(const char *text, uint32_t state[5])
+/* What is hashed: the key, RFC 6455's GUID, and what SHA-1 pads two blocks with. */
+static uint32_t proof_byte(const uint32_t *nonce, uint32_t at)
+{
+    static const char REST[] = "==258EAFA5-E914-47DA-95CA-C5AB0DC85B11\x80";
+    return at < KEY ? base64(nonce, at) : at < KEY + sizeof REST - 1 ? (uint8_t)REST[at - KEY]
+         : at == 126 ? 60 * 8 >> 8 : at == 127 ? 60 * 8 & 0xff : 0;
+}
+
+static void sha1(const uint32_t *nonce, uint32_t state[6])
 {
     static const uint32_t K[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
-    static const uint32_t FIRST[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
-    uint32_t w[16], s[5];
-    uint8_t padded[128] = {0};
+    static const uint32_t FIRST[6] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
+    uint32_t w[80], s[5];
     memcpy(state, FIRST, sizeof FIRST);
-    memcpy(padded, text, 60);
-    padded[60] = 0x80;
-    padded[126] = 60 * 8 >> 8;
-    padded[127] = (uint8_t)(60 * 8);
-    for (const uint8_t *at = padded; at < padded + 128;) {
+    for (uint32_t at = 0; at < 128;) {
         memcpy(s, state, sizeof s);
         for (uint32_t t = 0; t < 80; t++) {
-            uint32_t word = 0, f, next;
+            uint32_t b = s[1], c = s[2], d = s[3], k = t / 20, next = 0;
             if (t < 16) {
-                for (uint32_t byte = 0; byte < 4; byte++) {
-                    word = word << 8 | *at++;
-                }
+                do {
+                    next = next << 8 | proof_byte(nonce, at);
+                } while (++at & 3);
             } else {
-                word = turn(w[(t - 3) & 15] ^ w[(t - 8) & 15] ^ w[(t - 14) & 15] ^ w[t & 15], 1);
+                next = turn(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
             }
-            w[t & 15] = word;
-            f = t < 20   ? (s[1] & s[2]) | (~s[1] & s[3])
-                : t < 40 ? s[1] ^ s[2] ^ s[3]
-                : t < 60 ? (s[1] & s[2]) | (s[1] & s[3]) | (s[2] & s[3])
-                         : s[1] ^ s[2] ^ s[3];
-            next = turn(s[0], 5) + f + s[4] + K[t / 20] + word;
-            s[4] = s[3];
-            s[3] = s[2];
-            s[2] = turn(s[1], 30);
-            s[1] = s[0];
+            w[t] = next;
+            next += turn(s[0], 5) + s[4] + K[k];
+            next += k == 0 ? d ^ (b & (c ^ d)) : k == 2 ? (b & c) | (d & (b | c)) : b ^ c ^ d;
+            memmove(s + 1, s, 4 * sizeof *s);
             s[0] = next;
+            s[2] = turn(b, 30);
         }
-        for (uint32_t word = 0; word < 5; word++) {
-            state[word] += s[word];
+        for (uint32_t at_word = 0; at_word < 5; at_word++) {
+            state[at_word] += s[at_word];
         }
     }
 }
@@ -762,25 +752,27 @@ static const char *after(const char *line, const char *name)
     return line;
 }
 
+/* A number, LONGEST_WISH at most. */
 static uint32_t decimal(const char *text)
 {
     uint32_t value = 0;
     while (*text >= '0' && *text <= '9' && value < LONGEST_WISH) {
         value = value * 10 + (*text++ - '0');
     }
-    return value;
+    return value < LONGEST_WISH ? value : LONGEST_WISH;
 }
 
 static void proof(struct telehub *h, const char *value)
 {
 #if TELEHUB_PROOF
-    char text[61];
-    uint32_t digest[5];
-    base64(h->nonce, 16, text);
-    memcpy(text + 24, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 37);
-    sha1(text, digest);
-    base64(digest, 20, text);
-    if (strcmp(value, text)) {
+    uint32_t digest[6];
+    sha1(h->nonce, digest);
+    for (uint32_t at = 0; at < PROOF; at++) {
+        if (*value++ != (char)base64(digest, at)) {
+            return;
+        }
+    }
+    if (value[0] != '=' || (uint8_t)value[1] > ' ') {
         return;
     }
 #else
@@ -809,7 +801,6 @@ static void head_line(struct telehub *h)
         h->rx = RX_FIRST;
     } else if ((value = after(line, "retry-after:"))) {
         h->wish = decimal(value);
-        h->wish = h->wish < LONGEST_WISH / 1000 ? h->wish * 1000 : LONGEST_WISH;
     } else if ((value = after(line, "sec-websocket-accept:"))) {
         proof(h, value);
     }
@@ -820,13 +811,10 @@ static void head_byte(struct telehub *h, uint32_t byte)
     if (++h->message > MAX_HEAD) {
         fault(h, 0);
     } else if (byte == '\n') {
-        while (h->ctl_len && h->ctl[h->ctl_len - 1] <= ' ') {
-            h->ctl_len--;
-        }
         h->ctl[h->ctl_len] = 0;
         h->ctl_len = 0;
         head_line(h);
-    } else if (h->ctl_len < sizeof h->ctl - 1) {
+    } else if (byte != '\r' && h->ctl_len < sizeof h->ctl - 1) {
         h->ctl[h->ctl_len++] = byte;
     }
 }
@@ -848,19 +836,20 @@ static void batch_acked(struct telehub *h, uint32_t seq)
     pop_dead(h);
 }
 
-static uint32_t or_else(uint32_t value, uint32_t least, uint32_t most, uint32_t otherwise)
+/* What the hub said, where it is from 1 to `most`. */
+static uint32_t or_else(uint32_t value, uint32_t most, uint32_t otherwise)
 {
-    return value >= least && value <= most ? value : otherwise;
+    return value - 1 < most ? value : otherwise;
 }
 
 static void welcomed(struct telehub *h)
 {
-    uint32_t seq = h->got[G_SEQ], interval = or_else(h->got[G_INTERVAL], 1, 86400, 20);
-    uint32_t rate = or_else(h->got[G_RATE], 1, 1000, 1000);
+    uint32_t seq = h->got[W_SEQ], interval = or_else(h->got[W_INTERVAL], 86400, 20);
+    uint32_t rate = or_else(h->got[W_RATE], 1000, 1000);
     if (h->phase != GREETING || h->flags & SAY_HELLO || seq >= NOTHING - 0x10000) {
         return;
     }
-    if (h->got[G_STREAM] != hash_of(h->config->stream, strlen(h->config->stream))) {
+    if (h->got[W_STREAM] != hash_of(h->config->stream, strlen(h->config->stream))) {
         fault(h, 1002);
         return;
     }
@@ -877,10 +866,10 @@ static void welcomed(struct telehub *h)
     h->flight = 0;
     h->sent = seq;
     pop_dead(h);
-    h->window = or_else(h->got[G_WINDOW], 1, 0xffff, 1);
-    h->max = or_else(h->got[G_MAX], 1, 0xffff, 0xffff);
+    h->window = or_else(h->got[W_WINDOW], 0xffff, 1);
+    h->max = or_else(h->got[W_MAX], 0xffff, 0xffff);
     h->spacing = 1000 / rate;
-    h->silence = interval * 1250 + or_else(h->got[G_TIMEOUT], 1, 86400, interval) * 1000;
+    h->silence = interval * 1250 + or_else(h->got[W_TIMEOUT], 86400, interval) * 1000;
     h->phase = WELCOMED;
     h->budget = RENUMBERED;
     h->since = h->acked = h->allowed = h->now;
@@ -916,16 +905,15 @@ static void slot_settled(struct telehub *h, uint32_t id)
 
 static void rejected(struct telehub *h)
 {
-    uint32_t index = h->got[G_SEQ] - h->first;
-    if (h->got[G_SEQ] == NOTHING) {
-        if (h->got[G_CODE] == H_UNKNOWN_KIND || !h->flight) {
+    uint32_t index = h->got[W_SEQ] - h->first;
+    if (h->got[W_SEQ] == NOTHING) {
+        if (h->got[W_CODE] == H_UNKNOWN_KIND || !h->flight) {
             return;
         }
-        if (alive_in_flight(h) != 1) {
+        if (h->flight != 1) {
             h->flags |= CAREFUL;
             return;
         }
-        /* The only one in flight is at the front: dead ones before it have gone. */
         index = 0;
     }
     if (index >= h->flight) {
@@ -936,7 +924,7 @@ static void rejected(struct telehub *h)
     if (h->ring[at] & (DEAD >> 8)) {
         return;
     }
-    if (h->got[G_CODE] == H_BAD_SEQ) {
+    if (h->got[W_CODE] == H_BAD_SEQ) {
         again(h, at);
     } else {
         give_up(h, at, true);
@@ -989,10 +977,10 @@ static void keep(struct telehub *h, uint32_t byte)
         return;
     }
     s->bytes[s->len++] = byte;
-    if (h->field == H_ID) {
+    if (h->field == W_ID) {
         s->id_len++;
         s->id = s->len - s->id_len;
-    } else if (h->field == H_NAME) {
+    } else if (h->field == W_NAME) {
         s->name_len++;
         s->name = s->len - s->name_len;
     } else {
@@ -1033,27 +1021,27 @@ static void dispatch(struct telehub *h)
         return;
     }
     switch (h->kind) {
-    case H_WELCOME:
+    case W_WELCOME:
         welcomed(h);
         break;
-    case H_ACK:
+    case W_ACK:
 #if TELEHUB_COMMANDS
-        slot_settled(h, h->got[G_RESULT]);
+        slot_settled(h, h->got[W_RESULT]);
 #endif
-        if (h->got[G_SEQ] != NOTHING && h->phase == WELCOMED) {
-            batch_acked(h, h->got[G_SEQ]);
+        if (h->got[W_SEQ] != NOTHING && h->phase == WELCOMED) {
+            batch_acked(h, h->got[W_SEQ]);
         }
         break;
-    case H_REJECT:
+    case W_REJECT:
 #if TELEHUB_COMMANDS
-        slot_settled(h, h->got[G_RESULT]);
+        slot_settled(h, h->got[W_RESULT]);
 #endif
-        if (h->phase == WELCOMED && h->got[G_RESULT] == NOTHING) {
+        if (h->phase == WELCOMED && h->got[W_RESULT] == NOTHING) {
             rejected(h);
         }
         break;
 #if TELEHUB_COMMANDS
-    case H_COMMAND:
+    case W_COMMAND:
         commanded(h);
         break;
 #endif
@@ -1067,33 +1055,22 @@ static void dispatch(struct telehub *h)
 /* A number as an unsigned integer: whole, and NOTHING for what is none. */
 static uint32_t number(const struct telehub *h)
 {
-    uint32_t bits = h->arg;
-    int32_t fraction = 10, exponent = 15;
     if (h->major == 0) {
-        return h->arg_high ? NOTHING : bits;
+        return h->arg_high ? NOTHING : h->arg;
     }
     if (h->major != 7 || h->info < 25) {
         return NOTHING;
     }
-    if (h->info == 26) {
-        fraction = 23;
-        exponent = 127;
-    } else if (h->info == 27) {
-        /* Its upper half is precise enough for seconds. */
-        bits = h->arg_high;
-        fraction = 20;
-        exponent = 1023;
-    }
-    exponent = (int32_t)(bits >> fraction) - exponent;
-    bits = (bits & ((1u << fraction) - 1)) | 1u << fraction;
+    /* Half, single and double have 5, 8 and 11 bits of exponent. Of a double the upper word is
+     * precise enough for seconds. */
+    uint32_t size = h->info - 25, bits = size == 2 ? h->arg_high : h->arg;
+    uint32_t width = 4 + 3 * size, fraction = (size ? 30 : 14) - width;
+    int32_t exponent = (int32_t)(bits >> fraction) - (int32_t)((1u << width) - 1);
     if (exponent < 0) {
         return 0;
     }
     /* A sign is a huge exponent here, and so is infinity. */
-    if (exponent > 15) {
-        return NOTHING;
-    }
-    return exponent > fraction ? bits << (exponent - fraction) : bits >> (fraction - exponent);
+    return exponent > 15 ? NOTHING : (bits << (31 - fraction) | 1u << 31) >> (31 - exponent);
 }
 
 /* An item has ended, with all that is in it. */
@@ -1102,30 +1079,27 @@ static void item_done(struct telehub *h)
     if (h->skip && --h->skip) {
         return;
     }
-    if (h->level == L_KEY) {
-        h->field = h->major == 3 ? h->hash : 0;
-        h->level = L_VALUE;
-    } else if (h->level == L_VALUE) {
-        h->field = 0;
+    if (h->level == L_VALUE) {
         h->level = --h->pairs ? L_KEY : L_DONE;
-    } else if (h->level == L_KIND) {
-        h->kind = h->hash;
-        h->level = h->major == 3 ? L_BODY : L_BAD;
+        return;
+    }
+    /* A name, of the kind or of a field; its value comes next. */
+    h->field = h->major == 3 ? word(h->hash) : W_OTHER;
+    if (h->level == L_KIND) {
+        h->kind = h->field;
+        h->level = L_BODY;
     } else {
-        h->level = L_BAD;
+        h->level = h->level == L_KEY ? L_VALUE : L_BAD;
     }
 }
 
-/* A scalar for a field. */
-static void value(struct telehub *h)
+/* A scalar has ended. */
+static void scalar(struct telehub *h)
 {
-    static const uint32_t FIELDS[] = {H_SEQ, H_PING_INTERVAL, H_PING_TIMEOUT, H_MAX_MESSAGE,
-                                      H_MAX_RATE, H_WINDOW, H_STREAM, H_RESULT, H_CODE};
-    for (uint32_t index = 0; index < sizeof FIELDS / sizeof *FIELDS; index++) {
-        if (FIELDS[index] == h->field) {
-            h->got[index] = h->major == 3 ? h->hash : number(h);
-        }
+    if (h->level == L_VALUE && !h->skip && h->field < W_KEPT) {
+        h->got[h->field] = h->major == 3 ? h->hash : number(h);
     }
+    item_done(h);
 }
 
 static void begin_message(struct telehub *h)
@@ -1133,7 +1107,6 @@ static void begin_message(struct telehub *h)
     h->level = L_TOP;
     h->need = 0;
     h->text = h->skip = h->message = 0;
-    h->field = 0;
     memset(h->got, 0xff, sizeof h->got);
 #if TELEHUB_COMMANDS
     if (h->slot) {
@@ -1162,7 +1135,7 @@ static void item(struct telehub *h)
             h->pairs = count;
             h->level = count ? L_KEY : L_DONE;
 #if TELEHUB_COMMANDS
-            if (h->kind == H_COMMAND) {
+            if (h->kind == W_COMMAND) {
                 for (int slot = 0; slot < TELEHUB_COMMANDS && !h->slot; slot++) {
                     if (h->slots[slot].state == SLOT_FREE) {
                         memset(&h->slots[slot], 0, sizeof h->slots[slot]);
@@ -1188,10 +1161,7 @@ static void item(struct telehub *h)
             return;
         }
     }
-    if (h->level == L_VALUE && !h->skip) {
-        value(h);
-    }
-    item_done(h);
+    scalar(h);
 }
 
 static void item_byte(struct telehub *h, uint32_t byte)
@@ -1202,18 +1172,15 @@ static void item_byte(struct telehub *h, uint32_t byte)
         return;
     }
 #if TELEHUB_COMMANDS
-    if (h->level == L_VALUE && h->kind == H_COMMAND &&
-        (h->field == H_ARGS || (h->text && !h->skip && (h->field == H_ID || h->field == H_NAME)))) {
+    if (h->level == L_VALUE && h->kind == W_COMMAND &&
+        (h->field == W_ARGS || (h->text && !h->skip && (h->field == W_ID || h->field == W_NAME)))) {
         keep(h, byte);
     }
 #endif
     if (h->text) {
         h->hash = hash_on(h->hash, byte);
         if (!--h->text) {
-            if (h->level == L_VALUE && !h->skip) {
-                value(h);
-            }
-            item_done(h);
+            scalar(h);
         }
     } else if (h->need) {
         h->arg_high = h->arg_high << 8 | h->arg >> 24;
