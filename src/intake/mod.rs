@@ -162,18 +162,18 @@ impl Intake {
                         self.uplink_says(event);
                     }
                 }
-                n = self.wiring.data.recv_many(&mut arrivals, BURST),
-                    if batches_come && self.lanes.has_room() =>
+                came = next_in(&mut answers, &mut self.wiring.data, &mut arrivals, batches_come),
+                    if self.lanes.has_room() => match came
                 {
-                    batches_come = n > 0;
-                    self.at = Some(look());
-                    for arrival in arrivals.drain(..) {
-                        self.apply(Event::Arrived(arrival));
+                    Came::Answer(Some(answer)) => self.apply(Event::Answered(answer)),
+                    Came::Answer(None) => answers = None,
+                    Came::Batches(n) => {
+                        batches_come = n > 0;
+                        self.at = Some(look());
+                        for arrival in arrivals.drain(..) {
+                            self.apply(Event::Arrived(arrival));
+                        }
                     }
-                }
-                answer = next_answer(&mut answers), if self.lanes.has_room() => match answer {
-                    Some(answer) => self.apply(Event::Answered(answer)),
-                    None => answers = None,
                 },
                 Some(control) = self.wiring.control.recv() => self.control(control),
                 event = self.wiring.spool_events.recv() => {
@@ -646,12 +646,32 @@ impl Intake {
     }
 }
 
-/// The next final answer; for ever none where there are no commands. `None`: there are no more.
-/// Cancel safe.
-async fn next_answer(answers: &mut Option<mpsc::Receiver<Final>>) -> Option<Final> {
-    match answers {
-        Some(answers) => answers.recv().await,
-        None => std::future::pending().await,
+/// What came in.
+enum Came {
+    /// `None`: there will be no more.
+    Answer(Option<Final>),
+    /// So many, none when there will be no more.
+    Batches(usize),
+}
+
+/// The next of what comes in. Answers first: they are few, and a simulated history can be told
+/// again. Cancel safe.
+async fn next_in(
+    answers: &mut Option<mpsc::Receiver<Final>>,
+    data: &mut mpsc::Receiver<Arrival>,
+    into: &mut Vec<Arrival>,
+    batches_come: bool,
+) -> Came {
+    let answer = async {
+        match answers {
+            Some(answers) => answers.recv().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = answer => Came::Answer(answer),
+        n = data.recv_many(into, BURST), if batches_come => Came::Batches(n),
     }
 }
 

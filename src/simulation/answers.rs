@@ -55,15 +55,20 @@ impl Answers {
     }
 
     /// P2: a group with it is deleted.
-    pub(super) fn deleted(&self, payload: &Bytes) -> Result<(), Broken> {
-        let well = |fact: &Fact| fact.pubacked || fact.excused || self.may_expire;
-        if self.facts.get(payload).is_some_and(|fact| !well(fact)) {
-            return Err(format!(
-                "P2: an answer is deleted that was not PUBACKed: {:?}",
-                self.facts.get(payload)
-            ));
+    pub(super) fn deleted(&mut self, payload: &Bytes) -> Result<(), Broken> {
+        let may_expire = self.may_expire;
+        let Some(fact) = self.fact(payload) else {
+            return Ok(());
+        };
+        if !fact.pubacked && may_expire {
+            fact.excused = true;
         }
-        Ok(())
+        if fact.pubacked || fact.excused {
+            return Ok(());
+        }
+        Err(format!(
+            "P2: an answer is deleted that was not PUBACKed: {fact:?}"
+        ))
     }
 
     /// P1: the hub calls it safe.
@@ -115,14 +120,11 @@ impl Answers {
     }
 
     /// Commands of which an answer was called safe that has not arrived.
-    pub(super) fn missing(&self, unreadable: bool) -> Vec<usize> {
+    pub(super) fn missing(&self) -> Vec<usize> {
         let facts = self.facts.values();
         let missing = facts.filter(|fact| fact.safe && !fact.arrived && !fact.excused);
         let mut missing: Vec<usize> = missing.map(|fact| fact.which).collect();
         missing.sort_unstable();
-        if self.may_expire || unreadable {
-            missing.clear();
-        }
         missing
     }
 

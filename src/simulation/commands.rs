@@ -17,6 +17,9 @@ use crate::commands::{Action, Commands, Event, Incoming, Now, Order, Said, Setti
 use crate::reading::Final;
 use crate::spool::simulated::chance::Chance;
 
+/// Names of answers that the room has given none are above this.
+const UNASKED: u64 = 1 << 40;
+
 /// One command.
 #[derive(Debug, Clone, Default)]
 struct Asked {
@@ -60,6 +63,9 @@ pub(super) struct Desk {
     answers: VecDeque<Final>,
     /// What the room waits for to be safe.
     tokens: HashMap<u64, Bytes>,
+    unasked: u64,
+    /// Commands that are on their way to a device, or that one is at.
+    at_work: u64,
     stopping: bool,
 }
 
@@ -84,6 +90,8 @@ impl Desk {
             asked: Vec::new(),
             answers: VecDeque::new(),
             tokens: HashMap::new(),
+            unasked: 0,
+            at_work: 0,
             stopping: false,
         })
     }
@@ -93,6 +101,7 @@ impl Desk {
         let room = self.room.as_ref();
         self.answers.is_empty()
             && self.tokens.is_empty()
+            && self.at_work == 0
             && room.is_none_or(|room| room.open() == (0, 0))
             && self.actuators.iter().all(|one| one.kept.is_empty())
     }
@@ -173,12 +182,17 @@ impl World {
                     ));
                 }
                 self.truth.answers.made(&reply.payload, which);
-                if self.mutation == Some(Mutation::AckResultOnQueue) {
-                    self.truth.answers.result_acked(which)?;
+                if self.mutation == Some(Mutation::AckResultOnQueue)
+                    && token.is_some()
+                    && let Err(broken) = self.truth.answers.result_acked(which)
+                {
+                    self.truth.remember(broken);
                 }
-                if let Some(token) = token {
-                    desk.tokens.insert(token, reply.payload.clone());
-                }
+                // Nobody waits for what the hub has decided itself; here somebody does.
+                desk.unasked += 1;
+                let token = token.unwrap_or(UNASKED + desk.unasked);
+                desk.tokens.insert(token, reply.payload.clone());
+                let token = Some(token);
                 desk.answers.push_back(Final { token, reply });
                 Ok(())
             }
@@ -213,6 +227,7 @@ impl World {
                 "P13: command {which} is sent again, or elsewhere: {asked:?}"
             ));
         }
+        desk.at_work += 1;
         self.note(Note::SendsCommand(n, which));
         self.about(20, Ev::Order(n, conn, which));
         Ok(())
@@ -296,7 +311,9 @@ impl World {
             if let Err(broken) = told {
                 self.truth.remember(broken);
             }
-            self.command(Event::Safe { token });
+            if token < UNASKED {
+                self.command(Event::Safe { token });
+            }
         }
         any
     }
@@ -356,7 +373,12 @@ impl World {
         if up {
             if again && desk.asked.last().is_some_and(|asked| asked.run == run) {
                 which -= 1;
-                desk.asked[which].times += 1;
+                let asked = &mut desk.asked[which];
+                asked.times += 1;
+                if asked.sent == 0 {
+                    // What was never sent is not remembered: it is a new one.
+                    asked.finals = 0;
+                }
             } else {
                 let device = desk.chance.below(desk.actuators.len());
                 let idempotent = desk.chance.permille(300);
@@ -404,15 +426,17 @@ impl World {
 
     /// A command reaches the device.
     pub(super) fn order_comes(&mut self, n: usize, conn: u64, which: usize) {
-        let Some(desk) = self.desk.as_mut().filter(|_| {
-            let open = self.devices[n].conn.as_ref();
-            open.is_some_and(|open| open.id == conn)
-        }) else {
+        let open = self.devices[n].conn.as_ref();
+        let there = open.is_some_and(|open| open.id == conn);
+        let Some(desk) = &mut self.desk else { return };
+        if !there {
+            desk.at_work -= 1;
             return;
-        };
+        }
         let actuator = &mut desk.actuators[n];
         let life = actuator.life;
         if actuator.kept.contains(&which) {
+            desk.at_work -= 1;
             self.about(20, Ev::Result(n, conn, which));
             return;
         }
@@ -428,6 +452,7 @@ impl World {
     /// A device has carried it out.
     pub(super) fn carried_out(&mut self, n: usize, life: u64, which: usize) {
         let Some(desk) = &mut self.desk else { return };
+        desk.at_work -= 1;
         let actuator = &mut desk.actuators[n];
         if actuator.life != life || actuator.kept.contains(&which) {
             return;

@@ -502,7 +502,7 @@ impl Truth {
 
     /// Commands of which an answer was called safe that has not arrived.
     pub(super) fn missing_answers(&self) -> Vec<usize> {
-        self.answers.missing(self.disturbed.unreadable)
+        self.answers.missing()
     }
 
     /// P4: an answer reaches the broker.
