@@ -40,6 +40,9 @@ fn gap(device: &str) -> Item {
     }
 }
 
+/// When the intake gives up a connection on which nothing happens.
+const GIVES_UP: Duration = Duration::from_secs(2);
+
 /// What became of each item.
 #[derive(Default, Debug)]
 struct Fate {
@@ -74,7 +77,15 @@ async fn play(rig: &mut Rig, items: &[Item]) -> Fate {
                 assert!(rig.submissions().send(submission).await.is_ok());
             }
         }
-        match rig.event().await {
+        let event = tokio::select! {
+            event = rig.event() => event,
+            // As the intake does when nothing is acknowledged any more.
+            () = tokio::time::sleep(GIVES_UP), if epoch.is_some() => {
+                rig.reconnect.send_replace(epoch.unwrap());
+                continue;
+            }
+        };
+        match event {
             Event::Up { epoch: up } => epoch = Some(up),
             Event::Down { .. } => {
                 epoch = None;
@@ -109,6 +120,24 @@ fn serve(broker: Broker, mut likes: impl FnMut(&Publish) -> bool + Send + 'stati
                         break;
                     }
                     peer.puback(publish.pkid).await;
+                }
+            }
+        }
+    });
+}
+
+/// A broker that says nothing more but to pings after what it does not like.
+fn serve_in_silence(broker: Broker, mut likes: impl FnMut(&Publish) -> bool + Send + 'static) {
+    tokio::spawn(async move {
+        loop {
+            let (mut peer, _) = broker.welcome().await;
+            let mut silent = false;
+            while let Some(packet) = peer.read().await {
+                if let Packet::Publish(publish) = packet {
+                    silent |= !likes(&publish);
+                    if !silent {
+                        peer.puback(publish.pkid).await;
+                    }
                 }
             }
         }
@@ -207,6 +236,35 @@ async fn only_what_is_too_large_is_given_up_and_what_is_larger_is_not_tried_any_
         "{:?}",
         fate.given_up
     );
+}
+
+#[tokio::test]
+async fn what_makes_a_broker_fall_silent_is_given_up_alone_as_what_it_hangs_up_on() {
+    let broker = Broker::start().await;
+    let mut settings = settings(broker.port);
+    settings.broker.ack_timeout = Duration::from_millis(300);
+    let mut rig = Rig::start(settings);
+    serve_in_silence(broker, |publish| publish.payload.len() < 30_000);
+    let mut items = five_devices();
+    items.insert(20, batch("d0", 1_000, 40_000));
+    let fate = play(&mut rig, &items).await;
+    assert_eq!(fate.given_up.keys().collect::<Vec<_>>(), [&20]);
+    assert_eq!((fate.refused.len(), fate.acked.len()), (0, 50));
+}
+
+#[tokio::test]
+async fn a_broker_that_acknowledges_nothing_for_a_while_costs_nobody_anything() {
+    let broker = Broker::start().await;
+    let mut settings = settings(broker.port);
+    settings.broker.ack_timeout = Duration::from_millis(100);
+    let mut rig = Rig::start(settings);
+    let mut seen = 0;
+    serve_in_silence(broker, move |_| {
+        seen += 1;
+        seen > 40
+    });
+    let fate = play(&mut rig, &five_devices()).await;
+    assert_eq!((fate.refused.len(), fate.given_up.len()), (0, 0));
 }
 
 #[tokio::test]

@@ -63,11 +63,12 @@ fn the_c_kit_keeps_the_rules_and_conforms_under_sanitizers() {
         Ok(out) => out.unwrap(),
     };
     passes(&[out.join("probe").as_ref()], &[]);
-    // The same core without commands, and through Arduino's Client: what is theirs alone.
+    // The same core without commands, through Arduino's Client and ESP-IDF's task: what is theirs
+    // alone.
     let options = "--only acks --only resume --only cut --only 1001 --only drops --only pongs \
                    --only byte-by-byte --only half-open --only fragment --skip tls";
     let options: Vec<&str> = options.split_whitespace().collect();
-    for program in ["probe-plain", "probe-arduino"] {
+    for program in ["probe-plain", "probe-arduino", "probe-esp-idf"] {
         judged(&options, &[out.join(program).as_ref()], &[]);
     }
 }

@@ -1,7 +1,8 @@
 //! What makes the broker hang up? Pure: no IO, no clock.
 //!
 //! MQTT 3.1.1 has no other way to refuse than to close the connection, and then everything that
-//! was out looks guilty. So nothing is blamed for having been there. After two hang-ups in a row
+//! was out looks guilty. Some go on answering pings and acknowledge nothing any more, which counts
+//! as the same. So nothing is blamed for having been there. After two hang-ups in a row
 //! with something out, one thing is on the wire at a time. What is hung up on while it is alone
 //! becomes a suspect, and the oldest suspect stands trial. It is convicted only when
 //!
@@ -169,7 +170,7 @@ impl Verdict {
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// The broker hung up.
+    /// The broker hung up, or fell silent.
     HungUp,
     /// It said why, and that has nothing to do with what was out: it stops, another client has
     /// the same id, a quota is used up.

@@ -17,6 +17,8 @@ pub(super) struct Failure {
     pub(super) hung_up: bool,
     /// The other end closed the connection, established or not.
     pub(super) closed: bool,
+    /// The broker answers, but not what was published.
+    pub(super) silent: bool,
     /// The reason code that came with it (CONNACK, DISCONNECT of MQTT 5).
     pub(super) code: Option<u8>,
 }
@@ -29,6 +31,7 @@ impl Failure {
             needs_someone: false,
             hung_up: false,
             closed: false,
+            silent: false,
             code: None,
         }
     }
@@ -38,9 +41,18 @@ impl Failure {
         Self {
             sentence: sentence.into(),
             needs_someone: true,
-            hung_up: false,
-            closed: false,
-            code: None,
+            ..Self::passing("")
+        }
+    }
+
+    /// The broker answers pings and acknowledges nothing.
+    pub(super) fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::passing(
+                "the broker answers but acknowledges nothing; it may have closed the channel behind \
+                 the connection, as RabbitMQ does for what is larger than its max_message_size",
+            )
         }
     }
 

@@ -22,6 +22,7 @@ impl<W: Wire> Connection<'_, W> {
         if signal != Signal::SaidGoodbye {
             self.release();
         }
+        self.hear_silence(&signal)?;
         match signal {
             Signal::Acked(id) => self.acked(id, now)?,
             Signal::Unheard(id) => {

@@ -7,6 +7,7 @@ mod feed;
 mod hear;
 mod kept;
 mod messages;
+mod silence;
 mod states;
 
 use std::collections::VecDeque;
@@ -229,6 +230,9 @@ struct Connection<'a, W> {
     states: VecDeque<(Arc<str>, Presence)>,
     /// What was PUBACKed last, in 3.1.1.
     kept: Option<kept::Kept>,
+    /// Something is out alone, and how long its answer may take.
+    silence: Option<silence::Silence>,
+    ack_timeout: Duration,
     /// What is out has to stay alone.
     alone: bool,
     /// Until when nothing goes before the one that is suspected.
@@ -277,6 +281,8 @@ pub(super) async fn serve<W: Wire>(
         subscriptions: messages::Subscriptions::default(),
         states: VecDeque::new(),
         kept: None,
+        silence: None,
+        ack_timeout: settings.broker.ack_timeout,
         alone: false,
         grace: Some(began + GRACE),
         data_first: false,
@@ -341,6 +347,8 @@ impl<W: Wire> Connection<'_, W> {
                 halfway.as_mut().reset(Instant::now() + farewell / 2);
             }
             let states = self.next_state();
+            self.watch_silence();
+            let silence = self.next_silence();
             let kept = self.kept.as_ref().map(kept::Kept::next);
             let probe = self.probe.deadline();
             let may_reply = self.may_reply();
@@ -360,6 +368,7 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(self.stale.flatten()) => self.end_stale(),
                 () = reached(probe) => self.probe_is_silent(),
                 () = reached(kept) => self.tend_kept(),
+                () = reached(silence) => self.ping_into_silence(),
                 () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(states) => self.untold = true,
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
@@ -416,7 +425,7 @@ impl<W: Wire> Connection<'_, W> {
         let out: Vec<Record> = kept.into_iter().chain(self.ledger.take_all()).collect();
         let mut things: Vec<Thing> = out.iter().map(Record::thing).collect();
         things.extend(self.subscriptions.unanswered());
-        let ending = match failure.hung_up {
+        let ending = match failure.hung_up || failure.silent {
             true if failure.is_explained() => Ending::Explained,
             true => Ending::HungUp,
             false => Ending::Other,
@@ -487,7 +496,7 @@ async fn given_up(reconnect: &mut tokio::sync::watch::Receiver<u64>, epoch: u64)
         .await
         .is_ok();
     if asked {
-        return Failure::passing("the broker answers but acknowledges nothing");
+        return Failure::silent();
     }
     // Nobody is left to ask.
     std::future::pending().await

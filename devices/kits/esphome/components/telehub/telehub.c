@@ -1,0 +1,1 @@
+../../../c/src/telehub.c

@@ -1,0 +1,1 @@
+../../../c/esp-idf/telehub_esp.c

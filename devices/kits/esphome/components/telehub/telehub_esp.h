@@ -1,0 +1,1 @@
+../../../c/esp-idf/include/telehub_esp.h
