@@ -467,7 +467,7 @@ impl World {
     /// A result reaches the hub.
     pub(super) fn result_comes(&mut self, n: usize, conn: u64, which: usize) {
         let open = self.devices[n].conn.as_ref();
-        if !open.is_some_and(|open| open.id == conn) {
+        if open.is_none_or(|open| open.id != conn) {
             return;
         }
         self.note(Note::Result(n, which));

@@ -57,14 +57,12 @@ impl Shelf {
             }
             None => Vec::new(),
         };
-        let whole = known
-            .as_ref()
-            .is_none_or(|known| (first..=known.last).all(|id| there(&id)));
-        let replies = known
-            .as_ref()
-            .filter(|_| !whole)
-            .map_or(0, |known| known.replies);
-        let replies = replies.checked_sub(found.replies).unwrap_or_default();
+        let replies = match &known {
+            Some(known) if (first..=known.last).all(|id| there(&id)) => 0,
+            // What was found may have been counted in after the last summary was written.
+            Some(known) if known.replies > found.replies => known.replies - found.replies,
+            _ => 0,
+        };
         // The id for the records: one that no group has had, behind all of them, which every
         // generation keeps for this. Of any other, the end may be on its way already. Spools of
         // before have none to spare.
