@@ -307,10 +307,10 @@ pub(super) fn commands(text: &mut Text, board: &Board) {
     )
     .value(commands.untold.get());
     text.counter(
-        "telehub_commands_refused_results_total",
-        "Results of commands that the broker did not take.",
+        "telehub_commands_lost_results_total",
+        "Final answers to commands that were given up: too old, too large for the broker, or lost with the spool.",
     )
-    .value(commands.refused.get());
+    .value(commands.lost.get());
     states(text, board);
 }
 

@@ -63,7 +63,7 @@ impl<W: Wire> Connection<'_, W> {
                 let place = self.states.iter().position(|(one, _)| one == device);
                 place.is_some_and(|place| self.send_state(place))
             }
-            Thing::Data(_) | Thing::History(_) | Thing::Gap(_) => {
+            Thing::Data(_) | Thing::History(_) | Thing::Gap(_) | Thing::Result(_) => {
                 let mut held = self.held.iter();
                 let unwanted = self.ports.blame.unwanted();
                 let other = |one: &Submission| {
@@ -74,11 +74,16 @@ impl<W: Wire> Connection<'_, W> {
                     let mut held = self.held.iter();
                     held.position(|one| thing_of(&one.item, one.lane) == *thing)
                 });
-                place.is_some_and(|place| self.send_held(place))
+                if place.is_some_and(|place| self.send_held(place)) {
+                    return true;
+                }
+                match thing {
+                    Thing::Result(device) => self.send_reply(Some(device)),
+                    _ => false,
+                }
             }
             // Never suspected: they pause by themselves.
             Thing::Value(_) => false,
-            Thing::Result(device) => self.send_reply(Some(device)),
             Thing::Reported(device) => self.send_report(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),

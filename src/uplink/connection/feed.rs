@@ -4,6 +4,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, content_of, thing_of};
+use crate::reading::Item;
 use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
@@ -141,6 +142,9 @@ impl<W: Wire> Connection<'_, W> {
                 });
                 return;
             }
+        }
+        if matches!(*item, Item::Reply(_)) {
+            self.replies_first();
         }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);

@@ -28,8 +28,8 @@ use super::life::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
-use crate::commands::port::{Dispatch, News};
-use crate::reading::{Item, Lane, Moment};
+use crate::commands::port::News;
+use crate::reading::{Item, Lane, Moment, Reply};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
 
@@ -110,6 +110,7 @@ fn content_of(item: &Item) -> u64 {
             batch.frame.hash(&mut hasher);
         }
         Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
+        Item::Reply(reply) => (&reply.topic, &reply.name, &reply.payload).hash(&mut hasher),
     }
     hasher.finish()
 }
@@ -129,10 +130,10 @@ enum Record {
     /// The newest value of a name of a device, by the number of its series; `None`: one that is
     /// taken back.
     Value(Arc<str>, Option<u64>),
-    /// The answer to a command for a device, and its number if it is a final one.
-    Reply(Arc<str>, Option<u64>),
     /// What a device reports of its state, and which of its reports.
     Reported(Arc<str>, u64),
+    /// The answer to a command for this device, which is not its final one.
+    Reply(Arc<str>),
 }
 
 impl Record {
@@ -143,8 +144,8 @@ impl Record {
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
             Self::Value(device, _) => Thing::Value(device.clone()),
-            Self::Reply(device, _) => Thing::Result(device.clone()),
             Self::Reported(device, _) => Thing::Reported(device.clone()),
+            Self::Reply(device) => Thing::Result(device.clone()),
         }
     }
 }
@@ -155,6 +156,7 @@ fn thing_of(item: &Item, lane: Lane) -> Thing {
         (Item::Batch(batch), Lane::Live) => Thing::Data(batch.device.clone()),
         (Item::Batch(batch), Lane::History) => Thing::History(batch.device.clone()),
         (Item::Gap(gap), _) => Thing::Gap(gap.device.clone()),
+        (Item::Reply(reply), _) => Thing::Result(reply.device.clone()),
     }
 }
 
@@ -220,7 +222,7 @@ struct Connection<'a, W> {
     out_bytes: usize,
     /// Device states that are out.
     statuses: usize,
-    /// Answers to commands that are out.
+    /// Answers to commands that are out, but for final ones.
     replies: usize,
     /// Reported states that are out.
     reports: usize,
@@ -229,7 +231,7 @@ struct Connection<'a, W> {
     /// A value went before data, whose turn it is.
     value_went: bool,
     /// One that waits until nothing else is out.
-    reply: Option<Dispatch>,
+    reply: Option<Reply>,
     /// The outbox may hold something.
     untold: bool,
     /// The hub's own state has to be said again.
@@ -424,7 +426,7 @@ impl<W: Wire> Connection<'_, W> {
         if let Some(desired) = &self.ports.desired {
             desired.begin();
         }
-        self.ports.tell_commands(News::Up { epoch: self.epoch });
+        self.ports.tell_commands(News::Up);
         self.untold_hub = true;
     }
 
