@@ -16,6 +16,7 @@ use telehub::listen::registry::{Registered, token_hash};
 
 use super::http::Address;
 use super::registry::Registry;
+use super::tls;
 
 /// Where the registry is unless something says otherwise.
 const REGISTRY: &str = "/var/lib/telehub/devices.toml";
@@ -31,6 +32,7 @@ Examples:
   telehub device add barn-1
   telehub device add barn-1 --expect 5m
   telehub device add --from ids.csv > tokens.csv
+  telehub device add barn-1 --certificate
 
 With one id the token alone is printed, with several ID,TOKEN lines. A CSV file has an id in the first
 column of each line; empty lines, lines that begin with #, and a heading \"id\" are skipped. Either all
@@ -47,6 +49,12 @@ of them are added or none.")]
         /// No token: the device shows a certificate
         #[arg(long)]
         no_token: bool,
+        /// No token: make a certificate for each, signed by the authority of telehub tls init; ID.pem
+        /// and ID.key are left in the present directory
+        #[arg(long)]
+        certificate: bool,
+        #[command(flatten)]
+        authority: tls::Directory,
         #[command(flatten)]
         file: RegistryFile,
     },
@@ -214,13 +222,23 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             from,
             wishes,
             no_token,
+            certificate,
+            authority,
             file,
         } => {
             let ids = match from {
                 Some(path) => ids_of(path)?,
                 None => ids.clone(),
             };
-            add(&ids, wishes, !no_token, file)
+            add(&ids, wishes, !no_token && !certificate, file)?;
+            if *certificate {
+                for id in &ids {
+                    let files = tls::issue_device(id, authority, Path::new("."))?;
+                    let [certificate, key] = files.map(|path| path.display().to_string());
+                    writeln!(io::stdout(), "{certificate} {key}")?;
+                }
+            }
+            Ok(())
         }
         Command::List { file } => list(file),
         Command::Remove { id, file } => {

@@ -10,6 +10,7 @@ mod spool;
 mod status;
 mod tail;
 mod terminal;
+mod tls;
 mod watch;
 
 use std::fmt::Display;
@@ -62,6 +63,11 @@ Examples:
         #[command(subcommand)]
         command: device::Command,
     },
+    /// A private authority, and certificates for the hub and its devices
+    Tls {
+        #[command(subcommand)]
+        command: tls::Command,
+    },
     /// What a stopped hub still has to publish
     Spool {
         #[command(subcommand)]
@@ -101,6 +107,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
             Err(error) => Err(error.into()),
         },
         Command::Device { command } => device::execute(&command).map_err(Failure::from),
+        Command::Tls { command } => tls::execute(&command).map_err(Failure::from),
         Command::Spool { command } => spool::execute(&command),
     };
     match done {
