@@ -63,7 +63,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     assert_eq!(uplink.max_payload, 1 << 20);
     assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
     let commands = &config.commands;
-    assert!(!commands.enabled && commands.response_prefixes.is_empty());
+    assert!(!commands.enabled && commands.response_prefixes.is_empty() && !commands.admin);
     assert_eq!(commands.max_size, 16 * 1_024);
     assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
     assert_eq!(
@@ -156,6 +156,11 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
     assert_eq!(warnings("[commands]\nenabled = true\n"), []);
+    assert_eq!(warnings("[commands]\nenabled = true\nadmin = true\n"), []);
+    assert_eq!(warnings("[commands]\nadmin = true\n").len(), 1);
+    let listens = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let no_token = format!("[commands]\nenabled = true\nadmin = true\n{listens}");
+    assert_eq!(warnings(&no_token).len(), 1);
     assert_eq!(
         warnings("[commands]\nresponse_prefixes = [\"a\"]\n").len(),
         1
@@ -282,6 +287,7 @@ prop_compose! {
             history_size: (1 << 20) + u64::from(port),
         });
         config.commands.enabled = commands;
+        config.commands.admin = commands;
         config.commands.max_size = max_message;
         config.commands.response_prefixes = vec![prefix.replace(['+', '#', '$'], "-"), "a/b".to_owned()];
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];

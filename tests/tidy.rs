@@ -75,7 +75,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "admin",
-        &["status", "reading", "protocol", "clock", "stop", "secret"],
+        &[
+            "commands", "status", "reading", "protocol", "clock", "stop", "secret",
+        ],
     ),
     (
         "hub",

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::clock;
+use crate::commands::desired::Report;
 use crate::config::{Format, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload::{self, PayloadError};
@@ -242,6 +243,26 @@ impl Publisher {
             .and_then(|rest| rest.split_once('/'));
         let rest = rest.and_then(|(_, rest)| rest.strip_prefix("command"));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Where the state stands that a device is to be in.
+    pub(super) fn desired_topic(&self, device: &str) -> String {
+        self.topic(device, "desired")
+    }
+
+    /// The device whose desired state stands at this topic.
+    pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let device = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
+        is_id(device).then_some(device)
+    }
+
+    /// What a device reports of its state.
+    pub(super) fn reported(&self, report: &Report) -> Publication {
+        Publication {
+            topic: self.topic(&report.device, "reported"),
+            payload: report.payload.to_vec(),
+            retain: true,
+        }
     }
 
     /// Where the answer to a command goes.

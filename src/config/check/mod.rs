@@ -55,7 +55,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     commit_interval(doc, &spool, &uplink);
     let admin = admin::admin(doc, &devices, &mut notes);
-    let commands = commands::commands(doc, &devices, &uplink, &mut notes);
+    let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))

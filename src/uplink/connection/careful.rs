@@ -49,6 +49,7 @@ impl<W: Wire> Connection<'_, W> {
             }
         }
         self.take_reply();
+        self.follow_desired();
         while let Some(state) = self.take_state() {
             self.states.push_back(state);
         }
@@ -76,6 +77,7 @@ impl<W: Wire> Connection<'_, W> {
                 place.is_some_and(|place| self.send_held(place))
             }
             Thing::Result(device) => self.send_reply(Some(device)),
+            Thing::Reported(device) => self.send_report(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),
         }
@@ -104,7 +106,11 @@ impl<W: Wire> Connection<'_, W> {
     /// The hub's state, a subscription, a command's result, or a device's state.
     fn offer_state(&mut self) -> bool {
         let hub = self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later;
-        if hub && self.say_online() || self.make_subscription(None) || self.send_reply(None) {
+        if hub && self.say_online()
+            || self.make_subscription(None)
+            || self.send_reply(None)
+            || self.send_report(None)
+        {
             return true;
         }
         let blame = &self.ports.blame;

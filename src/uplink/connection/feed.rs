@@ -23,6 +23,7 @@ impl<W: Wire> Connection<'_, W> {
             && !self.untold
             && self.states.is_empty()
             && self.all_replied()
+            && self.all_reported()
             && self.ledger.is_empty()
             && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {
@@ -39,10 +40,12 @@ impl<W: Wire> Connection<'_, W> {
             }
             self.alone = false;
         }
+        self.follow_desired();
         while self.make_subscription(None) {}
         // A broker that receives one publish at a time: data would never let a state through.
         if self.window.data == usize::from(self.window.whole) {
             self.feed_states();
+            self.feed_reports();
         }
         // The hub's own status is the first thing that it says.
         if self.untold_hub && self.phase == Phase::Serving {
@@ -51,6 +54,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.feed_data() {
             self.feed_states();
             if !self.alone {
+                self.feed_reports();
                 self.send_probe();
             }
         }

@@ -95,6 +95,7 @@ impl<W: Wire> Connection<'_, W> {
                 self.ports.hub_pause = None;
             }
             Record::Reply(_, number) => self.replied(number),
+            Record::Reported(device, version) => self.reported(&device, version),
             Record::Farewell => self.wire.disconnect(),
             Record::Probe => {}
         }

@@ -3,6 +3,7 @@
 
 mod careful;
 mod commands;
+mod desired;
 mod feed;
 mod hear;
 mod kept;
@@ -126,6 +127,8 @@ enum Record {
     Probe,
     /// The answer to a command for a device, and its number if it is a final one.
     Reply(Arc<str>, Option<u64>),
+    /// What a device reports of its state, and which of its reports.
+    Reported(Arc<str>, u64),
 }
 
 impl Record {
@@ -136,6 +139,7 @@ impl Record {
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
             Self::Reply(device, _) => Thing::Result(device.clone()),
+            Self::Reported(device, _) => Thing::Reported(device.clone()),
         }
     }
 }
@@ -213,6 +217,8 @@ struct Connection<'a, W> {
     statuses: usize,
     /// Answers to commands that are out.
     replies: usize,
+    /// Reported states that are out.
+    reports: usize,
     /// One that waits until nothing else is out.
     reply: Option<Dispatch>,
     /// The outbox may hold something.
@@ -272,6 +278,7 @@ pub(super) async fn serve<W: Wire>(
         out_bytes: 0,
         statuses: 0,
         replies: 0,
+        reports: 0,
         reply: None,
         untold: true,
         untold_hub: false,
@@ -351,6 +358,7 @@ impl<W: Wire> Connection<'_, W> {
             let probe = self.probe.deadline();
             let may_reply = self.may_reply();
             let grace = self.grace;
+            let report = self.next_report();
             let wire = &mut self.wire;
             // Rare things first, so that none of them waits behind a wire that is always ready; what
             // is submitted is taken by `feed` as well. In one order, so that a simulated history
@@ -369,6 +377,9 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(silence) => self.ping_into_silence(),
                 () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(states) => self.untold = true,
+                () = desired::changed(self.ports.desired.as_deref()) => {}
+                // It goes out with the next feed.
+                () = reached(report) => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
@@ -396,6 +407,9 @@ impl<W: Wire> Connection<'_, W> {
             self.wire.limit(bytes);
         }
         self.plan_subscriptions();
+        if let Some(desired) = &self.ports.desired {
+            desired.begin();
+        }
         self.ports.tell_commands(News::Up { epoch: self.epoch });
         self.untold_hub = true;
     }

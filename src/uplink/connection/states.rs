@@ -138,6 +138,9 @@ impl<W: Wire> Connection<'_, W> {
             }
             Record::Farewell => self.wire.disconnect(),
             Record::Reply(_, number) => return self.reply_refused(number, why.to_owned()),
+            Record::Reported(device, version) => {
+                return self.report_refused(&device, version, why);
+            }
             Record::Data(_) | Record::Probe => {}
         }
         self.ports.board.uplink.refused_statuses.add(1);
