@@ -68,6 +68,7 @@ impl Rig {
             inflight: 10,
             ack_timeout: ACK_TIMEOUT,
             keep_alive: Duration::from_secs(30),
+            topic_dots: config::TopicDots::Keep,
         };
         let settings = Settings {
             write_always: false,
@@ -116,6 +117,7 @@ impl Rig {
             settings,
             control: control_rx,
             data: data_rx,
+            answers: None,
             spool: spool_sender,
             spool_events,
             uplink: submit,

@@ -43,6 +43,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "stop",
             "secret",
             "tls_errors",
+            "lru",
         ],
     ),
     (

@@ -22,7 +22,6 @@ mod bucket;
 pub mod desired;
 mod end;
 mod event;
-mod finals;
 pub mod local;
 mod memory;
 mod notices;

@@ -322,6 +322,7 @@ impl Commands {
             correlation: to.correlation.clone(),
             encoding: to.encoding,
             payload: answer.encode(to.encoding, now.moment).into(),
+            made: now.moment,
         });
     }
 

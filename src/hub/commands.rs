@@ -10,9 +10,10 @@ use crate::commands::Settings;
 use crate::commands::authority::Authority;
 use crate::commands::desired::Desired;
 use crate::commands::local::ASKING;
-use crate::commands::port::{CommandPort, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
+use crate::commands::port::{CommandPort, FINALS, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
 use crate::commands::run::Wiring;
 use crate::config;
+use crate::intake::port::Answers;
 use crate::pulse::Pulse;
 use crate::status::board::Board;
 use crate::stop::Stop;
@@ -23,6 +24,7 @@ pub(super) struct Ends {
     pub(super) desired: Arc<Desired>,
     pub(super) uplink: UplinkWays,
     pub(super) operator: Commander,
+    pub(super) intake: Answers,
 }
 
 /// What the room is told of the rest of the hub.
@@ -44,6 +46,8 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     let port = commands.admin.then_some(ask);
     let operator = Commander::new(around.authority.clone(), commands.max_size, port);
     let desired = Desired::new(around.board.clone());
+    let (finals, come) = mpsc::channel(FINALS);
+    let (safe, from_intake) = mpsc::unbounded_channel();
     let wiring = Wiring {
         settings: Settings {
             prefix: around.prefix,
@@ -59,6 +63,8 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
         desired: desired.clone(),
         authority: around.authority,
         replies,
+        finals,
+        safe: from_intake,
         news: from_uplink,
         board: around.board,
         pulse: around.pulse,
@@ -75,6 +81,7 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
             max_size: commands.max_size,
         },
         operator,
+        intake: Answers { come, safe },
     };
     (wiring, ends)
 }

@@ -104,6 +104,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         devices,
         spool,
         uplink,
+        values,
         commands,
         admin,
         log: _,
@@ -148,7 +149,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         .with_pulse(heart.pulse("the device port"))
         .with_ack_timeout(uplink.ack_timeout);
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
-    let (mut to_commands, mut operator) = (None, None);
+    let (mut to_commands, mut operator, mut answers) = (None, None, None);
     if commands.enabled {
         let around = commands::Around {
             prefix: uplink.prefix.clone(),
@@ -162,6 +163,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         server = server.with_commands(ends.sessions, ends.desired);
         to_commands = Some(ends.uplink);
         operator = Some(ends.operator);
+        answers = Some(ends.intake);
         parts.spawn(async move {
             crate::commands::run::run(wiring).await;
             (Part::Commands, Ok(()))
@@ -177,6 +179,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
         data: data_rx,
+        answers,
         spool: spool_sender,
         spool_events,
         uplink: submit,
@@ -192,6 +195,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     });
     let uplink_settings = uplink::Settings {
         pulse: heart.pulse("the uplink"),
+        values,
         ..uplink::Settings::new(uplink, &hub.id)
     };
     let life = uplink::run(

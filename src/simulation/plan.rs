@@ -152,6 +152,7 @@ impl Plan {
             inflight,
             ack_timeout,
             keep_alive: Duration::from_secs(30),
+            topic_dots: config::TopicDots::Keep,
         };
         let tiny = chance.permille(200);
         let lanes = lanes::Settings {
@@ -273,7 +274,14 @@ impl Plan {
         }
         let devices = self.intervals.len();
         for _ in 0..chance.range(1, 4) {
-            let topic = chance.pick(&[Topic::Data, Topic::Data, Topic::History, Topic::Gap]);
+            let topic = chance.pick(&[
+                Topic::Data,
+                Topic::Data,
+                Topic::History,
+                Topic::Gap,
+                Topic::Result,
+                Topic::Response,
+            ]);
             let at = chance.range(0, self.healed);
             let ends = self.lanes.max_age < Duration::from_secs(3_600);
             let ms = if ends && topic != Topic::Gap && chance.permille(300) {

@@ -136,8 +136,8 @@ pub struct CommandBoard {
     pub dropped: Number,
     /// Gauge: 1 while the broker sends commands to the hub.
     pub listening: Number,
-    /// Results that the broker did not take.
-    pub refused: Number,
+    /// Results that were given up: too old, too large for the broker, or lost with the spool.
+    pub lost: Number,
     /// Results that answer nothing.
     pub stray: Number,
     /// Desired states handed to devices.
@@ -166,7 +166,7 @@ impl Default for CommandBoard {
             untold: Number::default(),
             dropped: Number::default(),
             listening: Number::default(),
-            refused: Number::default(),
+            lost: Number::default(),
             stray: Number::default(),
             desired_given: Number::default(),
             desired_skipped: Counts::new(SKIPS),

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::topic::{escape, escape_dots, unescape_dots};
 use crate::clock;
 use crate::commands::desired::Report;
-use crate::config::{Format, is_id};
+use crate::config::{Format, TopicDots, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload::{self, PayloadError};
 use crate::reading::{Batch, Doubt, Encoding, Item, Lane, Moment, Reply};
@@ -31,7 +32,7 @@ pub(super) struct Properties {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head<'a> {
     /// The topic in parts: most are put together of what stands elsewhere.
-    pub(super) topic: [&'a str; 3],
+    pub(super) topic: [&'a str; 4],
     pub(super) retain: bool,
     pub(super) properties: Option<&'a Properties>,
 }
@@ -47,7 +48,7 @@ pub(super) struct Publication {
 impl Publication {
     pub(super) fn head(&self) -> Head<'_> {
         Head {
-            topic: [&self.topic, "", ""],
+            topic: [&self.topic, "", "", ""],
             retain: self.retain,
             properties: None,
         }
@@ -102,8 +103,12 @@ fn known(then: Moment) -> (f64, Option<Doubt>) {
 /// Makes publications for one hub.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    /// `{prefix}/{hub}/`
+    /// `{prefix}/{hub}/` as in topics.
     root: String,
+    prefix: String,
+    /// Dots are escaped.
+    dots: bool,
+    hub: String,
     format: Format,
     version: String,
     max_payload: usize,
@@ -131,33 +136,77 @@ impl Publisher {
         commands: bool,
     ) -> Self {
         Self {
+            dots: false,
+            prefix: prefix.to_owned(),
             max_payload,
             commands,
             root: format!("{prefix}/{hub}/"),
+            hub: hub.to_owned(),
             format,
             version: version.to_owned(),
         }
     }
 
-    /// Where an item is published.
-    pub(super) fn head<'a>(&'a self, item: &'a Item, lane: Lane) -> Head<'a> {
+    /// The same with dots in ids and names escaped, or not.
+    pub(super) fn with_dots(mut self, dots: TopicDots) -> Self {
+        self.dots = dots == TopicDots::Escape;
+        let hub = self.level(&self.hub);
+        self.root = format!("{}/{hub}/", self.prefix);
+        self
+    }
+
+    /// An id as a topic level.
+    fn level<'t>(&self, id: &'t str) -> Cow<'t, str> {
+        match self.dots {
+            true => escape_dots(id),
+            false => Cow::Borrowed(id),
+        }
+    }
+
+    /// A topic below the hub's as it would be without escapes.
+    pub(super) fn unescaped<'t>(&self, topic: &'t str) -> Cow<'t, str> {
+        match topic.strip_prefix(&self.root) {
+            Some(rest) if self.dots => {
+                let rest = unescape_dots(rest);
+                Cow::Owned(format!("{}/{}/{rest}", self.prefix, self.hub))
+            }
+            _ => Cow::Borrowed(topic),
+        }
+    }
+
+    /// Where an item is published. `room`: for an id that has to be escaped.
+    pub(super) fn head<'a>(&'a self, item: &'a Item, lane: Lane, room: &'a mut String) -> Head<'a> {
         let (device, level) = match (item, lane) {
             (Item::Batch(batch), Lane::Live) => (&batch.device, "/data"),
             (Item::Batch(batch), Lane::History) => (&batch.device, "/history"),
             (Item::Gap(gap), _) => (&gap.device, "/gap"),
+            (Item::Reply(reply), _) => return self.reply_head(reply, room),
         };
+        let mut device: &str = device;
+        if self.dots && device.contains('.') {
+            *room = escape_dots(device).into_owned();
+            device = room;
+        }
         Head {
-            topic: [&self.root, device, level],
+            topic: [&self.root, device, level, ""],
             retain: false,
             properties: None,
         }
     }
 
+    /// The same as one text.
+    pub(super) fn topic_of(&self, item: &Item, lane: Lane) -> String {
+        self.head(item, lane, &mut String::new()).topic.concat()
+    }
+
     /// What MQTT 5 carries beside the payload: in the SenML formats, which have no place of their
     /// own for it, everything that a duplicate is recognised by.
     pub(super) fn properties(&self, item: &Item) -> Option<Properties> {
+        if let Item::Reply(reply) = item {
+            return Some(Self::reply_properties(reply));
+        }
         let content_type = match self.format {
-            Format::Json | Format::Cbor => return None,
+            Format::Json | Format::Cbor | Format::Influx => return None,
             Format::SenmlJson => "application/senml+json",
             Format::SenmlCbor => "application/senml+cbor",
         };
@@ -187,6 +236,13 @@ impl Publisher {
     pub(super) fn append(&self, item: &Item, out: &mut Vec<u8>) -> Result<(), String> {
         let start = out.len();
         match item {
+            Item::Batch(batch) if self.format == Format::Influx => {
+                let batch = Batch {
+                    received: clock::corrected(batch.received),
+                    ..batch.clone()
+                };
+                payload::append_lines(out, &batch, Some(&self.hub))
+            }
             Item::Batch(batch) if batch.received.synced => {
                 payload::append_batch(out, batch, self.format)
             }
@@ -201,8 +257,16 @@ impl Publisher {
                 let waited = received.age(&clock::now()).unwrap_or(0.0);
                 payload::append_batch_after(out, &batch, self.format, waited)
             }
+            Item::Gap(gap) if self.format == Format::Influx => {
+                out.extend_from_slice(&payload::gap_line(gap, Some(&self.hub)));
+                Ok(())
+            }
             Item::Gap(gap) => {
                 out.extend_from_slice(&payload::encode_gap(gap, self.format));
+                Ok(())
+            }
+            Item::Reply(reply) => {
+                out.extend_from_slice(&reply.payload);
                 Ok(())
             }
         }
@@ -231,6 +295,13 @@ impl Publisher {
         self.retained(self.topic(device, "status"), &status)
     }
 
+    /// Where the newest value of a name stands.
+    pub(super) fn value_topic(&self, device: &str, name: &str) -> String {
+        let mut topic = self.topic(device, "value/");
+        topic.push_str(&escape(name, self.dots));
+        topic
+    }
+
     /// Matches the commands for all devices, whatever stands behind.
     pub(super) fn command_filter(&self) -> String {
         self.topic("+", "command/#")
@@ -251,9 +322,13 @@ impl Publisher {
     }
 
     /// The device whose desired state stands at this topic.
-    pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<&'a str> {
-        let device = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
-        is_id(device).then_some(device)
+    pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<Cow<'a, str>> {
+        let level = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
+        let device = match self.dots {
+            true => unescape_dots(level),
+            false => Cow::Borrowed(level),
+        };
+        is_id(&device).then_some(device)
     }
 
     /// What a device reports of its state.
@@ -266,15 +341,22 @@ impl Publisher {
     }
 
     /// Where the answer to a command goes.
-    pub(super) fn reply_topic(&self, reply: &Reply) -> String {
-        match &reply.topic {
-            Some(topic) => topic.to_string(),
-            None if reply.name.is_empty() => self.topic(&reply.device, "result"),
+    pub(super) fn reply_head<'a>(&'a self, reply: &'a Reply, room: &'a mut String) -> Head<'a> {
+        let topic = match &reply.topic {
+            Some(topic) => [&**topic, "", "", ""],
             None => {
-                let mut topic = self.topic(&reply.device, "result/");
-                topic.push_str(&reply.name);
-                topic
+                let device = self.level(&reply.device);
+                *room = match &*reply.name {
+                    "" => format!("{device}/result"),
+                    name => format!("{device}/result/{}", self.level(name)),
+                };
+                [&*self.root, room, "", ""]
             }
+        };
+        Head {
+            topic,
+            retain: false,
+            properties: None,
         }
     }
 
@@ -301,11 +383,15 @@ impl Publisher {
     }
 
     /// The device whose state stands at this topic.
-    pub(super) fn device_of<'a>(&self, status_topic: &'a str) -> Option<&'a str> {
-        status_topic
+    pub(super) fn device_of<'a>(&self, status_topic: &'a str) -> Option<Cow<'a, str>> {
+        let device = status_topic
             .strip_prefix(&self.root)?
-            .strip_suffix("/status")
-            .filter(|device| is_id(device))
+            .strip_suffix("/status")?;
+        let device = match self.dots {
+            true => unescape_dots(device),
+            false => Cow::Borrowed(device),
+        };
+        is_id(&device).then_some(device)
     }
 
     /// Where the hub's own state stands.
@@ -333,6 +419,8 @@ impl Publisher {
             Format::SenmlJson => serde_json::to_vec(&none).ok(),
             Format::Cbor => serde_cbor::to_vec(&whole).ok(),
             Format::SenmlCbor => serde_cbor::to_vec(&none).ok(),
+            // A comment in line protocol.
+            Format::Influx => Some(b"# probe".to_vec()),
         };
         Publication {
             topic: self.probe_topic(),
@@ -356,7 +444,7 @@ impl Publisher {
 
     fn topic(&self, device: &str, level: &str) -> String {
         let mut topic = String::with_capacity(self.root.len() + device.len() + 1 + level.len());
-        for part in [&self.root, device, "/", level] {
+        for part in [&self.root, &*self.level(device), "/", level] {
             topic.push_str(part);
         }
         topic
@@ -407,7 +495,7 @@ mod tests {
     }
 
     fn topic(publisher: &Publisher, item: &Item, lane: Lane) -> String {
-        publisher.head(item, lane).topic.concat()
+        publisher.topic_of(item, lane)
     }
 
     fn payload(publisher: &Publisher, item: &Item) -> Result<Vec<u8>, String> {
@@ -466,7 +554,8 @@ mod tests {
     #[test]
     fn only_states_are_retained() {
         let publisher = publisher(Format::Cbor);
-        assert!(!publisher.head(&Item::Batch(batch()), Lane::Live).retain);
+        let item = Item::Batch(batch());
+        assert!(!publisher.head(&item, Lane::Live, &mut String::new()).retain);
         let hub = publisher.hub_status("online", Moment::at(7.5));
         assert!(hub.retain);
         assert_eq!(hub.topic, "farm/telehub/barn/status");
@@ -496,7 +585,7 @@ mod tests {
         let publisher = publisher(Format::Json);
         assert_eq!(publisher.status_filter(), "farm/telehub/barn/+/status");
         let of = |topic| publisher.device_of(topic);
-        assert_eq!(of("farm/telehub/barn/cow/status"), Some("cow"));
+        assert_eq!(of("farm/telehub/barn/cow/status"), Some("cow".into()));
         for other in [
             "farm/telehub/barn/status",
             "farm/telehub/barn/a/b/status",
@@ -505,6 +594,54 @@ mod tests {
         ] {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn dots_are_escaped_in_every_topic_where_that_is_asked_for() {
+        let publisher = Publisher::new("a.b", "ba.rn", Format::Json, "1", 1 << 20, true)
+            .with_dots(TopicDots::Escape);
+        let item = Item::Batch(Batch {
+            device: "c.ow".into(),
+            ..batch()
+        });
+        assert_eq!(
+            topic(&publisher, &item, Lane::Live),
+            "a.b/ba%2Ern/c%2Eow/data"
+        );
+        assert_eq!(publisher.hub_topic(), "a.b/ba%2Ern/status");
+        assert_eq!(publisher.status_topic("c.ow"), "a.b/ba%2Ern/c%2Eow/status");
+        assert_eq!(
+            publisher.device_of("a.b/ba%2Ern/c%2Eow/status"),
+            Some("c.ow".into())
+        );
+        assert_eq!(
+            publisher.value_topic("c.ow", "t.x/y"),
+            "a.b/ba%2Ern/c%2Eow/value/t%2Ex/y"
+        );
+        let command = "a.b/ba%2Ern/c%2Eow/command/set%2Ex";
+        assert!(publisher.is_command(command));
+        assert_eq!(publisher.unescaped(command), "a.b/ba.rn/c.ow/command/set.x");
+        let keeps = Publisher::new("a.b", "ba.rn", Format::Json, "1", 1 << 20, true);
+        assert_eq!(topic(&keeps, &item, Lane::Live), "a.b/ba.rn/c.ow/data");
+        assert_eq!(keeps.unescaped(command), command);
+    }
+
+    #[test]
+    fn line_protocol_names_the_hub_and_a_gap_is_a_line() {
+        let publisher = publisher(Format::Influx);
+        let item = Item::Batch(batch());
+        assert_eq!(
+            String::from_utf8(payload(&publisher, &item).unwrap()).unwrap(),
+            "telehub,hub=barn,device=cow,name=t v=21.5,stream=\"a\",seq=3i 1700000000000000000"
+        );
+        let gap = Item::Gap(Gap::of(&batch(), GapReason::TooLarge, 5.0));
+        assert_eq!(
+            String::from_utf8(payload(&publisher, &gap).unwrap()).unwrap(),
+            "telehub_gap,hub=barn,device=cow,reason=too-large \
+             stream=\"a\",from=3i,to=3i,batches=1i,readings=1i 5000000000"
+        );
+        assert_eq!(publisher.properties(&item), None);
+        assert_eq!(publisher.probe(Moment::at(1.0)).payload, b"# probe");
     }
 
     #[test]

@@ -171,6 +171,21 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
     )
     .value(uplink.refused_statuses.get());
     text.counter(
+        "telehub_uplink_values_total",
+        "Values that the broker has taken on topics of their own.",
+    )
+    .value(uplink.values.get());
+    text.counter(
+        "telehub_uplink_refused_values_total",
+        "Values that the broker refused; their data is not concerned.",
+    )
+    .value(uplink.refused_values.get());
+    text.counter(
+        "telehub_uplink_dropped_values_total",
+        "Values that were not shown: texts that are too long, or too many names.",
+    )
+    .value(uplink.dropped_values.get());
+    text.counter(
         "telehub_uplink_unheard_total",
         "Publishes that the broker took and that nobody subscribes to.",
     )
@@ -292,10 +307,10 @@ pub(super) fn commands(text: &mut Text, board: &Board) {
     )
     .value(commands.untold.get());
     text.counter(
-        "telehub_commands_refused_results_total",
-        "Results of commands that the broker did not take.",
+        "telehub_commands_lost_results_total",
+        "Final answers to commands that were given up: too old, too large for the broker, or lost with the spool.",
     )
-    .value(commands.refused.get());
+    .value(commands.lost.get());
     states(text, board);
 }
 

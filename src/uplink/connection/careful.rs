@@ -63,7 +63,7 @@ impl<W: Wire> Connection<'_, W> {
                 let place = self.states.iter().position(|(one, _)| one == device);
                 place.is_some_and(|place| self.send_state(place))
             }
-            Thing::Data(_) | Thing::History(_) | Thing::Gap(_) => {
+            Thing::Data(_) | Thing::History(_) | Thing::Gap(_) | Thing::Result(_) => {
                 let mut held = self.held.iter();
                 let unwanted = self.ports.blame.unwanted();
                 let other = |one: &Submission| {
@@ -74,9 +74,16 @@ impl<W: Wire> Connection<'_, W> {
                     let mut held = self.held.iter();
                     held.position(|one| thing_of(&one.item, one.lane) == *thing)
                 });
-                place.is_some_and(|place| self.send_held(place))
+                if place.is_some_and(|place| self.send_held(place)) {
+                    return true;
+                }
+                match thing {
+                    Thing::Result(device) => self.send_reply(Some(device)),
+                    _ => false,
+                }
             }
-            Thing::Result(device) => self.send_reply(Some(device)),
+            // Never suspected: they pause by themselves.
+            Thing::Value(_) => false,
             Thing::Reported(device) => self.send_report(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),
@@ -154,7 +161,7 @@ impl<W: Wire> Connection<'_, W> {
 
     fn give_back(&mut self, verdict: &Verdict, data: &Data) {
         let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
-        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let topic = self.publisher.topic_of(&data.item, data.lane);
         self.ports.board.uplink.refused.add(1);
         self.ports.outlet.push(match verdict {
             Verdict::Topic(_) => Event::Refused {

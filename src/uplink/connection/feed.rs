@@ -4,6 +4,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, content_of, thing_of};
+use crate::reading::Item;
 use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
@@ -24,6 +25,7 @@ impl<W: Wire> Connection<'_, W> {
             && self.states.is_empty()
             && self.all_replied()
             && self.all_reported()
+            && self.all_values_said()
             && self.ledger.is_empty()
             && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {
@@ -46,6 +48,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.window.data == usize::from(self.window.whole) {
             self.feed_states();
             self.feed_reports();
+            self.feed_values_between();
         }
         // The hub's own status is the first thing that it says.
         if self.untold_hub && self.phase == Phase::Serving {
@@ -56,6 +59,7 @@ impl<W: Wire> Connection<'_, W> {
             if !self.alone {
                 self.feed_reports();
                 self.send_probe();
+                self.feed_values();
             }
         }
     }
@@ -139,11 +143,15 @@ impl<W: Wire> Connection<'_, W> {
                 return;
             }
         }
+        if matches!(*item, Item::Reply(_)) {
+            self.replies_first();
+        }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);
+        let mut room = String::new();
         let head = Head {
             properties: properties.as_ref(),
-            ..publisher.head(&item, lane)
+            ..publisher.head(&item, lane, &mut room)
         };
         let id = self.ledger.next_id();
         match self

@@ -311,7 +311,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.publisher.is_command(&message.topic) {
             self.command(message);
         } else if let Some(device) = self.publisher.desired_device(&message.topic) {
-            self.desired(device, message);
+            self.desired(&device, message);
         } else if matches!(self.probe, Probe::Waiting(_))
             && message.topic == self.publisher.probe_topic()
         {
@@ -326,9 +326,9 @@ impl<W: Wire> Connection<'_, W> {
             self.subscriptions.retained = true;
             if let Some(device) = self.publisher.device_of(&message.topic)
                 && let Some(correction) = stale::correction(&message.payload)
-                && self.ports.outbox.put_unknown(device, correction)
+                && self.ports.outbox.put_unknown(&device, correction)
             {
-                info!(device, "was online when an earlier run of the hub ended");
+                info!(%device, "was online when an earlier run of the hub ended");
             }
             self.put_off_stale();
         }

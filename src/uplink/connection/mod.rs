@@ -10,6 +10,7 @@ mod kept;
 mod messages;
 mod silence;
 mod states;
+mod values;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -27,8 +28,8 @@ use super::life::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
-use crate::commands::port::{Dispatch, News};
-use crate::reading::{Item, Lane, Moment};
+use crate::commands::port::News;
+use crate::reading::{Item, Lane, Moment, Reply};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
 
@@ -109,6 +110,7 @@ fn content_of(item: &Item) -> u64 {
             batch.frame.hash(&mut hasher);
         }
         Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
+        Item::Reply(reply) => (&reply.topic, &reply.name, &reply.payload).hash(&mut hasher),
     }
     hasher.finish()
 }
@@ -125,10 +127,13 @@ enum Record {
     Farewell,
     /// The empty batch whose echo is waited for.
     Probe,
-    /// The answer to a command for a device, and its number if it is a final one.
-    Reply(Arc<str>, Option<u64>),
+    /// The newest value of a name of a device, by the number of its series; `None`: one that is
+    /// taken back.
+    Value(Arc<str>, Option<u64>),
     /// What a device reports of its state, and which of its reports.
     Reported(Arc<str>, u64),
+    /// The answer to a command for this device, which is not its final one.
+    Reply(Arc<str>),
 }
 
 impl Record {
@@ -138,8 +143,9 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
-            Self::Reply(device, _) => Thing::Result(device.clone()),
+            Self::Value(device, _) => Thing::Value(device.clone()),
             Self::Reported(device, _) => Thing::Reported(device.clone()),
+            Self::Reply(device) => Thing::Result(device.clone()),
         }
     }
 }
@@ -150,6 +156,7 @@ fn thing_of(item: &Item, lane: Lane) -> Thing {
         (Item::Batch(batch), Lane::Live) => Thing::Data(batch.device.clone()),
         (Item::Batch(batch), Lane::History) => Thing::History(batch.device.clone()),
         (Item::Gap(gap), _) => Thing::Gap(gap.device.clone()),
+        (Item::Reply(reply), _) => Thing::Result(reply.device.clone()),
     }
 }
 
@@ -215,12 +222,16 @@ struct Connection<'a, W> {
     out_bytes: usize,
     /// Device states that are out.
     statuses: usize,
-    /// Answers to commands that are out.
+    /// Answers to commands that are out, but for final ones.
     replies: usize,
     /// Reported states that are out.
     reports: usize,
+    /// Values that are out.
+    values: usize,
+    /// A value went before data, whose turn it is.
+    value_went: bool,
     /// One that waits until nothing else is out.
-    reply: Option<Dispatch>,
+    reply: Option<Reply>,
     /// The outbox may hold something.
     untold: bool,
     /// The hub's own state has to be said again.
@@ -279,6 +290,8 @@ pub(super) async fn serve<W: Wire>(
         statuses: 0,
         replies: 0,
         reports: 0,
+        values: 0,
+        value_went: false,
         reply: None,
         untold: true,
         untold_hub: false,
@@ -359,6 +372,7 @@ impl<W: Wire> Connection<'_, W> {
             let may_reply = self.may_reply();
             let grace = self.grace;
             let report = self.next_report();
+            let values = self.next_values();
             let wire = &mut self.wire;
             // Rare things first, so that none of them waits behind a wire that is always ready; what
             // is submitted is taken by `feed` as well. In one order, so that a simulated history
@@ -380,6 +394,8 @@ impl<W: Wire> Connection<'_, W> {
                 () = desired::changed(self.ports.desired.as_deref()) => {}
                 // It goes out with the next feed.
                 () = reached(report) => {}
+                // What is due now is fed.
+                () = reached(values) => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
@@ -410,7 +426,7 @@ impl<W: Wire> Connection<'_, W> {
         if let Some(desired) = &self.ports.desired {
             desired.begin();
         }
-        self.ports.tell_commands(News::Up { epoch: self.epoch });
+        self.ports.tell_commands(News::Up);
         self.untold_hub = true;
     }
 
@@ -483,6 +499,7 @@ impl<W: Wire> Connection<'_, W> {
     fn begin_to_flush(&mut self) {
         self.phase = Phase::Flushing;
         self.untold = true;
+        self.hurry_values();
     }
 }
 
