@@ -9,8 +9,6 @@
 //! nothing retained for a filter with a wildcard, and none that does not for a topic.
 
 mod core;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -193,3 +191,6 @@ impl Desired {
         warn!(%device, why, "the broker does not take what a device reports of its state; the next report is tried again");
     }
 }
+
+#[cfg(test)]
+mod tests;
