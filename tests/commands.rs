@@ -4,12 +4,15 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/metrics.rs"]
+mod metrics;
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
+use metrics::Scrape;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use rumqttc::v5::{AsyncClient, Event, Incoming, MqttOptions};
@@ -221,6 +224,10 @@ impl Rig {
             .collect()
     }
 
+    fn metric(&self, series: &str) -> f64 {
+        Scrape::of(&self.hub.get("/metrics").1).value(series)
+    }
+
     async fn result(&self, device: &str, state: &str) -> Value {
         until(&format!("{state} of {device}"), || {
             !self.results(device, &[state]).is_empty()
@@ -422,6 +429,23 @@ async fn bad_input_has_its_answer_and_costs_nobody_anything() {
         rig.asker.ask("lamp", "set-level", r#"{"id": "8"}"#).await;
         assert_eq!(command(&mut lamp).await["id"], "8");
         assert_eq!(rig.hub.status("/uplink/state"), "connected");
+        assert_eq!(rig.metric("telehub_commands_listening"), 1.0);
+        for (outcome, times) in [("too-large", 1.0), ("forbidden", 3.0), ("offline", 1.0)] {
+            let series = format!("telehub_commands_ended_total{{outcome=\"{outcome}\"}}");
+            assert_eq!(rig.metric(&series), times, "{outcome}");
+        }
+        // What has no place for an answer, and a million of what has one.
+        let nowhere = format!("x/{}", "y".repeat(300));
+        rig.asker.ask("lamp", &nowhere, "{}").await;
+        for n in 0..400 {
+            rig.asker
+                .ask("nobody", "on", format!(r#"{{"id": "{n}"}}"#))
+                .await;
+        }
+        let all = "telehub_commands_received_total";
+        until("all of them", || rig.metric(all) >= 400.0).await;
+        assert_eq!(rig.metric("telehub_commands_unanswerable_total"), 1.0);
+        assert!(rig.metric("telehub_commands_untold_total") > 0.0);
     }
 }
 
@@ -485,6 +509,8 @@ async fn a_device_that_goes_away_in_the_middle_tells_when_it_is_back_or_nobody_k
     answer(&mut pump, &json!("3"), Value::Null).await;
     is_safe(&mut pump, &json!("3")).await;
     assert_eq!(rig.result("pump", "done").await["attempt"], 2);
+    assert_eq!(rig.metric("telehub_commands_late_results_total"), 1.0);
+    assert_eq!(rig.metric("telehub_commands_stray_results_total"), 1.0);
     assert_eq!(late(), 1);
 }
 

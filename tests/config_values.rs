@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use telehub::config::{
     self, Admin, Auth, Broker, Config, CrlExpiry, DeviceTls, DrainOrder, Format, LogFormat,
-    LogLevel, MqttVersion, Overflow, SpoolWrite, UplinkTls,
+    LogLevel, MqttVersion, Overflow, SpoolWrite, TopicDots, UplinkTls,
 };
 
 fn read(text: &str) -> Config {
@@ -62,8 +62,11 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     assert_eq!(uplink.return_after, Duration::from_secs(300));
     assert_eq!(uplink.max_payload, 1 << 20);
     assert_eq!(uplink.client_id, format!("telehub-{}", config.hub.id));
+    let values = &config.values;
+    assert!(!values.enabled && values.retain && !values.plain);
+    assert_eq!(values.max_rate, 1);
     let commands = &config.commands;
-    assert!(!commands.enabled && commands.response_prefixes.is_empty());
+    assert!(!commands.enabled && commands.response_prefixes.is_empty() && !commands.admin);
     assert_eq!(commands.max_size, 16 * 1_024);
     assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
     assert_eq!(
@@ -156,10 +159,20 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
     assert_eq!(warnings("[commands]\nenabled = true\n"), []);
+    assert_eq!(warnings("[commands]\nenabled = true\nadmin = true\n"), []);
+    assert_eq!(warnings("[commands]\nadmin = true\n").len(), 1);
+    let listens = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let no_token = format!("[commands]\nenabled = true\nadmin = true\n{listens}");
+    assert_eq!(warnings(&no_token).len(), 1);
     assert_eq!(
         warnings("[commands]\nresponse_prefixes = [\"a\"]\n").len(),
         1
     );
+    assert_eq!(warnings("[values]\nenabled = true\nplain = true\n"), []);
+    assert_eq!(warnings("[values]\nplain = true\n").len(), 1);
+    assert_eq!(warnings("[hub]\nid = \"a.b\"\n").len(), 1);
+    let known = "[hub]\nid = \"a.b\"\n[uplink]\ntopic_dots = \"keep\"\n";
+    assert_eq!(warnings(known), []);
     let own = "[commands]\nenabled = true\nresponse_prefixes = [\"a\", \"telehub/b\"]\n";
     assert_eq!(warnings(own).len(), 1);
     assert_eq!(
@@ -236,7 +249,7 @@ prop_compose! {
         names in prop::array::uniform3(text()), user: bool, password: bool,
         host in prop::sample::select(vec!["localhost", "::1", "a-b.example"]),
         inflight in 1u16..=10_000, keep_alive in 5u64..=65_535,
-        choice in 0usize..4, admin in prop::option::of(8000u16..), commands: bool,
+        choice in 0usize..4, values: bool, admin in prop::option::of(8000u16..), commands: bool,
     ) -> Config {
         let mut config = read("");
         let [registry, cert, key, ca, spool, up_cert, up_key, password_file] = paths;
@@ -270,7 +283,8 @@ prop_compose! {
         config.uplink.username = user.then_some(username);
         config.uplink.password_file = (user && password).then_some(password_file);
         config.uplink.prefix = format!("p{}", &prefix.replace(['+', '#', '/'], "-"));
-        config.uplink.format = [Format::Json, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
+        config.uplink.format = [Format::Influx, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
+        config.uplink.topic_dots = [TopicDots::Keep, TopicDots::Escape][choice % 2];
         config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
         config.uplink.inflight = inflight;
         config.uplink.keep_alive = Duration::from_secs(keep_alive);
@@ -281,7 +295,9 @@ prop_compose! {
             history: Duration::from_secs(u64::from(port)),
             history_size: (1 << 20) + u64::from(port),
         });
+        config.values = config::Values { enabled: values, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
         config.commands.enabled = commands;
+        config.commands.admin = commands;
         config.commands.max_size = max_message;
         config.commands.response_prefixes = vec![prefix.replace(['+', '#', '$'], "-"), "a/b".to_owned()];
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];

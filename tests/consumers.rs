@@ -86,7 +86,7 @@ impl Drop for Running {
 /// batches were acked; all of them have arrived.
 async fn troubled_hours(dir: &Path, broker: &mut Mosquitto, consumer: &Consumer) -> usize {
     let spool = tempfile::tempdir_in(dir).unwrap();
-    let text = config(spool.path(), broker.port, "");
+    let text = config(spool.path(), broker.port, "[values]\nenabled = true");
     let mut hub = Hub::start(dir, &text).await;
     let sensors: Vec<_> = ["cow", "barn.door", "pump-7"]
         .map(|id| Sensor::start(hub.address, id, Duration::from_millis(10)))
@@ -196,7 +196,7 @@ fn fits_the_schemas(python: &Path, dir: &Path, consumer: &Consumer) {
         .args([&schemas, &captured]);
     let output = python::run(&mut command).unwrap();
     let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for kind in ["batch", "device-status", "hub-status"] {
+    for kind in ["batch", "device-status", "hub-status", "value"] {
         assert!(counts[kind].as_u64() > Some(0), "no {kind}: {counts}");
     }
 }

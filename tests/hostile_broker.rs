@@ -68,6 +68,7 @@ impl Rig {
             inflight: 10,
             ack_timeout: ACK_TIMEOUT,
             keep_alive: Duration::from_secs(30),
+            topic_dots: config::TopicDots::Keep,
         };
         let settings = Settings {
             write_always: false,

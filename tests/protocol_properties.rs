@@ -334,6 +334,7 @@ fn look_at(encoding: Encoding, frame: &[u8]) -> Result<(), TestCaseError> {
         Format::Cbor,
         Format::SenmlJson,
         Format::SenmlCbor,
+        Format::Influx,
     ] {
         let payload = encode_batch(&batch, format);
         prop_assert_eq!(payload.is_ok(), checked.is_ok());

@@ -43,6 +43,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "stop",
             "secret",
             "tls_errors",
+            "lru",
         ],
     ),
     (
@@ -75,7 +76,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "admin",
-        &["status", "reading", "protocol", "clock", "stop", "secret"],
+        &[
+            "commands", "status", "reading", "protocol", "clock", "stop", "secret",
+        ],
     ),
     (
         "hub",

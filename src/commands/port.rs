@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
+use super::desired::Desired;
 use super::event::{Incoming, Order, Said};
 use crate::reading::Reply;
 
@@ -29,13 +31,15 @@ pub struct Waiting {
     pub orders: Vec<Order>,
     /// Results that are safe.
     pub acks: Vec<Arc<str>>,
+    /// The state that the device is to be in, a JSON map. Of several the last.
+    pub desired: Option<Arc<RawValue>>,
 }
 
 impl Waiting {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.orders.is_empty() && self.acks.is_empty()
+        self.orders.is_empty() && self.acks.is_empty() && self.desired.is_none()
     }
 }
 
@@ -61,6 +65,11 @@ impl Tray {
     /// A result is safe.
     pub fn ack(&self, id: Arc<str>) {
         self.put(|waiting| waiting.acks.push(id));
+    }
+
+    /// The device is to be in this state.
+    pub fn desire(&self, map: Arc<RawValue>) {
+        self.put(|waiting| waiting.desired = Some(map));
     }
 
     /// Waits for something and takes all of it. Cancel safe. For one reader.
@@ -129,6 +138,8 @@ pub struct UplinkWays {
     pub replies: mpsc::Receiver<Reply>,
     /// Two for each connection.
     pub news: mpsc::UnboundedSender<News>,
+    /// Desired and reported states.
+    pub desired: Arc<Desired>,
     /// Bytes of a command; the uplink skips what is far beyond.
     pub max_size: usize,
 }

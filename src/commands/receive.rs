@@ -125,7 +125,7 @@ impl Commands {
         } else {
             return self.request(now, ask, request, out);
         };
-        self.refuse(now, &ask, None, fault, out);
+        self.refuse(now, &ask, request.id.as_deref(), fault, out);
     }
 
     /// The operator has hung up: the command goes on, and its end is told to nobody here.

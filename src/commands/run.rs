@@ -9,12 +9,15 @@ use tracing::{info, warn};
 
 use super::answer::{Fault, State};
 use super::authority::Authority;
+use super::desired::Desired;
+use super::local::{Asking, Callers, Told};
 use super::port::{FromSession, News, Tray};
 use super::{Action, Commands, Event, Incoming, Now, Record, Settings};
 use crate::clock;
 use crate::pulse::Pulse;
 use crate::reading::{Final, Reply};
 use crate::status::board::Board;
+use crate::status::commands::CommandEnd;
 use crate::stop::Stop;
 
 /// How long the stop waits for the intake to take the last answers.
@@ -29,6 +32,10 @@ pub struct Wiring {
     pub sessions: mpsc::Receiver<FromSession>,
     /// Messages on the topics of commands.
     pub broker: mpsc::Receiver<Incoming>,
+    /// Requests of the operator; nobody is at its other end where he may not send commands.
+    pub asked: mpsc::Receiver<Asking>,
+    /// Desired and reported states, which are told who may have them.
+    pub desired: Arc<Desired>,
     /// Which device takes what.
     pub authority: watch::Receiver<Arc<Authority>>,
     /// To the uplink: what is told if that is possible now.
@@ -50,6 +57,7 @@ pub struct Wiring {
 struct Room {
     commands: Commands,
     trays: HashMap<Arc<str>, (u64, Arc<Tray>)>,
+    callers: Callers,
     /// Final answers that the intake has not taken yet.
     finals: VecDeque<Final>,
     /// The broker is there.
@@ -57,6 +65,7 @@ struct Room {
     replies: mpsc::Sender<Reply>,
     board: Arc<Board>,
     out: Vec<Action>,
+    desired: Arc<Desired>,
 }
 
 /// Runs until the sessions have ended and the intake has taken the last answers.
@@ -65,6 +74,8 @@ pub async fn run(wiring: Wiring) {
         settings,
         mut sessions,
         mut broker,
+        mut asked,
+        desired,
         mut authority,
         replies,
         finals,
@@ -77,13 +88,15 @@ pub async fn run(wiring: Wiring) {
     let mut room = Room {
         commands: Commands::new(settings, Instant::now()),
         trays: HashMap::new(),
+        callers: Callers::default(),
         finals: VecDeque::new(),
         is_up: false,
         replies,
         board,
         out: Vec::new(),
+        desired,
     };
-    room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+    room.allow(authority.borrow_and_update().clone());
     let mut stopping = false;
     let mut sessions_left = true;
     let mut patience = None;
@@ -113,8 +126,9 @@ pub async fn run(wiring: Wiring) {
                 }
             },
             Ok(()) = authority.changed() => {
-                room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+                room.allow(authority.borrow_and_update().clone());
             }
+            Some(asking) = asked.recv() => room.ask(asking),
             Some(incoming) = broker.recv() => room.apply(Event::Arrived(incoming)),
             () = reached(deadline) => room.apply(Event::Tick),
             () = reached(patience) => break,
@@ -149,6 +163,33 @@ impl Room {
         board.unanswerable.set(counts.unanswerable);
         board.untold.set(counts.untold + board.dropped.get());
         board.stray.set(counts.stray);
+    }
+
+    /// The registry was read.
+    fn allow(&mut self, authority: Arc<Authority>) {
+        self.desired.allow(authority.desired().clone());
+        self.apply(Event::Allowed(authority));
+    }
+
+    /// A request of the operator. Those who have hung up are looked for here and nowhere else: they
+    /// take up room that only the next one can miss.
+    fn ask(&mut self, asking: Asking) {
+        for caller in self.callers.take_gone() {
+            self.apply(Event::Hung { caller });
+        }
+        let Asking {
+            device,
+            name,
+            request,
+            end,
+        } = asking;
+        let caller = self.callers.enter(end);
+        self.apply(Event::Asked {
+            caller,
+            device,
+            name,
+            request,
+        });
     }
 
     fn session(&mut self, event: FromSession) {
@@ -209,8 +250,11 @@ impl Room {
                     self.board.commands.dropped.add(1);
                 }
             }
-            // Nobody asks here.
-            Action::Respond { .. } => {}
+            Action::Respond {
+                caller,
+                state,
+                answer,
+            } => self.callers.tell(caller, Told { state, answer }),
             Action::Ended(record) => self.ended(&record),
         }
     }
@@ -242,11 +286,24 @@ impl Room {
                 board.latency.observe(*took, 1);
             }
         }
+        if let Some(board) = self.board.devices.get(device) {
+            board.commands.ended(CommandEnd {
+                time: clock::uptime(),
+                id: id.clone(),
+                name: name.clone(),
+                who: who.clone(),
+                state: state.as_str(),
+                outcome,
+                attempt: *attempt,
+                took: *took,
+                late: *late,
+            });
+        }
         let id = id.as_deref().unwrap_or_default();
         let why = fault.map_or("", Fault::as_str);
         let ms = took.as_millis();
         if *fault == Some(Fault::Forbidden) {
-            warn!(%device, %name, id, %who, "a command was refused: the device's entry in the registry does not allow it");
+            warn!(%device, %name, id, %who, outcome, "a command was refused: the device's entry in the registry does not allow it");
         } else {
             info!(%device, %name, id, %who, outcome, why, attempt, late, ms, "command ended");
         }

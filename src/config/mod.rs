@@ -38,6 +38,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[uplink]`
     pub uplink: Uplink,
+    /// `[values]`
+    pub values: Values,
     /// `[commands]`
     pub commands: Commands,
     /// `[admin]`; `None`: off.
@@ -180,6 +182,15 @@ pub enum MqttVersion {
     V311,
 }
 
+/// `uplink.topic_dots`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopicDots {
+    /// As they are.
+    Keep,
+    /// As `%2E`, for brokers that make something else of a dot.
+    Escape,
+}
+
 /// One entry of `uplink.url`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Broker {
@@ -220,6 +231,8 @@ pub struct Uplink {
     pub ack_timeout: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
+    /// What becomes of dots in ids and names.
+    pub topic_dots: TopicDots,
 }
 
 /// TLS to the broker; files are read at every connect.
@@ -231,6 +244,30 @@ pub struct UplinkTls {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
+/// `[values]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    /// Whether the newest value of each name is published on a topic of its own.
+    pub enabled: bool,
+    /// Whether the broker keeps it for those who come later.
+    pub retain: bool,
+    /// The bare value instead of a JSON map.
+    pub plain: bool,
+    /// Values a second and name at most.
+    pub max_rate: u32,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            retain: true,
+            plain: false,
+            max_rate: 1,
+        }
+    }
+}
+
 /// `[commands]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Commands {
@@ -240,6 +277,8 @@ pub struct Commands {
     pub max_size: usize,
     /// Where an MQTT 5 Response Topic may lie.
     pub response_prefixes: Vec<String>,
+    /// Whether the admin listener takes commands of whoever has its token.
+    pub admin: bool,
 }
 
 /// `[admin]`

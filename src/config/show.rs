@@ -6,8 +6,10 @@ use std::path::Path;
 
 use super::units::{show_duration, show_size};
 use super::url::BrokerUrl;
-use super::words::{AUTH, CRL_EXPIRY, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE};
-use super::{Commands, Config, Devices, Spool, Uplink};
+use super::words::{
+    AUTH, CRL_EXPIRY, DOTS, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE,
+};
+use super::{Commands, Config, Devices, Spool, Uplink, Values};
 
 /// The word for a value of a fixed list.
 fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
@@ -32,6 +34,7 @@ impl fmt::Display for Config {
         devices(f, &self.devices)?;
         spool(f, &self.spool)?;
         uplink(f, &self.uplink)?;
+        values(f, &self.values)?;
         commands(f, &self.commands)?;
         if let Some(admin) = &self.admin {
             writeln!(f, "\n[admin]")?;
@@ -117,7 +120,16 @@ fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     text(f, "drain", word(DRAIN, uplink.drain))?;
     writeln!(f, "inflight = {}", uplink.inflight)?;
     text(f, "ack_timeout", &show_duration(uplink.ack_timeout))?;
-    text(f, "keep_alive", &show_duration(uplink.keep_alive))
+    text(f, "keep_alive", &show_duration(uplink.keep_alive))?;
+    text(f, "topic_dots", word(DOTS, uplink.topic_dots))
+}
+
+fn values(f: &mut fmt::Formatter<'_>, values: &Values) -> fmt::Result {
+    writeln!(f, "\n[values]")?;
+    writeln!(f, "enabled = {}", values.enabled)?;
+    writeln!(f, "retain = {}", values.retain)?;
+    writeln!(f, "plain = {}", values.plain)?;
+    writeln!(f, "max_rate = {}", values.max_rate)
 }
 
 fn commands(f: &mut fmt::Formatter<'_>, commands: &Commands) -> fmt::Result {
@@ -125,5 +137,6 @@ fn commands(f: &mut fmt::Formatter<'_>, commands: &Commands) -> fmt::Result {
     writeln!(f, "enabled = {}", commands.enabled)?;
     text(f, "max_size", &show_size(commands.max_size as u64))?;
     let prefixes = toml::Value::from(commands.response_prefixes.clone());
-    writeln!(f, "response_prefixes = {prefixes}")
+    writeln!(f, "response_prefixes = {prefixes}")?;
+    writeln!(f, "admin = {}", commands.admin)
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Auth, CrlExpiry, DrainOrder, Format, LogFormat, LogLevel, MqttVersion, Overflow, SpoolWrite,
+    TopicDots,
 };
 
 pub(super) const AUTH: &[(&str, Auth)] = &[
@@ -24,6 +25,7 @@ pub(super) const FORMAT: &[(&str, Format)] = &[
     ("cbor", Format::Cbor),
     ("senml-json", Format::SenmlJson),
     ("senml-cbor", Format::SenmlCbor),
+    ("influx", Format::Influx),
 ];
 pub(super) const DRAIN: &[(&str, DrainOrder)] = &[
     ("live-first", DrainOrder::LiveFirst),
@@ -34,6 +36,8 @@ pub(super) const VERSION: &[(&str, MqttVersion)] = &[
     ("5", MqttVersion::V5),
     ("3.1.1", MqttVersion::V311),
 ];
+pub(super) const DOTS: &[(&str, TopicDots)] =
+    &[("keep", TopicDots::Keep), ("escape", TopicDots::Escape)];
 pub(super) const LEVEL: &[(&str, LogLevel)] = &[
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),

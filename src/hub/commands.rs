@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::Commander;
 use crate::commands::Settings;
 use crate::commands::authority::Authority;
+use crate::commands::desired::Desired;
+use crate::commands::local::ASKING;
 use crate::commands::port::{CommandPort, FINALS, FROM_BROKER, FROM_SESSIONS, REPLIES, UplinkWays};
 use crate::commands::run::Wiring;
 use crate::config;
@@ -18,8 +21,10 @@ use crate::stop::Stop;
 /// All ends of all ways but the room's own.
 pub(super) struct Ends {
     pub(super) sessions: CommandPort,
+    pub(super) desired: Arc<Desired>,
     pub(super) uplink: UplinkWays,
     pub(super) intake: Answers,
+    pub(super) operator: Commander,
 }
 
 /// What the room is told of the rest of the hub.
@@ -39,6 +44,10 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     let (news, from_uplink) = mpsc::unbounded_channel();
     let (finals, come) = mpsc::channel(FINALS);
     let (safe, from_intake) = mpsc::unbounded_channel();
+    let (ask, asked) = mpsc::channel(ASKING);
+    let port = commands.admin.then_some(ask);
+    let operator = Commander::new(around.authority.clone(), commands.max_size, port);
+    let desired = Desired::new(around.board.clone());
     let wiring = Wiring {
         settings: Settings {
             prefix: around.prefix,
@@ -50,6 +59,8 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
         },
         sessions: from_sessions,
         broker: from_broker,
+        asked,
+        desired: desired.clone(),
         authority: around.authority,
         replies,
         finals,
@@ -61,13 +72,16 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     };
     let ends = Ends {
         sessions,
+        desired: desired.clone(),
         uplink: UplinkWays {
             incoming,
             replies: to_uplink,
             news,
+            desired,
             max_size: commands.max_size,
         },
         intake: Answers { come, safe },
+        operator,
     };
     (wiring, ends)
 }

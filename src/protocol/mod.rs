@@ -10,13 +10,16 @@ pub mod client;
 pub mod decode;
 pub mod encode;
 pub mod fast;
+mod influx;
 pub mod limits;
 pub mod message;
 pub mod number;
 pub mod out;
 pub mod pack;
 pub mod payload;
+pub mod visit;
 
 pub use client::decode_to_device;
+pub(crate) use decode::scalar::base64url;
 pub use decode::{decode, decode_value, result_id};
 pub use encode::encode;

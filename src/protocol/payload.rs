@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use super::decode::decode;
 use super::decode::scalar::base64url;
 use super::fast;
+use super::influx;
 use super::limits::{MAX_NAME, MAX_RESOLVED};
 use super::message::FromDevice;
 use super::number::Number;
@@ -25,6 +26,8 @@ pub enum Format {
     SenmlJson,
     /// The resolved pack alone, `application/senml+cbor`, by the RFC's integer labels.
     SenmlCbor,
+    /// InfluxDB's line protocol, one line a reading.
+    Influx,
 }
 
 /// A stored batch cannot be published. It was checked before it was taken, so its frame is not
@@ -160,6 +163,39 @@ fn append_walked(out: &mut impl Out, batch: &Batch, format: Format) -> bool {
     true
 }
 
+/// Appends a batch in line protocol, with the hub's id among the tags if it is known.
+///
+/// # Errors
+/// When the frame is not what was taken; nothing was appended then.
+pub fn append_lines(
+    out: &mut impl Out,
+    batch: &Batch,
+    hub: Option<&str>,
+) -> Result<(), PayloadError> {
+    let message = decode(batch.encoding, &batch.frame)
+        .map_err(|reject| PayloadError::Frame(reject.detail))?;
+    let FromDevice::Data(data) = message else {
+        return Err(PayloadError::NoPack);
+    };
+    if data.pack.readings() == 0 {
+        return Err(PayloadError::NoReading);
+    }
+    let received = batch.received.wall - data.age;
+    let doubt = data.pack.times(received).doubt(&batch.received);
+    let mut lines = influx::Lines::new(batch, hub, doubt);
+    for record in data.pack.resolve(received) {
+        lines.record(&record.map_err(|error| PayloadError::Pack(error.to_string()))?);
+    }
+    out.put(lines.finish().as_bytes());
+    Ok(())
+}
+
+/// The payload of `…/gap` in line protocol.
+#[must_use]
+pub fn gap_line(gap: &Gap, hub: Option<&str>) -> Vec<u8> {
+    influx::gap(gap, hub).into_bytes()
+}
+
 /// [`append_batch`] by the long way alone, which takes every encoding and format. What the short cut
 /// writes is compared with this.
 ///
@@ -190,12 +226,12 @@ fn append_decoded_after(
     }
     let labels = match format {
         Format::SenmlCbor => Labels::Integers,
-        Format::Json | Format::Cbor | Format::SenmlJson => Labels::Texts,
+        _ => Labels::Texts,
     };
     let received = batch.received.wall - data.age;
     let published = match format {
         Format::SenmlJson | Format::SenmlCbor => Some(batch.received.wall + waited),
-        Format::Json | Format::Cbor => None,
+        Format::Json | Format::Cbor | Format::Influx => None,
     };
     let pack = Records {
         pack: &data.pack,
@@ -212,6 +248,7 @@ fn append_decoded_after(
         Format::SenmlJson => to_json(out, &pack),
         Format::Cbor => to_cbor(out, &whole),
         Format::SenmlCbor => to_cbor(out, &pack),
+        Format::Influx => append_lines(out, batch, None),
     };
     if written.is_err() {
         out.truncate(start);
@@ -220,11 +257,13 @@ fn append_decoded_after(
 }
 
 /// The payload of `…/gap`: a map, as JSON with the JSON formats and as CBOR with the CBOR ones.
-/// SenML has no way to say it, so `senml-json` and `senml-cbor` get the same map.
+/// SenML has no way to say it, so `senml-json` and `senml-cbor` get the same map. In line protocol it
+/// is a line.
 #[must_use]
 pub fn encode_gap(gap: &Gap, format: Format) -> Vec<u8> {
     let mut payload = Vec::with_capacity(ENVELOPE);
     match format {
+        Format::Influx => return gap_line(gap, None),
         Format::Json | Format::SenmlJson => to_json(&mut payload, gap),
         Format::Cbor | Format::SenmlCbor => to_cbor(&mut payload, gap),
     }

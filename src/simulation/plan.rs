@@ -152,6 +152,7 @@ impl Plan {
             inflight,
             ack_timeout,
             keep_alive: Duration::from_secs(30),
+            topic_dots: config::TopicDots::Keep,
         };
         let tiny = chance.permille(200);
         let lanes = lanes::Settings {

@@ -66,6 +66,12 @@ pub struct UplinkBoard {
     pub refused_statuses: Number,
     /// Gauge: devices whose status it refuses now.
     pub parked_statuses: Number,
+    /// Values that it has taken on their own topics.
+    pub values: Number,
+    /// Values that it refused.
+    pub refused_values: Number,
+    /// Values that were not shown for lack of room: of too many names, or too long.
+    pub dropped_values: Number,
     /// Gauge: 1 while another client seems to have the same client id.
     pub twins: Number,
     /// The broker's address and the version of MQTT spoken with it; the probe.
@@ -102,6 +108,9 @@ impl UplinkBoard {
             refused: Number::default(),
             refused_statuses: Number::default(),
             parked_statuses: Number::default(),
+            values: Number::default(),
+            refused_values: Number::default(),
+            dropped_values: Number::default(),
             twins: Number::default(),
             broker: Mutex::default(),
             unheard: Number::default(),

@@ -37,8 +37,12 @@ pub(super) enum Thing {
     History(Arc<str>),
     /// Its gap records.
     Gap(Arc<str>),
+    /// The newest values of a device.
+    Value(Arc<str>),
     /// Answers to commands for a device.
     Result(Arc<str>),
+    /// What a device reports of its state.
+    Reported(Arc<str>),
     /// The empty batch whose echo is waited for.
     Probe,
     /// A subscription, by its filter.
@@ -53,7 +57,9 @@ impl fmt::Display for Thing {
             Self::Data(device) => write!(f, "data of {device}"),
             Self::History(device) => write!(f, "stored data of {device}"),
             Self::Gap(device) => write!(f, "a gap record of {device}"),
+            Self::Value(device) => write!(f, "the values of {device}"),
             Self::Result(device) => write!(f, "the result of a command of {device}"),
+            Self::Reported(device) => write!(f, "the reported state of {device}"),
             Self::Probe => f.write_str("the probe"),
             Self::Subscription(filter) => write!(f, "the subscription to {filter}"),
         }

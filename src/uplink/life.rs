@@ -20,8 +20,10 @@ use super::paths::{Paths, reason_to_leave};
 use super::publication::Publisher;
 use super::route::{Returns, Target};
 use super::twins::Twins;
+use super::values::Values;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
+use crate::commands::desired::Desired;
 use crate::commands::port::{News, UplinkWays};
 use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
@@ -46,11 +48,15 @@ pub(super) struct Ports {
     pub(super) parked: Parked,
     /// The way of commands, if there is one. Gone once the last answer has been said.
     pub(super) commands: Option<UplinkWays>,
+    /// Desired and reported states, where commands are on.
+    pub(super) desired: Option<Arc<Desired>>,
     /// When the hub's own state, which it refuses, is tried again, and the pause before that.
     pub(super) hub_pause: Option<(Instant, Duration)>,
     /// What makes the broker hang up.
     pub(super) blame: Blame,
     pub(super) twins: Twins,
+    /// The newest values; `None`: they are off.
+    pub(super) values: Option<Values>,
     pub(super) client_id: String,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
@@ -84,10 +90,12 @@ pub(super) async fn run<D: Dial>(
         pulse: settings.pulse.clone(),
         clock: clock::changes(),
         parked: Parked::default(),
+        desired: commands.as_ref().map(|ways| ways.desired.clone()),
         commands,
         hub_pause: None,
         blame: Blame::default(),
         twins: Twins::default(),
+        values: Values::new(&settings.values),
         client_id: broker.client_id.clone(),
         stale_attempts: stale::ATTEMPTS,
         stop,
@@ -100,7 +108,8 @@ pub(super) async fn run<D: Dial>(
             &settings.version,
             broker.max_payload,
             takes_commands,
-        ),
+        )
+        .with_dots(broker.topic_dots),
         paths: Paths::new(&settings),
         returns: Returns::new(broker.return_after),
         backoff: Backoff::new(settings.pace.first_retry, settings.pace.longest_retry),
@@ -201,6 +210,9 @@ impl<D: Dial> Life<D> {
         if self.last != here {
             // What another broker refused says nothing about this one.
             self.ports.blame.forget();
+            if let Some(values) = &mut self.ports.values {
+                values.forgive();
+            }
             self.last = here;
         }
         self.returns.connected(place);
@@ -218,6 +230,9 @@ impl<D: Dial> Life<D> {
         self.ports.board.commands.listening.set(0);
         self.ports.tell_commands(News::Down);
         self.ports.parked.ended();
+        let hung_up =
+            matches!(&end, End::Lost { failure, .. } if failure.hung_up && !failure.is_explained());
+        self.ports.lose_values(hung_up);
         match end {
             End::Finished => {
                 info!(%broker, epoch, "uplink disconnected");
@@ -253,6 +268,25 @@ impl Ports {
         if let Some(commands) = &self.commands {
             // An error means that the room has ended.
             let _ = commands.news.send(news);
+        }
+    }
+
+    /// The values that were out on a connection that has ended.
+    fn lose_values(&mut self, hung_up: bool) {
+        let Some(values) = &mut self.values else {
+            return;
+        };
+        let paused = values.lost(hung_up, Instant::now());
+        if paused > 0 {
+            self.board.uplink.refused_values.add(1);
+            if values.is_first_refusal() {
+                warn!(
+                    names = paused,
+                    "the broker hung up several times while values were on the way; they are tried \
+                     again with growing pauses, and data goes on: look at its ACL for value/#, whether \
+                     it takes retained messages, or write values.enabled = false"
+                );
+            }
         }
     }
 

@@ -43,7 +43,9 @@ mod route;
 pub(crate) mod simulated;
 mod stale;
 mod terms;
+mod topic;
 mod twins;
+mod values;
 
 /// Runs the uplink until `submissions` is closed and the last words are said.
 ///
@@ -89,6 +91,8 @@ pub async fn run(
 pub struct Settings {
     /// `[uplink]`
     pub broker: config::Uplink,
+    /// `[values]`
+    pub values: config::Values,
     /// The hub's id, a topic level.
     pub hub: String,
     /// The hub's version, for its status.
@@ -105,6 +109,7 @@ impl Settings {
     pub fn new(broker: config::Uplink, hub: &str) -> Self {
         Self {
             broker,
+            values: config::Values::default(),
             hub: hub.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pace: Pace::default(),

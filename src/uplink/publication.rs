@@ -5,8 +5,10 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::topic::{escape, escape_dots, unescape_dots};
 use crate::clock;
-use crate::config::{Format, is_id};
+use crate::commands::desired::Report;
+use crate::config::{Format, TopicDots, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload::{self, PayloadError};
 use crate::reading::{Batch, Doubt, Encoding, Item, Lane, Moment, Reply};
@@ -101,8 +103,12 @@ fn known(then: Moment) -> (f64, Option<Doubt>) {
 /// Makes publications for one hub.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    /// `{prefix}/{hub}/`
+    /// `{prefix}/{hub}/` as in topics.
     root: String,
+    prefix: String,
+    /// Dots are escaped.
+    dots: bool,
+    hub: String,
     format: Format,
     version: String,
     max_payload: usize,
@@ -130,27 +136,67 @@ impl Publisher {
         commands: bool,
     ) -> Self {
         Self {
+            dots: false,
+            prefix: prefix.to_owned(),
             max_payload,
             commands,
             root: format!("{prefix}/{hub}/"),
+            hub: hub.to_owned(),
             format,
             version: version.to_owned(),
         }
     }
 
-    /// Where an item is published.
-    pub(super) fn head<'a>(&'a self, item: &'a Item, lane: Lane) -> Head<'a> {
+    /// The same with dots in ids and names escaped, or not.
+    pub(super) fn with_dots(mut self, dots: TopicDots) -> Self {
+        self.dots = dots == TopicDots::Escape;
+        let hub = self.level(&self.hub);
+        self.root = format!("{}/{hub}/", self.prefix);
+        self
+    }
+
+    /// An id as a topic level.
+    fn level<'t>(&self, id: &'t str) -> Cow<'t, str> {
+        match self.dots {
+            true => escape_dots(id),
+            false => Cow::Borrowed(id),
+        }
+    }
+
+    /// A topic below the hub's as it would be without escapes.
+    pub(super) fn unescaped<'t>(&self, topic: &'t str) -> Cow<'t, str> {
+        match topic.strip_prefix(&self.root) {
+            Some(rest) if self.dots => {
+                let rest = unescape_dots(rest);
+                Cow::Owned(format!("{}/{}/{rest}", self.prefix, self.hub))
+            }
+            _ => Cow::Borrowed(topic),
+        }
+    }
+
+    /// Where an item is published. `room`: for an id that has to be escaped.
+    pub(super) fn head<'a>(&'a self, item: &'a Item, lane: Lane, room: &'a mut String) -> Head<'a> {
         let (device, level) = match (item, lane) {
             (Item::Batch(batch), Lane::Live) => (&batch.device, "/data"),
             (Item::Batch(batch), Lane::History) => (&batch.device, "/history"),
             (Item::Gap(gap), _) => (&gap.device, "/gap"),
-            (Item::Reply(reply), _) => return self.reply_head(reply),
+            (Item::Reply(reply), _) => return self.reply_head(reply, room),
         };
+        let mut device: &str = device;
+        if self.dots && device.contains('.') {
+            *room = escape_dots(device).into_owned();
+            device = room;
+        }
         Head {
             topic: [&self.root, device, level, ""],
             retain: false,
             properties: None,
         }
+    }
+
+    /// The same as one text.
+    pub(super) fn topic_of(&self, item: &Item, lane: Lane) -> String {
+        self.head(item, lane, &mut String::new()).topic.concat()
     }
 
     /// What MQTT 5 carries beside the payload: in the SenML formats, which have no place of their
@@ -160,7 +206,7 @@ impl Publisher {
             return Some(Self::reply_properties(reply));
         }
         let content_type = match self.format {
-            Format::Json | Format::Cbor => return None,
+            Format::Json | Format::Cbor | Format::Influx => return None,
             Format::SenmlJson => "application/senml+json",
             Format::SenmlCbor => "application/senml+cbor",
         };
@@ -190,6 +236,13 @@ impl Publisher {
     pub(super) fn append(&self, item: &Item, out: &mut Vec<u8>) -> Result<(), String> {
         let start = out.len();
         match item {
+            Item::Batch(batch) if self.format == Format::Influx => {
+                let batch = Batch {
+                    received: clock::corrected(batch.received),
+                    ..batch.clone()
+                };
+                payload::append_lines(out, &batch, Some(&self.hub))
+            }
             Item::Batch(batch) if batch.received.synced => {
                 payload::append_batch(out, batch, self.format)
             }
@@ -203,6 +256,10 @@ impl Publisher {
                 // Of an earlier boot nobody knows how long ago it was.
                 let waited = received.age(&clock::now()).unwrap_or(0.0);
                 payload::append_batch_after(out, &batch, self.format, waited)
+            }
+            Item::Gap(gap) if self.format == Format::Influx => {
+                out.extend_from_slice(&payload::gap_line(gap, Some(&self.hub)));
+                Ok(())
             }
             Item::Gap(gap) => {
                 out.extend_from_slice(&payload::encode_gap(gap, self.format));
@@ -238,6 +295,13 @@ impl Publisher {
         self.retained(self.topic(device, "status"), &status)
     }
 
+    /// Where the newest value of a name stands.
+    pub(super) fn value_topic(&self, device: &str, name: &str) -> String {
+        let mut topic = self.topic(device, "value/");
+        topic.push_str(&escape(name, self.dots));
+        topic
+    }
+
     /// Matches the commands for all devices, whatever stands behind.
     pub(super) fn command_filter(&self) -> String {
         self.topic("+", "command/#")
@@ -252,10 +316,40 @@ impl Publisher {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Where the answer to a command goes.
-    pub(super) fn reply_head<'a>(&'a self, reply: &'a Reply) -> Head<'a> {
+    /// Where the state stands that a device is to be in.
+    pub(super) fn desired_topic(&self, device: &str) -> String {
+        self.topic(device, "desired")
+    }
+
+    /// The device whose desired state stands at this topic.
+    pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let device = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
+        is_id(device).then_some(device)
+    }
+
+    /// What a device reports of its state.
+    pub(super) fn reported(&self, report: &Report) -> Publication {
+        Publication {
+            topic: self.topic(&report.device, "reported"),
+            payload: report.payload.to_vec(),
+            retain: true,
+        }
+    }
+
+    /// Where the answer to a command goes. `room`: for what has to be escaped.
+    pub(super) fn reply_head<'a>(&'a self, reply: &'a Reply, room: &'a mut String) -> Head<'a> {
+        let dots = self.dots && (reply.device.contains('.') || reply.name.contains('.'));
         let topic = match &reply.topic {
             Some(topic) => [&**topic, "", "", ""],
+            None if dots && !reply.name.is_empty() => {
+                let (device, name) = (self.level(&reply.device), self.level(&reply.name));
+                *room = format!("{device}/result/{name}");
+                [&*self.root, room, "", ""]
+            }
+            None if dots => {
+                *room = self.level(&reply.device).into_owned();
+                [&*self.root, room, "/result", ""]
+            }
             None if reply.name.is_empty() => [&*self.root, &reply.device, "/result", ""],
             None => [&*self.root, &reply.device, "/result/", &reply.name],
         };
@@ -289,11 +383,15 @@ impl Publisher {
     }
 
     /// The device whose state stands at this topic.
-    pub(super) fn device_of<'a>(&self, status_topic: &'a str) -> Option<&'a str> {
-        status_topic
+    pub(super) fn device_of<'a>(&self, status_topic: &'a str) -> Option<Cow<'a, str>> {
+        let device = status_topic
             .strip_prefix(&self.root)?
-            .strip_suffix("/status")
-            .filter(|device| is_id(device))
+            .strip_suffix("/status")?;
+        let device = match self.dots {
+            true => unescape_dots(device),
+            false => Cow::Borrowed(device),
+        };
+        is_id(&device).then_some(device)
     }
 
     /// Where the hub's own state stands.
@@ -321,6 +419,8 @@ impl Publisher {
             Format::SenmlJson => serde_json::to_vec(&none).ok(),
             Format::Cbor => serde_cbor::to_vec(&whole).ok(),
             Format::SenmlCbor => serde_cbor::to_vec(&none).ok(),
+            // A comment in line protocol.
+            Format::Influx => Some(b"# probe".to_vec()),
         };
         Publication {
             topic: self.probe_topic(),
@@ -344,7 +444,7 @@ impl Publisher {
 
     fn topic(&self, device: &str, level: &str) -> String {
         let mut topic = String::with_capacity(self.root.len() + device.len() + 1 + level.len());
-        for part in [&self.root, device, "/", level] {
+        for part in [&self.root, &*self.level(device), "/", level] {
             topic.push_str(part);
         }
         topic
@@ -395,7 +495,7 @@ mod tests {
     }
 
     fn topic(publisher: &Publisher, item: &Item, lane: Lane) -> String {
-        publisher.head(item, lane).topic.concat()
+        publisher.topic_of(item, lane)
     }
 
     fn payload(publisher: &Publisher, item: &Item) -> Result<Vec<u8>, String> {
@@ -454,7 +554,8 @@ mod tests {
     #[test]
     fn only_states_are_retained() {
         let publisher = publisher(Format::Cbor);
-        assert!(!publisher.head(&Item::Batch(batch()), Lane::Live).retain);
+        let item = Item::Batch(batch());
+        assert!(!publisher.head(&item, Lane::Live, &mut String::new()).retain);
         let hub = publisher.hub_status("online", Moment::at(7.5));
         assert!(hub.retain);
         assert_eq!(hub.topic, "farm/telehub/barn/status");
@@ -484,7 +585,7 @@ mod tests {
         let publisher = publisher(Format::Json);
         assert_eq!(publisher.status_filter(), "farm/telehub/barn/+/status");
         let of = |topic| publisher.device_of(topic);
-        assert_eq!(of("farm/telehub/barn/cow/status"), Some("cow"));
+        assert_eq!(of("farm/telehub/barn/cow/status"), Some("cow".into()));
         for other in [
             "farm/telehub/barn/status",
             "farm/telehub/barn/a/b/status",
@@ -493,6 +594,54 @@ mod tests {
         ] {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn dots_are_escaped_in_every_topic_where_that_is_asked_for() {
+        let publisher = Publisher::new("a.b", "ba.rn", Format::Json, "1", 1 << 20, true)
+            .with_dots(TopicDots::Escape);
+        let item = Item::Batch(Batch {
+            device: "c.ow".into(),
+            ..batch()
+        });
+        assert_eq!(
+            topic(&publisher, &item, Lane::Live),
+            "a.b/ba%2Ern/c%2Eow/data"
+        );
+        assert_eq!(publisher.hub_topic(), "a.b/ba%2Ern/status");
+        assert_eq!(publisher.status_topic("c.ow"), "a.b/ba%2Ern/c%2Eow/status");
+        assert_eq!(
+            publisher.device_of("a.b/ba%2Ern/c%2Eow/status"),
+            Some("c.ow".into())
+        );
+        assert_eq!(
+            publisher.value_topic("c.ow", "t.x/y"),
+            "a.b/ba%2Ern/c%2Eow/value/t%2Ex/y"
+        );
+        let command = "a.b/ba%2Ern/c%2Eow/command/set%2Ex";
+        assert!(publisher.is_command(command));
+        assert_eq!(publisher.unescaped(command), "a.b/ba.rn/c.ow/command/set.x");
+        let keeps = Publisher::new("a.b", "ba.rn", Format::Json, "1", 1 << 20, true);
+        assert_eq!(topic(&keeps, &item, Lane::Live), "a.b/ba.rn/c.ow/data");
+        assert_eq!(keeps.unescaped(command), command);
+    }
+
+    #[test]
+    fn line_protocol_names_the_hub_and_a_gap_is_a_line() {
+        let publisher = publisher(Format::Influx);
+        let item = Item::Batch(batch());
+        assert_eq!(
+            String::from_utf8(payload(&publisher, &item).unwrap()).unwrap(),
+            "telehub,hub=barn,device=cow,name=t v=21.5,stream=\"a\",seq=3i 1700000000000000000"
+        );
+        let gap = Item::Gap(Gap::of(&batch(), GapReason::TooLarge, 5.0));
+        assert_eq!(
+            String::from_utf8(payload(&publisher, &gap).unwrap()).unwrap(),
+            "telehub_gap,hub=barn,device=cow,reason=too-large \
+             stream=\"a\",from=3i,to=3i,batches=1i,readings=1i 5000000000"
+        );
+        assert_eq!(publisher.properties(&item), None);
+        assert_eq!(publisher.probe(Moment::at(1.0)).payload, b"# probe");
     }
 
     #[test]

@@ -21,6 +21,8 @@ def main(schemas, messages):
         topic, payload = json.loads(line)
         parts = topic.split("/")
         kind = "hub-status" if len(parts) == 3 else OF.get(parts[-1])
+        if len(parts) > 4 and parts[3] == "value":
+            kind = "value"
         if kind is None or (len(parts) > 3 and parts[2].startswith("_probe")):
             continue
         wrong = [error.message for error in validators[kind].iter_errors(json.loads(payload))]

@@ -44,6 +44,7 @@ pub fn settings(port: u16) -> Settings {
         inflight: 100,
         ack_timeout: Duration::from_secs(10),
         keep_alive: Duration::from_secs(30),
+        topic_dots: config::TopicDots::Keep,
     };
     Settings {
         pace: PACE,

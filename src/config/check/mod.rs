@@ -5,6 +5,7 @@ mod admin;
 mod commands;
 mod devices;
 mod uplink;
+mod values;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -55,7 +56,8 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     commit_interval(doc, &spool, &uplink);
     let admin = admin::admin(doc, &devices, &mut notes);
-    let commands = commands::commands(doc, &devices, &uplink, &mut notes);
+    let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
+    let values = values::values(doc, &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))
@@ -70,6 +72,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
             devices,
             spool,
             uplink,
+            values,
             commands,
             admin,
             log,

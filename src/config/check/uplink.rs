@@ -7,8 +7,8 @@ use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
 use crate::config::url::{BrokerUrl, broker_urls};
 use crate::config::values::{client_id, duration, file, prefix, size, text, whole, word};
-use crate::config::words::{DRAIN, FORMAT, VERSION};
-use crate::config::{Broker, DrainOrder, Format, Hub, MqttVersion, Uplink, UplinkTls};
+use crate::config::words::{DOTS, DRAIN, FORMAT, VERSION};
+use crate::config::{Broker, DrainOrder, Format, Hub, MqttVersion, TopicDots, Uplink, UplinkTls};
 use crate::protocol::limits::MAX_RESOLVED;
 
 /// Bytes that no resolved pack exceeds, in any format, with its envelope.
@@ -97,6 +97,16 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
              travel as user properties of MQTT 5; write \"auto\", or format = \"json\" or \"cbor\"",
         ));
     }
+    let topic_dots = doc.get(S, "topic_dots", word(DOTS));
+    if topic_dots.is_none() && hub.id.contains('.') {
+        let text = format!(
+            "\"{}\" has a dot, of which RabbitMQ makes a topic level and for which NATS before 2.10 \
+             closes the connection: write topic_dots = \"escape\" in [uplink] for these, or \"keep\" \
+             if your broker is another one",
+            hub.id
+        );
+        notes.warnings.push(doc.remark("hub", "id", text));
+    }
     Uplink {
         brokers: urls
             .into_iter()
@@ -130,6 +140,7 @@ pub(super) fn uplink(doc: &mut Document<'_>, hub: &Hub, notes: &mut Notes) -> Up
         keep_alive: doc
             .get(S, "keep_alive", |value| whole_seconds(keep_alive(value)?))
             .unwrap_or(Duration::from_secs(30)),
+        topic_dots: topic_dots.unwrap_or(TopicDots::Keep),
     }
 }
 

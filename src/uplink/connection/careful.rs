@@ -49,6 +49,7 @@ impl<W: Wire> Connection<'_, W> {
             }
         }
         self.take_reply();
+        self.follow_desired();
         while let Some(state) = self.take_state() {
             self.states.push_back(state);
         }
@@ -81,6 +82,9 @@ impl<W: Wire> Connection<'_, W> {
                     _ => false,
                 }
             }
+            // Never suspected: they pause by themselves.
+            Thing::Value(_) => false,
+            Thing::Reported(device) => self.send_report(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),
         }
@@ -109,7 +113,11 @@ impl<W: Wire> Connection<'_, W> {
     /// The hub's state, a subscription, a command's result, or a device's state.
     fn offer_state(&mut self) -> bool {
         let hub = self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later;
-        if hub && self.say_online() || self.make_subscription(None) || self.send_reply(None) {
+        if hub && self.say_online()
+            || self.make_subscription(None)
+            || self.send_reply(None)
+            || self.send_report(None)
+        {
             return true;
         }
         let blame = &self.ports.blame;
@@ -153,7 +161,7 @@ impl<W: Wire> Connection<'_, W> {
 
     fn give_back(&mut self, verdict: &Verdict, data: &Data) {
         let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
-        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let topic = self.publisher.topic_of(&data.item, data.lane);
         self.ports.board.uplink.refused.add(1);
         self.ports.outlet.push(match verdict {
             Verdict::Topic(_) => Event::Refused {

@@ -63,7 +63,7 @@ impl<W: Wire> Connection<'_, W> {
         // In 3.1.1 the flag stands only on what the broker had before the hub came.
         let stale = message.retain && self.wire.terms().version == Version::V311;
         let incoming = Incoming {
-            topic: message.topic.as_str().into(),
+            topic: (&*self.publisher.unescaped(&message.topic)).into(),
             // A copy: a slice would keep the whole read buffer for as long as the command lives.
             payload: Bytes::copy_from_slice(&message.payload),
             retain: message.retain,
@@ -152,9 +152,10 @@ impl<W: Wire> Connection<'_, W> {
 
     fn publish_reply(&mut self, reply: &Reply) {
         let properties = Publisher::reply_properties(reply);
+        let mut room = String::new();
         let head = Head {
             properties: Some(&properties),
-            ..self.publisher.reply_head(reply)
+            ..self.publisher.reply_head(reply, &mut room)
         };
         let id = self.ledger.next_id();
         let written = self.wire.publish(id, &head, |out| {

@@ -24,6 +24,8 @@ impl<W: Wire> Connection<'_, W> {
             && !self.untold
             && self.states.is_empty()
             && self.all_replied()
+            && self.all_reported()
+            && self.all_values_said()
             && self.ledger.is_empty()
             && self.kept.is_none();
         if self.phase == Phase::Flushing && all_said {
@@ -40,10 +42,13 @@ impl<W: Wire> Connection<'_, W> {
             }
             self.alone = false;
         }
+        self.follow_desired();
         while self.make_subscription(None) {}
         // A broker that receives one publish at a time: data would never let a state through.
         if self.window.data == usize::from(self.window.whole) {
             self.feed_states();
+            self.feed_reports();
+            self.feed_values_between();
         }
         // The hub's own status is the first thing that it says.
         if self.untold_hub && self.phase == Phase::Serving {
@@ -52,7 +57,9 @@ impl<W: Wire> Connection<'_, W> {
         if self.feed_data() {
             self.feed_states();
             if !self.alone {
+                self.feed_reports();
                 self.send_probe();
+                self.feed_values();
             }
         }
     }
@@ -141,9 +148,10 @@ impl<W: Wire> Connection<'_, W> {
         }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);
+        let mut room = String::new();
         let head = Head {
             properties: properties.as_ref(),
-            ..publisher.head(&item, lane)
+            ..publisher.head(&item, lane, &mut room)
         };
         let id = self.ledger.next_id();
         match self

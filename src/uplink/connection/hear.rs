@@ -48,6 +48,8 @@ impl<W: Wire> Connection<'_, W> {
             }
             Record::Device(..) => self.statuses -= 1,
             Record::Reply(..) => self.replies -= 1,
+            Record::Reported(..) => self.reports -= 1,
+            Record::Value(..) => self.values -= 1,
             Record::Hub | Record::Farewell | Record::Probe => {}
         }
         self.keep(record);
@@ -60,10 +62,12 @@ impl<W: Wire> Connection<'_, W> {
         let why = reasons::sentence(reason, words, "");
         match record {
             Record::Data(data) => self.data_refused(&data, reason, &why),
+            Record::Value(device, id) => self.value_refused(&device, id, &why),
             state => {
                 match &state {
                     Record::Device(..) => self.statuses -= 1,
                     Record::Reply(..) => self.replies -= 1,
+                    Record::Reported(..) => self.reports -= 1,
                     _ => {}
                 }
                 self.park(state, &why);
@@ -75,7 +79,7 @@ impl<W: Wire> Connection<'_, W> {
     fn data_refused(&mut self, data: &Data, reason: u8, why: &str) {
         self.out_bytes -= data.bytes;
         self.ports.board.uplink.refused.add(1);
-        let topic = self.publisher.head(&data.item, data.lane).topic.concat();
+        let topic = self.publisher.topic_of(&data.item, data.lane);
         let detail = format!("the broker does not take what is published to {topic}: {why}");
         let (epoch, token) = (self.epoch, data.token);
         let thing = thing_of(&data.item, data.lane);

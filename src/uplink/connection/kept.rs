@@ -83,6 +83,7 @@ impl<W: Wire> Connection<'_, W> {
         match record {
             Record::Data(data) => {
                 self.acked_data = true;
+                self.learn_values(&data);
                 let (epoch, token) = (self.epoch, data.token);
                 self.ports.outlet.push(Event::Acked { epoch, token });
             }
@@ -94,6 +95,8 @@ impl<W: Wire> Connection<'_, W> {
                 self.told_hub = true;
                 self.ports.hub_pause = None;
             }
+            Record::Reported(device, version) => self.reported(&device, version),
+            Record::Value(_, id) => self.value_taken(id),
             Record::Farewell => self.wire.disconnect(),
             Record::Reply(_) | Record::Probe => {}
         }

@@ -3,12 +3,14 @@
 
 mod careful;
 mod commands;
+mod desired;
 mod feed;
 mod hear;
 mod kept;
 mod messages;
 mod silence;
 mod states;
+mod values;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -125,8 +127,13 @@ enum Record {
     Farewell,
     /// The empty batch whose echo is waited for.
     Probe,
+    /// The newest value of a name of a device, by the number of its series; `None`: one that is
+    /// taken back.
+    Value(Arc<str>, Option<u64>),
     /// The answer to a command for this device, which is not its final one.
     Reply(Arc<str>),
+    /// What a device reports of its state, and which of its reports.
+    Reported(Arc<str>, u64),
 }
 
 impl Record {
@@ -136,7 +143,9 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
+            Self::Value(device, _) => Thing::Value(device.clone()),
             Self::Reply(device) => Thing::Result(device.clone()),
+            Self::Reported(device, _) => Thing::Reported(device.clone()),
         }
     }
 }
@@ -215,6 +224,12 @@ struct Connection<'a, W> {
     statuses: usize,
     /// Answers to commands that are out, but for final ones.
     replies: usize,
+    /// Reported states that are out.
+    reports: usize,
+    /// Values that are out.
+    values: usize,
+    /// A value went before data, whose turn it is.
+    value_went: bool,
     /// One that waits until nothing else is out.
     reply: Option<Reply>,
     /// The outbox may hold something.
@@ -274,6 +289,9 @@ pub(super) async fn serve<W: Wire>(
         out_bytes: 0,
         statuses: 0,
         replies: 0,
+        reports: 0,
+        values: 0,
+        value_went: false,
         reply: None,
         untold: true,
         untold_hub: false,
@@ -353,6 +371,8 @@ impl<W: Wire> Connection<'_, W> {
             let probe = self.probe.deadline();
             let may_reply = self.may_reply();
             let grace = self.grace;
+            let report = self.next_report();
+            let values = self.next_values();
             let wire = &mut self.wire;
             // Rare things first, so that none of them waits behind a wire that is always ready; what
             // is submitted is taken by `feed` as well. In one order, so that a simulated history
@@ -371,6 +391,11 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(silence) => self.ping_into_silence(),
                 () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(states) => self.untold = true,
+                () = desired::changed(self.ports.desired.as_deref()) => {}
+                // It goes out with the next feed.
+                () = reached(report) => {}
+                // What is due now is fed.
+                () = reached(values) => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
@@ -398,6 +423,9 @@ impl<W: Wire> Connection<'_, W> {
             self.wire.limit(bytes);
         }
         self.plan_subscriptions();
+        if let Some(desired) = &self.ports.desired {
+            desired.begin();
+        }
         self.ports.tell_commands(News::Up);
         self.untold_hub = true;
     }
@@ -471,6 +499,7 @@ impl<W: Wire> Connection<'_, W> {
     fn begin_to_flush(&mut self) {
         self.phase = Phase::Flushing;
         self.untold = true;
+        self.hurry_values();
     }
 }
 

@@ -36,6 +36,9 @@ impl<W: Wire> Connection<'_, W> {
         self.ports.outbox.retell();
         self.untold = true;
         self.untold_hub = true;
+        if let Some(values) = &mut self.ports.values {
+            values.clock_was_set();
+        }
     }
 
     /// As many states as fit.
@@ -138,7 +141,10 @@ impl<W: Wire> Connection<'_, W> {
             }
             Record::Farewell => self.wire.disconnect(),
             Record::Reply(_) => return self.reply_refused(),
-            Record::Data(_) | Record::Probe => {}
+            Record::Reported(device, version) => {
+                return self.report_refused(&device, version, why);
+            }
+            Record::Data(_) | Record::Value(..) | Record::Probe => {}
         }
         self.ports.board.uplink.refused_statuses.add(1);
         self.show_refused();
