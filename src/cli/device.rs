@@ -230,6 +230,12 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
                 Some(path) => ids_of(path)?,
                 None => ids.clone(),
             };
+            // Before anybody is let in who would then have nothing to show.
+            if *certificate {
+                for id in &ids {
+                    tls::prepare_device(id, authority, Path::new("."))?;
+                }
+            }
             add(&ids, wishes, !no_token && !certificate, file)?;
             if *certificate {
                 for id in &ids {

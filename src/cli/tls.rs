@@ -172,8 +172,8 @@ fn is_there(path: &Path) -> anyhow::Result<bool> {
         .with_context(|| format!("cannot look for {}", path.display()))
 }
 
-/// A certificate for a device, signed by the authority: `ID.pem` and `ID.key` in a directory.
-pub(super) fn issue_device(
+/// Where the certificate of a device and its key will be. Fails if they cannot be made.
+pub(super) fn prepare_device(
     id: &str,
     directory: &Directory,
     out: &Path,
@@ -183,10 +183,20 @@ pub(super) fn issue_device(
         "there is no authority in {}; telehub tls init makes one",
         directory.path.display()
     );
-    let [certificate, key] = ["pem", "key"].map(|kind| out.join(format!("{id}.{kind}")));
-    for path in [&certificate, &key] {
+    let files = ["pem", "key"].map(|kind| out.join(format!("{id}.{kind}")));
+    for path in &files {
         ensure!(!is_there(path)?, "{} is there already", path.display());
     }
+    Ok(files)
+}
+
+/// A certificate for a device, signed by the authority: `ID.pem` and `ID.key` in a directory.
+pub(super) fn issue_device(
+    id: &str,
+    directory: &Directory,
+    out: &Path,
+) -> anyhow::Result<[PathBuf; 2]> {
+    let [certificate, key] = prepare_device(id, directory, out)?;
     let params = params(
         [id.to_owned()],
         id,

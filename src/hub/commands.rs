@@ -23,8 +23,8 @@ pub(super) struct Ends {
     pub(super) sessions: CommandPort,
     pub(super) desired: Arc<Desired>,
     pub(super) uplink: UplinkWays,
-    pub(super) intake: Answers,
     pub(super) operator: Commander,
+    pub(super) intake: Answers,
 }
 
 /// What the room is told of the rest of the hub.
@@ -42,12 +42,12 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
     let (incoming, from_broker) = mpsc::channel(FROM_BROKER);
     let (replies, to_uplink) = mpsc::channel(REPLIES);
     let (news, from_uplink) = mpsc::unbounded_channel();
-    let (finals, come) = mpsc::channel(FINALS);
-    let (safe, from_intake) = mpsc::unbounded_channel();
     let (ask, asked) = mpsc::channel(ASKING);
     let port = commands.admin.then_some(ask);
     let operator = Commander::new(around.authority.clone(), commands.max_size, port);
     let desired = Desired::new(around.board.clone());
+    let (finals, come) = mpsc::channel(FINALS);
+    let (safe, from_intake) = mpsc::unbounded_channel();
     let wiring = Wiring {
         settings: Settings {
             prefix: around.prefix,
@@ -80,8 +80,8 @@ pub(super) fn open(commands: &config::Commands, around: Around) -> (Wiring, Ends
             desired,
             max_size: commands.max_size,
         },
-        intake: Answers { come, safe },
         operator,
+        intake: Answers { come, safe },
     };
     (wiring, ends)
 }

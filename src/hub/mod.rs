@@ -149,7 +149,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         .with_pulse(heart.pulse("the device port"))
         .with_ack_timeout(uplink.ack_timeout);
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
-    let (mut to_commands, mut answers, mut operator) = (None, None, None);
+    let (mut to_commands, mut operator, mut answers) = (None, None, None);
     if commands.enabled {
         let around = commands::Around {
             prefix: uplink.prefix.clone(),
@@ -162,8 +162,8 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         let (wiring, ends) = commands::open(&commands, around);
         server = server.with_commands(ends.sessions, ends.desired);
         to_commands = Some(ends.uplink);
-        answers = Some(ends.intake);
         operator = Some(ends.operator);
+        answers = Some(ends.intake);
         parts.spawn(async move {
             crate::commands::run::run(wiring).await;
             (Part::Commands, Ok(()))

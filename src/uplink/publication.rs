@@ -322,9 +322,13 @@ impl Publisher {
     }
 
     /// The device whose desired state stands at this topic.
-    pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<&'a str> {
-        let device = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
-        is_id(device).then_some(device)
+    pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<Cow<'a, str>> {
+        let level = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
+        let device = match self.dots {
+            true => unescape_dots(level),
+            false => Cow::Borrowed(level),
+        };
+        is_id(&device).then_some(device)
     }
 
     /// What a device reports of its state.
@@ -336,22 +340,18 @@ impl Publisher {
         }
     }
 
-    /// Where the answer to a command goes. `room`: for what has to be escaped.
+    /// Where the answer to a command goes.
     pub(super) fn reply_head<'a>(&'a self, reply: &'a Reply, room: &'a mut String) -> Head<'a> {
-        let dots = self.dots && (reply.device.contains('.') || reply.name.contains('.'));
         let topic = match &reply.topic {
             Some(topic) => [&**topic, "", "", ""],
-            None if dots && !reply.name.is_empty() => {
-                let (device, name) = (self.level(&reply.device), self.level(&reply.name));
-                *room = format!("{device}/result/{name}");
+            None => {
+                let device = self.level(&reply.device);
+                *room = match &*reply.name {
+                    "" => format!("{device}/result"),
+                    name => format!("{device}/result/{}", self.level(name)),
+                };
                 [&*self.root, room, "", ""]
             }
-            None if dots => {
-                *room = self.level(&reply.device).into_owned();
-                [&*self.root, room, "/result", ""]
-            }
-            None if reply.name.is_empty() => [&*self.root, &reply.device, "/result", ""],
-            None => [&*self.root, &reply.device, "/result/", &reply.name],
         };
         Head {
             topic,

@@ -45,6 +45,8 @@ class Server:
     """A broker that can be ended, killed and started again on the same port and data."""
 
     name, mqtt5, hub_settings = "", False, ""
+    # Seconds until what is too large for it is found out.
+    patience = 60
 
     def __init__(self, directory):
         self.dir = pathlib.Path(directory)
@@ -141,6 +143,8 @@ class Mosquitto(Server):
 
 class RabbitMq(Server):
     name = "RabbitMQ"
+    # It falls silent and does not hang up: each attempt takes the hub's ack_timeout several times.
+    patience = 300
     home = pathlib.Path("/usr/lib/rabbitmq/lib")
 
     def __init__(self, directory):

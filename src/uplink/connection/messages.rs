@@ -311,7 +311,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.publisher.is_command(&message.topic) {
             self.command(message);
         } else if let Some(device) = self.publisher.desired_device(&message.topic) {
-            self.desired(device, message);
+            self.desired(&device, message);
         } else if matches!(self.probe, Probe::Waiting(_))
             && message.topic == self.publisher.probe_topic()
         {

@@ -130,10 +130,10 @@ enum Record {
     /// The newest value of a name of a device, by the number of its series; `None`: one that is
     /// taken back.
     Value(Arc<str>, Option<u64>),
-    /// The answer to a command for this device, which is not its final one.
-    Reply(Arc<str>),
     /// What a device reports of its state, and which of its reports.
     Reported(Arc<str>, u64),
+    /// The answer to a command for this device, which is not its final one.
+    Reply(Arc<str>),
 }
 
 impl Record {
@@ -144,8 +144,8 @@ impl Record {
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
             Self::Value(device, _) => Thing::Value(device.clone()),
-            Self::Reply(device) => Thing::Result(device.clone()),
             Self::Reported(device, _) => Thing::Reported(device.clone()),
+            Self::Reply(device) => Thing::Result(device.clone()),
         }
     }
 }
