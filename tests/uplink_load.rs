@@ -93,7 +93,7 @@ async fn a_broker_that_hangs_up_on_one_payload_is_met_again_without_it() {
     let epoch = rig.up().await;
     let batch = match batch(666) {
         Item::Batch(batch) => batch,
-        Item::Gap(_) => unreachable!(),
+        Item::Gap(_) | Item::Reply(_) => unreachable!(),
     };
     let gap = Gap::of(&batch, GapReason::TooLarge, 1.0);
     rig.submit_item(epoch, 1, Item::Gap(gap)).await;
