@@ -106,7 +106,7 @@ const STEADY: &[(&str, &str)] = &[
     ("telehub_commands_received_total", "in commands_local.rs"),
     (
         "telehub_commands_lost_results_total",
-        "needs a spool that loses them",
+        "needs a broker that refuses them",
     ),
     ("telehub_commands_sent_total", "in commands_local.rs"),
     ("telehub_commands_stray_results_total", "in commands.rs"),

@@ -36,7 +36,7 @@ fn batch(device: &str, seq: u64, bytes: usize) -> Item {
 fn gap(device: &str) -> Item {
     match batch(device, 1, 1) {
         Item::Batch(batch) => Item::Gap(Gap::of(&batch, GapReason::Expired, 1.0)),
-        Item::Gap(_) => unreachable!(),
+        Item::Gap(_) | Item::Reply(_) => unreachable!(),
     }
 }
 

@@ -370,6 +370,7 @@ mod tests {
     fn found() -> Inspection {
         Inspection {
             depth: Depth {
+                replies: 0,
                 groups: 2,
                 batches: 112,
                 readings: 1_120,

@@ -308,7 +308,7 @@ pub(super) fn commands(text: &mut Text, board: &Board) {
     .value(commands.untold.get());
     text.counter(
         "telehub_commands_lost_results_total",
-        "Final answers to commands that were given up: too old, too large for the broker, or lost with the spool.",
+        "Results of commands that were given up: too old, too large for the broker, or gone with a part of the spool.",
     )
     .value(commands.lost.get());
     states(text, board);
