@@ -3,6 +3,7 @@
 
 mod careful;
 mod commands;
+mod discovery;
 mod feed;
 mod hear;
 mod kept;
@@ -128,6 +129,8 @@ enum Record {
     /// The newest value of a name of a device, by the number of its series; `None`: one that is
     /// taken back.
     Value(Arc<str>, Option<u64>),
+    /// What Home Assistant finds a device by.
+    Document(Arc<str>),
     /// The answer to a command for a device, and its number if it is a final one.
     Reply(Arc<str>, Option<u64>),
 }
@@ -139,7 +142,7 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
-            Self::Value(device, _) => Thing::Value(device.clone()),
+            Self::Value(device, _) | Self::Document(device) => Thing::Value(device.clone()),
             Self::Reply(device, _) => Thing::Result(device.clone()),
         }
     }
@@ -222,6 +225,8 @@ struct Connection<'a, W> {
     values: usize,
     /// A value went before data, whose turn it is.
     value_went: bool,
+    /// When the hub's health is told next.
+    health: Option<Instant>,
     /// One that waits until nothing else is out.
     reply: Option<Dispatch>,
     /// The outbox may hold something.
@@ -283,6 +288,7 @@ pub(super) async fn serve<W: Wire>(
         replies: 0,
         values: 0,
         value_went: false,
+        health: None,
         reply: None,
         untold: true,
         untold_hub: false,
@@ -410,6 +416,7 @@ impl<W: Wire> Connection<'_, W> {
             self.wire.limit(bytes);
         }
         self.plan_subscriptions();
+        self.begin_discovery();
         self.ports.tell_commands(News::Up { epoch: self.epoch });
         self.untold_hub = true;
     }
