@@ -144,6 +144,7 @@ fn main() {
             .send(Command::Load {
                 after,
                 max_bytes: 256 * 1024,
+                replies: false,
             })
             .unwrap();
         let loaded = loop {

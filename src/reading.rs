@@ -14,7 +14,7 @@ mod moment;
 mod reply;
 
 pub use moment::{Boot, Doubt, Moment};
-pub use reply::Reply;
+pub use reply::{Final, Reply};
 
 /// How a frame is encoded: CBOR (RFC 8949) in binary frames, JSON (RFC 8259) in text frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -175,6 +175,8 @@ pub enum Item {
     Batch(Batch),
     /// The record of dropped readings.
     Gap(Gap),
+    /// The final answer to a command.
+    Reply(Reply),
 }
 
 impl Item {
@@ -187,6 +189,7 @@ impl Item {
         match self {
             Self::Batch(batch) => batch.frame.len() + Self::OVERHEAD,
             Self::Gap(_) => Self::OVERHEAD,
+            Self::Reply(reply) => reply.weight(),
         }
     }
 
@@ -196,6 +199,7 @@ impl Item {
         match self {
             Self::Batch(batch) => &batch.device,
             Self::Gap(gap) => &gap.device,
+            Self::Reply(reply) => &reply.device,
         }
     }
 
@@ -206,6 +210,8 @@ impl Item {
             (Self::Batch(_), Lane::Live) => Topic::Data,
             (Self::Batch(_), Lane::History) => Topic::History,
             (Self::Gap(_), _) => Topic::Gap,
+            (Self::Reply(reply), _) if reply.topic.is_some() => Topic::Response,
+            (Self::Reply(_), _) => Topic::Result,
         }
     }
 
@@ -218,15 +224,16 @@ impl Item {
         match self {
             Self::Batch(batch) => batch.frame.len() + batch.readings as usize * RECORD,
             Self::Gap(_) => Self::OVERHEAD,
+            Self::Reply(reply) => reply.payload.len(),
         }
     }
 
-    /// Number of readings carried; a gap carries none.
+    /// Number of readings carried; what is no batch carries none.
     #[must_use]
     pub fn readings(&self) -> u32 {
         match self {
             Self::Batch(batch) => batch.readings,
-            Self::Gap(_) => 0,
+            Self::Gap(_) | Self::Reply(_) => 0,
         }
     }
 }
@@ -249,6 +256,11 @@ pub enum Topic {
     History,
     /// `…/gap`
     Gap,
+    /// `…/result/{name}`
+    Result,
+    /// Wherever whoever sent a command wants to have the answer. It is no topic of the device's:
+    /// what is refused there goes to [`Topic::Result`].
+    Response,
 }
 
 impl Topic {
@@ -259,6 +271,8 @@ impl Topic {
             Self::Data => "data",
             Self::History => "history",
             Self::Gap => "gap",
+            Self::Result => "result",
+            Self::Response => "response",
         }
     }
 }

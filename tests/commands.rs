@@ -4,12 +4,15 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/metrics.rs"]
+mod metrics;
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
+use metrics::Scrape;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use rumqttc::v5::{AsyncClient, Event, Incoming, MqttOptions};
@@ -84,6 +87,20 @@ impl Asker {
         });
         until("the asker's subscription", || *ready.lock().unwrap()).await;
         Self { client, got, task }
+    }
+
+    /// What is published below `app/` arrives here (again).
+    async fn listens(&self) {
+        self.got.lock().unwrap().clear();
+        let seen = || {
+            let got = self.got.lock().unwrap();
+            got.iter().any(|answer| answer.topic == "app/here")
+        };
+        while !seen() {
+            let client = &self.client;
+            let _ = client.try_publish("app/here", QoS::AtLeastOnce, false, "{}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn ask(&self, device: &str, name: &str, payload: impl Into<Vec<u8>>) {
@@ -205,6 +222,10 @@ impl Rig {
         own.map(daemon::Received::json)
             .filter(|said| states.iter().any(|state| said["state"] == *state))
             .collect()
+    }
+
+    fn metric(&self, series: &str) -> f64 {
+        Scrape::of(&self.hub.get("/metrics").1).value(series)
     }
 
     async fn result(&self, device: &str, state: &str) -> Value {
@@ -408,6 +429,23 @@ async fn bad_input_has_its_answer_and_costs_nobody_anything() {
         rig.asker.ask("lamp", "set-level", r#"{"id": "8"}"#).await;
         assert_eq!(command(&mut lamp).await["id"], "8");
         assert_eq!(rig.hub.status("/uplink/state"), "connected");
+        assert_eq!(rig.metric("telehub_commands_listening"), 1.0);
+        for (outcome, times) in [("too-large", 1.0), ("forbidden", 3.0), ("offline", 1.0)] {
+            let series = format!("telehub_commands_ended_total{{outcome=\"{outcome}\"}}");
+            assert_eq!(rig.metric(&series), times, "{outcome}");
+        }
+        // What has no place for an answer, and a million of what has one.
+        let nowhere = format!("x/{}", "y".repeat(300));
+        rig.asker.ask("lamp", &nowhere, "{}").await;
+        for n in 0..400 {
+            rig.asker
+                .ask("nobody", "on", format!(r#"{{"id": "{n}"}}"#))
+                .await;
+        }
+        let all = "telehub_commands_received_total";
+        until("all of them", || rig.metric(all) >= 400.0).await;
+        assert_eq!(rig.metric("telehub_commands_unanswerable_total"), 1.0);
+        assert!(rig.metric("telehub_commands_untold_total") > 0.0);
     }
 }
 
@@ -471,27 +509,168 @@ async fn a_device_that_goes_away_in_the_middle_tells_when_it_is_back_or_nobody_k
     answer(&mut pump, &json!("3"), Value::Null).await;
     is_safe(&mut pump, &json!("3")).await;
     assert_eq!(rig.result("pump", "done").await["attempt"], 2);
+    assert_eq!(rig.metric("telehub_commands_late_results_total"), 1.0);
+    assert_eq!(rig.metric("telehub_commands_stray_results_total"), 1.0);
     assert_eq!(late(), 1);
 }
 
+/// Two devices have answered while the broker was away, and have been told that it is safe; then
+/// the hub is killed. Whoever asked hears of it all the same, before the backlog.
+async fn results_on_disk_outlive_the_hub(version: &'static str) {
+    let mut rig = Rig::start(version).await;
+    let mut lamp = rig.device("lamp", json!({"stream": "s"})).await;
+    let mut pump = rig.device("pump", json!({})).await;
+    rig.asker.ask("lamp", "set-level", r#"{"id": "1"}"#).await;
+    let properties = PublishProperties {
+        response_topic: Some("app/answers/17".to_owned()),
+        correlation_data: Some(b"\x00mine".to_vec().into()),
+        ..PublishProperties::default()
+    };
+    rig.asker
+        .publish("pump", "run", r#"{"id": "2"}"#, false, properties)
+        .await;
+    let asked = [command(&mut lamp).await, command(&mut pump).await];
+    rig.broker.stop();
+    rig.hub.until_uplink("down").await;
+    for seq in 1..=40 {
+        lamp.data(seq).await;
+    }
+    lamp.acked(40).await;
+    answer(&mut lamp, &asked[0]["id"], json!(7)).await;
+    is_safe(&mut lamp, &asked[0]["id"]).await;
+    answer(&mut pump, &asked[1]["id"], json!(8)).await;
+    is_safe(&mut pump, &asked[1]["id"]).await;
+    rig.hub.signal("KILL");
+    rig.hub.ended().await;
+    assert_eq!(spool(&rig, "stat")["results"], 2);
+    let lines = spool_says(&rig, &["export"]);
+    let exported = lines.lines().filter(|line| line.contains("\"result\""));
+    assert_eq!(exported.count(), 2, "{lines}");
+    assert!(spool_says(&rig, &["verify"]).contains("2 results of commands"));
+    rig.broker.start_again();
+    rig.asker.listens().await;
+    rig.start_again().await;
+    let done = rig.result("lamp", "done").await;
+    assert_eq!((&done["id"], &done["value"]), (&json!("1"), &json!(7)));
+    assert!(done.get("late").is_none());
+    if version == "5" {
+        let there = || {
+            let got = rig.asker.got.lock().unwrap();
+            let mut there = got.iter().filter(|one| one.topic == "app/answers/17");
+            there.find(|one| one.said["state"] == "done").cloned()
+        };
+        until("the answer where it was wanted", || there().is_some()).await;
+        let answer = there().unwrap();
+        assert_eq!(answer.correlation.as_deref(), Some(&b"\x00mine"[..]));
+        assert_eq!(answer.said["value"], 8);
+    } else {
+        assert_eq!(rig.result("pump", "done").await["value"], 8);
+    }
+    rig.hub.until_drained().await;
+    let got = rig.consumer.got();
+    let at = |kind: &str| got.iter().position(|one| one.topic.contains(kind));
+    assert!(
+        at("lamp/result/") < at("/history"),
+        "not before the backlog"
+    );
+    // Nothing of it is left, and it does not come again.
+    rig.hub.signal("TERM");
+    rig.hub.ended().await;
+    assert_eq!(spool(&rig, "stat")["results"], 0);
+}
+
+fn spool_says(rig: &Rig, what: &[&str]) -> String {
+    let out = daemon::command()
+        .arg("spool")
+        .args(what)
+        .arg("--config")
+        .arg(rig.dir.path().join("telehub.toml"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn spool(rig: &Rig, what: &str) -> Value {
+    serde_json::from_str(&spool_says(rig, &[what, "--json"])).unwrap()
+}
+
 #[tokio::test]
-async fn a_result_is_safe_only_once_the_broker_has_it() {
+async fn a_result_is_acked_from_disk_while_the_broker_is_away_and_outlives_the_hub_by_mqtt_5() {
+    results_on_disk_outlive_the_hub("5").await;
+}
+
+#[tokio::test]
+async fn a_result_is_acked_from_disk_while_the_broker_is_away_and_outlives_the_hub_by_mqtt_3_1_1() {
+    results_on_disk_outlive_the_hub("3.1.1").await;
+}
+
+#[tokio::test]
+async fn what_the_hub_decides_at_its_stop_without_a_broker_is_told_by_the_next_run() {
     for version in ["5", "3.1.1"] {
         let mut rig = Rig::start(version).await;
-        let mut lamp = rig.device("lamp", json!({"stream": "s"})).await;
+        let mut lamp = rig.device("lamp", json!({})).await;
         rig.asker.ask("lamp", "set-level", r#"{"id": "1"}"#).await;
-        let asked = command(&mut lamp).await;
+        command(&mut lamp).await;
         rig.broker.stop();
         rig.hub.until_uplink("down").await;
-        answer(&mut lamp, &asked["id"], json!(7)).await;
-        // Data is safe on disk meanwhile; the result is not safe anywhere but with the device.
-        lamp.data(1).await;
-        let ack = lamp.receive().await.unwrap();
-        assert_eq!(ack["ack"]["seq"], 1, "{ack}");
+        rig.hub.signal("TERM");
+        assert!(rig.hub.ended().await.success());
         rig.broker.start_again();
-        is_safe(&mut lamp, &asked["id"]).await;
-        assert_eq!(rig.result("lamp", "done").await["value"], 7);
+        rig.start_again().await;
+        let unknown = rig.result("lamp", "unknown").await;
+        assert_eq!(unknown["error"], "hub stopping");
     }
+}
+
+#[tokio::test]
+async fn a_hub_killed_before_the_puback_gets_the_result_from_its_device_again() {
+    for version in ["5", "3.1.1"] {
+        let mut rig = Rig::start(version).await;
+        let mut lamp = rig.device("lamp", json!({})).await;
+        rig.asker.ask("lamp", "set-level", r#"{"id": "1"}"#).await;
+        let asked = command(&mut lamp).await;
+        rig.broker.signal("STOP");
+        answer(&mut lamp, &asked["id"], json!(7)).await;
+        // It is out once the hub has nothing else to publish.
+        until("the result to be published", || {
+            rig.hub.status("/uplink/in_flight").as_u64() > Some(0)
+        })
+        .await;
+        rig.hub.signal("KILL");
+        rig.hub.ended().await;
+        rig.broker.signal("CONT");
+        rig.start_again().await;
+        let mut lamp = rig.device("lamp", json!({})).await;
+        answer(&mut lamp, &asked["id"], json!(7)).await;
+        is_safe(&mut lamp, &asked["id"]).await;
+        let late = || {
+            let done = rig.results("lamp", &["done"]);
+            assert!(
+                done.iter()
+                    .all(|said| said["id"] == "1" && said["value"] == 7)
+            );
+            assert!(done.len() <= 2, "{done:?}");
+            done.iter().any(|said| said["late"] == true)
+        };
+        until("the result", late).await;
+    }
+}
+
+#[tokio::test]
+async fn what_waits_in_a_hub_that_is_killed_is_never_carried_out() {
+    let mut rig = Rig::start("5").await;
+    rig.asker
+        .ask("lamp", "set-level", r#"{"id": "1", "wait": 300}"#)
+        .await;
+    rig.result("lamp", "accepted").await;
+    rig.hub.signal("KILL");
+    rig.hub.ended().await;
+    rig.start_again().await;
+    let mut lamp = rig.device("lamp", json!({})).await;
+    rig.asker.ask("lamp", "set-level", r#"{"id": "2"}"#).await;
+    assert_eq!(command(&mut lamp).await["id"], "2");
+    assert!(rig.results("lamp", &FINAL).is_empty());
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     assert_eq!(values.max_rate, 1);
     assert!(!config.homeassistant.discovery);
     let commands = &config.commands;
-    assert!(!commands.enabled && commands.response_prefixes.is_empty());
+    assert!(!commands.enabled && commands.response_prefixes.is_empty() && !commands.admin);
     assert_eq!(commands.max_size, 16 * 1_024);
     assert_eq!((uplink.prefix.as_str(), uplink.inflight), ("telehub", 100));
     assert_eq!(
@@ -160,6 +160,11 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
     assert_eq!(warnings("[commands]\nenabled = true\n"), []);
+    assert_eq!(warnings("[commands]\nenabled = true\nadmin = true\n"), []);
+    assert_eq!(warnings("[commands]\nadmin = true\n").len(), 1);
+    let listens = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let no_token = format!("[commands]\nenabled = true\nadmin = true\n{listens}");
+    assert_eq!(warnings(&no_token).len(), 1);
     assert_eq!(
         warnings("[commands]\nresponse_prefixes = [\"a\"]\n").len(),
         1
@@ -294,6 +299,7 @@ prop_compose! {
         config.values = config::Values { enabled: values, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
         config.homeassistant.discovery = choice == 2;
         config.commands.enabled = commands;
+        config.commands.admin = commands;
         config.commands.max_size = max_message;
         config.commands.response_prefixes = vec![prefix.replace(['+', '#', '$'], "-"), "a/b".to_owned()];
         config.log.level = [LogLevel::Error, LogLevel::Warn, LogLevel::Debug, LogLevel::Trace][choice];

@@ -787,3 +787,96 @@ async fn the_page_is_accessible_in_light_and_dark() {
         }
     }
 }
+
+/// The token as a password, as a browser sends it.
+const TOKEN: &str = "0123456789abcdef";
+
+#[tokio::test]
+async fn a_device_is_commanded_from_its_page_by_the_names_that_it_takes_and_by_nobody_without_a_token()
+ {
+    let Some(mut browser) = Browser::start().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(dir.path());
+    let (registry, token) = (dir.path().join("devices.toml"), dir.path().join("token"));
+    let entry = |id: &str, rights: &str| {
+        let hash = telehub::listen::registry::token_hash(id);
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("[[device]]\nid = \"{id}\"\ntoken_sha256 = \"{hex}\"\n{rights}\n")
+    };
+    let entries = entry("lamp", "commands = [\"on\", \"off\"]")
+        + &entry("pump", "commands = [\"set-*\"]")
+        + &entry("mute", "");
+    std::fs::write(&registry, entries).unwrap();
+    std::fs::write(&token, TOKEN).unwrap();
+    let text = config(
+        dir.path(),
+        broker.port,
+        "[commands]\nenabled = true\nadmin = true\n",
+    )
+    .replace(
+        "auth = \"open\"",
+        &format!("auth = \"token\"\nregistry = {registry:?}"),
+    )
+    .replace("[admin]", &format!("[admin]\ntoken_file = {token:?}"));
+    let hub = Hub::start(dir.path(), &text).await;
+    let mut lamp = Device::with_token(hub.address, "lamp", "lamp").await;
+    lamp.send(json!({"hello": {}})).await;
+    assert!(lamp.receive().await.unwrap()["welcome"].is_object());
+    let _pump = Device::with_token(hub.address, "pump", "pump").await;
+    let _mute = Device::with_token(hub.address, "mute", "mute").await;
+
+    // The browser keeps the password for the site, as it does once somebody has typed it.
+    browser
+        .open(&format!("http://any:{TOKEN}@{}", hub.admin))
+        .await;
+    browser.until_text("#devices tbody", "lamp").await;
+    let page = format!("http://{}/#/device/lamp", hub.admin);
+    browser.open("about:blank").await;
+    browser.open(&page).await;
+    browser.until_text("#device .commands h2", "Commands").await;
+    let names = "[...document.querySelectorAll('.commands option')].map((o) => o.value).join()";
+    browser
+        .until("the names", &format!("{names} === 'on,off'"))
+        .await;
+    // What is no JSON is not sent.
+    let fill = |args: &str| {
+        format!(
+            "const form = document.querySelector('.commands form');\
+             form.querySelector('.args').value = {args:?};\
+             form.requestSubmit();"
+        )
+    };
+    browser.eval(&fill("{nonsense")).await;
+    browser.until_text(".commands .outcome", "no JSON").await;
+    browser
+        .eval(&fill("{\"level\": 12345678901234567890}"))
+        .await;
+    let message = lamp.receive().await.unwrap();
+    let asked = &message["command"];
+    assert_eq!(asked["name"], "on");
+    assert_eq!(
+        asked["args"]["level"],
+        json!(12_345_678_901_234_567_890_u64)
+    );
+    let hostile = "<img src=x onerror=alert(1)>\u{202e}";
+    lamp.send(json!({"result": {"id": asked["id"], "ok": true, "value": hostile}}))
+        .await;
+    browser.until_text(".commands .outcome", "on: done").await;
+    browser.until_text(".commands .outcome", "<img src=x").await;
+    browser.until_text(".commands tbody", "admin").await;
+    browser.picture(&screenshot("commands")).await;
+    browser.screen(360, 640, true).await;
+    browser.picture(&screenshot("commands-phone")).await;
+
+    // Where patterns are allowed there is a free field; where nothing is, there is nothing.
+    browser.eval("location.hash = '#/device/pump'").await;
+    let field = "document.querySelector('.commands label input')?.placeholder === 'set-*'";
+    browser.until("a free field", field).await;
+    browser.eval("location.hash = '#/device/mute'").await;
+    browser.until_text("#device h1", "mute").await;
+    let hidden = "document.querySelector('#device .commands')?.hidden === true";
+    browser.until("no form", hidden).await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}

@@ -123,5 +123,7 @@ for name, unit, seconds in (("milk_temperature", "Cel", 1), ("humidity", "%RH", 
     # One more or less at either end, and a loaded machine's node is late now and then.
     assert len(times) >= span / seconds * 0.8, f"{name}: {len(times)} readings in {span:.0f} s"
     assert any(0 < time - int(sys.argv[2]) < 8 for time in times), f"{name}: nothing of the outage"
+assert {True, False} == {record["vb"] for record in records if record["n"] == "door"}, "both states of the door"
+assert {"milking"} == {record["vs"] for record in records if record["n"] == "mode"}, "the mode"
 print(f"{len(batches)} batches, {len(records)} readings: none is missing, those of the outage came later")
 END

@@ -117,6 +117,7 @@ impl Rig {
             settings,
             control: control_rx,
             data: data_rx,
+            answers: None,
             spool: spool_sender,
             spool_events,
             uplink: submit,

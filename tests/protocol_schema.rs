@@ -106,6 +106,9 @@ fn messages_of_the_wrong_shape_are_not_what_the_schemas_say() {
         r#"{"data":{"seq":1,"pack":[{"n":1,"v":1}]}}"#,
         r#"{"bye":{"sleep":"soon"}}"#,
         r#"{"result":{"id":"1"}}"#,
+        r#"{"reported":[]}"#,
+        r#"{"reported":null}"#,
+        r#"{"desired":{}}"#,
         r#"{"ack":{"seq":1}}"#,
         "[]",
         "7",
@@ -125,7 +128,8 @@ fn every_message_that_is_documented_has_its_place_in_both_schemas_and_on_the_pag
     let (cddl, schema) = (cddl(), schema());
     let rules: Vec<_> = cddl.rules().map(str::to_owned).collect();
     for kind in [
-        "hello", "data", "bye", "result", "welcome", "ack", "reject", "note", "command",
+        "hello", "data", "bye", "result", "reported", "welcome", "ack", "reject", "note",
+        "command", "desired",
     ] {
         assert!(rules.iter().any(|rule| rule == kind), "{kind}");
         let fields = &schema.0["$defs"][kind]["properties"][kind]["properties"];

@@ -274,6 +274,7 @@ async fn on_a_pipe(
 fn settings() -> Settings {
     Settings {
         commands: None,
+        desired: None,
         ping_interval: Duration::from_millis(200),
         ping_timeout: Duration::from_millis(200),
         ..Settings::from(&devices())

@@ -76,7 +76,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     (
         "admin",
-        &["status", "reading", "protocol", "clock", "stop", "secret"],
+        &[
+            "commands", "status", "reading", "protocol", "clock", "stop", "secret",
+        ],
     ),
     (
         "hub",

@@ -1,13 +1,16 @@
 //! What each path answers.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hyper::body::Body;
 use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 
 use super::Desk;
 use super::change;
+use super::command;
 use super::events::Events;
 use super::guard::{self, Refused, Shown};
 use super::history::{self, Range};
@@ -26,8 +29,11 @@ const CSV: &str = "text/csv; charset=utf-8";
 /// Readings of a device's last batch that are shown.
 const LAST_READINGS: usize = 1_000;
 
-/// The answer to one request. Its body is not read.
-pub(super) async fn answer<B>(desk: &Desk, line: &Line, request: Request<B>) -> Answer {
+/// The answer to one request. Its body is not read, unless it is a command.
+pub(super) async fn answer<B>(desk: &Desk, line: &Line, request: Request<B>) -> Answer
+where
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
+{
     let shown = match guard::judge(desk, line, &request) {
         Ok(shown) => shown,
         Err(Refused { answer, slowly }) => {
@@ -40,7 +46,11 @@ pub(super) async fn answer<B>(desk: &Desk, line: &Line, request: Request<B>) -> 
         }
     };
     line.prove(shown == Shown::Token);
-    let answer = route(desk, line, &request, shown);
+    let answer = if command::device(request.uri().path()).is_some() {
+        command::answer(desk, line, request, shown).await
+    } else {
+        route(desk, line, &request, shown)
+    };
     // Who needs no token keeps no seat that somebody with one may need.
     if desk.settings.token.is_some() && shown == Shown::Nothing {
         return last(answer);
@@ -91,7 +101,7 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
     match (path, device) {
         (_, Some(id)) => match id.strip_suffix("/readings") {
             Some(id) => readings_of(desk, id, query),
-            None => device_page(board, id),
+            None => device_page(desk, id, shown),
         },
         ("/healthz", _) => healthz(board),
         ("/readyz", _) => readyz(board),
@@ -132,8 +142,8 @@ fn readyz(board: &Board) -> Answer {
     }
 }
 
-fn device_page(board: &Board, id: &str) -> Answer {
-    let Some(device) = board.devices.get(id) else {
+fn device_page(desk: &Desk, id: &str, shown: Shown) -> Answer {
+    let Some(device) = desk.board.devices.get(id) else {
         return problem(StatusCode::NOT_FOUND, "no device of this id is known");
     };
     let last = device.last();
@@ -141,6 +151,7 @@ fn device_page(board: &Board, id: &str) -> Answer {
         device: device.report(),
         history: device.history(),
         last: last.map_or_else(Vec::new, |last| readings(&last, LAST_READINGS)),
+        commands: command::overview(desk, &device, shown),
     };
     json(&page)
 }

@@ -17,6 +17,7 @@ pub(super) struct Line {
     id: Id,
     table: Arc<Table>,
     events: AtomicBool,
+    waits: AtomicBool,
     /// Told when the connection is to be dropped at once: its reader does not keep up and may never
     /// read again, or its seat is needed.
     pub(super) cut: Arc<Notify>,
@@ -60,6 +61,7 @@ impl Table {
             id,
             table: self.clone(),
             events: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             cut,
         })
     }
@@ -87,9 +89,25 @@ impl Line {
         self.prove(true);
     }
 
-    /// Whether the connection carries one.
-    pub(super) fn has_events(&self) -> bool {
-        self.events.load(Relaxed)
+    /// The end of a command is waited for until what is returned is dropped.
+    pub(super) fn begin_wait(&self) -> Wait<'_> {
+        self.waits.store(true, Relaxed);
+        Wait(self)
+    }
+
+    /// Whether the connection carries one of these.
+    pub(super) fn is_held(&self) -> bool {
+        self.events.load(Relaxed) || self.waits.load(Relaxed)
+    }
+}
+
+/// See [`Line::begin_wait`].
+#[derive(Debug)]
+pub(super) struct Wait<'a>(&'a Line);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.0.waits.store(false, Relaxed);
     }
 }
 

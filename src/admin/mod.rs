@@ -1,10 +1,12 @@
 //! The admin listener: HTTP/1.1 for the operator, answered from the board alone.
 //!
 //! Nothing here waits for the rest of the hub, and nothing in the hub waits for this: a client
-//! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until its time is over.
+//! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until its time is over. The one
+//! thing that waits for others is a command ([`command`]), for which its own connection waits.
 
 mod answer;
 mod change;
+mod command;
 mod events;
 mod guard;
 mod history;
@@ -36,6 +38,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+pub use self::command::Commander;
 use self::guard::Wrong;
 use self::history::History;
 pub use self::history::Settings as HistorySettings;
@@ -52,7 +55,7 @@ pub const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one connection is served. Clients that keep it open connect again. Events have no
-/// such end.
+/// such end, nor has a command that is waited for.
 const LIFETIME: Duration = Duration::from_secs(120);
 
 /// How long the other end may leave what it is sent unacknowledged, milliseconds: a phone that
@@ -78,6 +81,7 @@ pub struct Settings {
     token: Option<Token>,
     device_metrics: bool,
     history: HistorySettings,
+    commands: Option<Commander>,
 }
 
 impl Settings {
@@ -96,6 +100,7 @@ impl Settings {
             token,
             device_metrics,
             history: HistorySettings::default(),
+            commands: None,
         })
     }
 
@@ -103,6 +108,15 @@ impl Settings {
     #[must_use]
     pub fn with_history(self, history: HistorySettings) -> Self {
         Self { history, ..self }
+    }
+
+    /// The same where commands are on.
+    #[must_use]
+    pub fn with_commands(self, commands: Commander) -> Self {
+        Self {
+            commands: Some(commands),
+            ..self
+        }
     }
 }
 
@@ -246,7 +260,7 @@ where
             () = stop.requested() => break,
             () = &mut lifetime => {}
         }
-        if !line.has_events() {
+        if !line.is_held() {
             break;
         }
         lifetime.as_mut().reset(Instant::now() + LIFETIME);

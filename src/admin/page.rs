@@ -61,6 +61,7 @@ pub const FILES: &[File] = &[
     file!("/links.js", SCRIPT, "links.js"),
     file!("/devices.js", SCRIPT, "devices.js", gzip),
     file!("/device.js", SCRIPT, "device.js", gzip),
+    file!("/commands.js", SCRIPT, "commands.js", gzip),
     file!("/plot.js", SCRIPT, "plot.js", gzip),
     file!("/span.js", SCRIPT, "span.js"),
     file!("/units.js", SCRIPT, "units.js"),

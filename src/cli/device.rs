@@ -16,6 +16,7 @@ use telehub::listen::registry::{Registered, token_hash};
 
 use super::http::Address;
 use super::registry::Registry;
+use super::tls;
 
 /// Where the registry is unless something says otherwise.
 const REGISTRY: &str = "/var/lib/telehub/devices.toml";
@@ -31,6 +32,7 @@ Examples:
   telehub device add barn-1
   telehub device add barn-1 --expect 5m
   telehub device add --from ids.csv > tokens.csv
+  telehub device add barn-1 --certificate
 
 With one id the token alone is printed, with several ID,TOKEN lines. A CSV file has an id in the first
 column of each line; empty lines, lines that begin with #, and a heading \"id\" are skipped. Either all
@@ -47,6 +49,12 @@ of them are added or none.")]
         /// No token: the device shows a certificate
         #[arg(long)]
         no_token: bool,
+        /// No token: make a certificate for each, signed by the authority of telehub tls init; ID.pem
+        /// and ID.key are left in the present directory
+        #[arg(long)]
+        certificate: bool,
+        #[command(flatten)]
+        authority: tls::Directory,
         #[command(flatten)]
         file: RegistryFile,
     },
@@ -92,7 +100,8 @@ Examples:
   telehub device set barn-1 --expect 5m
   telehub device set barn-1 --expect none
   telehub device set lamp --command on --command off --command 'set-*'
-  telehub device set lamp --no-commands")]
+  telehub device set lamp --no-commands
+  telehub device set lamp --desired")]
     Set {
         /// The device's id
         id: String,
@@ -101,6 +110,9 @@ Examples:
         /// It takes no commands at all
         #[arg(long, conflicts_with = "commands")]
         no_commands: bool,
+        /// It has no desired state
+        #[arg(long, conflicts_with = "desired")]
+        no_desired: bool,
         #[command(flatten)]
         file: RegistryFile,
     },
@@ -141,6 +153,9 @@ pub(super) struct Wishes {
     /// it took before
     #[arg(long = "command", value_name = "NAME", value_parser = parse_command)]
     commands: Vec<String>,
+    /// It has a desired state on the broker, and reports its own
+    #[arg(long)]
+    desired: bool,
 }
 
 fn parse_command(pattern: &str) -> Result<String, &'static str> {
@@ -207,13 +222,23 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             from,
             wishes,
             no_token,
+            certificate,
+            authority,
             file,
         } => {
             let ids = match from {
                 Some(path) => ids_of(path)?,
                 None => ids.clone(),
             };
-            add(&ids, wishes, !no_token, file)
+            add(&ids, wishes, !no_token && !certificate, file)?;
+            if *certificate {
+                for id in &ids {
+                    let files = tls::issue_device(id, authority, Path::new("."))?;
+                    let [certificate, key] = files.map(|path| path.display().to_string());
+                    writeln!(io::stdout(), "{certificate} {key}")?;
+                }
+            }
+            Ok(())
         }
         Command::List { file } => list(file),
         Command::Remove { id, file } => {
@@ -229,6 +254,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             id,
             wishes,
             no_commands,
+            no_desired,
             file,
         } => {
             let mut registry = Registry::edit(&file.path()?)?;
@@ -239,6 +265,7 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
             if *no_commands || !wishes.commands.is_empty() {
                 entry.commands.clone_from(&wishes.commands);
             }
+            entry.desired = (entry.desired || wishes.desired) && !no_desired;
             registry.replace(entry)?;
             written(&registry);
             Ok(())
@@ -281,6 +308,7 @@ fn add(ids: &[String], wishes: &Wishes, token: bool, file: &RegistryFile) -> any
             added: Some(now()),
             expect: wishes.expect.clone().filter(|expect| expect != "none"),
             commands: wishes.commands.clone(),
+            desired: wishes.desired,
             old_sha256: None,
             old_until: None,
         });
@@ -301,13 +329,15 @@ fn list(file: &RegistryFile) -> anyhow::Result<()> {
             .map(|expect| format!("  expect {expect}"));
         let takes = !entry.commands.is_empty();
         let commands = takes.then(|| format!("  commands {}", entry.commands.join(" ")));
+        let desired = entry.desired.then_some("  desired");
         let token = entry.token_sha256.is_none().then_some("  no token");
         writeln!(
             out,
-            "{:<32} {added}{}{}{}",
+            "{:<32} {added}{}{}{}{}",
             entry.id,
             expect.unwrap_or_default(),
             commands.unwrap_or_default(),
+            desired.unwrap_or_default(),
             token.unwrap_or_default()
         )?;
     }

@@ -58,6 +58,17 @@ enum Place {
     Unix(PathBuf),
 }
 
+/// What became of a [`Hub::post`].
+#[derive(Debug)]
+pub(super) enum Posted {
+    /// The body of the answer.
+    Answered(Vec<u8>),
+    /// It was not done, and why.
+    Not(String),
+    /// It was sent, and no answer came.
+    Unheard(String),
+}
+
 /// The hub has answered, and will not answer otherwise when it is asked again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -215,6 +226,38 @@ impl Hub {
         Ok(())
     }
 
+    /// Has the hub do something that takes a while.
+    pub(super) fn post(&self, path: &str, json: &str, patience: Duration) -> Posted {
+        let head = self.request("POST", path, "1.1");
+        let head = head.trim_end_matches("\r\n");
+        let length = json.len();
+        let request = format!(
+            "{head}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+        );
+        let socket = match send(&self.at, &request) {
+            Ok(socket) => socket,
+            Err(error) => {
+                return Posted::Not(format!("{}: {error}", self.no_answer()));
+            }
+        };
+        let answer = match receive(socket, Instant::now() + patience) {
+            Ok(answer) => answer,
+            Err(error) => return Posted::Unheard(error.to_string()),
+        };
+        match parse(&answer) {
+            Ok(body) => Posted::Answered(body),
+            Err(error) => match said(&answer) {
+                // The hub's own refusals; what a proxy says in its place says nothing of the hub.
+                Some((status, detail)) if !matches!(status, 502 | 504) => Posted::Not(format!(
+                    "the hub at {} did not do it: {}",
+                    self.base,
+                    detail.unwrap_or_else(|| format!("{error:#}"))
+                )),
+                _ => Posted::Unheard(format!("{error:#}")),
+            },
+        }
+    }
+
     /// The body of an answer without end, line by line.
     pub(super) fn lines(&self, path: &str) -> anyhow::Result<BufReader<Conn>> {
         let open = || -> std::io::Result<_> {
@@ -278,9 +321,18 @@ fn host(base: &str) -> anyhow::Result<String> {
 
 fn exchange(place: &Place, request: &str) -> std::io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
+    receive(send(place, request)?, deadline)
+}
+
+/// Returns once all of it is sent.
+fn send(place: &Place, request: &str) -> std::io::Result<Conn> {
     let mut socket = Conn::open(place)?;
     socket.patience(TIMEOUT)?;
     socket.write_all(request.as_bytes())?;
+    Ok(socket)
+}
+
+fn receive(mut socket: Conn, deadline: Instant) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut chunk = [0; 8192];
     loop {
@@ -309,6 +361,14 @@ fn connect(host: &str) -> std::io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+/// Status and problem of an answer that is one.
+fn said(answer: &[u8]) -> Option<(u16, Option<String>)> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, detail(&answer[end + 4..])))
 }
 
 /// Checks status line and length of a whole answer, and returns its body.

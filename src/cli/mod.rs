@@ -1,6 +1,7 @@
 //! The command line. Results go to stdout; a failure is one sentence on stderr and an exit
 //! status: 2 for usage (by clap), 78 for the configuration, 1 for anything else.
 
+mod command;
 mod device;
 mod http;
 mod page;
@@ -9,6 +10,7 @@ mod spool;
 mod status;
 mod tail;
 mod terminal;
+mod tls;
 mod watch;
 
 use std::fmt::Display;
@@ -53,10 +55,18 @@ Examples:
     Status(status::Arguments),
     /// Print readings as they come in at a running hub, one a line
     Tail(tail::Arguments),
+    /// Send a device a command, and say how it ended
+    #[command(name = "command")]
+    Send(command::Arguments),
     /// The devices that may connect, and their tokens
     Device {
         #[command(subcommand)]
         command: device::Command,
+    },
+    /// A private authority, and certificates for the hub and its devices
+    Tls {
+        #[command(subcommand)]
+        command: tls::Command,
     },
     /// What a stopped hub still has to publish
     Spool {
@@ -92,7 +102,12 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
         Command::Tail(arguments) => tail::tail(&arguments).map_err(Failure::from),
+        Command::Send(arguments) => match command::command(&arguments) {
+            Ok(status) => return status,
+            Err(error) => Err(error.into()),
+        },
         Command::Device { command } => device::execute(&command).map_err(Failure::from),
+        Command::Tls { command } => tls::execute(&command).map_err(Failure::from),
         Command::Spool { command } => spool::execute(&command),
     };
     match done {

@@ -247,6 +247,7 @@ mod tests {
             added: Some(1_763_600_000),
             expect: None,
             commands: Vec::new(),
+            desired: false,
             old_sha256: None,
             old_until: None,
         }

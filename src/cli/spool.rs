@@ -12,7 +12,7 @@ use telehub::clock::{self, unix_now};
 use telehub::config::Format;
 use telehub::plain;
 use telehub::protocol::payload;
-use telehub::reading::{Batch, Item, Moment};
+use telehub::reading::{Batch, Encoding, Item, Moment, Reply};
 use telehub::spool::{self, Each, Inspection};
 
 use super::page::{bytes, span};
@@ -157,11 +157,25 @@ fn line(group: u64, item: &Item) -> Vec<u8> {
             format!("{{\"group\":{group},"),
             payload::encode_gap(gap, Format::Json),
         ),
+        Item::Reply(reply) => return result_line(group, reply),
     };
     // Both are maps with at least one entry: one goes on where the other begins.
     let mut line = head.into_bytes();
     line.extend_from_slice(payload.strip_prefix(b"{").unwrap_or(&payload));
     line
+}
+
+/// The final answer to a command: where it goes, and what it says.
+fn result_line(group: u64, reply: &Reply) -> Vec<u8> {
+    let result: serde_json::Value = match reply.encoding {
+        Encoding::Json => serde_json::from_slice(&reply.payload).unwrap_or_default(),
+        Encoding::Cbor => serde_cbor::from_slice(&reply.payload).unwrap_or_default(),
+    };
+    let line = json!({
+        "group": group, "device": reply.device, "name": reply.name, "topic": reply.topic,
+        "result": result,
+    });
+    line.to_string().into_bytes()
 }
 
 /// What the broker is not told. With boot and uptime a person who knows when that boot began can
@@ -218,6 +232,7 @@ fn report(path: &Path, found: &Inspection) -> Value {
         "path": path,
         "state": if found.faults.is_empty() { "ok" } else { "damaged" },
         "batches": found.depth.batches, "readings": found.depth.readings, "gaps": found.gaps,
+        "results": found.replies,
         "groups": found.depth.groups, "disk_bytes": found.usage.disk_bytes,
         "oldest": found.depth.oldest, "devices": devices, "faults": found.faults,
         "set_aside": found.set_aside, "foreign": found.foreign,
@@ -232,6 +247,9 @@ fn page(path: &Path, found: &Inspection, now: f64) -> String {
         "stored   {} batches, {} readings, {} gap records\n",
         depth.batches, depth.readings, found.gaps
     );
+    if found.replies > 0 {
+        page += &format!("results  {} of commands\n", found.replies);
+    }
     page += &format!("on disk  {}\n", bytes(found.usage.disk_bytes));
     if let Some(oldest) = depth.oldest {
         page += &format!("oldest   {} ago\n", span(now - oldest));
@@ -295,13 +313,25 @@ fn remarks(found: &Inspection) -> String {
         + &lines("foreign", paths(&found.foreign))
 }
 
+/// The final answers to commands, where there are some.
+fn results(found: &Inspection) -> String {
+    match found.replies {
+        0 => String::new(),
+        replies => format!(", {replies} results of commands"),
+    }
+}
+
 fn findings(found: &Inspection) -> String {
     let depth = &found.depth;
     let mut text = remarks(found);
     if found.faults.is_empty() {
         text += &format!(
-            "every checksum holds: {} batches, {} readings, {} gap records in {} groups\n",
-            depth.batches, depth.readings, found.gaps, depth.groups
+            "every checksum holds: {} batches, {} readings, {} gap records{} in {} groups\n",
+            depth.batches,
+            depth.readings,
+            found.gaps,
+            results(found),
+            depth.groups
         );
     }
     text

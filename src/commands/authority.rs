@@ -1,6 +1,6 @@
 //! Which device takes which commands, as the registry says it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Bytes of a command's name, and of a pattern for names.
@@ -24,22 +24,48 @@ fn is_name_byte(byte: u8) -> bool {
 }
 
 /// What each device takes at one moment: names, or patterns with `*`. A device that is not in it
-/// takes nothing.
+/// takes nothing. And which devices have a desired state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Authority(HashMap<Arc<str>, Vec<String>>);
+pub struct Authority {
+    takes: HashMap<Arc<str>, Vec<String>>,
+    desired: BTreeSet<Arc<str>>,
+}
 
 impl Authority {
     /// Whether the device takes commands of this name.
     #[must_use]
     pub fn allows(&self, device: &str, name: &str) -> bool {
-        let takes = self.0.get(device);
-        takes.is_some_and(|takes| takes.iter().any(|pattern| matches(pattern, name)))
+        let mut takes = self.takes(device).iter();
+        takes.any(|pattern| matches(pattern, name))
+    }
+}
+
+impl Authority {
+    /// The names and patterns of what the device takes.
+    #[must_use]
+    pub fn takes(&self, device: &str) -> &[String] {
+        self.takes.get(device).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same, and these devices have a desired state.
+    #[must_use]
+    pub fn with_desired(self, desired: BTreeSet<Arc<str>>) -> Self {
+        Self { desired, ..self }
+    }
+
+    /// The devices that have a desired state.
+    #[must_use]
+    pub fn desired(&self) -> &BTreeSet<Arc<str>> {
+        &self.desired
     }
 }
 
 impl FromIterator<(Arc<str>, Vec<String>)> for Authority {
     fn from_iter<I: IntoIterator<Item = (Arc<str>, Vec<String>)>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
+        Self {
+            takes: entries.into_iter().collect(),
+            desired: BTreeSet::new(),
+        }
     }
 }
 

@@ -275,7 +275,9 @@ impl Commands {
 
     pub(super) fn stop(&mut self, now: Now, out: &mut Vec<Action>) {
         self.stopping = true;
-        let devices: Vec<_> = self.queues.keys().cloned().collect();
+        let mut devices: Vec<_> = self.queues.keys().cloned().collect();
+        // In one order, so that a simulated history can be told again.
+        devices.sort_unstable();
         for device in devices {
             let queue = self.queue(now.mono, &device);
             let (flying, waiting) = (queue.flying.take(), std::mem::take(&mut queue.waiting));
@@ -380,6 +382,7 @@ fn reply_to(
         correlation: to.correlation.clone(),
         encoding: to.encoding,
         payload: answer.encode(to.encoding, now.moment).into(),
+        made: now.moment,
     }
 }
 

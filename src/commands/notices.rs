@@ -81,7 +81,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::reading::Encoding;
+    use crate::reading::{Encoding, Moment};
 
     fn reply(size: usize) -> Reply {
         Reply {
@@ -91,6 +91,7 @@ mod tests {
             correlation: None,
             encoding: Encoding::Json,
             payload: Bytes::from(vec![b'x'; size]),
+            made: Moment::at(1.0),
         }
     }
 

@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc};
 
+use super::desired::Desired;
 use super::event::{Incoming, Order, Said};
 use crate::reading::Reply;
 
@@ -14,8 +16,12 @@ pub const FROM_SESSIONS: usize = 128;
 /// room takes them in one go whenever it runs.
 pub const FROM_BROKER: usize = 256;
 
-/// Replies on their way out.
+/// Replies on their way out that are not final.
 pub const REPLIES: usize = 64;
+
+/// Final answers on their way to the intake, which takes them as it takes batches. What finds it
+/// full waits in the room.
+pub const FINALS: usize = 64;
 
 /// What waits for one session.
 #[derive(Debug, Default)]
@@ -25,13 +31,15 @@ pub struct Waiting {
     pub orders: Vec<Order>,
     /// Results that are safe.
     pub acks: Vec<Arc<str>>,
+    /// The state that the device is to be in, a JSON map. Of several the last.
+    pub desired: Option<Arc<RawValue>>,
 }
 
 impl Waiting {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.orders.is_empty() && self.acks.is_empty()
+        self.orders.is_empty() && self.acks.is_empty() && self.desired.is_none()
     }
 }
 
@@ -57,6 +65,11 @@ impl Tray {
     /// A result is safe.
     pub fn ack(&self, id: Arc<str>) {
         self.put(|waiting| waiting.acks.push(id));
+    }
+
+    /// The device is to be in this state.
+    pub fn desire(&self, map: Arc<RawValue>) {
+        self.put(|waiting| waiting.desired = Some(map));
     }
 
     /// Waits for something and takes all of it. Cancel safe. For one reader.
@@ -106,38 +119,13 @@ pub enum FromSession {
 /// A session's way into the room.
 pub type CommandPort = mpsc::Sender<FromSession>;
 
-/// A reply on its way to the uplink.
-#[derive(Debug)]
-pub struct Dispatch {
-    /// Of a final answer: the connection that it is meant for, and what it is called in the news
-    /// of it. `None`: published if there is a connection, and that is all.
-    pub number: Option<(u64, u64)>,
-    /// What is published.
-    pub reply: Reply,
-}
-
-/// What the uplink tells of its connection, and of final answers on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the uplink tells of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// It is connected.
-    Up {
-        /// Which connection.
-        epoch: u64,
-    },
-    /// It is not any more.
+    /// There is one.
+    Up,
+    /// There is none any more.
     Down,
-    /// The broker has taken a final answer.
-    Taken {
-        /// Its number.
-        number: u64,
-    },
-    /// The broker does not take it, or nobody could.
-    Refused {
-        /// Its number.
-        number: u64,
-        /// One sentence.
-        why: String,
-    },
 }
 
 /// The uplink's ends of the ways.
@@ -145,10 +133,13 @@ pub enum News {
 pub struct UplinkWays {
     /// Messages on topics of commands.
     pub incoming: mpsc::Sender<Incoming>,
-    /// Replies. Closed when the last has been said.
-    pub replies: mpsc::Receiver<Dispatch>,
-    /// At most a few for each connection and each final answer that is out.
+    /// What is published if there is a connection, and that is all: refusals, `accepted` and
+    /// progress. Closed when the last has been said.
+    pub replies: mpsc::Receiver<Reply>,
+    /// Two for each connection.
     pub news: mpsc::UnboundedSender<News>,
+    /// Desired and reported states.
+    pub desired: Arc<Desired>,
     /// Bytes of a command; the uplink skips what is far beyond.
     pub max_size: usize,
 }

@@ -125,7 +125,7 @@ impl Commands {
         } else {
             return self.request(now, ask, request, out);
         };
-        self.refuse(now, &ask, None, fault, out);
+        self.refuse(now, &ask, request.id.as_deref(), fault, out);
     }
 
     /// The operator has hung up: the command goes on, and its end is told to nobody here.
@@ -322,6 +322,7 @@ impl Commands {
             correlation: to.correlation.clone(),
             encoding: to.encoding,
             payload: answer.encode(to.encoding, now.moment).into(),
+            made: now.moment,
         });
     }
 

@@ -7,6 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::authority::is_name;
 use crate::protocol;
 use crate::reading::Encoding;
 
@@ -139,6 +140,52 @@ fn seconds(
     }
 }
 
+/// Why a body of the operator is no command, in one sentence.
+pub type Unfit = String;
+
+/// Reads what the operator sends: `{"name","args"?,"timeout"?,"idempotent"?}`, in JSON. He is told
+/// what is wrong with it, and so a key that is none is, too: it is a slip of the hand.
+///
+/// # Errors
+/// Not one JSON map of bounded depth and size, a key that is none, a value out of range.
+pub fn read_local(body: &[u8]) -> Result<(String, Request), Unfit> {
+    let Some(Value::Object(mut map)) = protocol::decode_value(Encoding::Json, body) else {
+        return Err(
+            "the body is no JSON map, has a key twice, is nested too deep, or has a number \
+                    that is not finite; write one such as {\"name\": \"on\"}"
+                .to_owned(),
+        );
+    };
+    let name = match map.remove("name") {
+        Some(Value::String(name)) if is_name(&name) => name,
+        _ => {
+            return Err(
+                "name is missing or is no name of a command: 1 to 64 of A-Z a-z 0-9 . _ -"
+                    .to_owned(),
+            );
+        }
+    };
+    let timeout = match map.remove("timeout") {
+        None | Some(Value::Null) => None,
+        Some(timeout) => Some(timeout.as_f64().ok_or("timeout is no number of seconds")?),
+    };
+    let idempotent = match map.remove("idempotent") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(idempotent)) => idempotent,
+        Some(_) => return Err("idempotent is neither true nor false".to_owned()),
+    };
+    let args = map.remove("args");
+    if let Some(key) = map.keys().next() {
+        let key: String = key.chars().take(MAX_ID).collect();
+        return Err(format!(
+            "{key:?} is no key here; there are name, args, timeout and idempotent"
+        ));
+    }
+    let request = Request::local(args, timeout, idempotent)
+        .map_err(|_| format!("timeout is out of range: above 0 and at most {LONGEST_TIMEOUT} s"))?;
+    Ok((name, request))
+}
+
 impl Request {
     /// A request by the operator, who waits for the answer himself.
     ///
@@ -207,6 +254,39 @@ mod tests {
             assert_eq!(request.timeout, Duration::from_millis(500));
             assert_eq!(request.wait, Duration::from_secs(300));
             assert!(request.idempotent);
+        }
+    }
+
+    #[test]
+    fn the_operator_is_told_what_is_wrong() {
+        let (name, request) =
+            read_local(br#"{"name": "set", "args": {"b": 1, "a": 2}, "timeout": 2.5}"#).unwrap();
+        assert_eq!((name.as_str(), request.idempotent), ("set", false));
+        assert_eq!(request.args.unwrap().get(), r#"{"a":2,"b":1}"#);
+        assert_eq!(request.timeout, Duration::from_millis(2_500));
+        assert_eq!(read_local(br#"{"name": "on"}"#).unwrap().1.timeout, TIMEOUT);
+        let deep = format!(
+            r#"{{"name": "on", "args": {}1{}}}"#,
+            "[".repeat(200),
+            "]".repeat(200)
+        );
+        for (body, word) in [
+            ("", "no JSON map"),
+            ("[]", "no JSON map"),
+            (r#"{"name": "on", "name": "off"}"#, "key twice"),
+            (r#"{"name": "on", "args": NaN}"#, "not finite"),
+            (deep.as_str(), "too deep"),
+            ("{}", "name"),
+            (r#"{"name": "a/b"}"#, "name"),
+            (r#"{"name": 1}"#, "name"),
+            (r#"{"name": "on", "timeout": 0}"#, "timeout"),
+            (r#"{"name": "on", "timeout": 86400}"#, "timeout"),
+            (r#"{"name": "on", "timeout": "30s"}"#, "timeout"),
+            (r#"{"name": "on", "idempotent": 1}"#, "idempotent"),
+            (r#"{"name": "on", "timout": 3}"#, "\"timout\""),
+        ] {
+            let wrong = read_local(body.as_bytes()).unwrap_err();
+            assert!(wrong.contains(word), "{body}: {wrong}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The room's task: what comes in is told the decider, and what it decides is done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,18 @@ use tracing::{info, warn};
 
 use super::answer::{Fault, State};
 use super::authority::Authority;
-use super::finals::{Finals, Refused};
-use super::port::{Dispatch, FromSession, News, Tray};
+use super::desired::Desired;
+use super::local::{Asking, Callers, Told};
+use super::port::{FromSession, News, Tray};
 use super::{Action, Commands, Event, Incoming, Now, Record, Settings};
 use crate::clock;
 use crate::pulse::Pulse;
+use crate::reading::{Final, Reply};
 use crate::status::board::Board;
+use crate::status::commands::CommandEnd;
 use crate::stop::Stop;
 
-/// How long the stop waits for the broker to take the last answers.
+/// How long the stop waits for the intake to take the last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// All ends of the room's ways.
@@ -29,10 +32,18 @@ pub struct Wiring {
     pub sessions: mpsc::Receiver<FromSession>,
     /// Messages on the topics of commands.
     pub broker: mpsc::Receiver<Incoming>,
+    /// Requests of the operator; nobody is at its other end where he may not send commands.
+    pub asked: mpsc::Receiver<Asking>,
+    /// Desired and reported states, which are told who may have them.
+    pub desired: Arc<Desired>,
     /// Which device takes what.
     pub authority: watch::Receiver<Arc<Authority>>,
-    /// To the uplink.
-    pub replies: mpsc::Sender<Dispatch>,
+    /// To the uplink: what is told if that is possible now.
+    pub replies: mpsc::Sender<Reply>,
+    /// To the intake: what has to be made safe.
+    pub finals: mpsc::Sender<Final>,
+    /// From the intake: what is safe, by its token.
+    pub safe: mpsc::UnboundedReceiver<u64>,
     /// From the uplink.
     pub news: mpsc::UnboundedReceiver<News>,
     /// Where it is counted.
@@ -46,20 +57,29 @@ pub struct Wiring {
 struct Room {
     commands: Commands,
     trays: HashMap<Arc<str>, (u64, Arc<Tray>)>,
-    finals: Finals,
-    replies: mpsc::Sender<Dispatch>,
+    callers: Callers,
+    /// Final answers that the intake has not taken yet.
+    finals: VecDeque<Final>,
+    /// The broker is there.
+    is_up: bool,
+    replies: mpsc::Sender<Reply>,
     board: Arc<Board>,
     out: Vec<Action>,
+    desired: Arc<Desired>,
 }
 
-/// Runs until the sessions have ended, and the broker has taken the last answers or is not there.
+/// Runs until the sessions have ended and the intake has taken the last answers.
 pub async fn run(wiring: Wiring) {
     let Wiring {
         settings,
         mut sessions,
         mut broker,
+        mut asked,
+        desired,
         mut authority,
         replies,
+        finals,
+        mut safe,
         mut news,
         board,
         mut pulse,
@@ -68,16 +88,19 @@ pub async fn run(wiring: Wiring) {
     let mut room = Room {
         commands: Commands::new(settings, Instant::now()),
         trays: HashMap::new(),
-        finals: Finals::default(),
-        replies: replies.clone(),
+        callers: Callers::default(),
+        finals: VecDeque::new(),
+        is_up: false,
+        replies,
         board,
         out: Vec::new(),
+        desired,
     };
-    room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+    room.allow(authority.borrow_and_update().clone());
     let mut stopping = false;
     let mut sessions_left = true;
     let mut patience = None;
-    while sessions_left || room.has_last_words() {
+    while sessions_left || !room.finals.is_empty() {
         let deadline = room.commands.next_deadline(Instant::now());
         tokio::select! {
             // What ends something comes before what begins something.
@@ -87,10 +110,11 @@ pub async fn run(wiring: Wiring) {
                 room.apply(Event::Stop);
             }
             () = pulse.asked() => pulse.answer().await,
-            Some(news) = news.recv() => room.uplink(news),
-            Ok(permit) = replies.reserve(), if room.finals.has_next() => {
-                if let Some((epoch, number, reply)) = room.finals.next() {
-                    permit.send(Dispatch { number: Some((epoch, number)), reply });
+            Some(news) = news.recv() => room.is_up = news == News::Up,
+            Some(token) = safe.recv() => room.apply(Event::Safe { token }),
+            Ok(permit) = finals.reserve(), if !room.finals.is_empty() => {
+                if let Some(answer) = room.finals.pop_front() {
+                    permit.send(answer);
                 }
             }
             event = sessions.recv(), if sessions_left => match event {
@@ -102,8 +126,9 @@ pub async fn run(wiring: Wiring) {
                 }
             },
             Ok(()) = authority.changed() => {
-                room.apply(Event::Allowed(authority.borrow_and_update().clone()));
+                room.allow(authority.borrow_and_update().clone());
             }
+            Some(asking) = asked.recv() => room.ask(asking),
             Some(incoming) = broker.recv() => room.apply(Event::Arrived(incoming)),
             () = reached(deadline) => room.apply(Event::Tick),
             () = reached(patience) => break,
@@ -140,6 +165,33 @@ impl Room {
         board.stray.set(counts.stray);
     }
 
+    /// The registry was read.
+    fn allow(&mut self, authority: Arc<Authority>) {
+        self.desired.allow(authority.desired().clone());
+        self.apply(Event::Allowed(authority));
+    }
+
+    /// A request of the operator. Those who have hung up are looked for here and nowhere else: they
+    /// take up room that only the next one can miss.
+    fn ask(&mut self, asking: Asking) {
+        for caller in self.callers.take_gone() {
+            self.apply(Event::Hung { caller });
+        }
+        let Asking {
+            device,
+            name,
+            request,
+            end,
+        } = asking;
+        let caller = self.callers.enter(end);
+        self.apply(Event::Asked {
+            caller,
+            device,
+            name,
+            request,
+        });
+    }
+
     fn session(&mut self, event: FromSession) {
         match event {
             FromSession::Online {
@@ -171,33 +223,6 @@ impl Room {
         }
     }
 
-    /// Whether an answer is on its way to a broker that is there.
-    fn has_last_words(&self) -> bool {
-        self.finals.is_up() && !self.finals.is_empty()
-    }
-
-    fn uplink(&mut self, news: News) {
-        match news {
-            News::Up { epoch } => self.finals.up(epoch),
-            News::Down => self.finals.down(),
-            News::Taken { number } => {
-                if let Some(token) = self.finals.taken(number) {
-                    self.apply(Event::Safe { token });
-                }
-            }
-            News::Refused { number, why } => match self.finals.refused(number) {
-                Some((Refused::Elsewhere, device)) => {
-                    info!(%device, why, "the broker does not take a result at its Response Topic; it goes to the device's own");
-                }
-                Some((Refused::GivenUp, device)) => {
-                    self.board.commands.refused.add(1);
-                    warn!(%device, why, "the broker does not take the result of a command; its device keeps it");
-                }
-                None => {}
-            },
-        }
-    }
-
     fn tray(&self, device: &Arc<str>, conn: u64) -> Option<&Tray> {
         let (known, tray) = self.trays.get(device)?;
         (*known == conn).then_some(tray)
@@ -219,17 +244,17 @@ impl Room {
                     tray.ack(id);
                 }
             }
-            Action::Keep { token, reply } => self.finals.push(token, reply),
+            Action::Keep { token, reply } => self.finals.push_back(Final { token, reply }),
             Action::Tell(reply) => {
-                let number = None;
-                if !self.finals.is_up()
-                    || self.replies.try_send(Dispatch { number, reply }).is_err()
-                {
+                if !self.is_up || self.replies.try_send(reply).is_err() {
                     self.board.commands.dropped.add(1);
                 }
             }
-            // Nobody asks here.
-            Action::Respond { .. } => {}
+            Action::Respond {
+                caller,
+                state,
+                answer,
+            } => self.callers.tell(caller, Told { state, answer }),
             Action::Ended(record) => self.ended(&record),
         }
     }
@@ -261,11 +286,24 @@ impl Room {
                 board.latency.observe(*took, 1);
             }
         }
+        if let Some(board) = self.board.devices.get(device) {
+            board.commands.ended(CommandEnd {
+                time: clock::uptime(),
+                id: id.clone(),
+                name: name.clone(),
+                who: who.clone(),
+                state: state.as_str(),
+                outcome,
+                attempt: *attempt,
+                took: *took,
+                late: *late,
+            });
+        }
         let id = id.as_deref().unwrap_or_default();
         let why = fault.map_or("", Fault::as_str);
         let ms = took.as_millis();
         if *fault == Some(Fault::Forbidden) {
-            warn!(%device, %name, id, %who, "a command was refused: the device's entry in the registry does not allow it");
+            warn!(%device, %name, id, %who, outcome, "a command was refused: the device's entry in the registry does not allow it");
         } else {
             info!(%device, %name, id, %who, outcome, why, attempt, late, ms, "command ended");
         }

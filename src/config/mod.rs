@@ -286,6 +286,8 @@ pub struct Commands {
     pub max_size: usize,
     /// Where an MQTT 5 Response Topic may lie.
     pub response_prefixes: Vec<String>,
+    /// Whether the admin listener takes commands of whoever has its token.
+    pub admin: bool,
 }
 
 /// `[admin]`

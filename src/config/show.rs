@@ -139,5 +139,6 @@ fn commands(f: &mut fmt::Formatter<'_>, commands: &Commands) -> fmt::Result {
     writeln!(f, "enabled = {}", commands.enabled)?;
     text(f, "max_size", &show_size(commands.max_size as u64))?;
     let prefixes = toml::Value::from(commands.response_prefixes.clone());
-    writeln!(f, "response_prefixes = {prefixes}")
+    writeln!(f, "response_prefixes = {prefixes}")?;
+    writeln!(f, "admin = {}", commands.admin)
 }

@@ -150,7 +150,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         .with_pulse(heart.pulse("the device port"))
         .with_ack_timeout(uplink.ack_timeout);
     let mut parts: JoinSet<(Part, anyhow::Result<()>)> = JoinSet::new();
-    let mut to_commands = None;
+    let (mut to_commands, mut operator, mut answers) = (None, None, None);
     if commands.enabled {
         let around = commands::Around {
             prefix: uplink.prefix.clone(),
@@ -161,8 +161,10 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
             stop: listen_stop,
         };
         let (wiring, ends) = commands::open(&commands, around);
-        server = server.with_commands(ends.sessions);
+        server = server.with_commands(ends.sessions, ends.desired);
         to_commands = Some(ends.uplink);
+        operator = Some(ends.operator);
+        answers = Some(ends.intake);
         parts.spawn(async move {
             crate::commands::run::run(wiring).await;
             (Part::Commands, Ok(()))
@@ -178,6 +180,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         settings: lane_settings(&spool, &uplink, &devices),
         control: control_rx,
         data: data_rx,
+        answers,
         spool: spool_sender,
         spool_events,
         uplink: submit,
@@ -216,7 +219,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         unix: local::listen(),
     };
     if doors.tcp.is_some() || doors.unix.is_some() {
-        let settings = admin_settings(admin.as_ref())?;
+        let settings = admin_settings(admin.as_ref(), operator)?;
         if let Some(listener) = &doors.tcp {
             let address = listener
                 .local_addr()
@@ -311,15 +314,22 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     outcome
 }
 
-fn admin_settings(admin: Option<&config::Admin>) -> anyhow::Result<admin::Settings> {
-    let Some(admin) = admin else {
-        return Ok(admin::Settings::default());
-    };
-    let settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?;
-    Ok(settings.with_history(admin::HistorySettings {
-        span: admin.history,
-        bytes: usize::try_from(admin.history_size).unwrap_or(usize::MAX),
-    }))
+fn admin_settings(
+    admin: Option<&config::Admin>,
+    operator: Option<admin::Commander>,
+) -> anyhow::Result<admin::Settings> {
+    let mut settings = admin::Settings::default();
+    if let Some(admin) = admin {
+        settings = admin::Settings::new(admin.token_file.as_deref(), admin.device_metrics)?
+            .with_history(admin::HistorySettings {
+                span: admin.history,
+                bytes: usize::try_from(admin.history_size).unwrap_or(usize::MAX),
+            });
+    }
+    Ok(match operator {
+        Some(operator) => settings.with_commands(operator),
+        None => settings,
+    })
 }
 
 fn unasked(ended: Result<(Part, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {

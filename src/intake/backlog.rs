@@ -9,11 +9,15 @@
 //! so it takes no memory and holds up nobody. The other one goes *back* for what was passed over,
 //! when that may be tried again: for one item as a probe, or for all of it until it has caught up
 //! with the first. In between, what is passed over stays passed over, so each key keeps its order.
+//!
+//! Final answers to commands go before all else that is stored: somebody waits for them. A third
+//! reading goes ahead of the others, through the groups that hold some, and takes nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::elsewhere::Elsewhere;
 use super::expiry::{Expired, expire};
 use super::fair::Fair;
 use super::moved::Moved;
@@ -49,6 +53,7 @@ impl Done {
 enum Reading {
     On,
     Back,
+    Replies,
 }
 
 /// What the reading back does for a key.
@@ -91,17 +96,30 @@ struct Ready {
 pub struct Backlog {
     groups: BTreeMap<GroupId, Tracked>,
     ready: Fair<Ready>,
+    /// Final answers to commands, which go before.
+    replies: Fair<Ready>,
     /// Before all others.
     first: VecDeque<(Loc, Arc<Item>)>,
     /// Bytes at hand by each reading.
     bytes_on: usize,
     bytes_back: usize,
+    bytes_replies: usize,
     /// Where the reading on has got to.
     cursor: Option<GroupId>,
     /// Whether there may be groups after the cursor.
     more: bool,
     /// Where the reading back has got to; `None`: it has nothing to do.
     back: Option<Option<GroupId>>,
+    /// Where the reading of final answers has got to; `None`: it has nothing to do.
+    replies_from: Option<Option<GroupId>>,
+    /// Some were stored while such a read was under way, which may not have seen them.
+    more_replies: bool,
+    /// There are some, or were.
+    any_replies: bool,
+    /// Those that were too old, since the last [`Backlog::take_lost`].
+    lost: Vec<Arc<Item>>,
+    /// Where answers are not taken.
+    elsewhere: Elsewhere,
     /// The reading back had the last turn.
     back_had: bool,
     loading: Option<Reading>,
@@ -129,6 +147,23 @@ pub struct Backlog {
     finished: Vec<GroupId>,
 }
 
+/// What is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Groups after this one,
+    pub after: Option<GroupId>,
+    /// and of these only those with final answers to commands.
+    pub replies: bool,
+}
+
+/// When it came, if the age of the backlog goes by it.
+fn received(item: &Item) -> Option<Moment> {
+    match item {
+        Item::Batch(batch) => Some(batch.received),
+        Item::Gap(_) | Item::Reply(_) => None,
+    }
+}
+
 fn before(id: GroupId) -> Option<GroupId> {
     id.0.checked_sub(1).map(GroupId)
 }
@@ -149,6 +184,24 @@ impl Backlog {
         self.more |= depth.groups > 0;
         self.grew |= depth.groups > 0;
         self.near_end &= depth.groups == 0;
+        if depth.replies > 0 {
+            self.any_replies = true;
+            self.replies_from = Some(None);
+        }
+    }
+
+    /// There may be final answers to publish in this group, or after it.
+    fn look_for_replies(&mut self, from: GroupId) {
+        self.any_replies = true;
+        self.more_replies = true;
+        let from = before(from);
+        match &mut self.replies_from {
+            Some(after) if *after <= from => {}
+            after => {
+                *after = Some(from);
+                self.stale |= self.loading == Some(Reading::Replies);
+            }
+        }
     }
 
     /// An item has been stored. Items of a group come in the order of their index.
@@ -166,6 +219,8 @@ impl Backlog {
             self.batches += 1;
             self.readings += u64::from(batch.readings);
             self.oldest.get_or_insert(batch.received);
+        } else if matches!(item, Item::Reply(_)) && fate == Fate::Idle {
+            self.look_for_replies(loc.group);
         }
     }
 
@@ -193,9 +248,17 @@ impl Backlog {
     }
 
     /// Whether to read, and from where. Notes that the read is under way.
-    pub fn want_load(&mut self) -> Option<Option<GroupId>> {
+    pub fn want_load(&mut self) -> Option<Load> {
         if self.loading.is_some() {
             return None;
+        }
+        if let Some(after) = self.replies_from
+            && self.bytes_replies < READ_AHEAD
+        {
+            self.loading = Some(Reading::Replies);
+            self.more_replies = false;
+            let replies = true;
+            return Some(Load { after, replies });
         }
         if self.more && self.bytes_on >= READ_AHEAD {
             self.near_end = false;
@@ -215,13 +278,14 @@ impl Backlog {
         };
         self.back_had = reading == Reading::Back;
         self.loading = Some(reading);
-        match reading {
-            Reading::On => {
-                self.grew = false;
-                Some(self.cursor)
-            }
-            Reading::Back => back,
-        }
+        let after = if reading == Reading::On {
+            self.grew = false;
+            self.cursor
+        } else {
+            back?
+        };
+        let replies = false;
+        Some(Load { after, replies })
     }
 
     /// What the read brought; `again`: it was cut short, and there may be more. Expired batches
@@ -242,9 +306,15 @@ impl Backlog {
                 self.fresh.clear();
             }
         }
+        if reading == Reading::Replies {
+            let looks_on = !end || self.more_replies;
+            self.replies_from = self.replies_from.filter(|_| looks_on);
+        }
         let mut caught_up = end;
         for group in groups {
-            if reading == Reading::On {
+            if reading == Reading::Replies {
+                self.replies_from = Some(Some(group.id));
+            } else if reading == Reading::On {
                 self.cursor = self.cursor.max(Some(group.id));
                 while self.fresh.front().is_some_and(|(id, _)| *id <= group.id) {
                     self.fresh.pop_front();
@@ -279,11 +349,13 @@ impl Backlog {
         let Some(tracked) = self.groups.get(&id) else {
             return;
         };
+        let wanted =
+            |item: &Arc<Item>| reading != Reading::Replies || matches!(**item, Item::Reply(_));
         let idle: Vec<(u32, Arc<Item>)> = (0..)
             .zip(&tracked.slots)
             .zip(group.items)
-            .filter(|((_, slot), _)| slot.fate == Fate::Idle)
-            .map(|((index, _), item)| (index, item))
+            .filter(|((_, slot), item)| slot.fate == Fate::Idle && wanted(item))
+            .map(|((index, _), item)| (index, self.elsewhere.redirect(item)))
             .collect();
         let held = &self.held;
         let refused =
@@ -293,6 +365,10 @@ impl Backlog {
             match what {
                 Expired::Within(by) => self.set(loc, Fate::Covered(by)),
                 Expired::Kept(device) => self.wait_for_gap(loc, &device),
+                Expired::Over(item) => {
+                    self.lost.push(item);
+                    self.done(loc);
+                }
                 Expired::Told(item) => self.make_ready(loc, item, reading),
                 Expired::Published(item) => {
                     if self.wants(loc, &item, reading) {
@@ -317,14 +393,14 @@ impl Backlog {
             return true;
         }
         let key = Key::new(item.device(), item.topic(Lane::History));
+        if key.topic == Topic::Response {
+            // Refused there it goes elsewhere, so it is never held.
+            return true;
+        }
         match (reading, self.behind.get_mut(&key)) {
-            (Reading::On, None) if !self.held.contains(&key) => true,
-            (Reading::On, _) => {
-                let received = match item {
-                    Item::Batch(batch) => Some(batch.received),
-                    Item::Gap(_) => None,
-                };
-                self.pass_over(&key, loc.group, received);
+            (Reading::On | Reading::Replies, None) if !self.held.contains(&key) => true,
+            (Reading::On | Reading::Replies, _) => {
+                self.pass_over(&key, loc.group, received(item));
                 false
             }
             (Reading::Back, None) => false,
@@ -368,13 +444,18 @@ impl Backlog {
         self.set(loc, Fate::Ready);
         *self.bytes(by) += item.weight();
         let (device, cost) = (item.device().clone(), item.payload_estimate());
-        self.ready.push(&device, cost, Ready { loc, item, by });
+        let queue = match *item {
+            Item::Reply(_) => &mut self.replies,
+            Item::Batch(_) | Item::Gap(_) => &mut self.ready,
+        };
+        queue.push(&device, cost, Ready { loc, item, by });
     }
 
     fn bytes(&mut self, by: Reading) -> &mut usize {
         match by {
             Reading::On => &mut self.bytes_on,
             Reading::Back => &mut self.bytes_back,
+            Reading::Replies => &mut self.bytes_replies,
         }
     }
 
@@ -428,7 +509,9 @@ impl Backlog {
     pub fn hold(&mut self, key: &Key) {
         self.held.insert(key.clone());
         let of_it = |ready: &Ready| ready.item.topic(Lane::History) == key.topic;
-        for ready in self.ready.take_of(&key.device, of_it) {
+        let mut of_key = self.replies.take_of(&key.device, of_it);
+        of_key.extend(self.ready.take_of(&key.device, of_it));
+        for ready in of_key {
             let weight = ready.item.weight();
             *self.bytes(ready.by) -= weight;
             self.put_aside(ready.loc, &ready.item, key);
@@ -438,7 +521,10 @@ impl Backlog {
         for (loc, item) in std::mem::take(&mut self.first) {
             if of_it(&item) {
                 self.bytes_on -= item.weight();
-                self.wait_for_gap(loc, &key.device);
+                match *item {
+                    Item::Reply(_) => self.put_aside(loc, &item, key),
+                    Item::Batch(_) | Item::Gap(_) => self.wait_for_gap(loc, &key.device),
+                }
             } else {
                 self.first.push_back((loc, item));
             }
@@ -453,6 +539,7 @@ impl Backlog {
         let stands_for_itself = self.slot(loc).is_some_and(|slot| match item {
             Item::Batch(_) => slot.batch,
             Item::Gap(_) => !slot.batch,
+            Item::Reply(_) => true,
         });
         if !stands_for_itself {
             // A gap record for what is stored there, and for others of its group.
@@ -461,11 +548,7 @@ impl Backlog {
             return;
         }
         self.set(loc, Fate::Idle);
-        let received = match item {
-            Item::Batch(batch) => Some(batch.received),
-            Item::Gap(_) => None,
-        };
-        self.pass_over(key, loc.group, received);
+        self.pass_over(key, loc.group, received(item));
     }
 
     /// What is there needs a gap record, and the broker refuses those of its device.
@@ -497,6 +580,10 @@ impl Backlog {
     /// What was to be published from memory, or was refused as live data, is the drain's.
     pub fn give_back(&mut self, loc: Loc, item: &Item) {
         self.set(loc, Fate::Idle);
+        if matches!(item, Item::Reply(_)) {
+            self.look_for_replies(loc.group);
+            return;
+        }
         if Some(loc.group) > self.cursor {
             self.more = true;
             self.grew = true;
@@ -504,11 +591,8 @@ impl Backlog {
         }
         let batch = self.slot(loc).is_some_and(|slot| slot.batch);
         let topic = if batch { Topic::History } else { Topic::Gap };
-        let received = match item {
-            Item::Batch(batch) => Some(batch.received),
-            Item::Gap(_) => None,
-        };
-        self.pass_over(&Key::new(item.device(), topic), loc.group, received);
+        let key = Key::new(item.device(), topic);
+        self.pass_over(&key, loc.group, received(item));
         self.go_back();
     }
 
@@ -593,7 +677,8 @@ impl Backlog {
                 (loc, item)
             }
             None => {
-                let (_, Ready { loc, item, by }) = self.ready.pop()?;
+                let next = self.replies.pop().or_else(|| self.ready.pop());
+                let (_, Ready { loc, item, by }) = next?;
                 *self.bytes(by) -= item.weight();
                 (loc, item)
             }
@@ -605,13 +690,39 @@ impl Backlog {
     /// Whether an item is at hand.
     #[must_use]
     pub fn has_next(&self) -> bool {
-        !self.first.is_empty() || !self.ready.is_empty()
+        self.has_reply() || !self.first.is_empty() || !self.ready.is_empty()
+    }
+
+    /// Whether a final answer to a command is at hand, which waits for nothing.
+    #[must_use]
+    pub fn has_reply(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
+    /// The broker does not take answers at this topic: what is for it goes to the device's own.
+    pub fn goes_elsewhere(&mut self, topic: &Arc<str>) {
+        self.elsewhere.add(topic);
+    }
+
+    /// The item as it is to be published: see [`Backlog::goes_elsewhere`].
+    #[must_use]
+    pub fn redirect(&self, item: Arc<Item>) -> Arc<Item> {
+        self.elsewhere.redirect(item)
+    }
+
+    /// Final answers that were too old, since the last call.
+    pub fn take_lost(&mut self) -> Vec<Arc<Item>> {
+        std::mem::take(&mut self.lost)
     }
 
     /// Publishes this instead of what is stored there, and before anything else.
     pub fn substitute(&mut self, loc: Loc, item: Arc<Item>) {
-        if self.held.contains(&Key::new(item.device(), Topic::Gap)) {
-            self.wait_for_gap(loc, item.device());
+        let key = Key::new(item.device(), item.topic(Lane::History));
+        if self.held.contains(&key) {
+            match *item {
+                Item::Reply(_) => self.put_aside(loc, &item, &key),
+                Item::Batch(_) | Item::Gap(_) => self.wait_for_gap(loc, item.device()),
+            }
             return;
         }
         self.set(loc, Fate::Ready);
@@ -644,8 +755,10 @@ impl Backlog {
     /// The connection ended: whatever was at hand or on its way is to be done again.
     pub fn reset(&mut self) {
         self.ready.take_all();
+        self.replies.take_all();
         self.first.clear();
-        (self.bytes_on, self.bytes_back) = (0, 0);
+        (self.bytes_on, self.bytes_back, self.bytes_replies) = (0, 0, 0);
+        self.replies_from = self.any_replies.then_some(None);
         let mut from = None;
         self.groups.retain(|id, tracked| {
             for slot in &mut tracked.slots {
@@ -696,7 +809,9 @@ impl Backlog {
             ready.loc = to.unwrap_or(ready.loc);
             to.is_some()
         };
-        for gone in self.ready.retain_mut(keeps) {
+        let mut gone = self.replies.retain_mut(keeps);
+        gone.extend(self.ready.retain_mut(keeps));
+        for gone in gone {
             *self.bytes(gone.by) -= gone.item.weight();
         }
         for (loc, item) in std::mem::take(&mut self.first) {
@@ -844,10 +959,6 @@ impl Backlog {
     }
 
     fn refresh_oldest(&mut self) {
-        let received = |item: &Item| match item {
-            Item::Batch(batch) => Some(batch.received),
-            Item::Gap(_) => None,
-        };
         let heads = self.ready.heads();
         let heads = heads.filter_map(|ready| Some((ready.loc.group, received(&ready.item)?)));
         let behind = self.behind.values();
@@ -861,13 +972,17 @@ impl Backlog {
     /// Panics when a sum is not the sum of its parts.
     pub fn check(&self) {
         self.ready.check();
+        self.replies.check();
         let bytes = |by| {
-            let items = self.ready.iter().filter(|(_, ready)| ready.by == by);
+            let items = self.ready.iter().chain(self.replies.iter());
+            let items = items.filter(|(_, ready)| ready.by == by);
             items.map(|(_, ready)| ready.item.weight()).sum::<usize>()
         };
         let first: usize = self.first.iter().map(|(_, item)| item.weight()).sum();
         assert_eq!(self.bytes_on, bytes(Reading::On) + first, "bytes read");
         assert_eq!(self.bytes_back, bytes(Reading::Back), "bytes read back");
+        let replies = bytes(Reading::Replies);
+        assert_eq!(self.bytes_replies, replies, "bytes of answers");
         let mut at_hand = 0;
         for (id, tracked) in &self.groups {
             let of = |fate| {
@@ -880,7 +995,8 @@ impl Backlog {
             assert_eq!(tracked.done, of(Fate::Done), "done of group {id}");
             at_hand += of(Fate::Ready);
         }
-        assert_eq!(at_hand, self.ready.len() + self.first.len(), "at hand");
+        let here = self.ready.len() + self.replies.len() + self.first.len();
+        assert_eq!(at_hand, here, "at hand");
         for (key, behind) in &self.behind {
             let held = self.held.contains(key);
             assert_eq!(held, behind.wish != Wish::All, "{key:?} is {behind:?}");

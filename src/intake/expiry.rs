@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::reading::{Batch, Gap, GapReason, Item, Moment, Topic};
+use crate::reading::{Gap, GapReason, Item, Moment, Topic};
 
 /// Which stored batches are too old: those of a known age, see [`Moment::age`].
 #[derive(Debug, Clone, Copy)]
@@ -14,8 +14,8 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    fn is_over(&self, batch: &Batch) -> bool {
-        let age = batch.received.age(&self.now);
+    fn is_over(&self, since: &Moment) -> bool {
+        let age = since.age(&self.now);
         age.is_some_and(|age| age > self.max_age)
     }
 }
@@ -30,6 +30,8 @@ pub(super) enum Expired {
     Within(u32),
     /// It is too old, and the broker refuses the gap record: it stays.
     Kept(Arc<str>),
+    /// It is too old, and no gap record speaks of its kind.
+    Over(Arc<Item>),
 }
 
 /// Replaces expired batches: the first of each stream by the gap of all of them. The others are
@@ -44,7 +46,7 @@ pub(super) fn expire(
     let mut outcome: Vec<_> = Vec::with_capacity(items.len());
     for (index, item) in items {
         let what = match &*item {
-            Item::Batch(batch) if expiry.is_over(batch) => {
+            Item::Batch(batch) if expiry.is_over(&batch.received) => {
                 let history = refused(&batch.device, Topic::History);
                 if refused(&batch.device, Topic::Gap) {
                     // Refused altogether it is passed over like what is younger.
@@ -73,6 +75,7 @@ pub(super) fn expire(
                     }
                 }
             }
+            Item::Reply(reply) if expiry.is_over(&reply.made) => Expired::Over(item),
             _ => Expired::Published(item),
         };
         outcome.push((index, what));

@@ -6,6 +6,7 @@
 //! never has more than its window.
 
 pub mod backlog;
+mod elsewhere;
 mod expiry;
 pub mod fair;
 pub mod flight;
@@ -29,11 +30,11 @@ use tokio::sync::{mpsc, watch};
 use self::ids::IdMap;
 use self::lanes::{Action, Event, Lanes, Now, Settings};
 use self::moved::Moved;
-use self::port::{Arrival, Close, ConnId, Control, Mailbox};
+use self::port::{Answers, Arrival, Close, ConnId, Control, Mailbox};
 use self::rate::DrainRate;
 use crate::clock;
 use crate::pulse::Pulse;
-use crate::reading::{GapReason, unnamed_stream};
+use crate::reading::{Final, GapReason, Item, unnamed_stream};
 use crate::spool::{self, Command};
 use crate::status::board::{Board, RefusedTopic, SpoolState};
 use crate::status::refused::LISTED;
@@ -59,8 +60,10 @@ pub struct Wiring {
     pub settings: Settings,
     /// Attach and detach.
     pub control: mpsc::Receiver<Control>,
-    /// Batches. When every sender is gone the intake finishes.
+    /// Batches. When every sender is gone, and every answer has come, the intake finishes.
     pub data: mpsc::Receiver<Arrival>,
+    /// `None`: there are no commands.
+    pub answers: Option<Answers>,
     /// The spool.
     pub spool: spool::CommandSender,
     /// Its answers, `Opened` first.
@@ -90,6 +93,8 @@ struct Intake {
     disk_hung: bool,
     /// The commit under way: since when, and how many bytes.
     commit: Option<(Instant, usize)>,
+    /// Where the names of safe answers go.
+    safe: Option<mpsc::UnboundedSender<u64>>,
     /// The uplink's present or last connection.
     epoch: u64,
     /// What the broker refuses is shown again from then on.
@@ -123,6 +128,7 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
         spool_well: true,
         disk_hung: false,
         commit: None,
+        safe: None,
         epoch: 0,
         refused_from: now(),
         at: None,
@@ -140,7 +146,13 @@ impl Intake {
     async fn serve(&mut self) -> anyhow::Result<()> {
         let mut acks = Vec::with_capacity(BURST);
         let mut arrivals = Vec::with_capacity(BURST);
-        loop {
+        let mut answers = None;
+        if let Some(Answers { come, safe }) = self.wiring.answers.take() {
+            answers = Some(come);
+            self.safe = Some(safe);
+        }
+        let mut batches_come = true;
+        while batches_come || answers.is_some() {
             let tick = self.next_tick();
             tokio::select! {
                 n = self.wiring.uplink_events.recv_many(&mut acks, BURST) => {
@@ -150,15 +162,19 @@ impl Intake {
                         self.uplink_says(event);
                     }
                 }
-                n = self.wiring.data.recv_many(&mut arrivals, BURST), if self.lanes.has_room() => {
-                    if n == 0 {
-                        return Ok(());
+                came = next_in(&mut answers, &mut self.wiring.data, &mut arrivals, batches_come),
+                    if self.lanes.has_room() => match came
+                {
+                    Came::Answer(Some(answer)) => self.apply(Event::Answered(answer)),
+                    Came::Answer(None) => answers = None,
+                    Came::Batches(n) => {
+                        batches_come = n > 0;
+                        self.at = Some(look());
+                        for arrival in arrivals.drain(..) {
+                            self.apply(Event::Arrived(arrival));
+                        }
                     }
-                    self.at = Some(look());
-                    for arrival in arrivals.drain(..) {
-                        self.apply(Event::Arrived(arrival));
-                    }
-                }
+                },
                 Some(control) = self.wiring.control.recv() => self.control(control),
                 event = self.wiring.spool_events.recv() => {
                     let Some(event) = event else { anyhow::bail!("the spool ended by itself") };
@@ -170,6 +186,7 @@ impl Intake {
             self.at = None;
             self.show();
         }
+        Ok(())
     }
 
     /// After the last batch: make everything safe, then close the spool.
@@ -354,14 +371,17 @@ impl Intake {
                 upto,
                 batches,
                 readings,
+                replies,
                 gaps,
             } => {
                 tracing::error!(
                     batches,
                     readings,
                     gaps,
+                    results = replies,
                     "the spool is full; its oldest went"
                 );
+                board.commands.lost.add(replies);
                 board.spool.dropped_batches.add(batches);
                 Event::Dropped {
                     groups: from..=upto,
@@ -387,6 +407,14 @@ impl Intake {
                     batches,
                     readings,
                 }
+            }
+            spool::Event::RepliesLost { replies } => {
+                tracing::error!(
+                    results = replies,
+                    "results of commands were lost with a damaged part of the spool"
+                );
+                board.commands.lost.add(replies);
+                return;
             }
             spool::Event::Usage(usage) => {
                 board.spool.disk_bytes.set(usage.disk_bytes);
@@ -454,10 +482,11 @@ impl Intake {
                     marks,
                 });
             }
-            Action::Load { after } => {
+            Action::Load { after, replies } => {
                 self.tell_spool(Command::Load {
                     after,
                     max_bytes: LOAD_BYTES,
+                    replies,
                 });
             }
             Action::Delete { groups } => self.tell_spool(Command::Delete { groups }),
@@ -465,6 +494,21 @@ impl Intake {
                 if let Some(mailbox) = self.mailboxes.get(&conn) {
                     mailbox.settle(settled, ack);
                 }
+            }
+            Action::Safe { token } => {
+                if let Some(safe) = &self.safe {
+                    // The room is gone at the end of a stop: nobody waits any more.
+                    let _ = safe.send(token);
+                }
+            }
+            Action::AnswerLost { item, reason } => self.answer_lost(&item, reason),
+            Action::RefusedElsewhere { device, detail } => {
+                tracing::warn!(
+                    device = &*device,
+                    reason = detail,
+                    "the broker does not take the result of a command at its Response Topic; \
+                     what is for there goes to the device's own topic"
+                );
             }
             Action::Conflict { conn, refused } => {
                 if let Some(mailbox) = self.mailboxes.get(&conn) {
@@ -522,6 +566,17 @@ impl Intake {
                 );
             }
         }
+    }
+
+    fn answer_lost(&self, item: &Item, reason: GapReason) {
+        self.wiring.board.commands.lost.add(1);
+        let Item::Reply(reply) = item else { return };
+        tracing::error!(
+            device = &*reply.device,
+            name = &*reply.name,
+            reason = %reason,
+            "the result of a command was given up: whoever sent it is not told"
+        );
     }
 
     fn tell_spool(&self, command: Command) {
@@ -588,6 +643,35 @@ impl Intake {
         });
         let refused = &self.wiring.board.uplink.refused_topics;
         refused.show(list.collect(), refusals.len());
+    }
+}
+
+/// What came in.
+enum Came {
+    /// `None`: there will be no more.
+    Answer(Option<Final>),
+    /// So many, none when there will be no more.
+    Batches(usize),
+}
+
+/// The next of what comes in. Answers first: they are few, and a simulated history can be told
+/// again. Cancel safe.
+async fn next_in(
+    answers: &mut Option<mpsc::Receiver<Final>>,
+    data: &mut mpsc::Receiver<Arrival>,
+    into: &mut Vec<Arrival>,
+    batches_come: bool,
+) -> Came {
+    let answer = async {
+        match answers {
+            Some(answers) => answers.recv().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = answer => Came::Answer(answer),
+        n = data.recv_many(into, BURST), if batches_come => Came::Batches(n),
     }
 }
 

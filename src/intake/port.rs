@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::reading::{Batch, Content};
+use crate::reading::{Batch, Content, Final};
 
 /// A connection, unique within this run of the hub.
 pub type ConnId = u64;
@@ -162,6 +162,15 @@ pub struct Arrival {
     pub resolved: usize,
     /// What it says.
     pub content: Content,
+}
+
+/// The ways of the final answers to commands.
+#[derive(Debug)]
+pub struct Answers {
+    /// On their way in. When every sender is gone there will be no more.
+    pub come: mpsc::Receiver<Final>,
+    /// The names of those that are safe. At most one for each that came.
+    pub safe: mpsc::UnboundedSender<u64>,
 }
 
 /// A session's way into the intake. Clones lead to the same intake.

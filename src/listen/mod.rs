@@ -46,6 +46,7 @@ pub use self::socket::Socket;
 pub use self::tls::TlsError;
 use self::tls::{Tls, unix_seconds};
 use crate::commands::authority::Authority;
+use crate::commands::desired::Desired;
 use crate::commands::port::CommandPort;
 use crate::config::{Auth, Devices};
 use crate::intake::port::{Close, IntakePort};
@@ -177,11 +178,12 @@ impl Server {
 
     /// The same, and its sessions take commands to their devices.
     #[must_use]
-    pub fn with_commands(mut self, port: CommandPort) -> Self {
+    pub fn with_commands(mut self, port: CommandPort, desired: Arc<Desired>) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             let settings = Settings::clone(&shared.settings);
             shared.settings = Arc::new(Settings {
                 commands: Some(port),
+                desired: Some(desired),
                 ..settings
             });
         }

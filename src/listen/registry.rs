@@ -8,6 +8,7 @@
 //! added = 1763600000   # optional, Unix seconds
 //! expect = "1m"        # optional: it is to send at least this often
 //! commands = ["reboot", "set-*"]   # optional: the commands that it takes, * for any characters
+//! desired = true       # optional: it has a desired state on the broker, and reports its own
 //! old_sha256 = "…"     # optional: a token that was replaced, which is good until
 //! old_until = 1763686400
 //! ```
@@ -63,6 +64,9 @@ pub struct Registered {
     /// Names of the commands that it takes, `*` for any characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
+    /// It has a desired state on the broker, and may report its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub desired: bool,
     /// The token that was replaced by the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old_sha256: Option<String>,
@@ -108,6 +112,7 @@ impl Registered {
             old: old.zip(self.old_until),
             every,
             commands: self.commands.clone(),
+            desired: self.desired,
         })
     }
 }
@@ -120,6 +125,7 @@ struct Entry {
     old: Option<(TokenHash, u64)>,
     every: Option<Duration>,
     commands: Vec<String>,
+    desired: bool,
 }
 
 impl Entry {
@@ -380,6 +386,8 @@ impl Registry {
         let authority: Authority = takes
             .map(|(id, entry)| (id.clone(), entry.commands.clone()))
             .collect();
+        let desired = devices.iter().filter(|(_, entry)| entry.desired);
+        let authority = authority.with_desired(desired.map(|(id, _)| id.clone()).collect());
         self.authority.send_if_modified(|known| {
             let changed = **known != authority;
             if changed {

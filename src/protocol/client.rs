@@ -68,6 +68,7 @@ enum Body {
         #[serde(default)]
         again: bool,
     },
+    Desired(serde_json::Map<String, Value>),
 }
 
 impl TryFrom<Body> for ToDevice {
@@ -132,6 +133,9 @@ impl TryFrom<Body> for ToDevice {
                 args,
                 timeout,
                 again,
+            },
+            Body::Desired(map) => Self::Desired {
+                map: Value::Object(map),
             },
         })
     }

@@ -91,6 +91,7 @@ enum Body<'a> {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
+    Desired(&'a Value),
     #[serde(rename = "ack")]
     ResultAck {
         result: &'a str,
@@ -142,6 +143,7 @@ impl<'a> Body<'a> {
                 timeout: *timeout,
                 again: *again,
             },
+            ToDevice::Desired { map } => Self::Desired(map),
             ToDevice::ResultAck { id } => Self::ResultAck { result: id },
             ToDevice::ResultReject { id, code, detail } => Self::ResultReject {
                 result: id,

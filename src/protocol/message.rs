@@ -1,6 +1,6 @@
 //! The messages of the device protocol, version 1, without their encoding.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::pack::Pack;
 
@@ -13,6 +13,8 @@ pub enum FromDevice<'a> {
     Data(Data<'a>),
     /// Answer to a command.
     Result(CommandResult),
+    /// The state that it is in.
+    Reported(Map<String, Value>),
     /// Going away on purpose.
     Bye(Bye),
 }
@@ -131,6 +133,11 @@ pub enum ToDevice {
         timeout: f64,
         /// It may have been sent before.
         again: bool,
+    },
+    /// The state that the device is to be in.
+    Desired {
+        /// A map.
+        map: Value,
     },
     /// The last result of a command is safe.
     ResultAck {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::to_raw_value;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::TrySendError;
@@ -13,9 +14,10 @@ use tracing::{debug, info};
 use super::Session;
 use super::ending::Ending;
 use super::handover::{Stream, Waiting};
+use crate::commands::desired::{Desired, MAX_STATE};
 use crate::commands::port::{CommandPort, FromSession, Tray, Waiting as ForDevice};
 use crate::commands::{Order, Said};
-use crate::protocol::message::{CommandResult, Reject, ToDevice};
+use crate::protocol::message::{CommandResult, Reject, RejectCode, ToDevice};
 
 /// A device that has said nothing for so long after it connected says no `hello` before it is
 /// sent a command: a plain relay may never say anything.
@@ -27,6 +29,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// One session's ends of the ways.
 pub(super) struct Link {
     port: CommandPort,
+    desired: Option<Arc<Desired>>,
     pub(super) tray: Arc<Tray>,
     /// What found no room; while there is something, nothing more is read.
     held: VecDeque<FromSession>,
@@ -38,9 +41,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(port: CommandPort, now: Instant) -> Self {
+    pub(super) fn new(port: CommandPort, desired: Option<Arc<Desired>>, now: Instant) -> Self {
         Self {
             port,
+            desired,
             tray: Arc::default(),
             held: VecDeque::new(),
             room: None,
@@ -89,6 +93,9 @@ impl Link {
     /// The connection has ended. What found no room is lost; the device says it again.
     pub(super) async fn end(self, device: Arc<str>, conn: u64) {
         if self.announced {
+            if let Some(desired) = &self.desired {
+                desired.offline(&device, conn);
+            }
             // An error means that there is nobody to tell.
             let _ = self.port.send(FromSession::Offline { device, conn }).await;
         }
@@ -104,15 +111,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         link.quiet_until = None;
         link.announced = true;
         let told = self.hello.max_message;
+        let max_message = told.map_or(MAX_MESSAGE, |max| {
+            usize::try_from(max).unwrap_or(usize::MAX)
+        });
+        let (device, conn) = (&self.present.device, self.present.conn);
         link.say(FromSession::Online {
-            device: self.present.device.clone(),
-            conn: self.present.conn,
+            device: device.clone(),
+            conn,
             remembers: self.hello.remembers.is_some_and(|ids| ids > 0),
-            max_message: told.map_or(MAX_MESSAGE, |max| {
-                usize::try_from(max).unwrap_or(usize::MAX)
-            }),
+            max_message,
             tray: link.tray.clone(),
         });
+        if let Some(desired) = &link.desired {
+            desired.online(device, conn, max_message, &link.tray);
+        }
     }
 
     /// The same for a device that has not said `hello` and has said or kept quiet long enough.
@@ -157,6 +169,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
+    /// The device says in which state it is.
+    pub(super) fn reported(&mut self, map: Map<String, Value>) -> Result<(), Ending> {
+        let Ok(payload) = serde_json::to_vec(&map) else {
+            return Ok(());
+        };
+        if payload.len() > MAX_STATE {
+            return self.reject(Reject {
+                seq: None,
+                code: RejectCode::TooLarge,
+                detail: format!("\"reported\" may have {MAX_STATE} bytes as JSON"),
+            });
+        }
+        self.rejects_in_a_row = 0;
+        let device = &self.present.device;
+        let desired = self.settings.desired.as_ref();
+        if !desired.is_some_and(|desired| desired.reported(device, payload.into())) {
+            debug!(%device, "a reported state, and the device's entry does not have desired = true");
+        }
+        Ok(())
+    }
+
     /// A result that is no good: the device hears which, or it would say it again for ever.
     pub(super) fn reject_result(&mut self, id: String, reject: Reject) -> Result<(), Ending> {
         self.refuse(reject, |Reject { code, detail, .. }| {
@@ -168,6 +201,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     pub(super) fn deliver(&mut self, waiting: ForDevice) -> Result<(), Ending> {
         for order in waiting.orders {
             self.order(order)?;
+        }
+        if let Some(map) = waiting.desired
+            && let Ok(map) = serde_json::from_str(map.get())
+        {
+            self.send(&ToDevice::Desired { map })?;
         }
         for id in waiting.acks {
             let id = id.to_string();

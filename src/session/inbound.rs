@@ -2,6 +2,7 @@
 //! is right.
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use super::notes::Implausible;
 use crate::clock::{self, ClockState};
@@ -39,6 +40,7 @@ pub(super) enum Inbound {
     Hello(Hello),
     Data(Candidate),
     Result(CommandResult),
+    Reported(Map<String, Value>),
     Bye(Bye),
 }
 
@@ -64,6 +66,7 @@ pub(super) fn read(
     let data = match protocol::decode(encoding, frame)? {
         FromDevice::Hello(hello) => return Ok(Inbound::Hello(hello)),
         FromDevice::Result(result) => return Ok(Inbound::Result(result)),
+        FromDevice::Reported(map) => return Ok(Inbound::Reported(map)),
         FromDevice::Bye(bye) => return Ok(Inbound::Bye(bye)),
         FromDevice::Data(data) => data,
     };

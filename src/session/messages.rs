@@ -201,6 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.result(result);
                 Ok(())
             }
+            Inbound::Reported(map) => self.reported(map),
             Inbound::Bye(bye) => Err(match bye.sleep {
                 Some(seconds) => Ending::Asleep {
                     sleep: Duration::from_secs_f64(seconds),

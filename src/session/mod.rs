@@ -29,6 +29,7 @@ mod unacked;
 pub mod wire;
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -45,6 +46,7 @@ use self::rate::Limits;
 use self::roster::Present;
 use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
+use crate::commands::desired::Desired;
 use crate::commands::port::{self, CommandPort, FromSession, Tray};
 use crate::intake::port::{Arrival, Attached, Control, IntakePort, Mail};
 use crate::protocol::message::Hello;
@@ -72,6 +74,8 @@ pub struct Settings {
     pub rate_patience: Duration,
     /// The way to the commands; `None`: they are off.
     pub commands: Option<CommandPort>,
+    /// Desired and reported states, where commands are on.
+    pub desired: Option<Arc<Desired>>,
 }
 
 impl From<&crate::config::Devices> for Settings {
@@ -86,6 +90,7 @@ impl From<&crate::config::Devices> for Settings {
             window: devices.window,
             rate_patience: Duration::from_secs(300),
             commands: None,
+            desired: None,
         }
     }
 }
@@ -165,7 +170,7 @@ where
         commands: settings
             .commands
             .clone()
-            .map(|port| commands::Link::new(port, now)),
+            .map(|port| commands::Link::new(port, settings.desired.clone(), now)),
         hand: None,
         room: None,
         unsettled: 0,

@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::Mutation;
+use super::commands::which_of;
 use super::trace::Note;
 use super::truth::{Broken, Link, Publish, Told, device_of, uid_of};
 use super::world::{Ev, SETTLING, World};
@@ -160,6 +161,17 @@ impl World {
                         }
                         Publish::Gap(gap)
                     }
+                    (false, false) if !topic.ends_with("/data") && !topic.ends_with("/history") => {
+                        let which = which_of(&payload).map(|(which, _)| which);
+                        let mut levels = topic.split('/');
+                        let device = levels.find_map(device_of).unwrap_or_default();
+                        Publish::Answer {
+                            payload: payload.clone().into(),
+                            which: which.expect("an answer has its number"),
+                            device,
+                            elsewhere: topic.starts_with("app/"),
+                        }
+                    }
                     (false, false) => {
                         Publish::Batch(uid_of(&payload).expect("a batch has its number"))
                     }
@@ -236,6 +248,12 @@ impl World {
                 (self.truth.streams[stream].device, topic)
             }
             Publish::Gap(gap) => (device_of(&gap.device)?, Topic::Gap),
+            Publish::Answer {
+                device, elsewhere, ..
+            } => match elsewhere {
+                true => (*device, Topic::Response),
+                false => (*device, Topic::Result),
+            },
             Publish::Status => return None,
         };
         let now = self.now();
@@ -251,8 +269,11 @@ impl World {
     fn takes(&mut self, coming: Coming, link: Link) -> Result<(), Broken> {
         if let Some((code, device)) = self.refuses(&coming) {
             self.stats.refusals += 1;
-            self.broker.ever_refused.insert(device);
-            self.truth.refused(device);
+            // Nothing of a device's data is late because an answer was refused.
+            if !matches!(coming.what, Publish::Answer { .. }) {
+                self.broker.ever_refused.insert(device);
+                self.truth.refused(device);
+            }
             self.note(Note::Refuses(coming.id, code));
             self.broker.going.push_back((coming.id, Err(code)));
             return Ok(());
@@ -273,6 +294,10 @@ impl World {
                 self.stats.gaps += 1;
                 self.note(Note::ArrivesGap(id, gap.batches));
                 self.truth.gap_arrives(gap);
+            }
+            Publish::Answer { payload, which, .. } => {
+                self.note(Note::ArrivesAnswer(id, *which));
+                self.truth.answer_arrives(payload, link)?;
             }
             Publish::Status => {}
         }

@@ -9,9 +9,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::sync::{mpsc, watch};
 
 use super::plan::Plan;
-use crate::intake::port::{Arrival, Control};
+use crate::intake::port::{Answers, Arrival, Control};
 use crate::intake::{self, Wiring};
 use crate::pulse::Pulse;
+use crate::reading::Final;
 use crate::spool::simulated::{Manner, Spool};
 use crate::spool::{self};
 use crate::status::board::Board;
@@ -95,6 +96,9 @@ pub(super) struct Hub {
     uplink: ByHand<()>,
     pub(super) spool: Spool,
     pub(super) spool_events: mpsc::Sender<spool::Event>,
+    /// `None`: no more answers will come, or there are no commands.
+    pub(super) answers: Option<mpsc::Sender<Final>>,
+    pub(super) safe: mpsc::UnboundedReceiver<u64>,
     /// `None`: stopping.
     pub(super) ways_in: Option<(mpsc::Sender<Control>, mpsc::Sender<Arrival>)>,
     pub(super) net: Net,
@@ -117,13 +121,25 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn start(run: u64, plan: &Plan, manner: Manner, chance: u64) -> Self {
+    pub(super) fn start(
+        run: u64,
+        plan: &Plan,
+        manner: Manner,
+        chance: u64,
+        commands: bool,
+    ) -> Self {
         /// Small, so that it runs full.
         const ARRIVALS: usize = 16;
         let board = Board::new("h");
         let (stop, uplink_stop) = stop::channel();
         let (control, control_rx) = mpsc::channel(64);
         let (data, data_rx) = mpsc::channel(ARRIVALS);
+        let (answers, come) = mpsc::channel(ARRIVALS);
+        let (safe_into, safe) = mpsc::unbounded_channel();
+        let to_intake = Answers {
+            come,
+            safe: safe_into,
+        };
         let (submit, submissions) = mpsc::channel(2 * usize::from(plan.uplink.inflight) + 1);
         let (news, uplink_events) = mpsc::channel(1_024);
         let (reconnect, given_up) = watch::channel(0);
@@ -136,6 +152,7 @@ impl Hub {
             settings: plan.lanes,
             control: control_rx,
             data: data_rx,
+            answers: commands.then_some(to_intake),
             spool: spool_sender,
             spool_events: spool_events_rx,
             uplink: submit,
@@ -163,6 +180,8 @@ impl Hub {
             uplink: ByHand::new(uplink),
             spool,
             spool_events,
+            answers: commands.then_some(answers),
+            safe,
             ways_in: Some((control, data)),
             net,
             board,

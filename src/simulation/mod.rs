@@ -17,7 +17,9 @@
 //! ```
 #![allow(clippy::unwrap_used)]
 
+mod answers;
 mod broker;
+mod commands;
 mod device;
 mod faults;
 mod hub;
@@ -53,6 +55,8 @@ pub(crate) enum Mutation {
     BacklogFirst,
     /// A gap record counts one batch too few.
     WrongGap,
+    /// A result is acked when its answer is queued.
+    AckResultOnQueue,
 }
 
 /// What histories have met, so that it can be seen that they meet everything.
@@ -79,13 +83,17 @@ pub(crate) struct Stats {
     pub(crate) held_back: u64,
     pub(crate) damaged: u64,
     pub(crate) disk_errors: u64,
+    /// Commands that reached a hub, answers that were made, and results that were acked.
+    pub(crate) asked: u64,
+    pub(crate) answers: u64,
+    pub(crate) results: u64,
     pub(crate) events: u64,
     /// Simulated.
     pub(crate) seconds: u64,
 }
 
 impl Stats {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 23] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 26] {
         [
             ("batches", &mut self.batches),
             ("arrived", &mut self.arrived),
@@ -108,6 +116,9 @@ impl Stats {
             ("held back", &mut self.held_back),
             ("damaged", &mut self.damaged),
             ("disk errors", &mut self.disk_errors),
+            ("commands", &mut self.asked),
+            ("answers", &mut self.answers),
+            ("results", &mut self.results),
             ("events", &mut self.events),
             ("seconds", &mut self.seconds),
         ]

@@ -274,7 +274,14 @@ impl Plan {
         }
         let devices = self.intervals.len();
         for _ in 0..chance.range(1, 4) {
-            let topic = chance.pick(&[Topic::Data, Topic::Data, Topic::History, Topic::Gap]);
+            let topic = chance.pick(&[
+                Topic::Data,
+                Topic::Data,
+                Topic::History,
+                Topic::Gap,
+                Topic::Result,
+                Topic::Response,
+            ]);
             let at = chance.range(0, self.healed);
             let ends = self.lanes.max_age < Duration::from_secs(3_600);
             let ms = if ends && topic != Topic::Gap && chance.permille(300) {

@@ -96,11 +96,16 @@ impl Truth {
         };
         let before = shares(self.held.items());
         let gone = self.held.give_up(event);
+        for item in &gone {
+            if let Item::Reply(reply) = &**item {
+                self.answers.excuse(&reply.payload);
+            }
+        }
         let uids: Vec<Uid> = gone
             .iter()
             .filter_map(|item| match &**item {
                 Item::Batch(batch) => uid_of(&batch.frame),
-                Item::Gap(_) => None,
+                Item::Gap(_) | Item::Reply(_) => None,
             })
             .collect();
         if self.disturbed.disk || self.disturbed.marks {

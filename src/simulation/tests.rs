@@ -131,6 +131,11 @@ fn live_data_behind_the_backlog_is_found() {
 }
 
 #[test]
+fn an_ack_for_a_result_that_is_only_queued_is_found() {
+    found(Mutation::AckResultOnQueue, "P1");
+}
+
+#[test]
 fn a_gap_record_with_a_wrong_count_is_found() {
     found(Mutation::WrongGap, "P");
 }

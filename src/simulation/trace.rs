@@ -53,6 +53,15 @@ pub(super) enum Note {
     Dropped(u64, u64),
     Thinned(u64, u64),
     OtherSpoolEvent,
+    /// Device and command.
+    Asks(usize, usize),
+    SendsCommand(usize, usize),
+    Result(usize, usize),
+    ResultAcked(usize, usize),
+    /// Command, and whether it is a late answer.
+    Ends(usize, bool),
+    /// Packet id and command.
+    ArrivesAnswer(u16, usize),
 }
 
 /// See the module.

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::answers::Answers;
 use super::shares::{Held, for_room};
 use super::trace::Uid;
 use crate::reading::{Gap, GapReason, Item};
@@ -113,6 +116,7 @@ pub(super) struct Truth {
     /// What is in each group that was stored.
     groups: HashMap<u64, Vec<Arc<Item>>>,
     pub(super) held: Held,
+    pub(super) answers: Answers,
     /// There is room to be fair: see `spool::generations`.
     pub(super) fair: bool,
     /// Batches in gap records for lack of room that were stored.
@@ -311,6 +315,10 @@ impl Truth {
                     let covered = |uid: &Uid| self.covers(gap, &self.facts[*uid as usize]);
                     (0..self.facts.len() as u64).filter(covered).collect()
                 }
+                Item::Reply(reply) => {
+                    self.answers.excuse(&reply.payload);
+                    Vec::new()
+                }
             };
             for uid in hit {
                 let fact = self.fact(uid);
@@ -339,6 +347,7 @@ impl Truth {
                         self.in_gaps += gap.batches;
                     }
                 }
+                Item::Reply(reply) => self.answers.synced(&reply.payload),
             }
         }
         self.held.stored(stored.id, &stored.items);
@@ -388,6 +397,7 @@ impl Truth {
                         ));
                     }
                 }
+                Item::Reply(reply) => self.answers.deleted(&reply.payload)?,
             }
         }
         Ok(())
@@ -467,6 +477,7 @@ impl Truth {
         match what {
             Publish::Batch(uid) => self.fact(*uid).pubacked = true,
             Publish::Gap(gap) => self.gap(gap).pubacked = true,
+            Publish::Answer { payload, .. } => self.answers.pubacked(payload),
             Publish::Status => {}
         }
     }
@@ -489,10 +500,28 @@ impl Truth {
             .collect()
     }
 
+    /// Commands of which an answer was called safe that has not arrived.
+    pub(super) fn missing_answers(&self) -> Vec<usize> {
+        self.answers.missing()
+    }
+
+    /// P4: an answer reaches the broker.
+    pub(super) fn answer_arrives(&mut self, payload: &Bytes, link: Link) -> Result<(), Broken> {
+        if self.drained {
+            return Err("P4: an answer comes after a new start of an empty hub".into());
+        }
+        self.answers.arrives(payload, link)
+    }
+
     /// P3 at the end: everything acked has arrived or is in a gap record with the right numbers.
     pub(super) fn verdict(&self) -> Result<(), Broken> {
         if let Some(broken) = &self.broken {
             return Err(broken.clone());
+        }
+        if let Some(which) = self.missing_answers().first() {
+            return Err(format!(
+                "P1: the answer to command {which} was called safe, and has not arrived"
+            ));
         }
         if let Some(uid) = self.missing().first() {
             return Err(format!(
@@ -568,6 +597,13 @@ impl Truth {
 pub(super) enum Publish {
     Batch(Uid),
     Gap(Gap),
+    /// Of a command, whose device it was for, and whether it goes to a Response Topic.
+    Answer {
+        payload: Bytes,
+        which: usize,
+        device: usize,
+        elsewhere: bool,
+    },
     Status,
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::broker::Broker;
+use super::commands::Desk;
 use super::device::{Conn, Device, frame};
 use super::hub::Hub;
 use super::plan::{Fault, Plan, SPOOL};
@@ -33,6 +34,9 @@ const BEGIN: f64 = 1.8e9;
 
 /// What the broker refuses is drawn apart, so that older seeds keep the rest of their histories.
 const REFUSALS: u64 = 0x7265_6675_7361_6c73;
+
+/// And so are commands.
+const COMMANDS: u64 = 0x636f_6d6d_616e_6473;
 
 /// The world is well again and devices are quiet: everything has to be out after this long. A
 /// payload that kills the connection takes seven connects with growing pauses until it is found.
@@ -77,6 +81,17 @@ pub(super) enum Ev {
     Suback(u64, u64, u16),
     /// NTP has answered.
     ClockRight,
+    /// Somebody has a command for a device.
+    Asks,
+    CommandTick(u64),
+    /// A command reaches a device, by its connection.
+    Order(usize, u64, usize),
+    /// A device, in its present life, has carried a command out.
+    Carried(usize, u64, usize),
+    /// A result reaches the hub.
+    Result(usize, u64, usize),
+    /// Its ack reaches the device.
+    ResultAck(usize, u64, usize),
 }
 
 pub(super) struct World {
@@ -91,6 +106,8 @@ pub(super) struct World {
     pub(super) devices: Vec<Device>,
     conns: u64,
     pub(super) broker: Broker,
+    /// `None`: no commands.
+    pub(super) desk: Option<Desk>,
     pub(super) truth: Truth,
     pub(super) trace: Trace,
     pub(super) stats: Stats,
@@ -148,6 +165,7 @@ impl World {
             devices: Vec::new(),
             conns: 0,
             broker: Broker::new(service),
+            desk: Desk::new(Chance::new(seed ^ COMMANDS), plan.intervals.len()),
             truth: Truth::default(),
             trace: Trace::default(),
             stats: Stats::default(),
@@ -174,6 +192,7 @@ impl World {
             plan,
         };
         world.truth.fair = world.plan.unequal;
+        world.truth.answers.may_expire = world.plan.lanes.max_age < Duration::from_secs(3_600);
         world.set_clock();
         clock::simulated::begin(0);
         for n in 0..world.plan.intervals.len() {
@@ -198,6 +217,9 @@ impl World {
         world.push(world.plan.healed, Ev::Healed);
         world.push(world.plan.quiet, Ev::Quiet);
         world.at(1_000, Ev::Look);
+        if world.desk.is_some() {
+            world.at(1_500, Ev::Asks);
+        }
         world
     }
 
@@ -280,6 +302,7 @@ impl World {
         let mut any = self.collect_from_uplink();
         any |= self.collect_for_disk()?;
         any |= self.collect_mail()?;
+        any |= self.collect_answers();
         let Some(hub) = &mut self.hub else {
             return Ok(any);
         };
@@ -357,6 +380,7 @@ impl World {
                 self.truth.told_safe(stream, attached.safe)?;
                 self.note(Note::Welcome(n, id, attached.safe));
                 self.about(10, Ev::Welcome(n, id, attached.safe));
+                self.device_comes(n, id);
                 any = true;
                 continue;
             }
@@ -410,8 +434,19 @@ impl World {
                     open.welcomed = true;
                     self.devices[n].hears(seq);
                     self.pump(n);
+                    self.says_results(n, conn);
                 }
             }
+            Ev::Asks => self.asks(self.quiet),
+            Ev::CommandTick(run) => {
+                if run == self.runs && self.hub.is_some() {
+                    self.command_tick();
+                }
+            }
+            Ev::Order(n, conn, which) => self.order_comes(n, conn, which),
+            Ev::Carried(n, life, which) => self.carried_out(n, life, which),
+            Ev::Result(n, conn, which) => self.result_comes(n, conn, which),
+            Ev::ResultAck(n, conn, which) => self.result_is_safe(n, conn, which),
             Ev::Arrives(n, conn) => self.arrives(n, conn)?,
             Ev::Mail(n, conn, ack, refused) => {
                 if self.conn(n, conn).is_some() {
@@ -483,7 +518,9 @@ impl World {
             lazy: self.mutation == Some(Mutation::NoDataSync),
         };
         let chance = self.chance.next();
-        self.hub = Some(Hub::start(self.runs, &self.plan, manner, chance));
+        let commands = self.desk.is_some();
+        self.hub = Some(Hub::start(self.runs, &self.plan, manner, chance, commands));
+        self.desk_opens();
         self.broker.forget();
         let hub = self.hub.as_mut().expect("just started");
         hub.busy = true;
@@ -608,6 +645,7 @@ impl World {
         // A crash that was still to come, in the middle of the stop: what was deleted may be back.
         (self.drained, self.restart) = (false, false);
         with_disk(|disk| disk.frozen = true);
+        self.desk_closes(false);
         self.leave_the_network();
         self.hub = None;
         with_disk(|disk| {
@@ -648,6 +686,7 @@ impl World {
     fn stopped(&mut self, well: bool) {
         self.note(Note::Stopped(well));
         self.stats.stops += 1;
+        self.desk_closes(well);
         if well {
             self.truth.stopped();
         } else {
@@ -673,10 +712,12 @@ impl World {
         let run = hub.run;
         self.note(Note::Stopping);
         for n in 0..self.devices.len() {
-            if self.devices[n].conn.take().is_some() {
+            if let Some(conn) = self.devices[n].conn.take() {
                 self.about(1_000, Ev::Connects(n));
+                self.device_goes(n, conn.id);
             }
         }
+        self.desk_stops();
         self.at(STOP, Ev::StopIsOver(run));
     }
 
@@ -768,6 +809,7 @@ impl World {
         let Some(conn) = self.devices[n].conn.take() else {
             return;
         };
+        self.device_goes(n, conn.id);
         if let Some((control, _)) = self.hub.as_ref().and_then(|hub| hub.ways_in.as_ref()) {
             let detach = Control::Detach { conn: conn.id };
             control.try_send(detach).expect("few at a time");
@@ -782,6 +824,7 @@ impl World {
         device.stream = self.truth.stream(n, &device.stream_name);
         device.last_seq = 0;
         device.kept.clear();
+        self.actuator_resets(n);
     }
 
     fn arrives(&mut self, n: usize, id: u64) -> Result<(), Broken> {
@@ -921,9 +964,11 @@ impl World {
             && hub.up_since.is_some()
             && !hub.busy;
         let kept = self.devices.iter().all(|device| device.kept.is_empty());
+        let answered = self.desk.as_ref().is_none_or(Desk::is_idle)
+            && (self.drained || self.truth.missing_answers().is_empty());
         // What could not be read at the start is not in the numbers.
         let idle = now >= self.busy_until && now >= self.plan.quiet + SETTLING;
-        if empty && idle && kept && (self.drained || self.truth.missing().is_empty()) {
+        if empty && idle && kept && answered && (self.drained || self.truth.missing().is_empty()) {
             if !self.drained {
                 self.truth.drained();
             }
@@ -945,12 +990,14 @@ impl World {
         let hub = self.hub.as_ref();
         Err(format!(
             "liveness: not drained {} s after the end of all faults; devices keep {kept:?}, stored \
-             {:?}, live {:?}, missing {:?}, up since {:?}",
+             {:?}, live {:?}, missing {:?}, answers {:?}, up since {:?}; {}",
             (now - self.plan.quiet) / 1000,
             hub.map(|hub| hub.board.spool.batches.get()),
             hub.map(|hub| hub.board.live_batches.get()),
             self.truth.missing(),
+            self.truth.missing_answers(),
             hub.map(|hub| hub.up_since),
+            self.desk.as_ref().map(Desk::state).unwrap_or_default(),
         ))
     }
 
@@ -981,6 +1028,7 @@ impl World {
         self.stats.events = self.trace.events;
         self.stats.arrived = self.truth.arrived;
         self.stats.again = self.truth.again;
+        self.stats.answers = self.truth.answers.len();
         self.stats.disk_errors = with_disk(|disk| disk.errors).unwrap_or(0);
         let hash = self.trace.hash();
         let broken = result.err().map(|why| (why, self.trace.last()));

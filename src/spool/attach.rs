@@ -20,6 +20,10 @@ use super::tally::Tally;
 /// Version of everything below the spool's directory. 2: batches have uptime and boot.
 const FORMAT: u32 = 2;
 
+/// 3: there are final answers to commands in it. The number is raised when the first of them is
+/// stored, so that whoever uses no commands can go back to an older telehub.
+const FORMAT_WITH_REPLIES: u32 = 3;
+
 /// More ids than a generation can use up: 4 MiB of groups, of some 80 bytes at least.
 const IDS_OF_ONE: u64 = 1 << 20;
 
@@ -36,7 +40,7 @@ pub(super) fn format(path: &Path) -> Option<u32> {
 
 /// The version, if it is one that we do not know yet.
 pub(super) fn newer_format(path: &Path) -> Option<u32> {
-    format(path).filter(|version| *version > FORMAT)
+    format(path).filter(|version| *version > FORMAT_WITH_REPLIES)
 }
 
 /// The last id that a generation which begins with `first` may have. `following`: the first one of
@@ -86,9 +90,9 @@ impl Shelf {
     /// The directory cannot be used now. Damage is no error.
     pub(super) fn attach(&mut self, create: bool) -> Result<(), Failure> {
         if self.lock.is_some() {
-            if create && !self.formatted {
+            if create && self.format.is_none_or(|version| version < FORMAT) {
                 // A crash came between making the directory and this, or the format is older.
-                self.write_format()?;
+                self.write_format(FORMAT)?;
             }
             return Ok(());
         }
@@ -143,10 +147,10 @@ impl Shelf {
                     // Before anything of this version is written, so that an older telehub sets
                     // the spool aside instead of taking it for damaged.
                     let known = format(&self.path);
-                    self.formatted = known.is_some_and(|version| version >= FORMAT);
+                    self.format = known;
                     let older = known.is_some_and(|version| version < FORMAT);
-                    if (create && !self.formatted || older)
-                        && let Err(error) = self.write_format()
+                    if (create && known.is_none() || older)
+                        && let Err(error) = self.write_format(FORMAT)
                     {
                         if create {
                             return Err(error.into());
@@ -166,7 +170,7 @@ impl Shelf {
         }
         if create {
             files::create_dir(&self.path)?;
-            self.write_format()?;
+            self.write_format(FORMAT)?;
         }
         Ok(create)
     }
@@ -199,14 +203,23 @@ impl Shelf {
         );
     }
 
-    fn write_format(&mut self) -> io::Result<()> {
+    fn write_format(&mut self, version: u32) -> io::Result<()> {
         files::sync_above(&self.path)?;
         files::replace(
             &self.path.join("format"),
-            format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes(),
+            format!("{FORMAT_TEXT}{version}\n").as_bytes(),
         )?;
-        self.formatted = true;
+        self.format = Some(version);
         Ok(())
+    }
+
+    /// Before a final answer to a command is stored: an older telehub must set the spool aside
+    /// instead of taking it for damaged.
+    pub(super) fn expect_replies(&mut self) -> io::Result<()> {
+        if self.format == Some(FORMAT_WITH_REPLIES) {
+            return Ok(());
+        }
+        self.write_format(FORMAT_WITH_REPLIES)
     }
 
     fn read_directory(&mut self) -> Result<(), Failure> {

@@ -1,8 +1,9 @@
 //! A group of items as bytes.
 //!
 //! ```text
-//! magic "thg2" · header length u32 · body length u32 · body CRC32 · CRC32 of the above and the header
+//! magic "thg2" or "thg3" · header length u32 · body length u32 · body CRC32 · CRC32 of the above and the header
 //! header: a tally of the content, and every gap record whole with its position
+//!         · "thg3": then every reply whole, then their positions
 //! body:   the batches
 //! batch:  line u32 · flags u8 · seq u64 · wall f64 · uptime f64 · [boot id 16] · readings u32
 //!         · length u32 · frame
@@ -10,6 +11,9 @@
 //!
 //! The boot id stands where it differs from that of the batch before, which is once in a group.
 //! Version 1 (`thg1`) has neither uptime nor boot id, and its stamps are taken for right.
+//!
+//! Version 3 is that of groups with replies in them, and of no others: a spool without any is read
+//! by hubs that know none. Replies stand in the header, so that a body that is damaged costs none.
 //!
 //! Integers are little-endian. The header has its own checksum so that a group whose body is
 //! damaged still says exactly what is missing.
@@ -19,14 +23,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::replies;
 use super::tally::{Tally, decode_gaps, encode_gaps};
 use super::wire::{Damage, Reader, Writer};
-use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Mark, Moment};
+use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Mark, Moment, Reply};
 
 /// The last character is the version.
 pub(super) const MAGIC: [u8; 4] = *b"thg2";
 
-/// Of the version before.
+/// Of groups with replies.
+pub(super) const MAGIC_3: [u8; 4] = *b"thg3";
+
+/// Of the first version.
 const MAGIC_1: [u8; 4] = *b"thg1";
 
 /// Magic, two lengths, two checksums.
@@ -52,6 +60,8 @@ pub(super) fn encode(id: u64, items: &[Arc<Item>], marks: &[Mark]) -> Encoded {
     let mut body = Writer::default();
     let mut gaps = Vec::new();
     let mut positions = Writer::default();
+    let mut answers = Vec::new();
+    let mut places = Writer::default();
     let mut boot = Boot::UNKNOWN;
     for (index, item) in items.iter().enumerate() {
         match &**item {
@@ -64,23 +74,34 @@ pub(super) fn encode(id: u64, items: &[Arc<Item>], marks: &[Mark]) -> Encoded {
                 gaps.push(gap.clone());
                 positions.len(index);
             }
+            Item::Reply(reply) => {
+                tally.add_item(item);
+                answers.push(reply);
+                places.len(index);
+            }
         }
     }
     let mut header = Writer::default();
     tally.encode(&mut header);
     encode_gaps(&gaps, &mut header);
     header.0.extend_from_slice(&positions.0);
+    let mut magic = MAGIC;
+    if !answers.is_empty() {
+        magic = MAGIC_3;
+        replies::encode(&answers, &mut header);
+        header.0.extend_from_slice(&places.0);
+    }
 
     Encoded {
-        bytes: sealed(&header.0, &body.0),
+        bytes: sealed(magic, &header.0, &body.0),
         tally,
     }
 }
 
 /// Lengths and checksums before header and body.
-pub(super) fn sealed(header: &[u8], body: &[u8]) -> Vec<u8> {
+pub(super) fn sealed(magic: [u8; 4], header: &[u8], body: &[u8]) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(PREFIX + header.len() + body.len()));
-    out.0.extend_from_slice(&MAGIC);
+    out.0.extend_from_slice(&magic);
     out.len(header.len());
     out.len(body.len());
     out.u32(crc32fast::hash(body));
@@ -103,7 +124,9 @@ pub(super) fn unsealed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Whether bytes begin as a group does, of any version that can be read.
 pub(super) fn begins(bytes: &[u8]) -> bool {
-    bytes.starts_with(&MAGIC) || bytes.starts_with(&MAGIC_1)
+    [MAGIC, MAGIC_3, MAGIC_1]
+        .iter()
+        .any(|magic| bytes.starts_with(magic))
 }
 
 /// `boot`: of the batch before, and then of this one.
@@ -134,6 +157,7 @@ pub(super) struct Header<'a> {
     /// What is in the group.
     pub(super) tally: Tally,
     gaps: Vec<(usize, Gap)>,
+    replies: Vec<(usize, Reply)>,
     /// Whether its batches have uptime and boot.
     boots: bool,
     body: Result<&'a [u8], Damage>,
@@ -178,7 +202,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
     let mut reader = Reader(header);
     let mut tally = Tally::decode(&mut reader)?;
     if let Ok(body) = body {
-        weigh(&mut tally, magic == MAGIC, body);
+        weigh(&mut tally, magic != MAGIC_1, body);
     }
     let mut gaps = Vec::new();
     for gap in decode_gaps(&mut reader)? {
@@ -187,10 +211,21 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header<'_>, Damage> {
     for (position, _) in &mut gaps {
         *position = reader.len()?;
     }
+    let mut replies = Vec::new();
+    if magic == MAGIC_3 {
+        for reply in replies::decode(&mut reader)? {
+            tally.add_reply(&reply);
+            replies.push((0, reply));
+        }
+        for (position, _) in &mut replies {
+            *position = reader.len()?;
+        }
+    }
     Ok(Header {
         tally,
         gaps,
-        boots: magic == MAGIC,
+        replies,
+        boots: magic != MAGIC_1,
         body,
     })
 }
@@ -207,14 +242,21 @@ impl Header<'_> {
     /// [`Damage`] of the body.
     pub(super) fn items(&self) -> Result<Vec<Arc<Item>>, Damage> {
         let mut reader = Reader(self.body?);
-        let mut gaps: HashMap<usize, &Gap> = self.gaps.iter().map(|(at, gap)| (*at, gap)).collect();
+        let gaps = self.gaps.iter();
+        let gaps = gaps.map(|(at, gap)| (*at, Item::Gap(gap.clone())));
+        let replies = self.replies.iter();
+        let replies = replies.map(|(at, reply)| (*at, Item::Reply(reply.clone())));
+        let mut whole: HashMap<usize, Item> = gaps.chain(replies).collect();
+        if whole.len() < self.gaps.len() + self.replies.len() {
+            return Err(Damage::Wrong);
+        }
         let mut items = Vec::new();
         let mut boot = self.boots.then_some(Boot::UNKNOWN);
         loop {
-            if let Some(gap) = gaps.remove(&items.len()) {
-                items.push(Arc::new(Item::Gap(gap.clone())));
+            if let Some(item) = whole.remove(&items.len()) {
+                items.push(Arc::new(item));
             } else if reader.0.is_empty() {
-                return if gaps.is_empty() {
+                return if whole.is_empty() {
                     Ok(items)
                 } else {
                     Err(Damage::Wrong)
@@ -324,17 +366,39 @@ pub(super) fn unknown_gap(at: impl Into<Moment>) -> Gap {
     }
 }
 
-/// The items of a group; or, when it is damaged, the gaps that say what is known of it, with
-/// `now` as the time of the loss.
+/// What is left of a damaged group.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Left {
+    /// What is known of its batches, and the gap records that were in it.
+    pub(super) gaps: Vec<Gap>,
+    /// The replies, all of them if the header was sound.
+    pub(super) replies: Vec<Reply>,
+}
+
+impl Left {
+    /// As it stands in the group's place.
+    pub(super) fn into_items(self) -> Vec<Arc<Item>> {
+        let replies = self.replies.into_iter().map(Item::Reply);
+        let all = replies.chain(self.gaps.into_iter().map(Item::Gap));
+        all.map(Arc::new).collect()
+    }
+}
+
+/// The items of a group; or, when it is damaged, what is left of it, with `now` as the time of the
+/// loss.
 ///
 /// # Errors
-/// The gaps.
-pub(super) fn decode(bytes: &[u8], now: impl Into<Moment>) -> Result<Vec<Arc<Item>>, Vec<Gap>> {
+/// What is left.
+pub(super) fn decode(bytes: &[u8], now: impl Into<Moment>) -> Result<Vec<Arc<Item>>, Left> {
     let now = now.into();
-    let header = header(bytes).map_err(|_| vec![unknown_gap(now)])?;
-    header
-        .items()
-        .map_err(|_| header.tally.as_gaps(GapReason::Corrupt, now))
+    let header = header(bytes).map_err(|_| Left {
+        gaps: vec![unknown_gap(now)],
+        replies: Vec::new(),
+    })?;
+    header.items().map_err(|_| Left {
+        gaps: header.tally.as_gaps(GapReason::Corrupt, now),
+        replies: header.replies.into_iter().map(|(_, one)| one).collect(),
+    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ fn total(items: &[Arc<Item>]) -> (u64, u64) {
         .fold((0, 0), |(batches, readings), item| match &**item {
             Item::Batch(batch) => (batches + 1, readings + u64::from(batch.readings)),
             Item::Gap(gap) => (batches + gap.batches, readings + gap.readings),
+            Item::Reply(_) => (batches, readings),
         })
 }
 
@@ -32,12 +33,17 @@ proptest! {
         let mut bytes = encoded.bytes;
         let at = at % bytes.len();
         bytes[at] ^= 1 << bit;
-        let gaps = decode(&bytes, 5.0).unwrap_err();
+        let Left { gaps, replies } = decode(&bytes, 5.0).unwrap_err();
         match header(&bytes) {
             Err(_) => prop_assert_eq!(gaps, vec![unknown_gap(5.0)]),
             Ok(_) => {
                 let gaps: Vec<_> = gaps.into_iter().map(|gap| Arc::new(Item::Gap(gap))).collect();
                 prop_assert_eq!(total(&gaps), total(&items));
+                let told = items.iter().filter_map(|item| match &**item {
+                    Item::Reply(reply) => Some(reply.clone()),
+                    _ => None,
+                });
+                prop_assert_eq!(replies, told.collect::<Vec<_>>());
             }
         }
     }
@@ -67,7 +73,7 @@ fn a_damaged_body_names_streams_and_ranges() {
     let items: Vec<_> = (3..=9).map(|seq| batch("a", "s", seq, 50)).collect();
     let mut bytes = encode(1, &items, &[]).bytes;
     *bytes.last_mut().unwrap() ^= 1;
-    let gaps = decode(&bytes, 5.0).unwrap_err();
+    let gaps = decode(&bytes, 5.0).unwrap_err().gaps;
     assert_eq!(gaps.len(), 1);
     assert_eq!((gaps[0].from, gaps[0].to), (Some(3), Some(9)));
     assert_eq!((gaps[0].batches, gaps[0].reason), (7, GapReason::Corrupt));
@@ -111,7 +117,7 @@ fn counts_that_cannot_be_true_do_not_stop_the_hub() {
 
     let mut damaged = encoded.bytes;
     *damaged.last_mut().unwrap() ^= 1;
-    assert_eq!(decode(&damaged, 1.0).unwrap_err()[0].batches, u64::MAX);
+    assert_eq!(decode(&damaged, 1.0).unwrap_err().gaps[0].batches, u64::MAX);
 }
 
 /// Written by another program from the description of version 1.

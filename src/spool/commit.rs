@@ -57,6 +57,10 @@ impl Shelf {
             self.save_marks();
             return Ok(Vec::new());
         }
+        let is_reply = |item: &Arc<Item>| matches!(**item, Item::Reply(_));
+        if items.iter().any(is_reply) || self.depth().replies > 0 {
+            self.expect_replies()?;
+        }
         let bytes: usize = items.iter().map(|item| item.weight()).sum();
         self.make_room(bytes as u64)?;
         let placed = self.write(items, marks)?;

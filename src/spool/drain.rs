@@ -21,13 +21,13 @@ const READ_ATTEMPTS: u32 = 5;
 
 /// A group as it was read, or the records of what is damaged.
 fn group(id: u64, bytes: &[u8]) -> Group {
-    let items = codec::decode(bytes, clock::now()).unwrap_or_else(|gaps| {
+    let items = codec::decode(bytes, clock::now()).unwrap_or_else(|left| {
         tracing::error!(
             group = id,
-            gaps = gaps.len(),
+            gaps = left.gaps.len(),
             "a stored group is damaged: gap records take its place"
         );
-        gaps.into_iter().map(Item::Gap).map(Arc::new).collect()
+        left.into_items()
     });
     Group {
         id: GroupId(id),
@@ -39,6 +39,21 @@ impl Shelf {
     /// Reads groups after a position until their items weigh `max_bytes`, at least one. Sets
     /// `unreadable` when it stopped because the disk cannot be read at this time.
     pub(super) fn load(&mut self, after: Option<GroupId>, max_bytes: usize) -> Vec<Group> {
+        self.read_groups(after, max_bytes, false)
+    }
+
+    /// The same, of the groups with final answers to commands in them alone. Generations without
+    /// any are not even opened.
+    pub(super) fn load_replies(&mut self, after: Option<GroupId>, max_bytes: usize) -> Vec<Group> {
+        self.read_groups(after, max_bytes, true)
+    }
+
+    fn read_groups(
+        &mut self,
+        after: Option<GroupId>,
+        max_bytes: usize,
+        replies: bool,
+    ) -> Vec<Group> {
         self.commands += 1;
         self.unreadable = false;
         let mut groups = Vec::new();
@@ -46,7 +61,9 @@ impl Shelf {
         let mut bytes = 0;
         let mut index = 0;
         while index < self.generations.len() && (groups.is_empty() || bytes < max_bytes) {
-            if self.generations[index].last < position || self.generations[index].groups == 0 {
+            let generation = &self.generations[index];
+            let nothing = generation.groups == 0 || replies && generation.replies == 0;
+            if generation.last < position || nothing {
                 index += 1;
                 continue;
             }
@@ -62,8 +79,12 @@ impl Shelf {
                     break;
                 }
             };
-            bytes += next.items.iter().map(|item| item.weight()).sum::<usize>();
             position = next.id.0 + 1;
+            let is_reply = |item: &Arc<Item>| matches!(**item, Item::Reply(_));
+            if replies && !next.items.iter().any(is_reply) {
+                continue;
+            }
+            bytes += next.items.iter().map(|item| item.weight()).sum::<usize>();
             groups.push(next);
         }
         self.close_unused();

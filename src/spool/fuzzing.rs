@@ -24,7 +24,11 @@ pub fn group(bytes: &[u8]) {
 /// # Panics
 /// When it is taken, and says something else when it is written again.
 pub fn forged_group(header: &[u8], body: &[u8]) {
-    let bytes = codec::sealed(header, body);
+    forged(codec::sealed(codec::MAGIC, header, body));
+    forged(codec::sealed(codec::MAGIC_3, header, body));
+}
+
+fn forged(bytes: Vec<u8>) {
     assert_eq!(codec::announced_len(&bytes), Some(bytes.len()));
     if let Ok(items) = codec::decode(&bytes, 1.0) {
         let again = codec::encode(1, &items, &[]).bytes;

@@ -53,6 +53,7 @@ pub(super) struct Generation {
     pub(super) groups: u64,
     pub(super) batches: u64,
     pub(super) readings: u64,
+    pub(super) replies: u64,
     pub(super) oldest: Option<f64>,
     /// Groups that must be in the database, deleted or not.
     pub(super) expected: u64,
@@ -93,6 +94,7 @@ impl Generation {
             groups: 0,
             batches: 0,
             readings: 0,
+            replies: 0,
             oldest: None,
             expected: 0,
             bytes: 0,
@@ -256,6 +258,7 @@ impl Generation {
     pub(super) fn reach(&mut self, tally: &Tally) {
         self.batches += tally.batches();
         self.readings += tally.readings();
+        self.replies += tally.replies;
         if let Some(sum) = &mut self.taking {
             sum.add(tally);
             self.oldest = sum.oldest;
@@ -274,6 +277,7 @@ impl Generation {
         self.groups = tally.groups;
         self.batches = tally.batches();
         self.readings = tally.readings();
+        self.replies = tally.replies;
         self.oldest = tally.oldest;
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::attach;
-use super::codec;
+use super::codec::{self, Left};
 use super::disk::{self, Disk};
 use super::files;
 use super::generation::Generation;
@@ -49,6 +49,8 @@ pub struct Inspection {
     pub streams: Vec<StreamDepth>,
     /// Gap records that wait to be published, those included that take the place of damaged data.
     pub gaps: u64,
+    /// Final answers to commands that wait to be published.
+    pub replies: u64,
     /// Generations, each a directory of its own.
     pub generations: u64,
     /// Sizes on disk.
@@ -248,11 +250,14 @@ impl Look<'_, '_> {
         for id in open.live.iter().copied() {
             let decoded = match open.store.read(id) {
                 Ok(bytes) => codec::decode(&bytes, clock::now()),
-                Err(_) => Err(vec![codec::unknown_gap(clock::now())]),
+                Err(_) => Err(Left {
+                    gaps: vec![codec::unknown_gap(clock::now())],
+                    replies: Vec::new(),
+                }),
             };
-            let items = decoded.unwrap_or_else(|gaps| {
+            let items = decoded.unwrap_or_else(|left| {
                 self.fault(format!("{name}: the checksum of group {id} is wrong"));
-                gaps.into_iter().map(Item::Gap).map(Arc::new).collect()
+                left.into_items()
             });
             let mut tally = Tally::of_group(id, &[]);
             for item in &items {
@@ -281,8 +286,10 @@ impl Look<'_, '_> {
             groups: sum.groups,
             batches: sum.batches(),
             readings: sum.readings(),
+            replies: sum.replies,
             oldest: sum.oldest,
         };
+        self.found.replies = sum.replies;
         self.found.gaps += sum.gaps.len() as u64;
         self.found.streams = sum
             .lines

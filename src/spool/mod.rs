@@ -30,6 +30,7 @@ mod marks;
 mod overflow;
 mod remains;
 mod repair;
+mod replies;
 mod salvage;
 mod shelf;
 mod store;
@@ -128,6 +129,8 @@ pub struct Depth {
     pub batches: u64,
     /// Readings in these.
     pub readings: u64,
+    /// Final answers to commands.
+    pub replies: u64,
     /// Arrival of the oldest whose stamp can be trusted: Unix seconds.
     pub oldest: Option<f64>,
 }
@@ -168,6 +171,8 @@ pub enum Command {
         /// Stop after the group with which this many bytes of items are reached; at least one
         /// group is read if there is one.
         max_bytes: usize,
+        /// Only groups with final answers to commands in them, which go before everything else.
+        replies: bool,
     },
     /// Remove these groups: all their items are PUBACKed. Needs no sync of its own; a group
     /// that comes back after a power cut is published again.
@@ -254,6 +259,8 @@ pub enum Event {
         batches: u64,
         /// And the readings in these.
         readings: u64,
+        /// Final answers to commands that went with them. No record says so.
+        replies: u64,
         /// Gap records stored in their place.
         gaps: u64,
     },
@@ -268,6 +275,11 @@ pub enum Event {
         readings: u64,
         /// Gap records stored in their place.
         gaps: u64,
+    },
+    /// Final answers to commands were lost with a damaged part of the store.
+    RepliesLost {
+        /// How many, at most.
+        replies: u64,
     },
     /// The store's own sizes; after a commit, a delete that freed space, and at opening.
     Usage(Usage),

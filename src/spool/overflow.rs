@@ -210,7 +210,7 @@ impl Shelf {
         let known = tally.is_some();
         let tally = tally.unwrap_or_else(|| self.generations[index].salvaged());
         let mut gaps = self.gaps_for_room(&tally);
-        if !known || gaps.is_empty() {
+        if !known || gaps.is_empty() && tally.replies == 0 {
             gaps.push(codec::unknown_gap(now));
         }
         let gaps = self.record(gaps)?;
@@ -223,6 +223,7 @@ impl Shelf {
             upto,
             batches,
             readings,
+            replies: tally.replies,
             gaps,
         });
         Ok(())
@@ -237,6 +238,9 @@ impl Shelf {
             .into_iter()
             .map(|gap| Arc::new(Item::Gap(gap)))
             .collect();
+        if items.is_empty() {
+            return Ok(0);
+        }
         match self.write(&items, &[]) {
             Err(Error::Full) if self.give_up_ballast() => self.write(&items, &[])?,
             written => written?,
@@ -279,7 +283,7 @@ impl Shelf {
 fn part_of(tally: &Tally, names: &mut HashSet<Arc<str>>) -> Part {
     let mut part = Part {
         shares: Vec::new(),
-        rest: (tally.gaps.len() * Item::OVERHEAD) as u64,
+        rest: (tally.gaps.len() * Item::OVERHEAD) as u64 + tally.reply_bytes,
     };
     let mut lines: Vec<(&Arc<str>, u64)> = tally
         .lines

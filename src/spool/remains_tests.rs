@@ -138,6 +138,7 @@ fn a_group_deleted_while_the_disk_cannot_be_read_does_not_come_again_after_a_sto
     let load = || Command::Load {
         after: None,
         max_bytes: 1,
+        replies: false,
     };
     let next = |events: Vec<Event>| match &events[..] {
         [Event::Loaded { groups, .. }] => groups[0].id,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Event;
 use super::attach::CORRUPT;
 use super::codec;
 use super::files;
@@ -56,6 +57,12 @@ impl Shelf {
             }
             None => Vec::new(),
         };
+        let replies = match &known {
+            Some(known) if (first..=known.last).all(|id| there(&id)) => 0,
+            // What was found may have been counted in after the last summary was written.
+            Some(known) if known.replies > found.replies => known.replies - found.replies,
+            _ => 0,
+        };
         // The id for the records: one that no group has had, behind all of them, which every
         // generation keeps for this. Of any other, the end may be on its way already. Spools of
         // before have none to spare.
@@ -81,6 +88,9 @@ impl Shelf {
         }
         self.in_doubt.remove(&first);
         report(why, saved, &gaps, &copy);
+        if replies > 0 {
+            self.news.push(Event::RepliesLost { replies });
+        }
         self.generations[index] = Generation::sealed(first, bound, dir, &put_in);
         self.next_id = self.next_id.max(self.generations[index].last + 1);
         self.measure_others();

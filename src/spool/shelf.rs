@@ -36,8 +36,8 @@ pub(super) struct Shelf {
     pub(super) engine: Box<dyn Engine>,
     /// `Some`: the directory is there, ours, and has been read.
     pub(super) lock: Option<Lock>,
-    /// The directory says that it is of the present format.
-    pub(super) formatted: bool,
+    /// The version of the format that the directory says it is of.
+    pub(super) format: Option<u32>,
     pub(super) generations: Vec<Generation>,
     /// Directories that could not be removed yet.
     pub(super) remains: Vec<Remains>,
@@ -89,7 +89,7 @@ impl Shelf {
             limits,
             engine,
             lock: None,
-            formatted: false,
+            format: None,
             generations: Vec::new(),
             remains: Vec::new(),
             marks: Marks::default(),
@@ -117,6 +117,7 @@ impl Shelf {
             depth.groups += generation.groups;
             depth.batches += generation.batches;
             depth.readings += generation.readings;
+            depth.replies += generation.replies;
             depth.oldest = match (depth.oldest, generation.oldest) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),

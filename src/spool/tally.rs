@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::wire::{Damage, Reader, Writer, seal, unseal};
-use crate::reading::{Batch, Doubt, Gap, GapReason, Item, Mark, Moment, is_unnamed};
+use crate::reading::{Batch, Doubt, Gap, GapReason, Item, Mark, Moment, Reply, is_unnamed};
 
 /// Of a generation's summary file. The last character is the version.
 pub(super) const SUMMARY_MAGIC: [u8; 4] = *b"ths1";
@@ -41,6 +41,9 @@ pub(super) struct Tally {
     pub(super) gaps: Vec<Gap>,
     /// Marks that were stored along.
     pub(super) marks: Vec<Mark>,
+    /// Final answers to commands, and what they weigh. A group's header holds them whole.
+    pub(super) replies: u64,
+    pub(super) reply_bytes: u64,
     lookup: HashMap<(Arc<str>, Arc<str>), usize>,
 }
 
@@ -62,7 +65,14 @@ impl Tally {
                 self.add_batch(batch);
             }
             Item::Gap(gap) => merge_into(&mut self.gaps, gap),
+            Item::Reply(reply) => self.add_reply(reply),
         }
+    }
+
+    /// Counts a final answer in.
+    pub(super) fn add_reply(&mut self, reply: &Reply) {
+        self.replies = self.replies.saturating_add(1);
+        self.reply_bytes = self.reply_bytes.saturating_add(reply.weight() as u64);
     }
 
     /// Counts a batch in and says which line it is in.
@@ -117,6 +127,8 @@ impl Tally {
             merge_into(&mut self.gaps, gap);
         }
         self.marks.extend_from_slice(&other.marks);
+        self.replies = self.replies.saturating_add(other.replies);
+        self.reply_bytes = self.reply_bytes.saturating_add(other.reply_bytes);
     }
 
     /// Batches counted.
@@ -310,6 +322,11 @@ impl Tally {
         for line in &self.lines {
             writer.u64(line.bytes);
         }
+        // Nothing without any, as in all summaries before there were some.
+        if self.replies > 0 {
+            writer.u64(self.replies);
+            writer.u64(self.reply_bytes);
+        }
         seal(SUMMARY_MAGIC, &writer.0)
     }
 
@@ -324,6 +341,9 @@ impl Tally {
         let known = !reader.0.is_empty();
         for line in &mut tally.lines {
             line.bytes = if known { reader.u64()? } else { guessed(line) };
+        }
+        if !reader.0.is_empty() {
+            (tally.replies, tally.reply_bytes) = (reader.u64()?, reader.u64()?);
         }
         Ok(tally)
     }

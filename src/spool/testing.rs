@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::reading::{Batch, Boot, Doubt, Encoding, Gap, GapReason, Item, Moment};
+use crate::reading::{Batch, Boot, Doubt, Encoding, Gap, GapReason, Item, Moment, Reply};
 
 /// Copies a directory with all that is in it.
 pub(super) fn copy(from: &Path, to: &Path) {
@@ -34,6 +34,48 @@ pub(super) fn batch(device: &str, stream: &str, seq: u64, size: usize) -> Arc<It
         encoding: Encoding::Cbor,
         frame: Bytes::from(vec![fill; size]),
     }))
+}
+
+/// The final answer to a command, told from others by its number.
+pub(super) fn reply(number: u64) -> Arc<Item> {
+    Arc::new(Item::Reply(Reply {
+        device: "d".into(),
+        name: "on".into(),
+        topic: None,
+        correlation: None,
+        encoding: Encoding::Json,
+        payload: number.to_string().into(),
+        made: Moment::at(1_000.0),
+    }))
+}
+
+fn any_reply() -> impl Strategy<Value = Item> {
+    let topic = proptest::option::of(any_name());
+    let correlation = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..256));
+    let encoding = prop_oneof![Just(Encoding::Cbor), Just(Encoding::Json)];
+    let payload = proptest::collection::vec(any::<u8>(), 0..600);
+    let whole = (
+        any_name(),
+        any_name(),
+        topic,
+        correlation,
+        encoding,
+        payload,
+        any_moment(),
+    );
+    whole.prop_map(
+        |(device, name, topic, correlation, encoding, payload, made)| {
+            Item::Reply(Reply {
+                device,
+                name,
+                topic,
+                correlation: correlation.map(Into::into),
+                encoding,
+                payload: payload.into(),
+                made,
+            })
+        },
+    )
 }
 
 fn any_name() -> impl Strategy<Value = Arc<str>> {
@@ -105,5 +147,5 @@ pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
                 clock: (batches % 2 == 0).then_some(Doubt::Unsynced),
             })
         });
-    prop_oneof![4 => batch, 1 => gap].prop_map(Arc::new)
+    prop_oneof![4 => batch, 1 => gap, 1 => any_reply()].prop_map(Arc::new)
 }

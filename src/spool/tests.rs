@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::disk::Disk;
 use super::shelf::Shelf;
-use super::testing::batch;
+use super::testing::{batch, reply};
 use super::*;
 use crate::config::{Overflow, Spool, SpoolWrite};
 use crate::reading::{GapReason, Item, Mark};
@@ -74,7 +74,7 @@ pub(super) fn seqs(groups: &[Group]) -> Vec<u64> {
         .iter()
         .filter_map(|item| match &**item {
             Item::Batch(batch) => batch.seq,
-            Item::Gap(_) => None,
+            Item::Gap(_) | Item::Reply(_) => None,
         })
         .collect()
 }
@@ -83,7 +83,7 @@ pub(super) fn gaps(groups: &[Group]) -> Vec<crate::reading::Gap> {
     flat(groups)
         .iter()
         .filter_map(|item| match &**item {
-            Item::Batch(_) => None,
+            Item::Batch(_) | Item::Reply(_) => None,
             Item::Gap(gap) => Some(gap.clone()),
         })
         .collect()
@@ -330,6 +330,7 @@ fn the_thread_answers_in_order_and_ends() {
         .send(Command::Load {
             after: None,
             max_bytes: 1,
+            replies: false,
         })
         .unwrap();
     let Event::Loaded { groups, .. } = next(&mut events) else {
@@ -552,10 +553,97 @@ fn a_spool_of_the_version_before_goes_on_and_says_so_before_it_is_written_to() {
 
     // A disk that could not take it then is asked again before anything is stored.
     fs::write(path.join("format"), "telehub spool 1\n").unwrap();
-    shelf.formatted = false;
+    shelf.format = None;
     shelf.commit(&items(5..7, 10), &[]).unwrap();
     assert_eq!(format(), "telehub spool 2\n");
     assert_eq!(entries(dir.path()), ["spool"]);
+}
+
+#[test]
+fn the_version_is_raised_when_the_first_answer_is_stored_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    let config = config(&path, BIG);
+    let format = || fs::read_to_string(path.join("format")).unwrap();
+    let mut shelf = shelf_of(&config);
+    shelf.commit(&items(1..5, 10), &[]).unwrap();
+    assert_eq!(format(), "telehub spool 2\n");
+    shelf.commit(&[reply(1)], &[]).unwrap();
+    assert_eq!(format(), "telehub spool 3\n");
+    shelf.stop(Vec::new());
+    let mut again = shelf_of(&config);
+    again.commit(&items(5..7, 10), &[]).unwrap();
+    assert_eq!(format(), "telehub spool 3\n");
+    assert_eq!(again.depth().replies, 1);
+    assert_eq!(entries(dir.path()), ["spool"]);
+}
+
+#[test]
+fn answers_are_found_among_any_backlog_without_reading_what_holds_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("spool"), BIG);
+    let mut shelf = shelf_of(&config);
+    let mut begin = 1;
+    // Several generations: one with answers at its end, others without any.
+    for answers in [0, 0, 2, 0] {
+        shelf
+            .commit(&items(begin..begin + 600, 8_000), &[])
+            .unwrap();
+        begin += 600;
+        for number in 0..answers {
+            let with = [items(begin..begin + 1, 10).remove(0), reply(number)];
+            shelf.commit(&with, &[]).unwrap();
+            begin += 1;
+        }
+    }
+    let check = |shelf: &mut Shelf| {
+        let first = shelf.load_replies(None, 1);
+        let next = shelf.load_replies(Some(first[0].id), 1);
+        assert!(shelf.load_replies(Some(next[0].id), 1).is_empty());
+        let answers = |groups: &[Group]| -> Vec<Arc<Item>> {
+            let all = flat(groups).into_iter();
+            all.filter(|item| matches!(**item, Item::Reply(_)))
+                .collect()
+        };
+        assert_eq!(answers(&first), [reply(0)]);
+        assert_eq!(answers(&next), [reply(1)]);
+        let holds = shelf.generations.iter().filter(|one| one.replies > 0);
+        let opened = shelf.generations.iter().filter(|one| one.open.is_some());
+        (holds.count(), opened.count(), shelf.generations.len())
+    };
+    let (holds, _, generations) = check(&mut shelf);
+    assert!(holds < generations);
+    shelf.stop(Vec::new());
+    let mut again = shelf_of(&config);
+    let (holds, opened, _) = check(&mut again);
+    assert_eq!(opened, holds, "only what holds answers is opened");
+    assert_eq!(seqs(&load_all(&mut again)), (1..begin).collect::<Vec<_>>());
+}
+
+#[test]
+fn answers_that_go_with_the_oldest_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    let mut shelf = shelf_of(&config(&path, 6 << 20));
+    shelf.commit(&[reply(1), reply(2)], &[]).unwrap();
+    let mut begin = 1;
+    let lost = loop {
+        shelf.commit(&items(begin..begin + 60, 8_000), &[]).unwrap();
+        begin += 60;
+        assert!(begin < 3_000, "it never runs full");
+        let news = std::mem::take(&mut shelf.news);
+        let lost: u64 = news
+            .iter()
+            .filter_map(|event| match event {
+                Event::Dropped { replies, .. } => Some(*replies),
+                _ => None,
+            })
+            .sum();
+        if lost > 0 {
+            break lost;
+        }
+    };
+    assert_eq!((lost, shelf.depth().replies), (2, 0));
 }
 
 #[test]

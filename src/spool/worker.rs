@@ -286,8 +286,16 @@ impl Worker {
                 }
                 self.tell_usage();
             }
-            Command::Load { after, max_bytes } => {
-                let groups = self.shelf.load(after, max_bytes);
+            Command::Load {
+                after,
+                max_bytes,
+                replies,
+            } => {
+                let groups = if replies {
+                    self.shelf.load_replies(after, max_bytes)
+                } else {
+                    self.shelf.load(after, max_bytes)
+                };
                 let again = self.shelf.unreadable;
                 self.tell(Event::Loaded { groups, again });
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::commands::DeviceCommands;
 use super::counts::ENDINGS;
 use super::devices::Shared;
 use super::history::{ASLEEP, History, state};
@@ -124,6 +125,8 @@ pub struct DeviceBoard {
     pub(super) told_in: Number,
     /// Highest sequence number taken in the present stream.
     pub seq: Number,
+    /// Commands that ended.
+    pub commands: DeviceCommands,
     /// Batches taken.
     pub batches: Number,
     /// Readings in these.
@@ -174,6 +177,7 @@ impl DeviceBoard {
             told: Number::default(),
             told_in: Number::default(),
             seq: Number::default(),
+            commands: DeviceCommands::default(),
             batches: Number::default(),
             readings: Number::default(),
             rejected: Number::default(),

@@ -12,7 +12,7 @@ use super::number::{Number, lock};
 pub const LISTED: usize = 100;
 
 /// Kinds of topics that a publish can be refused on.
-pub const TOPICS: [&str; 3] = ["data", "gap", "history"];
+pub const TOPICS: [&str; 4] = ["data", "gap", "history", "result"];
 
 /// A topic that the broker refuses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -205,6 +205,37 @@ pub struct DevicePage {
     pub history: Vec<Past>,
     /// Readings of the last batch.
     pub last: Vec<ReadingReport>,
+    /// As `GET /api/devices/{id}/commands` has it.
+    pub commands: CommandsPage,
+}
+
+/// `GET /api/devices/{id}/commands`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommandsPage {
+    /// Whoever asks may send commands here.
+    pub admin: bool,
+    /// Names and patterns of what the device takes.
+    pub takes: Vec<String>,
+    /// How the last ones ended, newest last.
+    pub last: Vec<PastCommand>,
+}
+
+/// An ended command of a device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the field names are the documented contract")]
+pub struct PastCommand {
+    pub time: f64,
+    pub id: Option<String>,
+    pub name: String,
+    /// The topic that it came by, `admin`, or `device` for a result that nobody asked for.
+    pub who: String,
+    pub state: String,
+    /// Why, where the hub decided.
+    pub error: Option<String>,
+    pub attempt: u32,
+    /// Seconds from receipt to the end.
+    pub took: f64,
+    pub late: bool,
 }
 
 /// A connect or an end in a device's history.

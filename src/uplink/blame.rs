@@ -41,6 +41,8 @@ pub(super) enum Thing {
     Value(Arc<str>),
     /// Answers to commands for a device.
     Result(Arc<str>),
+    /// What a device reports of its state.
+    Reported(Arc<str>),
     /// The empty batch whose echo is waited for.
     Probe,
     /// A subscription, by its filter.
@@ -57,6 +59,7 @@ impl fmt::Display for Thing {
             Self::Gap(device) => write!(f, "a gap record of {device}"),
             Self::Value(device) => write!(f, "the values of {device}"),
             Self::Result(device) => write!(f, "the result of a command of {device}"),
+            Self::Reported(device) => write!(f, "the reported state of {device}"),
             Self::Probe => f.write_str("the probe"),
             Self::Subscription(filter) => write!(f, "the subscription to {filter}"),
         }

@@ -24,6 +24,7 @@ use super::twins::Twins;
 use super::values::Values;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
+use crate::commands::desired::Desired;
 use crate::commands::port::{News, UplinkWays};
 use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
@@ -48,6 +49,8 @@ pub(super) struct Ports {
     pub(super) parked: Parked,
     /// The way of commands, if there is one. Gone once the last answer has been said.
     pub(super) commands: Option<UplinkWays>,
+    /// Desired and reported states, where commands are on.
+    pub(super) desired: Option<Arc<Desired>>,
     /// When the hub's own state, which it refuses, is tried again, and the pause before that.
     pub(super) hub_pause: Option<(Instant, Duration)>,
     /// What makes the broker hang up.
@@ -90,6 +93,7 @@ pub(super) async fn run<D: Dial>(
         pulse: settings.pulse.clone(),
         clock: clock::changes(),
         parked: Parked::default(),
+        desired: commands.as_ref().map(|ways| ways.desired.clone()),
         commands,
         hub_pause: None,
         blame: Blame::default(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::topic::{escape, escape_dots, unescape_dots};
 use crate::clock;
+use crate::commands::desired::Report;
 use crate::config::{Format, TopicDots, is_id};
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload::{self, PayloadError};
@@ -31,7 +32,7 @@ pub(super) struct Properties {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head<'a> {
     /// The topic in parts: most are put together of what stands elsewhere.
-    pub(super) topic: [&'a str; 3],
+    pub(super) topic: [&'a str; 4],
     pub(super) retain: bool,
     pub(super) properties: Option<&'a Properties>,
 }
@@ -47,7 +48,7 @@ pub(super) struct Publication {
 impl Publication {
     pub(super) fn head(&self) -> Head<'_> {
         Head {
-            topic: [&self.topic, "", ""],
+            topic: [&self.topic, "", "", ""],
             retain: self.retain,
             properties: None,
         }
@@ -179,6 +180,7 @@ impl Publisher {
             (Item::Batch(batch), Lane::Live) => (&batch.device, "/data"),
             (Item::Batch(batch), Lane::History) => (&batch.device, "/history"),
             (Item::Gap(gap), _) => (&gap.device, "/gap"),
+            (Item::Reply(reply), _) => return self.reply_head(reply, room),
         };
         let mut device: &str = device;
         if self.dots && device.contains('.') {
@@ -186,7 +188,7 @@ impl Publisher {
             device = room;
         }
         Head {
-            topic: [&self.root, device, level],
+            topic: [&self.root, device, level, ""],
             retain: false,
             properties: None,
         }
@@ -200,6 +202,9 @@ impl Publisher {
     /// What MQTT 5 carries beside the payload: in the SenML formats, which have no place of their
     /// own for it, everything that a duplicate is recognised by.
     pub(super) fn properties(&self, item: &Item) -> Option<Properties> {
+        if let Item::Reply(reply) = item {
+            return Some(Self::reply_properties(reply));
+        }
         let content_type = match self.format {
             Format::Json | Format::Cbor | Format::Influx => return None,
             Format::SenmlJson => "application/senml+json",
@@ -260,6 +265,10 @@ impl Publisher {
                 out.extend_from_slice(&payload::encode_gap(gap, self.format));
                 Ok(())
             }
+            Item::Reply(reply) => {
+                out.extend_from_slice(&reply.payload);
+                Ok(())
+            }
         }
         .map_err(|error| why(&error).to_owned())?;
         let length = out.len() - start;
@@ -307,16 +316,47 @@ impl Publisher {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// Where the state stands that a device is to be in.
+    pub(super) fn desired_topic(&self, device: &str) -> String {
+        self.topic(device, "desired")
+    }
+
+    /// The device whose desired state stands at this topic.
+    pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<Cow<'a, str>> {
+        let level = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
+        let device = match self.dots {
+            true => unescape_dots(level),
+            false => Cow::Borrowed(level),
+        };
+        is_id(&device).then_some(device)
+    }
+
+    /// What a device reports of its state.
+    pub(super) fn reported(&self, report: &Report) -> Publication {
+        Publication {
+            topic: self.topic(&report.device, "reported"),
+            payload: report.payload.to_vec(),
+            retain: true,
+        }
+    }
+
     /// Where the answer to a command goes.
-    pub(super) fn reply_topic(&self, reply: &Reply) -> String {
-        match &reply.topic {
-            Some(topic) => topic.to_string(),
-            None if reply.name.is_empty() => self.topic(&reply.device, "result"),
+    pub(super) fn reply_head<'a>(&'a self, reply: &'a Reply, room: &'a mut String) -> Head<'a> {
+        let topic = match &reply.topic {
+            Some(topic) => [&**topic, "", "", ""],
             None => {
-                let mut topic = self.topic(&reply.device, "result/");
-                topic.push_str(&self.level(&reply.name));
-                topic
+                let device = self.level(&reply.device);
+                *room = match &*reply.name {
+                    "" => format!("{device}/result"),
+                    name => format!("{device}/result/{}", self.level(name)),
+                };
+                [&*self.root, room, "", ""]
             }
+        };
+        Head {
+            topic,
+            retain: false,
+            properties: None,
         }
     }
 

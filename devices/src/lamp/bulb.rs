@@ -60,6 +60,8 @@ pub struct Bulb {
     on: bool,
     notes: VecDeque<Note>,
     later: Vec<Later>,
+    /// What was reported last on this connection.
+    reported: Option<Value>,
     /// How often each command was really carried out.
     pub carried_out: BTreeMap<String, u64>,
 }
@@ -79,10 +81,39 @@ impl Bulb {
         self.notes.iter()
     }
 
-    /// The hub has welcomed it: results that it has not confirmed are said again.
-    pub fn welcomed(&self, out: &mut Vec<Wish>) {
+    /// The hub has welcomed it: results that it has not confirmed are said again, and so is how the
+    /// lamp is, because nobody confirms that.
+    pub fn welcomed(&mut self, out: &mut Vec<Wish>) {
+        self.reported = None;
         let open = self.notes.iter().filter(|note| !note.safe);
         out.extend(open.filter_map(|note| Some(Wish::Say(note.result.clone()?))));
+        self.report(None, out);
+    }
+
+    /// It is to be in this state, whatever it is in now. What it does not know of stays as it is,
+    /// and is not reported.
+    pub fn desired(&mut self, map: &Value, out: &mut Vec<Wish>) {
+        let wrong = match &map["on"] {
+            Value::Bool(on) => {
+                self.on = *on;
+                None
+            }
+            Value::Null => None,
+            _ => Some("on is true or false"),
+        };
+        self.report(wrong, out);
+    }
+
+    /// Says how it is, if it has not said that already.
+    fn report(&mut self, wrong: Option<&str>, out: &mut Vec<Wish>) {
+        let mut map = json!({ "on": self.on });
+        if let Some(wrong) = wrong {
+            map["error"] = wrong.into();
+        }
+        if self.reported.as_ref() != Some(&map) {
+            out.push(Wish::Say(json!({ "reported": map })));
+            self.reported = Some(map);
+        }
     }
 
     /// The hub says that the result is safe, or that it does not want it.
@@ -126,6 +157,7 @@ impl Bulb {
             "on" | "off" => {
                 self.on = name == "on";
                 self.end(id, Ok(json!({ "on": self.on })), out);
+                self.report(None, out);
             }
             "blink" => {
                 let times = args["times"].as_u64().unwrap_or(3).min(1_000);
@@ -228,7 +260,7 @@ mod tests {
 
     fn said(out: &[Wish]) -> Vec<&Value> {
         let said = out.iter().filter_map(|wish| match wish {
-            Wish::Say(message) => Some(&message["result"]),
+            Wish::Say(message) => message.get("result"),
             _ => None,
         });
         said.collect()
@@ -244,6 +276,39 @@ mod tests {
         bulb.command(now, &command("1", "on", Value::Null), &mut again);
         assert_eq!(said(&again), said(&out));
         assert_eq!(bulb.carried_out["1"], 1);
+    }
+
+    #[test]
+    fn it_follows_what_is_desired_and_says_how_it_is_once() {
+        let (now, mut bulb) = (Instant::now(), Bulb::default());
+        let reports = |out: &[Wish]| -> Vec<Value> {
+            let said = out.iter().filter_map(|wish| match wish {
+                Wish::Say(message) => message.get("reported").cloned(),
+                _ => None,
+            });
+            said.collect()
+        };
+        let mut heard = |step: &mut dyn FnMut(&mut Bulb, &mut Vec<Wish>)| {
+            let mut out = Vec::new();
+            step(&mut bulb, &mut out);
+            reports(&out)
+        };
+        let (on, off) = (json!({"on": true}), json!({"on": false}));
+        assert_eq!(heard(&mut |bulb, out| bulb.welcomed(out)), [off.clone()]);
+        assert_eq!(heard(&mut |bulb, out| bulb.desired(&on, out)), [on.clone()]);
+        assert!(heard(&mut |bulb, out| bulb.desired(&on, out)).is_empty());
+        let other = json!({"colour": "red"});
+        assert!(heard(&mut |bulb, out| bulb.desired(&other, out)).is_empty());
+        let wrong = json!({"on": 7});
+        assert_eq!(
+            heard(&mut |bulb, out| bulb.desired(&wrong, out))[0]["on"],
+            true
+        );
+        // A command changes it as well, and after a reconnect it is said again.
+        let turn_off = command("1", "off", Value::Null);
+        let said = heard(&mut |bulb, out| bulb.command(now, &turn_off, out));
+        assert_eq!(said, [off.clone()]);
+        assert_eq!(heard(&mut |bulb, out| bulb.welcomed(out)), [off]);
     }
 
     #[test]

@@ -177,6 +177,10 @@ impl Lamp {
         for (kind, body) in message {
             match kind.as_str() {
                 "welcome" => self.bulb.welcomed(wishes),
+                "desired" => {
+                    eprintln!("{}: is to be {body}", self.id);
+                    self.bulb.desired(&body, wishes);
+                }
                 "command" => {
                     eprintln!("{}: {}", self.id, body["name"]);
                     self.bulb.command(Instant::now(), &body, wishes);

@@ -247,6 +247,104 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
     }
 }
 
+pub(super) fn commands(text: &mut Text, board: &Board) {
+    let commands = &board.commands;
+    text.gauge(
+        "telehub_commands_listening",
+        "1 while the broker sends commands to the hub.",
+    )
+    .value(commands.listening.get());
+    text.counter(
+        "telehub_commands_received_total",
+        "Messages on topics of commands, and requests of the operator.",
+    )
+    .value(commands.received.get());
+    text.counter(
+        "telehub_commands_sent_total",
+        "Commands sent to devices, those sent again included.",
+    )
+    .value(commands.sent.get());
+    text.gauge(
+        "telehub_commands_waiting",
+        "Commands that were accepted and wait for their turn.",
+    )
+    .value(commands.waiting.get());
+    text.gauge(
+        "telehub_commands_under_way",
+        "Commands that were sent and have not ended.",
+    )
+    .value(commands.under_way.get());
+    let mut family = text.counter(
+        "telehub_commands_ended_total",
+        "Commands that ended, by outcome.",
+    );
+    for (outcome, ended) in commands.ended.iter() {
+        family.labelled("outcome", outcome, ended);
+    }
+    text.histogram(
+        "telehub_command_latency_seconds",
+        "From the receipt of a command to its end, of those that were sent to their device.",
+        &commands.latency,
+    );
+    text.counter(
+        "telehub_commands_late_results_total",
+        "Results of devices that came after the end had been told, or to nothing that was asked.",
+    )
+    .value(commands.late.get());
+    text.counter(
+        "telehub_commands_stray_results_total",
+        "Results of devices that answer nothing, or say again what was said.",
+    )
+    .value(commands.stray.get());
+    text.counter(
+        "telehub_commands_unanswerable_total",
+        "Messages below the topics of commands that no answer could be sent to.",
+    )
+    .value(commands.unanswerable.get());
+    text.counter(
+        "telehub_commands_untold_total",
+        "Refusals and progress that nobody was told of.",
+    )
+    .value(commands.untold.get());
+    text.counter(
+        "telehub_commands_lost_results_total",
+        "Final answers to commands that were given up: too old, too large for the broker, or lost with the spool.",
+    )
+    .value(commands.lost.get());
+    states(text, board);
+}
+
+fn states(text: &mut Text, board: &Board) {
+    let commands = &board.commands;
+    text.counter(
+        "telehub_desired_given_total",
+        "Desired states that were handed to devices.",
+    )
+    .value(commands.desired_given.get());
+    let mut family = text.counter(
+        "telehub_desired_skipped_total",
+        "Desired states that were passed over, by reason.",
+    );
+    for (reason, skipped) in commands.desired_skipped.iter() {
+        family.labelled("reason", reason, skipped);
+    }
+    text.counter(
+        "telehub_reported_published_total",
+        "Reported states that the broker has taken.",
+    )
+    .value(commands.reported.get());
+    text.counter(
+        "telehub_reported_refused_total",
+        "Reported states that the broker did not take.",
+    )
+    .value(commands.reported_refused.get());
+    text.counter(
+        "telehub_reported_skipped_total",
+        "Reported states of devices whose entry in the registry does not have desired = true.",
+    )
+    .value(commands.reported_skipped.get());
+}
+
 pub(super) fn spool(text: &mut Text, board: &Board) {
     let spool = &board.spool;
     let mut family = text.gauge(

@@ -14,6 +14,7 @@ pub(super) fn metrics(board: &Board, per_device: bool) -> String {
     hub::itself(&mut text, board);
     hub::devices(&mut text, board);
     hub::uplink(&mut text, board);
+    hub::commands(&mut text, board);
     hub::spool(&mut text, board);
     hub::process(&mut text, board);
     if per_device {

@@ -1,4 +1,5 @@
-//! Metrics of each device, behind `admin.device_metrics`: nine series for each.
+//! Metrics of each device, behind `admin.device_metrics`: nine series for each,
+//! and one for each outcome of its commands.
 
 use super::text::Text;
 use crate::status::board::Board;
@@ -55,6 +56,15 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
     );
     for device in &devices {
         family.labelled("device", &device.id, device.readings);
+    }
+    let mut family = text.counter(
+        "telehub_device_commands_total",
+        "Commands for the device that ended, by outcome; those outcomes alone that were there.",
+    );
+    for device in board.devices.all() {
+        for (outcome, ended) in device.commands.counts() {
+            family.labelled_twice([("device", device.id()), ("outcome", outcome)], ended);
+        }
     }
     let mut family = text.counter(
         "telehub_device_rejected_messages_total",

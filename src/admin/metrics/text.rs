@@ -65,6 +65,18 @@ impl Family<'_> {
         let _ = writeln!(self.text, "{} {value}", self.name);
     }
 
+    /// The value of two labels.
+    pub(super) fn labelled_twice(&mut self, labels: [(&str, &str); 2], value: impl Display) {
+        let [(one, of), (other, of_other)] = labels;
+        let _ = writeln!(
+            self.text,
+            "{}{{{one}=\"{}\",{other}=\"{}\"}} {value}",
+            self.name,
+            escaped(of),
+            escaped(of_other)
+        );
+    }
+
     /// The value of one label.
     pub(super) fn labelled(&mut self, label: &str, of: &str, value: impl Display) {
         let _ = writeln!(

@@ -1,9 +1,10 @@
 // The page of one device: facts, plots of its readings, when it came and went.
 
+import { commandsOf } from "./commands.js";
 import { ago, at, clean, count, duration, milliseconds, NOTHING, plural, rate, stateWord } from "./format.js";
 import { WORDS } from "./devices.js";
 import { standing, trouble } from "./model.js";
-import { put } from "./overview.js";
+import { make, put } from "./overview.js";
 import { Series } from "./plot.js";
 import { likely, plausible } from "./span.js";
 
@@ -37,13 +38,6 @@ const FACTS = [
 function since(time, now) {
   if (!time) return NOTHING;
   return now - time < 3 ? "now" : `${ago(now - time)} ago`;
-}
-
-function make(kind, className, text) {
-  const node = document.createElement(kind);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
 }
 
 /** Builds the page of the device `id` into `root`. */
@@ -144,7 +138,8 @@ export function devicePage(root, model, id) {
   table.append(caption, thead, body);
   past.append(table);
 
-  root.replaceChildren(back, head, stateLine, actions, facts, readings, past);
+  const commands = commandsOf(id);
+  root.replaceChildren(back, head, stateLine, actions, facts, readings, commands.root, past);
 
   // Plots outside the screen are not drawn.
   const watch = new IntersectionObserver((seen) => {
@@ -256,6 +251,7 @@ export function devicePage(root, model, id) {
     } catch {
       return; // The stream's end says that there is no connection.
     }
+    if (answer.commands) commands.show(answer.commands);
     model.setDevice(answer.device, performance.now());
     history = answer.history.slice().reverse();
     list();
@@ -332,6 +328,7 @@ export function devicePage(root, model, id) {
     close() {
       watch.disconnect();
       resize.disconnect();
+      commands.close();
       for (const one of series.values()) one.drop();
       root.replaceChildren();
     },

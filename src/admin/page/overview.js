@@ -10,6 +10,14 @@ export function put(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** A node with its class and its text. */
+export function make(kind, className, text) {
+  const node = document.createElement(kind);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
+}
+
 function mark(node, name, value) {
   if (node.dataset[name] !== value) node.dataset[name] = value;
 }

@@ -3,7 +3,7 @@
 use super::{KIB, Notes, number};
 use crate::config::document::Document;
 use crate::config::values::{size, topics, truth};
-use crate::config::{Auth, Commands, Devices, Uplink};
+use crate::config::{Admin, Auth, Commands, Devices, Uplink};
 
 const S: &str = "commands";
 
@@ -11,6 +11,7 @@ pub(super) fn commands(
     doc: &mut Document<'_>,
     devices: &Devices,
     uplink: &Uplink,
+    admin: Option<&Admin>,
     notes: &mut Notes,
 ) -> Commands {
     let max_size = size(
@@ -21,16 +22,26 @@ pub(super) fn commands(
         enabled: doc.get(S, "enabled", truth).unwrap_or(false),
         max_size: number(doc.get(S, "max_size", max_size), 16 * 1_024),
         response_prefixes: doc.get(S, "response_prefixes", topics).unwrap_or_default(),
+        admin: doc.get(S, "admin", truth).unwrap_or(false),
     };
     let mut warn = |doc: &Document<'_>, key, text: String| {
         notes.warnings.push(doc.remark(S, key, text));
     };
     if !commands.enabled {
+        let text = "has no effect: commands are off; write enabled = true, or remove this line";
         if !commands.response_prefixes.is_empty() {
-            let text = "has no effect: commands are off; write enabled = true, or remove this line";
             warn(doc, "response_prefixes", text.to_owned());
         }
+        if commands.admin {
+            warn(doc, "admin", text.to_owned());
+        }
         return commands;
+    }
+    // Without any listener there is still the socket that systemd makes for the local operator.
+    if commands.admin && admin.is_some_and(|admin| admin.token_file.is_none()) {
+        let text = "has no effect at [admin] listen: commands need a token there; write token_file \
+                    in [admin]";
+        warn(doc, "admin", text.to_owned());
     }
     if devices.auth == Auth::Open {
         let text = "lets nobody command anything: with auth = \"open\" any device could be any other, \

@@ -58,7 +58,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let admin = admin::admin(doc, &devices, &mut notes);
     let homeassistant = values::homeassistant(doc);
     let values = values::values(doc, homeassistant, &mut notes);
-    let commands = commands::commands(doc, &devices, &uplink, &mut notes);
+    let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))

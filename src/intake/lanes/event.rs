@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::intake::moved::Moved;
 use crate::intake::port::{Arrival, ConnId, Refused};
 use crate::intake::refusals::Key;
-use crate::reading::{Gap, GapReason, Item, Lane, Mark, Moment, Topic};
+use crate::reading::{Final, Gap, GapReason, Item, Lane, Mark, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
 use crate::uplink::Refusal;
 
@@ -70,6 +70,8 @@ pub enum Event {
     },
     /// A batch came in.
     Arrived(Arrival),
+    /// A command has ended: its answer is to be made safe and published.
+    Answered(Final),
     /// The uplink is connected.
     Up {
         /// Its connection.
@@ -178,6 +180,8 @@ pub enum Action {
     Load {
         /// From there.
         after: Option<GroupId>,
+        /// Only groups with final answers to commands.
+        replies: bool,
     },
     /// Tell the spool that these are over.
     Delete {
@@ -192,6 +196,25 @@ pub enum Action {
         settled: u32,
         /// Its new cumulative ack.
         ack: Option<u64>,
+    },
+    /// A final answer is safe.
+    Safe {
+        /// Its name.
+        token: u64,
+    },
+    /// A final answer was given up: no gap record speaks of it.
+    AnswerLost {
+        /// The answer.
+        item: Arc<Item>,
+        /// `Expired` or `TooLarge`.
+        reason: GapReason,
+    },
+    /// The broker refuses a final answer at its Response Topic: it goes to the device's own.
+    RefusedElsewhere {
+        /// Whose it is.
+        device: Arc<str>,
+        /// One sentence.
+        detail: String,
     },
     /// Tell a session that a batch was not taken, before any ack that covers its number.
     Conflict {

@@ -44,18 +44,32 @@ use crate::intake::pace::Pace;
 use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::refusals::Refusals;
 use crate::intake::streams::{Streams, Verdict};
-use crate::reading::{Item, Lane, Mark};
+use crate::reading::{Final, GapReason, Item, Lane, Mark};
 use crate::spool::Loc;
 
-/// Whom a batch came from.
+/// Who is told that something is safe.
 #[derive(Debug, Clone, Copy)]
-struct Origin {
-    conn: ConnId,
-    stream: StreamId,
-    seq: Option<u64>,
+enum Origin {
+    /// The connection that a batch came over.
+    Batch {
+        conn: ConnId,
+        stream: StreamId,
+        seq: Option<u64>,
+    },
+    /// The room of the commands, which gave an answer this name.
+    Answer { token: u64 },
 }
 
-/// A batch (or gap) that is not safe yet.
+impl Origin {
+    fn conn(self) -> Option<ConnId> {
+        match self {
+            Self::Batch { conn, .. } => Some(conn),
+            Self::Answer { .. } => None,
+        }
+    }
+}
+
+/// A batch, a gap or an answer that is not safe yet.
 #[derive(Debug)]
 struct Entry {
     /// Order of arrival.
@@ -244,6 +258,7 @@ impl Lanes {
         match event {
             Event::Opened { depth } => self.backlog.opened(depth),
             Event::Arrived(arrival) => self.arrived(now, arrival, out),
+            Event::Answered(answer) => self.answered_command(now, answer),
             Event::Up { epoch } => self.connected(epoch),
             Event::Down => self.disconnected(now),
             Event::Acked { epoch, token } => self.acked(now, epoch, token, out),
@@ -301,6 +316,10 @@ impl Lanes {
         let groups = self.backlog.take_deletable();
         if !groups.is_empty() {
             out.push(Action::Delete { groups });
+        }
+        for item in self.backlog.take_lost() {
+            let reason = GapReason::Expired;
+            out.push(Action::AnswerLost { item, reason });
         }
         self.start_load(now, out);
         #[cfg(debug_assertions)]
@@ -427,7 +446,7 @@ impl Lanes {
             out.push(Action::Refuse { conn });
             return;
         }
-        let origin = Origin {
+        let origin = Origin::Batch {
             conn,
             stream,
             seq: batch.seq,
@@ -477,6 +496,29 @@ impl Lanes {
         }
     }
 
+    /// An answer takes its way: at once, unless what is older of the whole backlog would have to go
+    /// before. Then it goes to the disk, from where answers come first.
+    fn answered_command(&mut self, now: Now, answer: Final) {
+        let Final { token, reply } = answer;
+        let item = self.backlog.redirect(Arc::new(Item::Reply(reply)));
+        self.arrivals += 1;
+        let entry = Entry {
+            n: self.arrivals,
+            since: now.mono,
+            cost: item.payload_estimate(),
+            item,
+            origin: token.map(|token| Origin::Answer { token }),
+        };
+        let behind = self.settings.in_order && !self.disk_bad && self.others_first();
+        let live = self.route == Route::Live && !behind;
+        if live && !self.is_refused_answer(&entry.item) {
+            self.live.push(Queued::Unsafe(entry));
+        } else {
+            let aside = self.is_put_aside(entry.item.device());
+            self.push_commit(Pending::new(entry, None, aside));
+        }
+    }
+
     fn connected(&mut self, epoch: u64) {
         self.up = Some(epoch);
         self.stalled_since = None;
@@ -513,8 +555,10 @@ impl Lanes {
     }
 
     fn settle(&mut self, origin: Option<Origin>, out: &mut Vec<Action>) {
-        let Some(Origin { conn, stream, seq }) = origin else {
-            return;
+        let (conn, stream, seq) = match origin {
+            None => return,
+            Some(Origin::Answer { token }) => return out.push(Action::Safe { token }),
+            Some(Origin::Batch { conn, stream, seq }) => (conn, stream, seq),
         };
         let moved = seq.and_then(|seq| self.streams.safe(stream, seq));
         match moved {
@@ -542,8 +586,8 @@ impl Lanes {
     }
 
     fn push_commit(&mut self, pending: Pending) {
-        if let Some(origin) = &pending.entry.origin {
-            self.gather.waits(origin.conn);
+        if let Some(conn) = pending.entry.origin.and_then(Origin::conn) {
+            self.gather.waits(conn);
         }
         let weight = pending.entry.item.weight();
         self.to_commit_bytes += weight;

@@ -65,11 +65,15 @@ impl Lanes {
         self.landed(&flying);
         match flying.what {
             What::Live(mut entry) => {
-                // Its gap takes its place, and with it the right to be acked.
-                entry.item = gap_instead(&entry.item, reason, now, out);
+                // It takes its place, and with it the right to be acked.
+                let Some(instead) = instead_of(&entry.item, reason, now, out) else {
+                    return self.settle(entry.origin, out);
+                };
+                entry.item = instead;
                 entry.cost = entry.item.payload_estimate();
                 let device = entry.item.device().clone();
-                if self.refusals.is_open(&device, Topic::Gap) {
+                let topic = entry.item.topic(Lane::Live);
+                if topic == Topic::Gap && self.refusals.is_open(&device, topic) {
                     self.send_to_disk(vec![(None, entry)]);
                     self.divert_device(&device);
                 } else {
@@ -79,20 +83,24 @@ impl Lanes {
             What::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
-                    let gap = gap_instead(&pending.entry.item, reason, now, out);
-                    let weight = gap.weight();
+                    let Some(instead) = instead_of(&pending.entry.item, reason, now, out) else {
+                        pending.done = true;
+                        let origin = pending.entry.origin.take();
+                        return self.settle(origin, out);
+                    };
+                    let weight = instead.weight();
                     let aside = pending.aside;
-                    let item = std::mem::replace(&mut pending.entry.item, gap);
+                    let item = std::mem::replace(&mut pending.entry.item, instead);
                     self.to_commit_bytes = self.to_commit_bytes - item.weight() + weight;
                     if aside && let Some(aside) = self.aside.get_mut(item.device()) {
                         aside.bytes = aside.bytes - item.weight() + weight;
                     }
                 }
             }
-            What::Stored(loc) => {
-                let gap = gap_instead(&flying.item, reason, now, out);
-                self.backlog.substitute(loc, gap);
-            }
+            What::Stored(loc) => match instead_of(&flying.item, reason, now, out) {
+                Some(instead) => self.backlog.substitute(loc, instead),
+                None => self.backlog.done(loc),
+            },
             What::GivenUp => {}
         }
     }
@@ -109,6 +117,7 @@ impl Lanes {
                 && self.backlog.has_next()
                 && (self.settings.in_order || draining < share)
                 && self.may_fly(Lane::History);
+            let answers = self.phase == Phase::Running && self.backlog.has_reply();
             let live_waits = !self.live.is_empty();
             // What waits in the queue but is stored is older than anything in the backlog.
             let held = self.settings.in_order
@@ -122,6 +131,8 @@ impl Lanes {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = Some(token);
                 }
+            } else if answers && self.may_fly(Lane::History) {
+                self.submit_stored(now, epoch, out);
             } else if live_waits && (!held || self.phase != Phase::Running) {
                 if !self.may_fly(Lane::Live) {
                     break;
@@ -238,6 +249,7 @@ impl Lanes {
         what: What,
         out: &mut Vec<Action>,
     ) -> u64 {
+        let item = self.backlog.redirect(item);
         let readings = u64::from(item.readings());
         match lane {
             Lane::History => self.history_cost += cost,
@@ -287,13 +299,27 @@ impl Lanes {
     }
 }
 
-/// The gap record that is published instead of this item.
-fn gap_instead(item: &Item, reason: GapReason, now: Now, out: &mut Vec<Action>) -> Arc<Item> {
-    let gap = match item {
+/// What is published instead of this item: a gap record, or an answer without its value. `None`:
+/// nothing is left to be said.
+fn instead_of(
+    item: &Arc<Item>,
+    reason: GapReason,
+    now: Now,
+    out: &mut Vec<Action>,
+) -> Option<Arc<Item>> {
+    let gap = match &**item {
         Item::Batch(batch) => Gap::of(batch, reason, now.moment),
         // A gap record is a few hundred bytes; a broker that refuses even that will get it again.
         Item::Gap(gap) => gap.clone(),
+        Item::Reply(reply) => {
+            let less = reply.without_value().map(Item::Reply).map(Arc::new);
+            if less.is_none() {
+                let item = item.clone();
+                out.push(Action::AnswerLost { item, reason });
+            }
+            return less;
+        }
     };
     out.push(Action::Lost(gap.clone()));
-    Arc::new(Item::Gap(gap))
+    Some(Arc::new(Item::Gap(gap)))
 }

@@ -37,6 +37,9 @@ impl Lanes {
         self.answered(now, since, &flying);
         let device = flying.item.device().clone();
         let key = Key::new(&device, flying.item.topic(flying.lane));
+        if key.topic == Topic::Response {
+            return self.refused_elsewhere(flying, refusal, out);
+        }
         self.open(now, &key, refusal, out);
         let Flying {
             what, item, lane, ..
@@ -55,9 +58,42 @@ impl Lanes {
             What::Stored(loc) => self.backlog.park(loc, &item),
             What::GivenUp => {}
         }
-        if lane == Lane::Live || self.is_put_aside(&device) {
+        let data = key.topic != Topic::Result;
+        if data && (lane == Lane::Live || self.is_put_aside(&device)) {
             self.put_aside(&device, &key);
         }
+    }
+
+    /// An answer was refused where whoever asked wanted it: from now on what is for there goes to
+    /// the topic of its device.
+    fn refused_elsewhere(&mut self, flying: Flying, refusal: &Refusal, out: &mut Vec<Action>) {
+        let device = flying.item.device().clone();
+        if let Item::Reply(reply) = &*flying.item
+            && let Some(topic) = &reply.topic
+        {
+            self.backlog.goes_elsewhere(topic);
+        }
+        match flying.what {
+            What::Live(entry) if self.refusals.is_open(&device, Topic::Result) => {
+                self.send_to_disk(vec![(None, entry)]);
+            }
+            What::Live(entry) => self.live.merge(vec![entry]),
+            What::Diverted { n } => {
+                if let Some(pending) = self.pending_mut(n) {
+                    pending.token = None;
+                }
+            }
+            What::Stored(loc) => self.backlog.give_back(loc, &flying.item),
+            What::GivenUp => {}
+        }
+        let detail = refusal.detail.clone();
+        out.push(Action::RefusedElsewhere { device, detail });
+    }
+
+    /// Whether this is an answer to a command that the broker would refuse.
+    pub(super) fn is_refused_answer(&self, item: &Item) -> bool {
+        let topic = item.topic(Lane::Live);
+        topic == Topic::Result && self.refusals.is_open(item.device(), topic)
     }
 
     /// What waits of a device whose live data is refused goes, or stays, on the disk.
@@ -105,7 +141,7 @@ impl Lanes {
     /// Nothing stands in the way of this key any more.
     fn closed(&mut self, key: &Key, out: &mut Vec<Action>) {
         match key.topic {
-            Topic::Data => {}
+            Topic::Data | Topic::Response => {}
             Topic::History => {
                 self.backlog.release(key);
                 if let Some(commit) = &mut self.committing {
@@ -116,7 +152,7 @@ impl Lanes {
                     unwanted: false,
                 });
             }
-            Topic::Gap => self.backlog.release(key),
+            Topic::Gap | Topic::Result => self.backlog.release(key),
         }
         self.flag_aside(&key.device);
     }

@@ -207,7 +207,8 @@ impl Lanes {
         self.spilling.clear();
         let mut entries = Vec::new();
         for pending in std::mem::take(&mut self.to_commit) {
-            if pending.aside {
+            let aside = pending.aside || self.is_refused_answer(&pending.entry.item);
+            if aside {
                 self.to_commit.push_back(pending);
                 continue;
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, Route, What};
+use crate::intake::backlog::Load;
 use crate::intake::moved::Moved;
 use crate::intake::tracked::Fate;
 use crate::spool::{GroupId, Loc};
@@ -155,9 +156,9 @@ impl Lanes {
         self.load_retry = None;
         if self.up.is_some()
             && self.phase == Phase::Running
-            && let Some(after) = self.backlog.want_load()
+            && let Some(Load { after, replies }) = self.backlog.want_load()
         {
-            out.push(Action::Load { after });
+            out.push(Action::Load { after, replies });
         }
     }
 

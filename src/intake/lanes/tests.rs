@@ -11,7 +11,7 @@ use super::*;
 use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
 use crate::intake::refusals::Key;
-use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Topic};
+use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Reply, Topic};
 use crate::spool::{Depth, Group, GroupId, Thinned};
 use crate::uplink::{Cause, Refusal};
 
@@ -27,6 +27,8 @@ enum Op {
     Send(usize),
     Skip(usize),
     Resend(usize, usize),
+    /// A command of the device has ended; whether whoever asked has a topic of its own.
+    Answer(usize, bool),
     Up,
     Down(bool),
     /// The broker refuses a kind of topic of a device from now on, or takes it again.
@@ -49,7 +51,13 @@ enum Op {
 }
 
 fn topic() -> impl Strategy<Value = Topic> {
-    prop::sample::select(vec![Topic::Data, Topic::History, Topic::Gap])
+    prop::sample::select(vec![
+        Topic::Data,
+        Topic::History,
+        Topic::Gap,
+        Topic::Result,
+        Topic::Response,
+    ])
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -57,6 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (0..DEVICES).prop_map(Op::Send),
         1 => (0..DEVICES).prop_map(Op::Skip),
         2 => (0..DEVICES, 0..8usize).prop_map(|(d, n)| Op::Resend(d, n)),
+        2 => (0..DEVICES, any::<bool>()).prop_map(|(d, own)| Op::Answer(d, own)),
         3 => Just(Op::Up),
         2 => any::<bool>().prop_map(Op::Down),
         2 => (0..DEVICES, topic(), any::<bool>()).prop_map(|(d, t, r)| Op::Refuses(d, t, r)),
@@ -92,8 +101,8 @@ struct World {
     published: Vec<(BatchId, Lane)>,
     pubacked: BTreeSet<BatchId>,
     commit: Option<(u64, Vec<Arc<Item>>, Vec<Mark>)>,
-    /// A read under way, and what it has read if it has.
-    load: Option<(Option<GroupId>, Option<Vec<Group>>)>,
+    /// A read under way, whether it is for answers alone, and what it has read if it has.
+    load: Option<(Option<GroupId>, bool, Option<Vec<Group>>)>,
     disk: BTreeMap<GroupId, Vec<Arc<Item>>>,
     marks: HashMap<Arc<str>, u64>,
     next_group: u64,
@@ -118,10 +127,18 @@ struct World {
     turned_away: bool,
     /// What devices send.
     frame: Bytes,
+    /// Answers that were given to the lanes in this run, by their tokens, and those that the lanes
+    /// have called safe.
+    answers: BTreeMap<u64, BatchId>,
+    safe: BTreeSet<u64>,
+    last_answer: u64,
 }
 
 /// Gap records are told from batches by a device number that no device has.
 const GAPS: usize = 100;
+
+/// And answers.
+const ANSWERS: usize = 1_000;
 
 fn refusal(cause: Cause) -> Refusal {
     Refusal {
@@ -139,14 +156,19 @@ fn id_of(item: &Item) -> BatchId {
     match item {
         Item::Batch(batch) => (number(&batch.device), batch.seq.unwrap()),
         Item::Gap(gap) => (GAPS + number(&gap.device), gap.from.unwrap()),
+        Item::Reply(reply) => {
+            let which = std::str::from_utf8(&reply.payload).unwrap();
+            (ANSWERS + number(&reply.device), which.parse().unwrap())
+        }
     }
 }
 
 /// The number that an item on disk settles.
-fn mark_of(item: &Item) -> (usize, u64) {
+fn mark_of(item: &Item) -> Option<(usize, u64)> {
     match item {
-        Item::Batch(_) => id_of(item),
-        Item::Gap(gap) => (id_of(item).0 - GAPS, gap.to.unwrap()),
+        Item::Batch(_) => Some(id_of(item)),
+        Item::Gap(gap) => Some((id_of(item).0 - GAPS, gap.to.unwrap())),
+        Item::Reply(_) => None,
     }
 }
 
@@ -187,6 +209,9 @@ impl World {
             reported: BTreeSet::new(),
             turned_away: false,
             frame: Bytes::from_static(b"x"),
+            answers: BTreeMap::new(),
+            safe: BTreeSet::new(),
+            last_answer: 0,
         };
         world.start();
         world
@@ -196,8 +221,12 @@ impl World {
     fn start(&mut self) {
         self.lanes = Lanes::new(self.settings);
         let mut marks = self.marks.clone();
-        for item in self.disk.values().flatten() {
-            let (d, seq) = mark_of(item);
+        for (d, seq) in self
+            .disk
+            .values()
+            .flatten()
+            .filter_map(|item| mark_of(item))
+        {
             let mark = marks.entry(device(d)).or_default();
             *mark = (*mark).max(seq);
         }
@@ -215,6 +244,9 @@ impl World {
                 .filter(|item| matches!(***item, Item::Batch(_)))
                 .count() as u64,
             readings: items().map(|item| u64::from(item.readings())).sum(),
+            replies: items()
+                .filter(|item| matches!(***item, Item::Reply(_)))
+                .count() as u64,
             oldest: None,
         };
         self.apply(Event::Opened { depth });
@@ -243,6 +275,24 @@ impl World {
         self.taken.insert((d, seq));
         self.sent[d] += 1;
         self.send_raw(d, seq);
+    }
+
+    fn answer(&mut self, d: usize, own_topic: bool) {
+        self.last_answer += 1;
+        let token = self.last_answer;
+        self.answers.insert(token, (ANSWERS + d, token));
+        self.apply(Event::Answered(Final {
+            token: Some(token),
+            reply: Reply {
+                device: device(d),
+                name: "on".into(),
+                topic: own_topic.then(|| format!("app/{d}").into()),
+                correlation: None,
+                encoding: Encoding::Json,
+                payload: token.to_string().into(),
+                made: self.now.moment,
+            },
+        }));
     }
 
     fn send_raw(&mut self, d: usize, seq: u64) {
@@ -302,7 +352,7 @@ impl World {
 
     /// What the spool has answered before is heard before.
     fn hear_the_spool(&mut self) {
-        if matches!(self.load, Some((_, Some(_)))) {
+        if matches!(self.load, Some((_, _, Some(_)))) {
             self.step(&Op::Load);
         }
     }
@@ -334,8 +384,9 @@ impl World {
         assert!(self.now.mono < oldest + longest, "held back for too long");
         assert_eq!(lanes.phase, Phase::Running);
         let of = |d: usize| {
-            let conns = lanes.to_commit.iter().filter_map(|p| p.entry.origin);
-            conns.filter(|origin| origin.conn == d as u64).count()
+            let origins = lanes.to_commit.iter().filter_map(|p| p.entry.origin);
+            let conns = origins.filter_map(Origin::conn);
+            conns.filter(|conn| *conn == d as u64).count()
         };
         let used_up = (0..DEVICES).any(|d| of(d) >= self.settings.device_window);
         let since = self.now.mono.duration_since(oldest);
@@ -410,9 +461,9 @@ impl World {
                 assert!(!items.is_empty());
                 self.commit = Some((ticket, items, marks));
             }
-            Action::Load { after } => {
+            Action::Load { after, replies } => {
                 assert!(self.load.is_none(), "two reads at a time");
-                self.load = Some((after, None));
+                self.load = Some((after, replies, None));
             }
             Action::Delete { groups } => {
                 for group in groups {
@@ -438,17 +489,29 @@ impl World {
                     self.kept[d].retain(|seq| *seq > ack);
                 }
             }
+            Action::Safe { token } => {
+                let id = self.answers[&token];
+                assert!(self.is_safe(id), "{id:?} is not safe");
+                assert!(self.safe.insert(token), "said twice");
+            }
+            Action::RefusedElsewhere { device, .. } => {
+                let d: usize = device[1..].parse().unwrap();
+                let refused = self.refused.iter().any(|(which, _)| *which == ANSWERS + d);
+                assert!(refused, "nothing of {d} was refused");
+            }
+            Action::AnswerLost { .. } => panic!("nothing is too old here"),
             Action::Reconnect => self.step(&Op::Down(false)),
             Action::Refuse { .. } => self.turned_away = true,
             Action::Conflict { .. } | Action::Lost(_) => panic!("not in this model"),
         }
     }
 
-    fn read(&self, after: Option<GroupId>) -> Vec<Group> {
+    fn read(&self, after: Option<GroupId>, replies: bool) -> Vec<Group> {
+        let is_reply = |item: &Arc<Item>| matches!(**item, Item::Reply(_));
         let groups = self
             .disk
             .iter()
-            .filter(|(id, _)| Some(**id) > after)
+            .filter(|(id, items)| Some(**id) > after && (!replies || items.iter().any(is_reply)))
             .take(2);
         groups
             .map(|(id, items)| Group {
@@ -522,6 +585,7 @@ impl World {
                     self.send(d, seq);
                 }
             }
+            Op::Answer(d, own_topic) => self.answer(d, own_topic),
             Op::Up if !self.up => {
                 self.up = true;
                 self.epoch += 1;
@@ -558,6 +622,9 @@ impl World {
                     }));
                     for item in group {
                         let (d, seq) = id_of(item);
+                        if d >= ANSWERS {
+                            continue;
+                        }
                         let mark = self.marks.entry(device(d)).or_default();
                         *mark = (*mark).max(seq);
                     }
@@ -576,16 +643,16 @@ impl World {
                 self.apply(Event::CommitFailed { ticket, full });
             }
             Op::LoadReads => {
-                let Some((after, None)) = self.load else {
+                let Some((after, replies, None)) = self.load else {
                     return;
                 };
-                self.load = Some((after, Some(self.read(after))));
+                self.load = Some((after, replies, Some(self.read(after, replies))));
             }
             Op::Load => {
-                let Some((after, read)) = self.load.take() else {
+                let Some((after, replies, read)) = self.load.take() else {
                     return;
                 };
-                let groups = read.unwrap_or_else(|| self.read(after));
+                let groups = read.unwrap_or_else(|| self.read(after, replies));
                 self.apply(Event::Loaded {
                     groups,
                     again: false,
@@ -657,6 +724,9 @@ impl World {
                 self.unacked.clear();
                 self.said.clear();
                 self.unwanted.clear();
+                // What was not safe is gone with the run: whoever asked has a timeout of their own.
+                let safe = &self.safe;
+                self.answers.retain(|token, _| safe.contains(token));
                 self.start();
             }
         }
@@ -686,6 +756,10 @@ impl World {
             missing.is_empty(),
             "neither published nor reported: {missing:?}"
         );
+        for (token, id) in &self.answers {
+            assert!(self.pubacked.contains(id), "{id:?} has not arrived");
+            assert!(self.safe.contains(token), "{id:?} was not called safe");
+        }
         assert!(self.lanes.all_safe());
         assert_eq!((self.disk.len(), self.lanes.backlog().batches()), (0, 0));
         assert_eq!(self.settled, self.sent);
@@ -735,6 +809,117 @@ proptest! {
         }
         world.heal();
     }
+}
+
+fn lanes_of(world: &World) -> Vec<usize> {
+    let items = world.published.iter();
+    items.map(|((which, _), _)| which / ANSWERS).collect()
+}
+
+#[test]
+fn an_answer_that_was_stored_goes_before_the_backlog_after_a_restart_as_well() {
+    for in_order in [false, true] {
+        let mut world = World::new(settings(false, in_order));
+        for round in 0..6 {
+            world.step(&Op::Send(0));
+            world.step(&Op::Send(1));
+            if round % 3 == 1 {
+                world.step(&Op::Answer(2, false));
+            }
+            world.step(&Op::CommitDone);
+        }
+        while world.commit.is_some() {
+            world.step(&Op::CommitDone);
+        }
+        assert_eq!(world.safe.len(), 2, "safe once they are on disk");
+        world.step(&Op::Crash);
+        world.step(&Op::Up);
+        for _ in 0..20 {
+            world.step(&Op::Load);
+            world.step(&Op::Puback);
+        }
+        assert_eq!(lanes_of(&world)[..3], [1, 1, 0]);
+        world.heal();
+    }
+}
+
+#[test]
+fn an_answer_is_safe_with_its_puback_and_costs_no_disk_while_the_broker_is_there() {
+    let mut world = World::new(settings(false, false));
+    world.step(&Op::Up);
+    world.step(&Op::Answer(0, true));
+    assert!(world.safe.is_empty() && world.commit.is_none());
+    world.step(&Op::Puback);
+    assert_eq!(world.safe.len(), 1);
+    assert!(world.commit.is_none());
+}
+
+#[test]
+fn in_order_an_answer_does_not_wait_for_the_backlog() {
+    let mut world = World::new(settings(false, true));
+    for _ in 0..12 {
+        world.step(&Op::Send(0));
+        world.step(&Op::CommitDone);
+    }
+    world.step(&Op::Up);
+    world.step(&Op::Load);
+    world.step(&Op::Answer(1, false));
+    world.step(&Op::CommitDone);
+    for _ in 0..WINDOW + 2 {
+        world.step(&Op::Load);
+        world.step(&Op::Puback);
+    }
+    let at = lanes_of(&world).iter().position(|which| *which == 1);
+    assert!(
+        at.is_some_and(|at| at <= WINDOW + 2),
+        "{:?}",
+        world.published
+    );
+    world.heal();
+}
+
+#[test]
+fn an_answer_refused_at_its_response_topic_goes_to_the_devices_own_and_the_device_goes_on() {
+    for up_first in [true, false] {
+        let mut world = World::new(settings(false, false));
+        world.refuses.insert((0, Topic::Response));
+        if up_first {
+            world.step(&Op::Up);
+        }
+        world.step(&Op::Answer(0, true));
+        world.step(&Op::CommitDone);
+        world.step(&Op::Up);
+        for _ in 0..6 {
+            world.step(&Op::Load);
+            world.step(&Op::Puback);
+        }
+        assert!(world.pubacked.contains(&(ANSWERS, 1)));
+        assert!(world.said.is_empty(), "no topic of the device's is refused");
+        // From now on at once.
+        world.step(&Op::Answer(0, true));
+        let (_, item, _) = world.unacked.last().unwrap();
+        assert_eq!(item.topic(Lane::Live), Topic::Result);
+        world.step(&Op::Send(0));
+        assert!(world.commit.is_none(), "its data goes on as live data");
+        world.heal();
+    }
+}
+
+#[test]
+fn answers_that_the_broker_refuses_wait_on_disk_and_hold_up_nobody() {
+    let mut world = World::new(settings(false, false));
+    world.refuses.insert((0, Topic::Result));
+    world.step(&Op::Up);
+    world.step(&Op::Answer(0, false));
+    world.step(&Op::Puback);
+    assert!(world.safe.is_empty());
+    world.step(&Op::CommitDone);
+    assert_eq!(world.safe.len(), 1, "on disk it is safe");
+    world.step(&Op::Load);
+    assert!(world.unacked.is_empty(), "its topic rests");
+    world.step(&Op::Send(0));
+    assert_eq!(world.unacked.len(), 1, "data of the device goes on");
+    world.heal();
 }
 
 #[test]
@@ -1002,9 +1187,9 @@ fn expires(then: Moment, now: Moment) -> bool {
     world.step(&Op::CommitDone);
     world.now.moment = now;
     world.step(&Op::Up);
-    let (after, _) = world.load.take().unwrap();
+    let (after, replies, _) = world.load.take().unwrap();
     let event = Event::Loaded {
-        groups: world.read(after),
+        groups: world.read(after, replies),
         again: false,
     };
     let mut out = Vec::new();
@@ -1063,7 +1248,7 @@ fn gaps_in_flight(world: &World) -> Vec<(Option<u64>, Option<u64>, u64)> {
     items
         .filter_map(|item| match item {
             Item::Gap(gap) => Some((gap.from, gap.to, gap.batches)),
-            Item::Batch(_) => None,
+            Item::Batch(_) | Item::Reply(_) => None,
         })
         .collect()
 }

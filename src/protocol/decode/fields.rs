@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
+use serde_json::{Map, Value};
+
 use super::super::limits::{MAX_COMMAND_ID, MAX_COMMAND_NAME, MAX_ERROR_TEXT, MAX_TEXT};
 use super::super::message::RejectCode::{self, BadSeq, Malformed};
 use super::super::message::{Bye, CommandResult, Data, DeviceClock, Hello};
@@ -38,6 +40,7 @@ static STREAM: Field = field("stream", "a text of 1 to 64 characters", Malformed
 static MODEL: Field = field("model", "a text of at most 64 characters", Malformed);
 static FIRMWARE: Field = field("firmware", "a text of at most 64 characters", Malformed);
 static RESULT: Field = field("result", "a map with the keys \"id\" and \"ok\"", Malformed);
+static REPORTED: Field = field("reported", "a map that JSON can hold", Malformed);
 static ID: Field = field("id", "a text of 1 to 64 characters", Malformed);
 static NAME: Field = field("name", "a text", Malformed);
 static MORE: Field = field("more", "true or false", Malformed);
@@ -362,6 +365,22 @@ fn is_command_id(text: &str) -> bool {
 fn is_command_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=MAX_COMMAND_NAME).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// Reads a map of whatever the device gives.
+pub(super) struct ReportedSeed<'c>(pub(super) &'c Context);
+
+impl<'de> DeserializeSeed<'de> for ReportedSeed<'_> {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
+        self.0.enter_field(&REPORTED);
+        let parts = Cell::new(0);
+        match AnySeed::new(self.0, &parts).deserialize(input)? {
+            Value::Object(map) => Ok(map),
+            _ => Err(wrong(self.0, &REPORTED)),
+        }
+    }
 }
 
 /// Reads nothing but `{"result": {"id": …}}`, wherever the id stands; what it reads is kept even if

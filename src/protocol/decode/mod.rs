@@ -21,7 +21,7 @@ use super::pack::parse::PackSeed;
 use crate::reading::Encoding;
 use any::AnySeed;
 use fault::{Context, Ended, MESSAGE, reject, shown};
-use fields::{ByeSeed, DataSeed, HelloSeed, ResultSeed};
+use fields::{ByeSeed, DataSeed, HelloSeed, ReportedSeed, ResultSeed};
 use scalar::TextSeed;
 
 /// Reads one message from a device. The pack of a batch is not resolved yet: see
@@ -36,7 +36,9 @@ pub fn decode(encoding: Encoding, frame: &[u8]) -> Result<FromDevice<'_>, Reject
         Ok(Message::Unknown(kind)) => Err(reject(
             None,
             RejectCode::UnknownKind,
-            format!("\"{kind}\" is no kind of message from a device: hello, data, result, bye"),
+            format!(
+                "\"{kind}\" is no kind of message from a device: hello, data, result, reported, bye"
+            ),
         )),
         Err(_) if encoding == Encoding::Cbor && looks_like_json(frame) => {
             recover_seq(Encoding::Json, frame, &ctx);
@@ -199,6 +201,7 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
             "hello" => FromDevice::Hello(map.next_value_seed(HelloSeed(ctx))?),
             "bye" => FromDevice::Bye(map.next_value_seed(ByeSeed(ctx))?),
             "result" => FromDevice::Result(map.next_value_seed(ResultSeed(ctx))?),
+            "reported" => FromDevice::Reported(map.next_value_seed(ReportedSeed(ctx))?),
             unknown => {
                 map.next_value::<IgnoredAny>()?;
                 if map.next_key::<IgnoredAny>()?.is_some() {

@@ -49,6 +49,7 @@ impl<W: Wire> Connection<'_, W> {
             }
         }
         self.take_reply();
+        self.follow_desired();
         while let Some(state) = self.take_state() {
             self.states.push_back(state);
         }
@@ -62,7 +63,7 @@ impl<W: Wire> Connection<'_, W> {
                 let place = self.states.iter().position(|(one, _)| one == device);
                 place.is_some_and(|place| self.send_state(place))
             }
-            Thing::Data(_) | Thing::History(_) | Thing::Gap(_) => {
+            Thing::Data(_) | Thing::History(_) | Thing::Gap(_) | Thing::Result(_) => {
                 let mut held = self.held.iter();
                 let unwanted = self.ports.blame.unwanted();
                 let other = |one: &Submission| {
@@ -73,11 +74,17 @@ impl<W: Wire> Connection<'_, W> {
                     let mut held = self.held.iter();
                     held.position(|one| thing_of(&one.item, one.lane) == *thing)
                 });
-                place.is_some_and(|place| self.send_held(place))
+                if place.is_some_and(|place| self.send_held(place)) {
+                    return true;
+                }
+                match thing {
+                    Thing::Result(device) => self.send_reply(Some(device)),
+                    _ => false,
+                }
             }
             // Never suspected: they pause by themselves.
             Thing::Value(_) => false,
-            Thing::Result(device) => self.send_reply(Some(device)),
+            Thing::Reported(device) => self.send_report(Some(device)),
             Thing::Probe => self.send_probe(),
             Thing::Subscription(filter) => self.make_subscription(Some(filter)),
         }
@@ -106,7 +113,11 @@ impl<W: Wire> Connection<'_, W> {
     /// The hub's state, a subscription, a command's result, or a device's state.
     fn offer_state(&mut self) -> bool {
         let hub = self.untold_hub && self.ports.blame.may_go(&Thing::Hub) != Go::Later;
-        if hub && self.say_online() || self.make_subscription(None) || self.send_reply(None) {
+        if hub && self.say_online()
+            || self.make_subscription(None)
+            || self.send_reply(None)
+            || self.send_report(None)
+        {
             return true;
         }
         let blame = &self.ports.blame;

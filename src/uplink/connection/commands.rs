@@ -5,7 +5,8 @@ use tracing::{error, info};
 
 use super::{Connection, Phase, Record};
 use crate::commands::Incoming;
-use crate::commands::port::{Dispatch, News, UplinkWays};
+use crate::commands::port::UplinkWays;
+use crate::reading::Reply;
 use crate::uplink::blame::{Go, Thing};
 use crate::uplink::door::{Message, Retained, Subscription, Wire};
 use crate::uplink::publication::{Head, Publisher};
@@ -18,7 +19,7 @@ const READ: usize = 4;
 
 /// The next answer to a command; for ever none without a room of commands. `None`: that was the
 /// last. Cancel safe.
-pub(super) async fn next(commands: &mut Option<UplinkWays>) -> Option<Dispatch> {
+pub(super) async fn next(commands: &mut Option<UplinkWays>) -> Option<Reply> {
     match commands {
         Some(commands) => commands.replies.recv().await,
         None => std::future::pending().await,
@@ -100,92 +101,77 @@ impl<W: Wire> Connection<'_, W> {
         self.ports.commands.is_none() && self.reply.is_none()
     }
 
-    /// An answer to a command; `None`: there are no more.
-    pub(super) fn replies_come(&mut self, dispatch: Option<Dispatch>) {
-        let Some(dispatch) = dispatch else {
+    /// An answer to a command, not its final one; `None`: there are no more.
+    pub(super) fn replies_come(&mut self, reply: Option<Reply>) {
+        let Some(reply) = reply else {
             self.ports.commands = None;
             return;
         };
-        let Dispatch { number, reply } = &dispatch;
-        // What was meant for an earlier connection comes again for this one.
-        if number.is_some_and(|(epoch, _)| epoch != self.epoch) {
-            return;
-        }
         let thing = Thing::Result(reply.device.clone());
         if self.phase == Phase::Serving && self.ports.blame.may_go(&thing) == Go::Alone {
-            let number = number.map(|(_, number)| number);
-            return self.reply_refused(number, format!("the broker hangs up on {thing}"));
+            return self.reply_refused();
         }
-        self.publish_reply(dispatch);
+        self.publish_reply(&reply);
+    }
+
+    /// What was said before a final answer goes out before it, where there is room.
+    pub(super) fn replies_first(&mut self) {
+        while self.may_reply()
+            && let Some(commands) = &mut self.ports.commands
+            && let Ok(reply) = commands.replies.try_recv()
+        {
+            self.replies_come(Some(reply));
+        }
     }
 
     /// Takes one answer, to have it at hand when it may go alone.
     pub(super) fn take_reply(&mut self) {
-        while self.reply.is_none()
+        if self.reply.is_none()
             && let Some(commands) = &mut self.ports.commands
-            && let Ok(dispatch) = commands.replies.try_recv()
         {
-            let stale = dispatch
-                .number
-                .is_some_and(|(epoch, _)| epoch != self.epoch);
-            self.reply = Some(dispatch).filter(|_| !stale);
+            self.reply = commands.replies.try_recv().ok();
         }
     }
 
     /// Sends the answer that is at hand, if it may go, and if it is of this device. `false`:
     /// there is none.
     pub(super) fn send_reply(&mut self, device: Option<&std::sync::Arc<str>>) -> bool {
-        let wanted = |dispatch: &mut Dispatch| {
-            let own = &dispatch.reply.device;
+        let wanted = |reply: &mut Reply| {
+            let own = &reply.device;
             match device {
                 Some(device) => own == device,
                 None => self.ports.blame.may_go(&Thing::Result(own.clone())) != Go::Later,
             }
         };
-        let Some(dispatch) = self.reply.take_if(wanted) else {
+        let Some(reply) = self.reply.take_if(wanted) else {
             return false;
         };
-        self.publish_reply(dispatch);
+        self.publish_reply(&reply);
         true
     }
 
-    fn publish_reply(&mut self, dispatch: Dispatch) {
-        let Dispatch { number, reply } = dispatch;
-        let number = number.map(|(_, number)| number);
-        let topic = self.publisher.reply_topic(&reply);
-        let properties = Publisher::reply_properties(&reply);
+    fn publish_reply(&mut self, reply: &Reply) {
+        let properties = Publisher::reply_properties(reply);
+        let mut room = String::new();
         let head = Head {
-            topic: [&topic, "", ""],
-            retain: false,
             properties: Some(&properties),
+            ..self.publisher.reply_head(reply, &mut room)
         };
         let id = self.ledger.next_id();
         let written = self.wire.publish(id, &head, |out| {
             out.extend_from_slice(&reply.payload);
             Ok(())
         });
-        match written {
-            Ok(_) => {
-                self.ports.board.uplink.published.add(1);
-                self.replies += 1;
-                self.ledger.enter(Record::Reply(reply.device, number));
-            }
-            Err(why) => self.reply_refused(number, why),
+        if written.is_err() {
+            return self.reply_refused();
         }
-    }
-
-    /// The broker has taken an answer.
-    pub(super) fn replied(&self, number: Option<u64>) {
-        if let Some(number) = number {
-            self.ports.tell_commands(News::Taken { number });
-        }
+        self.ports.board.uplink.published.add(1);
+        self.replies += 1;
+        self.ledger.enter(Record::Reply(reply.device.clone()));
     }
 
     /// The broker does not take an answer, or it cannot be published.
-    pub(super) fn reply_refused(&self, number: Option<u64>, why: String) {
-        match number {
-            Some(number) => self.ports.tell_commands(News::Refused { number, why }),
-            None => self.ports.board.commands.dropped.add(1),
-        }
+    pub(super) fn reply_refused(&self) {
+        self.ports.board.commands.dropped.add(1);
     }
 }

@@ -150,7 +150,7 @@ impl<W: Wire> Connection<'_, W> {
 
     fn publish_document(&mut self, device: &Arc<str>, topic: &str, document: &[u8]) {
         let head = Head {
-            topic: [topic, "", ""],
+            topic: [topic, "", "", ""],
             retain: true,
             properties: None,
         };

@@ -4,6 +4,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, content_of, thing_of};
+use crate::reading::Item;
 use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
@@ -23,6 +24,7 @@ impl<W: Wire> Connection<'_, W> {
             && !self.untold
             && self.states.is_empty()
             && self.all_replied()
+            && self.all_reported()
             && self.all_values_said()
             && self.ledger.is_empty()
             && self.kept.is_none();
@@ -40,10 +42,12 @@ impl<W: Wire> Connection<'_, W> {
             }
             self.alone = false;
         }
+        self.follow_desired();
         while self.make_subscription(None) {}
         // A broker that receives one publish at a time: data would never let a state through.
         if self.window.data == usize::from(self.window.whole) {
             self.feed_states();
+            self.feed_reports();
             self.feed_values_between();
         }
         // The hub's own status is the first thing that it says.
@@ -53,6 +57,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.feed_data() {
             self.feed_states();
             if !self.alone {
+                self.feed_reports();
                 self.send_probe();
                 self.feed_values();
             }
@@ -137,6 +142,9 @@ impl<W: Wire> Connection<'_, W> {
                 });
                 return;
             }
+        }
+        if matches!(*item, Item::Reply(_)) {
+            self.replies_first();
         }
         let publisher = self.publisher;
         let properties = publisher.properties(&item);

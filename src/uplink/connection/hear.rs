@@ -48,6 +48,7 @@ impl<W: Wire> Connection<'_, W> {
             }
             Record::Device(..) => self.statuses -= 1,
             Record::Reply(..) => self.replies -= 1,
+            Record::Reported(..) => self.reports -= 1,
             Record::Value(..) | Record::Document(_) => self.values -= 1,
             Record::Hub | Record::Farewell | Record::Probe => {}
         }
@@ -70,6 +71,7 @@ impl<W: Wire> Connection<'_, W> {
                 match &state {
                     Record::Device(..) => self.statuses -= 1,
                     Record::Reply(..) => self.replies -= 1,
+                    Record::Reported(..) => self.reports -= 1,
                     _ => {}
                 }
                 self.park(state, &why);

@@ -95,11 +95,11 @@ impl<W: Wire> Connection<'_, W> {
                 self.told_hub = true;
                 self.ports.hub_pause = None;
             }
-            Record::Reply(_, number) => self.replied(number),
+            Record::Reported(device, version) => self.reported(&device, version),
             Record::Value(_, id) => self.value_taken(id),
             Record::Document(device) => self.document_taken(&device),
             Record::Farewell => self.wire.disconnect(),
-            Record::Probe => {}
+            Record::Reply(_) | Record::Probe => {}
         }
     }
 }

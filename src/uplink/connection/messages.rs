@@ -45,6 +45,8 @@ enum Purpose {
     Birth,
     /// What Home Assistant was told of a device by an earlier run.
     Document,
+    /// The state that one device is to be in.
+    Desired,
 }
 
 /// Documents of earlier runs that are asked for at a time.
@@ -87,6 +89,25 @@ impl Subscriptions {
     pub(super) fn ask_for_document(&mut self, topic: String) {
         let wanted = plain(topic, MAX_DOCUMENT);
         self.wanted.push_back((Purpose::Document, wanted));
+    }
+
+    /// One more desired state to follow.
+    pub(super) fn follow(&mut self, subscription: Subscription) {
+        self.wanted.push_back((Purpose::Desired, subscription));
+    }
+
+    /// Those to desired states that wait, or that the broker has not answered.
+    pub(super) fn following(&self) -> usize {
+        let waiting = self.wanted.iter().map(|(purpose, _)| *purpose);
+        let made = self.made.iter().map(|one| one.purpose);
+        let all = waiting.chain(made);
+        all.filter(|purpose| *purpose == Purpose::Desired).count()
+    }
+
+    /// A desired state is not followed any more. Returns the id of an UNSUBSCRIBE.
+    pub(super) fn unfollow(&mut self, filter: &str) -> u16 {
+        self.wanted.retain(|(_, one)| one.filter != filter);
+        self.next_id()
     }
 
     fn next_id(&mut self) -> u16 {
@@ -189,6 +210,13 @@ impl<W: Wire> Connection<'_, W> {
                 );
                 commands.listening.set(0);
             }
+            if forbidden && *purpose == Purpose::Desired {
+                error!(
+                    filter = one.filter,
+                    "the broker hangs up when the hub subscribes to a device's desired state: it is \
+                     not followed; look at its ACL"
+                );
+            }
             if forbidden && *purpose == Purpose::Echo {
                 self.probe = Probe::Off;
                 self.ports.board.uplink.set_probe(ProbeState::Unknown);
@@ -259,6 +287,12 @@ impl<W: Wire> Connection<'_, W> {
             Purpose::Stale | Purpose::StaleOne => self.put_off_stale(),
             Purpose::Own | Purpose::Birth | Purpose::Document => {}
             Purpose::Commands => self.listens(reason),
+            Purpose::Desired => {
+                let filter = made.filter.clone();
+                // Nothing more is to be known of it, and there may be a thousand.
+                self.subscriptions.made.retain(|one| one.id != id);
+                self.follows(&filter, reason);
+            }
             Purpose::Echo if refused => {
                 self.probe = Probe::Off;
                 if self.ports.board.uplink.set_probe(ProbeState::Unknown) {
@@ -315,6 +349,8 @@ impl<W: Wire> Connection<'_, W> {
     pub(super) fn message(&mut self, message: &Message) {
         if self.publisher.is_command(&message.topic) {
             self.command(message);
+        } else if let Some(device) = self.publisher.desired_device(&message.topic) {
+            self.desired(&device, message);
         } else if matches!(self.probe, Probe::Waiting(_))
             && message.topic == self.publisher.probe_topic()
         {

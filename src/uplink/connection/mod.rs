@@ -3,6 +3,7 @@
 
 mod careful;
 mod commands;
+mod desired;
 mod discovery;
 mod feed;
 mod hear;
@@ -28,8 +29,8 @@ use super::life::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
-use crate::commands::port::{Dispatch, News};
-use crate::reading::{Item, Lane, Moment};
+use crate::commands::port::News;
+use crate::reading::{Item, Lane, Moment, Reply};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
 
@@ -110,6 +111,7 @@ fn content_of(item: &Item) -> u64 {
             batch.frame.hash(&mut hasher);
         }
         Item::Gap(gap) => (&gap.stream, gap.from, gap.to).hash(&mut hasher),
+        Item::Reply(reply) => (&reply.topic, &reply.name, &reply.payload).hash(&mut hasher),
     }
     hasher.finish()
 }
@@ -131,8 +133,10 @@ enum Record {
     Value(Arc<str>, Option<u64>),
     /// What Home Assistant finds a device by.
     Document(Arc<str>),
-    /// The answer to a command for a device, and its number if it is a final one.
-    Reply(Arc<str>, Option<u64>),
+    /// What a device reports of its state, and which of its reports.
+    Reported(Arc<str>, u64),
+    /// The answer to a command for this device, which is not its final one.
+    Reply(Arc<str>),
 }
 
 impl Record {
@@ -143,7 +147,8 @@ impl Record {
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
             Self::Value(device, _) | Self::Document(device) => Thing::Value(device.clone()),
-            Self::Reply(device, _) => Thing::Result(device.clone()),
+            Self::Reported(device, _) => Thing::Reported(device.clone()),
+            Self::Reply(device) => Thing::Result(device.clone()),
         }
     }
 }
@@ -154,6 +159,7 @@ fn thing_of(item: &Item, lane: Lane) -> Thing {
         (Item::Batch(batch), Lane::Live) => Thing::Data(batch.device.clone()),
         (Item::Batch(batch), Lane::History) => Thing::History(batch.device.clone()),
         (Item::Gap(gap), _) => Thing::Gap(gap.device.clone()),
+        (Item::Reply(reply), _) => Thing::Result(reply.device.clone()),
     }
 }
 
@@ -219,8 +225,10 @@ struct Connection<'a, W> {
     out_bytes: usize,
     /// Device states that are out.
     statuses: usize,
-    /// Answers to commands that are out.
+    /// Answers to commands that are out, but for final ones.
     replies: usize,
+    /// Reported states that are out.
+    reports: usize,
     /// Values that are out.
     values: usize,
     /// A value went before data, whose turn it is.
@@ -228,7 +236,7 @@ struct Connection<'a, W> {
     /// When the hub's health is told next.
     health: Option<Instant>,
     /// One that waits until nothing else is out.
-    reply: Option<Dispatch>,
+    reply: Option<Reply>,
     /// The outbox may hold something.
     untold: bool,
     /// The hub's own state has to be said again.
@@ -286,6 +294,7 @@ pub(super) async fn serve<W: Wire>(
         out_bytes: 0,
         statuses: 0,
         replies: 0,
+        reports: 0,
         values: 0,
         value_went: false,
         health: None,
@@ -368,6 +377,7 @@ impl<W: Wire> Connection<'_, W> {
             let probe = self.probe.deadline();
             let may_reply = self.may_reply();
             let grace = self.grace;
+            let report = self.next_report();
             let values = self.next_values();
             let wire = &mut self.wire;
             // Rare things first, so that none of them waits behind a wire that is always ready; what
@@ -387,6 +397,9 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(silence) => self.ping_into_silence(),
                 () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(states) => self.untold = true,
+                () = desired::changed(self.ports.desired.as_deref()) => {}
+                // It goes out with the next feed.
+                () = reached(report) => {}
                 // What is due now is fed.
                 () = reached(values) => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
@@ -417,7 +430,10 @@ impl<W: Wire> Connection<'_, W> {
         }
         self.plan_subscriptions();
         self.begin_discovery();
-        self.ports.tell_commands(News::Up { epoch: self.epoch });
+        if let Some(desired) = &self.ports.desired {
+            desired.begin();
+        }
+        self.ports.tell_commands(News::Up);
         self.untold_hub = true;
     }
 

@@ -141,7 +141,10 @@ impl<W: Wire> Connection<'_, W> {
                 self.untold_hub = true;
             }
             Record::Farewell => self.wire.disconnect(),
-            Record::Reply(_, number) => return self.reply_refused(number, why.to_owned()),
+            Record::Reply(_) => return self.reply_refused(),
+            Record::Reported(device, version) => {
+                return self.report_refused(&device, version, why);
+            }
             Record::Data(_) | Record::Value(..) | Record::Document(_) | Record::Probe => {}
         }
         self.ports.board.uplink.refused_statuses.add(1);

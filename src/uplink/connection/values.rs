@@ -87,7 +87,7 @@ impl<W: Wire> Connection<'_, W> {
             ..Properties::default()
         };
         let head = Head {
-            topic: [&topic, "", ""],
+            topic: [&topic, "", "", ""],
             retain: values.are_retained(),
             properties: Some(&properties),
         };

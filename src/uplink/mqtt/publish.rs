@@ -146,7 +146,7 @@ mod tests {
 
     fn head(retain: bool, properties: Option<&Properties>) -> Head<'_> {
         Head {
-            topic: ["farm/barn/", "cow", "/data"],
+            topic: ["farm/barn/", "cow", "/data", ""],
             retain,
             properties,
         }
@@ -249,7 +249,7 @@ mod tests {
         );
         for part in ["a/+", "#", "\0"] {
             let head = Head {
-                topic: ["x", part, "y"],
+                topic: ["x", part, "y", ""],
                 retain: false,
                 properties: None,
             };

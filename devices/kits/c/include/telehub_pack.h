@@ -90,6 +90,14 @@ static inline void telehub_pack_float(struct telehub_pack *pack, const char *nam
     }
 }
 
+/* A text. */
+static inline void telehub_pack_string(struct telehub_pack *pack, const char *name, const char *value)
+{
+    telehub_pack_name(pack, name, NULL);
+    telehub_pack_head(pack, 0, 3);
+    telehub_pack_text(pack, value);
+}
+
 static inline void telehub_pack_bool(struct telehub_pack *pack, const char *name, bool value)
 {
     telehub_pack_name(pack, name, NULL);

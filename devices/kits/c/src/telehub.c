@@ -21,8 +21,8 @@
 #define LONGEST_WISH 3600 /* Seconds. */
 
 #define MAX_HEAD 8192     /* Bytes of an HTTP answer's head. */
-#define MAX_INPUT 65536   /* Bytes of a message; a hub that sends more is not one. */
-#define MAX_SKIP 65536    /* Items of a message, for the same reason. */
+#define MAX_INPUT 65535   /* Bytes of a message; a hub that sends more is not one. */
+#define MAX_SKIP 65535    /* Items of a message, for the same reason. */
 #define ALONE 2           /* Closes with one batch alone in flight, until it is given up. */
 #define RENUMBERED 16     /* New numbers after bad-seq on one connection. */
 #define ENTRY 8           /* Bytes of a batch's head in the ring: length, tag, time. */
@@ -177,7 +177,7 @@ static void fault(struct telehub *h, uint_fast16_t code)
 
 bool telehub_put(struct telehub *h, const uint8_t *pack, size_t len, uint16_t tag, uint32_t now)
 {
-    if (len + ENTRY > TELEHUB_QUEUE || len >= DEAD) {
+    if (len + ENTRY > TELEHUB_QUEUE) {
         return false;
     }
     while (!telehub_room(h, len)) {
@@ -265,14 +265,11 @@ static void blame(struct telehub *h)
 void telehub_connected(struct telehub *h, uint32_t now)
 {
     h->phase = CONNECTED;
-    h->flags &= STOPPED | CAREFUL | LEAVING;
-    h->code = 0;
-    h->wish = h->message = 0;
+    h->message = 0;
     h->since = h->heard = now;
     h->rx = RX_STATUS;
     h->rx_fin = 1;
     h->ctl_len = 0;
-    h->tx = TX_NONE;
     h->silence = WELCOME_TIMEOUT;
     for (int word = 0; word < 4; word++) {
         h->nonce[word] = h->config->random(h->config->user);
@@ -907,7 +904,7 @@ static void rejected(struct telehub *h)
 {
     uint32_t index = h->got[W_SEQ] - h->first;
     if (h->got[W_SEQ] == NOTHING) {
-        if (h->got[W_CODE] == H_UNKNOWN_KIND || !h->flight) {
+        if (h->got[W_CODE] == H_UNKNOWN_KIND) {
             return;
         }
         if (h->flight != 1) {
@@ -1237,7 +1234,7 @@ static void frame_begun(struct telehub *h)
         }
     } else {
         h->message += h->rx_left;
-        if (h->rx_left > MAX_INPUT || h->message > MAX_INPUT) {
+        if (h->message > MAX_INPUT) {
             fault(h, 1009);
             return;
         }
@@ -1277,11 +1274,14 @@ static void frame_byte(struct telehub *h, uint32_t byte)
         frame_first(h, byte);
         break;
     case RX_SECOND:
-        h->rx_left = byte & 0x7f;
+        h->rx_left = byte;
         if (byte & 0x80 || (h->rx_op >= OP_CLOSE && byte > 125)) {
             fault(h, 1002);
-        } else if (h->rx_left >= 126) {
-            h->rx_need = h->rx_left == 126 ? 2 : 8;
+        } else if (byte == 127) {
+            /* Lengths above MAX_INPUT alone are written so. */
+            fault(h, 1009);
+        } else if (byte == 126) {
+            h->rx_need = 2;
             h->rx_left = 0;
             h->rx = RX_LENGTH;
         } else {
@@ -1289,11 +1289,6 @@ static void frame_byte(struct telehub *h, uint32_t byte)
         }
         break;
     case RX_LENGTH:
-        /* What leaves at the top is far beyond what is taken anyway. */
-        if (h->rx_left >> 24) {
-            fault(h, 1009);
-            break;
-        }
         h->rx_left = h->rx_left << 8 | byte;
         if (!--h->rx_need) {
             frame_begun(h);

@@ -15,6 +15,7 @@ static const char *const TAG = "telehub";
 static const size_t MAX_NAME = 121;
 
 // SenML's names hold letters, digits and - : . / _, the first a letter or a digit (RFC 8428 §4.5.1).
+// Empty where nothing is left.
 static void name_of(const EntityBase *entity, char (&name)[MAX_NAME]) {
   size_t len = 0;
   for (const char *at = entity->get_name().c_str(); *at && len < MAX_NAME - 1; at++) {
@@ -30,6 +31,27 @@ static void name_of(const EntityBase *entity, char (&name)[MAX_NAME]) {
   while (len && name[len - 1] == '_')
     len--;
   name[len] = 0;
+}
+
+template<typename Write> void Telehub::add_(const EntityBase *entity, Write &&write) {
+  char name[MAX_NAME];
+  name_of(entity, name);
+  if (!*name) {
+    ESP_LOGW(TAG, "a name without letters and digits cannot be sent: %s", entity->get_name().c_str());
+    return;
+  }
+  for (int attempt = 0; attempt < 2; attempt++) {
+    telehub_pack before = this->pack_;
+    write(&this->pack_, name);
+    if (!this->pack_.full && this->records_ < MAX_RECORDS) {
+      if (!this->records_++)
+        this->since_ = millis();
+      return;
+    }
+    this->pack_ = before;
+    this->flush_();
+  }
+  ESP_LOGW(TAG, "a state of %s is too long for a batch of %u bytes", name, (unsigned) BATCH);
 }
 
 #ifdef USE_SENSOR
@@ -53,31 +75,12 @@ void Telehub::add_sensor_(sensor::Sensor *sensor, float state) {
   // NaN is ESPHome's "unknown", which is no reading.
   if (!std::isfinite(state))
     return;
-  char name[MAX_NAME], device_class[MAX_DEVICE_CLASS_LENGTH];
-  name_of(sensor, name);
-  if (!*name) {
-    ESP_LOGW(TAG, "a sensor's name has neither letters nor digits: %s", sensor->get_name().c_str());
-    return;
-  }
+  char device_class[MAX_DEVICE_CLASS_LENGTH];
   const char *unit = unit_of(sensor->get_unit_of_measurement_ref().c_str(),
                              sensor->get_device_class_to(device_class));
-  this->add_([&](telehub_pack *pack) { telehub_pack_float(pack, name, unit, state); });
+  this->add_(sensor, [&](telehub_pack *pack, const char *name) { telehub_pack_float(pack, name, unit, state); });
 }
 #endif
-
-template<typename Write> void Telehub::add_(Write &&write) {
-  for (int attempt = 0; attempt < 2; attempt++) {
-    telehub_pack before = this->pack_;
-    write(&this->pack_);
-    if (!this->pack_.full && this->records_ < MAX_RECORDS) {
-      if (!this->records_++)
-        this->since_ = millis();
-      return;
-    }
-    this->pack_ = before;
-    this->flush_();
-  }
-}
 
 void Telehub::flush_() {
   if (this->records_) {
@@ -100,6 +103,24 @@ void Telehub::setup() {
   for (auto *sensor : App.get_sensors()) {
     if (!sensor->is_internal())
       sensor->add_on_state_callback([this, sensor](float state) { this->add_sensor_(sensor, state); });
+  }
+#endif
+#ifdef USE_BINARY_SENSOR
+  for (auto *sensor : App.get_binary_sensors()) {
+    if (!sensor->is_internal()) {
+      sensor->add_on_state_callback([this, sensor](bool state) {
+        this->add_(sensor, [&](telehub_pack *pack, const char *name) { telehub_pack_bool(pack, name, state); });
+      });
+    }
+  }
+#endif
+#ifdef USE_TEXT_SENSOR
+  for (auto *sensor : App.get_text_sensors()) {
+    if (!sensor->is_internal()) {
+      sensor->add_on_state_callback([this, sensor](const std::string &state) {
+        this->add_(sensor, [&](telehub_pack *pack, const char *name) { telehub_pack_string(pack, name, state.c_str()); });
+      });
+    }
   }
 #endif
 }

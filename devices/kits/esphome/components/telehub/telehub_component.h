@@ -9,6 +9,12 @@
 #ifdef USE_SENSOR
 #include "esphome/components/sensor/sensor.h"
 #endif
+#ifdef USE_BINARY_SENSOR
+#include "esphome/components/binary_sensor/binary_sensor.h"
+#endif
+#ifdef USE_TEXT_SENSOR
+#include "esphome/components/text_sensor/text_sensor.h"
+#endif
 
 namespace esphome::telehub {
 
@@ -49,8 +55,8 @@ class Telehub : public Component {
   static const size_t MAX_RECORDS = 23;
   static const size_t BATCH = 480;
 
-  // Adds one reading: `write` appends it to the pack. A full batch is handed over before.
-  template<typename Write> void add_(Write &&write);
+  // Adds one reading of this entity: `write(pack, name)` appends it. A full batch is handed over before.
+  template<typename Write> void add_(const EntityBase *entity, Write &&write);
   void flush_();
 #ifdef USE_SENSOR
   void add_sensor_(sensor::Sensor *sensor, float state);
