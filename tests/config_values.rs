@@ -65,6 +65,7 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     let values = &config.values;
     assert!(!values.enabled && values.retain && !values.plain);
     assert_eq!(values.max_rate, 1);
+    assert!(!config.homeassistant.discovery);
     let commands = &config.commands;
     assert!(!commands.enabled && commands.response_prefixes.is_empty() && !commands.admin);
     assert_eq!(commands.max_size, 16 * 1_024);
@@ -296,6 +297,7 @@ prop_compose! {
             history_size: (1 << 20) + u64::from(port),
         });
         config.values = config::Values { enabled: values, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
+        config.homeassistant.discovery = choice == 2;
         config.commands.enabled = commands;
         config.commands.admin = commands;
         config.commands.max_size = max_message;

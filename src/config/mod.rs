@@ -40,6 +40,8 @@ pub struct Config {
     pub uplink: Uplink,
     /// `[values]`
     pub values: Values,
+    /// `[homeassistant]`
+    pub homeassistant: HomeAssistant,
     /// `[commands]`
     pub commands: Commands,
     /// `[admin]`; `None`: off.
@@ -255,6 +257,13 @@ pub struct Values {
     pub plain: bool,
     /// Values a second and name at most.
     pub max_rate: u32,
+}
+
+/// `[homeassistant]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HomeAssistant {
+    /// Whether Home Assistant is told of the devices and their values.
+    pub discovery: bool,
 }
 
 impl Default for Values {

@@ -35,6 +35,8 @@ impl fmt::Display for Config {
         spool(f, &self.spool)?;
         uplink(f, &self.uplink)?;
         values(f, &self.values)?;
+        writeln!(f, "\n[homeassistant]")?;
+        writeln!(f, "discovery = {}", self.homeassistant.discovery)?;
         commands(f, &self.commands)?;
         if let Some(admin) = &self.admin {
             writeln!(f, "\n[admin]")?;

@@ -105,6 +105,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         spool,
         uplink,
         values,
+        homeassistant,
         commands,
         admin,
         log: _,
@@ -196,6 +197,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let uplink_settings = uplink::Settings {
         pulse: heart.pulse("the uplink"),
         values,
+        homeassistant,
         ..uplink::Settings::new(uplink, &hub.id)
     };
     let life = uplink::run(

@@ -276,6 +276,13 @@ impl DeviceBoard {
         self.changes.add(1);
     }
 
+    /// Model and firmware, as the device said.
+    #[must_use]
+    pub fn description(&self) -> (Option<String>, Option<String>) {
+        let text = lock(&self.text);
+        (text.model.clone(), text.firmware.clone())
+    }
+
     /// What `hello` said of the device itself.
     pub fn describe(&self, model: Option<String>, firmware: Option<String>) {
         let mut text = lock(&self.text);

@@ -1,6 +1,6 @@
 //! All devices.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::counts::{CODES, Counts, ENDINGS, EVICTIONS};
@@ -112,6 +112,9 @@ impl Known {
     }
 }
 
+/// Forgotten devices that are remembered until somebody has told others of it.
+const UNTOLD: usize = 1_024;
+
 /// How many devices stand how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Census {
@@ -164,6 +167,8 @@ pub struct DeviceTable {
     pub old_revocation_lists: Number,
     /// Devices that were forgotten to make room for new ones.
     pub forgotten: Number,
+    /// Devices that were forgotten on purpose or after a long time, for whoever told others of them.
+    untold: Mutex<VecDeque<Arc<str>>>,
 }
 
 impl Default for DeviceTable {
@@ -182,6 +187,7 @@ impl Default for DeviceTable {
             evictions: Counts::new(EVICTIONS),
             old_revocation_lists: Number::default(),
             forgotten: Number::default(),
+            untold: Mutex::default(),
         }
     }
 }
@@ -318,6 +324,12 @@ impl DeviceTable {
             return Err(Unforgettable::Here);
         }
         known.remove(id);
+        let mut untold = lock(&self.untold);
+        if untold.len() >= UNTOLD {
+            untold.pop_front();
+        }
+        untold.push_back(device.id.clone());
+        drop(untold);
         let stays = expected.is_some();
         if let Some(expected) = expected {
             let unseen = self.unseen(device.id.clone());
@@ -331,6 +343,11 @@ impl DeviceTable {
             self.shared.feed.put(&News::Forgotten { id });
         }
         Ok(())
+    }
+
+    /// Those that were forgotten since this was asked last, the last thousand at most.
+    pub fn take_forgotten(&self) -> VecDeque<Arc<str>> {
+        std::mem::take(&mut *lock(&self.untold))
     }
 
     /// Forgets the devices that have no entry in a registry and have not been here for `seconds`.

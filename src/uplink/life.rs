@@ -14,6 +14,7 @@ use super::blame::Blame;
 use super::connection::{self, End, Leave};
 use super::door::{Dial, Wire};
 use super::failure::Failure;
+use super::homeassistant::Discovery;
 use super::outlet::Outlet;
 use super::parked::Parked;
 use super::paths::{Paths, reason_to_leave};
@@ -57,6 +58,8 @@ pub(super) struct Ports {
     pub(super) twins: Twins,
     /// The newest values; `None`: they are off.
     pub(super) values: Option<Values>,
+    /// What Home Assistant is told; `None`: nothing.
+    pub(super) discovery: Option<Discovery>,
     pub(super) client_id: String,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
@@ -95,7 +98,11 @@ pub(super) async fn run<D: Dial>(
         hub_pause: None,
         blame: Blame::default(),
         twins: Twins::default(),
-        values: Values::new(&settings.values),
+        values: Values::new(&settings.values, settings.homeassistant.discovery),
+        discovery: settings.homeassistant.discovery.then(|| {
+            let plain = settings.values.plain;
+            Discovery::new(&broker.prefix, &settings.hub, &settings.version, plain)
+        }),
         client_id: broker.client_id.clone(),
         stale_attempts: stale::ATTEMPTS,
         stop,
@@ -276,7 +283,11 @@ impl Ports {
         let Some(values) = &mut self.values else {
             return;
         };
-        let paused = values.lost(hung_up, Instant::now());
+        let now = Instant::now();
+        if let Some(discovery) = &mut self.discovery {
+            discovery.lost(hung_up, now);
+        }
+        let paused = values.lost(hung_up, now);
         if paused > 0 {
             self.board.uplink.refused_values.add(1);
             if values.is_first_refusal() {

@@ -30,6 +30,7 @@ mod connection;
 mod credentials;
 mod door;
 mod failure;
+mod homeassistant;
 mod ledger;
 mod life;
 mod mqtt;
@@ -93,6 +94,8 @@ pub struct Settings {
     pub broker: config::Uplink,
     /// `[values]`
     pub values: config::Values,
+    /// `[homeassistant]`
+    pub homeassistant: config::HomeAssistant,
     /// The hub's id, a topic level.
     pub hub: String,
     /// The hub's version, for its status.
@@ -110,6 +113,7 @@ impl Settings {
         Self {
             broker,
             values: config::Values::default(),
+            homeassistant: config::HomeAssistant::default(),
             hub: hub.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pace: Pace::default(),

@@ -56,8 +56,9 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     commit_interval(doc, &spool, &uplink);
     let admin = admin::admin(doc, &devices, &mut notes);
+    let homeassistant = values::homeassistant(doc);
+    let values = values::values(doc, homeassistant, &mut notes);
     let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
-    let values = values::values(doc, &mut notes);
     let log = Log {
         level: doc
             .get("log", "level", word(LEVEL))
@@ -73,6 +74,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
             spool,
             uplink,
             values,
+            homeassistant,
             commands,
             admin,
             log,

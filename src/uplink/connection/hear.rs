@@ -49,7 +49,7 @@ impl<W: Wire> Connection<'_, W> {
             Record::Device(..) => self.statuses -= 1,
             Record::Reply(..) => self.replies -= 1,
             Record::Reported(..) => self.reports -= 1,
-            Record::Value(..) => self.values -= 1,
+            Record::Value(..) | Record::Document(_) => self.values -= 1,
             Record::Hub | Record::Farewell | Record::Probe => {}
         }
         self.keep(record);
@@ -62,6 +62,10 @@ impl<W: Wire> Connection<'_, W> {
         let why = reasons::sentence(reason, words, "");
         match record {
             Record::Data(data) => self.data_refused(&data, reason, &why),
+            Record::Document(device) => {
+                self.values -= 1;
+                self.document_refused(&device, &why);
+            }
             Record::Value(device, id) => self.value_refused(&device, id, &why),
             state => {
                 match &state {

@@ -97,6 +97,7 @@ impl<W: Wire> Connection<'_, W> {
             }
             Record::Reported(device, version) => self.reported(&device, version),
             Record::Value(_, id) => self.value_taken(id),
+            Record::Document(device) => self.document_taken(&device),
             Record::Farewell => self.wire.disconnect(),
             Record::Reply(_) | Record::Probe => {}
         }

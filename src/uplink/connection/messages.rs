@@ -15,6 +15,7 @@ use crate::clock;
 use crate::status::board::ProbeState;
 use crate::uplink::blame::{Alone, Go, Thing};
 use crate::uplink::door::{Message, Retained, Subscription, Wire};
+use crate::uplink::homeassistant::{Discovery, MAX_DOCUMENT};
 use crate::uplink::terms::Version;
 use crate::uplink::{reasons, stale};
 
@@ -40,9 +41,16 @@ enum Purpose {
     Echo,
     /// Commands for devices.
     Commands,
+    /// That Home Assistant has started.
+    Birth,
+    /// What Home Assistant was told of a device by an earlier run.
+    Document,
     /// The state that one device is to be in.
     Desired,
 }
+
+/// Documents of earlier runs that are asked for at a time.
+pub(super) const DOCUMENTS: usize = 64;
 
 #[derive(Debug)]
 struct Made {
@@ -70,6 +78,19 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
+    /// Documents that are being asked for.
+    pub(super) fn documents(&self) -> usize {
+        let wanted = self.wanted.iter().map(|(purpose, _)| *purpose);
+        let all = wanted.chain(self.made.iter().map(|one| one.purpose));
+        all.filter(|purpose| *purpose == Purpose::Document).count()
+    }
+
+    /// The document that stands at this topic is to be asked for.
+    pub(super) fn ask_for_document(&mut self, topic: String) {
+        let wanted = plain(topic, MAX_DOCUMENT);
+        self.wanted.push_back((Purpose::Document, wanted));
+    }
+
     /// One more desired state to follow.
     pub(super) fn follow(&mut self, subscription: Subscription) {
         self.wanted.push_back((Purpose::Desired, subscription));
@@ -155,6 +176,10 @@ impl<W: Wire> Connection<'_, W> {
         }
         let own = self.publisher.hub_topic();
         wanted.push_back((Purpose::Own, plain(own, stale::MAX_STATUS)));
+        if self.ports.discovery.is_some() {
+            let birth = Discovery::BIRTH.to_owned();
+            wanted.push_back((Purpose::Birth, plain(birth, MAX_ECHO)));
+        }
         if self.wire.terms().version == Version::V311 {
             let echo = Subscription {
                 retained: Retained::NotSent,
@@ -230,6 +255,20 @@ impl<W: Wire> Connection<'_, W> {
         true
     }
 
+    /// What an earlier run said has been waited for long enough.
+    pub(super) fn forget_document_subscription(&mut self, topic: &str) {
+        self.subscriptions
+            .wanted
+            .retain(|(purpose, one)| *purpose != Purpose::Document || one.filter != topic);
+        let mut made = self.subscriptions.made.iter();
+        let own = |one: &Made| one.purpose == Purpose::Document && &*one.filter == topic;
+        if let Some(place) = made.position(own) {
+            let made = self.subscriptions.made.remove(place);
+            let id = self.subscriptions.next_id();
+            self.wire.unsubscribe(id, &made.filter);
+        }
+    }
+
     /// SUBACK.
     pub(super) fn subscribed(&mut self, id: u16, reason: u8) {
         let Some(made) = self.subscriptions.made.iter_mut().find(|one| one.id == id) else {
@@ -246,7 +285,7 @@ impl<W: Wire> Connection<'_, W> {
         }
         match purpose {
             Purpose::Stale | Purpose::StaleOne => self.put_off_stale(),
-            Purpose::Own => {}
+            Purpose::Own | Purpose::Birth | Purpose::Document => {}
             Purpose::Commands => self.listens(reason),
             Purpose::Desired => {
                 let filter = made.filter.clone();
@@ -320,6 +359,8 @@ impl<W: Wire> Connection<'_, W> {
             if self.ports.board.uplink.set_probe(ProbeState::Heard) {
                 info!("the broker delivers what the hub publishes");
             }
+        } else if self.is_discovery(message) {
+            self.pass_on_news(Instant::now());
         } else if message.topic == self.publisher.hub_topic() {
             self.own_status(&message.payload);
         } else if message.retain {

@@ -4,6 +4,7 @@
 mod careful;
 mod commands;
 mod desired;
+mod discovery;
 mod feed;
 mod hear;
 mod kept;
@@ -130,6 +131,8 @@ enum Record {
     /// The newest value of a name of a device, by the number of its series; `None`: one that is
     /// taken back.
     Value(Arc<str>, Option<u64>),
+    /// What Home Assistant finds a device by.
+    Document(Arc<str>),
     /// What a device reports of its state, and which of its reports.
     Reported(Arc<str>, u64),
     /// The answer to a command for this device, which is not its final one.
@@ -143,7 +146,7 @@ impl Record {
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
             Self::Probe => Thing::Probe,
-            Self::Value(device, _) => Thing::Value(device.clone()),
+            Self::Value(device, _) | Self::Document(device) => Thing::Value(device.clone()),
             Self::Reported(device, _) => Thing::Reported(device.clone()),
             Self::Reply(device) => Thing::Result(device.clone()),
         }
@@ -230,6 +233,8 @@ struct Connection<'a, W> {
     values: usize,
     /// A value went before data, whose turn it is.
     value_went: bool,
+    /// When the hub's health is told next.
+    health: Option<Instant>,
     /// One that waits until nothing else is out.
     reply: Option<Reply>,
     /// The outbox may hold something.
@@ -292,6 +297,7 @@ pub(super) async fn serve<W: Wire>(
         reports: 0,
         values: 0,
         value_went: false,
+        health: None,
         reply: None,
         untold: true,
         untold_hub: false,
@@ -423,6 +429,7 @@ impl<W: Wire> Connection<'_, W> {
             self.wire.limit(bytes);
         }
         self.plan_subscriptions();
+        self.begin_discovery();
         if let Some(desired) = &self.ports.desired {
             desired.begin();
         }

@@ -90,6 +90,7 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     pub(super) fn tell_state(&mut self, device: Arc<str>, presence: Presence) {
+        self.described(&device);
         let status = self.publisher.device_status(&device, &presence);
         if self.publish_state(&status, Record::Device(device, Box::new(presence))) {
             self.statuses += 1;
@@ -144,7 +145,7 @@ impl<W: Wire> Connection<'_, W> {
             Record::Reported(device, version) => {
                 return self.report_refused(&device, version, why);
             }
-            Record::Data(_) | Record::Value(..) | Record::Probe => {}
+            Record::Data(_) | Record::Value(..) | Record::Document(_) | Record::Probe => {}
         }
         self.ports.board.uplink.refused_statuses.add(1);
         self.show_refused();

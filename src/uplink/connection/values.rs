@@ -34,17 +34,19 @@ impl<W: Wire> Connection<'_, W> {
         }
         let dropped = values.take_dropped();
         self.ports.board.uplink.dropped_values.add(dropped);
+        self.pass_on_news(now);
     }
 
     /// Values that may be unacknowledged at a time: half of what states may have, so that they take
     /// neither their place nor much of the link.
-    fn has_room_for_value(&self) -> bool {
+    pub(super) fn has_room_for_value(&self) -> bool {
         let room = (self.window.states / 2).max(1);
         self.values < room && self.ledger.span() < usize::from(self.window.whole)
     }
 
     /// As many values as fit. Not while one thing goes at a time: they are no part of any proof.
     pub(super) fn feed_values(&mut self) {
+        self.feed_discovery();
         while self.has_room_for_value() && !self.alone {
             let now = Instant::now();
             let Some(values) = &mut self.ports.values else {
@@ -139,9 +141,15 @@ impl<W: Wire> Connection<'_, W> {
     /// When the next value may go, if that is to come.
     pub(super) fn next_values(&self) -> Option<Instant> {
         let values = self.ports.values.as_ref()?;
-        (self.phase == Phase::Serving)
-            .then(|| values.wakes(Instant::now()))
-            .flatten()
+        if self.phase != Phase::Serving {
+            return None;
+        }
+        let now = Instant::now();
+        let discovery = self.ports.discovery.as_ref();
+        let document = discovery.and_then(|discovery| discovery.wakes(now));
+        let health = self.health.filter(|at| *at > now);
+        let next = [values.wakes(now), document, health];
+        next.into_iter().flatten().min()
     }
 
     /// The hub stops: what is held back goes now.

@@ -19,10 +19,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::series::{Place, Series, longer};
+pub(super) use self::series::longer;
+use self::series::{Place, Series};
+pub(super) use self::shown::Kind;
 use self::shown::{Shown, Value};
 use crate::config;
 use crate::lru::Lru;
+use crate::protocol::number::Number;
 use crate::protocol::pack::resolve::Resolved;
 use crate::protocol::visit::visit;
 use crate::reading::Batch;
@@ -42,6 +45,16 @@ const CLEARS: usize = 1_024;
 /// Hang-ups in a row with a value out, and none taken between, after which no values are tried for a
 /// while. They are an extra: that they could be the cause is enough.
 const HANG_UPS: u32 = 3;
+
+/// What is known of the values of a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Known {
+    pub(super) name: Arc<str>,
+    pub(super) kind: Kind,
+    pub(super) unit: Option<Arc<str>>,
+    /// Seconds after which a value is out of date, in coarse steps.
+    pub(super) expiry: Option<u64>,
+}
 
 /// What became of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +90,8 @@ pub(super) struct Values {
     due: Lru<u64>,
     later: BTreeSet<(Instant, u64)>,
     clears: VecDeque<(Arc<str>, Arc<str>)>,
+    /// Devices of which there is news, if anybody wants it.
+    news: Option<BTreeSet<Arc<str>>>,
     serial: u64,
     texts: usize,
     /// Values that nobody was shown, for lack of room.
@@ -92,9 +107,10 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// `None`: they are off.
-    pub(super) fn new(settings: &config::Values) -> Option<Self> {
-        settings.enabled.then(|| Self {
+    /// `None`: they are off. `news`: somebody wants to know what there is.
+    pub(super) fn new(settings: &config::Values, news: bool) -> Option<Self> {
+        (settings.enabled || news).then(|| Self {
+            news: news.then(BTreeSet::new),
             plain: settings.plain,
             retain: settings.retain,
             interval: Duration::from_secs(1) / settings.max_rate.max(1),
@@ -176,15 +192,83 @@ impl Values {
             None => self.enter(&batch.device, name, shown.value.kind(), now),
         };
         self.uses.touch(&id, 0);
+        self.put(id, shown, clock, now);
+    }
+
+    fn put(&mut self, id: u64, shown: Shown, clock: Option<f64>, now: Instant) {
         if let Some(series) = self.series.get_mut(&id) {
             self.texts -= series.weight();
-            series.put(shown, clock, now);
+            let news = series.put(shown, clock, now);
             self.texts += series.weight();
+            if news && let Some(devices) = &mut self.news {
+                devices.insert(series.device.clone());
+            }
         }
         self.schedule(id, now);
     }
 
-    fn enter(&mut self, device: &Arc<str>, name: &str, kind: shown::Kind, now: Instant) -> u64 {
+    /// A value of the hub's own.
+    pub(super) fn tell(
+        &mut self,
+        device: &Arc<str>,
+        name: &str,
+        number: Number,
+        unit: Option<&str>,
+        time: Number,
+        now: Instant,
+    ) {
+        let known = self.devices.get(device);
+        let id = match known.and_then(|names| names.get(name)) {
+            Some(id) => *id,
+            None => self.enter(device, name, Kind::Number, now),
+        };
+        self.uses.touch(&id, 0);
+        let shown = Shown {
+            value: Value::Number(number),
+            unit: unit.map(Into::into),
+            time,
+            seq: None,
+        };
+        self.put(id, shown, None, now);
+    }
+
+    /// Devices of which something has been learned since this was asked last.
+    pub(super) fn take_news(&mut self) -> BTreeSet<Arc<str>> {
+        self.news.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The names of a device.
+    pub(super) fn names(&self, device: &str) -> Vec<Known> {
+        let ids = self
+            .devices
+            .get(device)
+            .into_iter()
+            .flat_map(HashMap::values);
+        let mut names: Vec<_> = ids
+            .filter_map(|id| self.series.get(id).map(Series::known))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Forgets a device, and has the broker forget its values.
+    pub(super) fn forget(&mut self, device: &str) {
+        let ids = self
+            .devices
+            .get(device)
+            .into_iter()
+            .flat_map(HashMap::values);
+        let mut ids: Vec<u64> = ids.copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.evict(id);
+        }
+        if let Some(news) = &mut self.news {
+            news.remove(device);
+        }
+    }
+
+    fn enter(&mut self, device: &Arc<str>, name: &str, kind: Kind, now: Instant) -> u64 {
         if let Some(names) = self
             .devices
             .get(device)
@@ -222,6 +306,9 @@ impl Values {
             self.later.remove(&(at, id));
         }
         self.dropped += u64::from(series.pending.is_some());
+        if let Some(news) = &mut self.news {
+            news.insert(series.device.clone());
+        }
         if let Some(names) = self.devices.get_mut(&series.device) {
             names.remove(&series.name);
             if names.is_empty() {
@@ -283,6 +370,11 @@ impl Values {
             payload,
             expiry: series.expiry(),
         };
+        if series.steps()
+            && let Some(news) = &mut self.news
+        {
+            news.insert(series.device.clone());
+        }
         Some((id, sending))
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Known;
 use super::shown::{Kind, Shown};
 
 /// How far ahead of the hub's clock a time is believed for the order of values. A device whose clock
@@ -33,7 +34,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_se
 const HANG_UPS: u32 = 2;
 
 /// The next pause after the one before, and until when it lasts.
-pub(super) fn longer(before: Option<(Instant, Duration)>, now: Instant) -> (Instant, Duration) {
+pub(in crate::uplink) fn longer(
+    before: Option<(Instant, Duration)>,
+    now: Instant,
+) -> (Instant, Duration) {
     let (first, longest) = PAUSES;
     let pause = before.map_or(first, |(_, pause)| (pause * 2).min(longest));
     (now + pause, pause)
@@ -75,7 +79,9 @@ pub(super) struct Series {
     /// Hang-ups with its value out, since one was taken.
     hang_ups: u32,
     pub(super) unit: Option<Arc<str>>,
-    pub(super) kind: Kind,
+    kind: Kind,
+    /// [`Series::expiry`] as others are told, in steps, so that they are not told all the time.
+    step: Option<u64>,
 }
 
 impl Series {
@@ -94,6 +100,7 @@ impl Series {
             hang_ups: 0,
             unit: None,
             kind,
+            step: None,
         }
     }
 
@@ -102,14 +109,23 @@ impl Series {
         time >= self.floor
     }
 
-    /// A newer value. `clock`: the hub's, if it is right.
-    pub(super) fn put(&mut self, shown: Shown, clock: Option<f64>, now: Instant) {
+    /// A newer value. `clock`: the hub's, if it is right. `true`: it is of another kind or unit than the
+    /// one before, or the first.
+    pub(super) fn put(&mut self, shown: Shown, clock: Option<f64>, now: Instant) -> bool {
         let time = shown.time.as_f64();
         self.floor = clock.map_or(time, |clock| time.min(clock + AHEAD));
         self.heard = now;
+        // What is of several kinds is only a text for all who want to know.
+        let kind = match shown.value.kind() {
+            kind if kind == self.kind => kind,
+            _ => Kind::Text,
+        };
+        let first = self.told.is_none() && self.pending.is_none();
+        let news = first || kind != self.kind || shown.unit != self.unit;
         self.unit.clone_from(&shown.unit);
-        self.kind = shown.value.kind();
+        self.kind = kind;
         self.pending = Some(shown);
+        news
     }
 
     /// The hub's clock was set: times before and after cannot be compared.
@@ -143,6 +159,34 @@ impl Series {
             }
         }
         self.sent.as_ref()
+    }
+
+    /// What others are told of it.
+    pub(super) fn known(&self) -> Known {
+        Known {
+            name: self.name.clone(),
+            kind: self.kind,
+            unit: self.unit.clone(),
+            expiry: self.step,
+        }
+    }
+
+    /// Takes the expiry that others are told along, if it is far from what they were told: the next
+    /// power of two minutes, until values come less often, or four times as often. `true`: it is another.
+    pub(super) fn steps(&mut self) -> bool {
+        if self.usual.is_none() {
+            return false;
+        }
+        let expiry = self.expiry().as_secs();
+        if self
+            .step
+            .is_some_and(|step| expiry <= step && expiry >= step / 4)
+        {
+            return false;
+        }
+        let minutes = expiry.div_ceil(60).max(1).next_power_of_two();
+        let step = Some(60 * minutes);
+        std::mem::replace(&mut self.step, step) != step
     }
 
     /// How long a value is up to date.

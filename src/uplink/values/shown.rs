@@ -13,7 +13,7 @@ use crate::protocol::pack::resolve::{Resolved, ResolvedValue};
 pub(in crate::uplink) const MAX_TEXT: usize = 1_024;
 
 /// What kind of value it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::uplink) enum Kind {
     Number,
     Bool,

@@ -9,10 +9,13 @@ use crate::reading::{Encoding, Moment};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn values() -> Values {
-    Values::new(&config::Values {
-        enabled: true,
-        ..config::Values::default()
-    })
+    Values::new(
+        &config::Values {
+            enabled: true,
+            ..config::Values::default()
+        },
+        false,
+    )
     .unwrap()
 }
 
@@ -52,7 +55,7 @@ const T: f64 = 1_700_000_000.5;
 
 #[test]
 fn they_are_off_unless_they_are_asked_for() {
-    assert!(Values::new(&config::Values::default()).is_none());
+    assert!(Values::new(&config::Values::default(), false).is_none());
 }
 
 #[tokio::test]
