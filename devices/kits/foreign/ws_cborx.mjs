@@ -49,6 +49,9 @@ function make() {
   }
 }
 
+// Readings are made whether or not there is a connection.
+setInterval(make, 10);
+
 function usual() {
   return Math.min(2 ** Math.min(failures, 10), 60) * between(0.5, 1);
 }

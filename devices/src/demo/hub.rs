@@ -49,14 +49,16 @@ pub async fn binary() -> anyhow::Result<PathBuf> {
     let hub = directory.join("telehub");
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
-        build.args(["build", "--package", "telehub", "--bin", "telehub"]);
+        // With the features of the whole workspace, as the tests build it: nothing is built twice.
+        build.args(["build", "--workspace", "--features", "devices/demo"]);
+        build.args(["--bin", "telehub"]);
         if directory.ends_with("release") {
             build.arg("--release");
         }
         if let Some(target) = directory.parent() {
             build.arg("--target-dir").arg(target);
         }
-        eprintln!("building the hub: cargo build --package telehub --bin telehub");
+        eprintln!("building the hub: cargo build --workspace --features devices/demo --bin telehub");
         let status = build.status().await.context("cannot run cargo")?;
         if !status.success() {
             bail!("the hub does not build");
