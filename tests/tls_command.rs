@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "support/daemon.rs"]
-#[allow(dead_code)]
 mod daemon;
 
 use std::fs;
