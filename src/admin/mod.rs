@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits for the rest of the hub, and nothing in the hub waits for this: a client
 //! that reads slowly, or not at all, costs one of [`MAX_CONNECTIONS`] until its time is over. The one
-//! thing that waits for others is a command ([`command`]), for which its own connection waits.
+//! thing that waits for others is a command (`command`), for which its own connection waits.
 
 mod answer;
 mod change;
