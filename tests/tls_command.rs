@@ -160,12 +160,15 @@ fn what_is_there_is_kept_and_made_anew_for_other_names_or_when_it_ends() {
     assert_eq!(read("ca.pem"), authority);
 
     // One that has ended.
-    let key = rcgen::KeyPair::generate().unwrap();
+    let key = rcgen::KeyPair::from_pem(&read("hub.key")).unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["hub.example".to_owned()]).unwrap();
     params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     let ended = params.self_signed(&key).unwrap();
     fs::write(path.join("tls/hub.pem"), ended.pem()).unwrap();
-    let text = "[devices.tls]\ncert = \"tls/hub.pem\"\nkey = \"tls/hub.key\"\n";
+    let text = format!(
+        "[devices.tls]\ncert = \"{0}/tls/hub.pem\"\nkey = \"{0}/tls/hub.key\"\n",
+        path.display()
+    );
     fs::write(path.join("telehub.toml"), text).unwrap();
     let check = telehub(path, &["tls", "check", "-c", "telehub.toml"]);
     let told = String::from_utf8_lossy(&check.stdout).into_owned();

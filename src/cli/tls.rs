@@ -87,7 +87,7 @@ The status is 1 when one has ended, ends within 30 days, or cannot be read.")]
 #[derive(Debug, Args)]
 pub(super) struct Directory {
     /// Where the files are
-    #[arg(short, long = "dir", value_name = "DIR", default_value = DIRECTORY)]
+    #[arg(short = 'd', long = "dir", value_name = "DIR", default_value = DIRECTORY)]
     path: PathBuf,
 }
 
@@ -387,8 +387,11 @@ fn ends_soon(path: &Path) -> anyhow::Result<bool> {
 }
 
 fn check(path: &Path) -> anyhow::Result<()> {
-    let config::Checked { config, .. } =
-        config::load(path).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    // Without the files: one that has ended would keep the others from being told of.
+    let config::Checked { config, .. } = config::parse(&text, &path.display().to_string())
+        .map_err(|errors| anyhow::anyhow!("{errors}"))?;
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
     if let Some(tls) = &config.devices.tls {
         files.push(("the hub, to its devices", tls.cert.clone()));

@@ -191,7 +191,7 @@ impl<S: Source> Device<S> {
                 self.note(&format!("reject {code}"), &text);
             }
             // It keeps no results: what is lost on the way is not known to its sender.
-            Ok(FromHub::ResultAck { .. }) => {}
+            Ok(FromHub::ResultAck { .. } | FromHub::Desired(_)) => {}
             Ok(FromHub::Command { id, name, args }) => {
                 let outcome = match name.as_str() {
                     "echo" => Ok(args),

@@ -58,7 +58,9 @@ pub async fn binary() -> anyhow::Result<PathBuf> {
         if let Some(target) = directory.parent() {
             build.arg("--target-dir").arg(target);
         }
-        eprintln!("building the hub: cargo build --workspace --features devices/demo --bin telehub");
+        eprintln!(
+            "building the hub: cargo build --workspace --features devices/demo --bin telehub"
+        );
         let status = build.status().await.context("cannot run cargo")?;
         if !status.success() {
             bail!("the hub does not build");

@@ -173,6 +173,8 @@ pub enum FromHub {
         /// Of which batch.
         seq: Option<u64>,
     },
+    /// The state that the device is to be in.
+    Desired(serde_json::Map<String, Value>),
     /// Somebody wants something of the device.
     Command {
         /// Comes back in the result.
@@ -230,6 +232,7 @@ impl FromHub {
                 code: body.text("code")?,
                 detail: body.text("detail")?,
             }),
+            "desired" => Ok(Self::Desired(body.body)),
             "command" => Ok(Self::Command {
                 id: body.text("id")?,
                 name: body.text("name")?,
