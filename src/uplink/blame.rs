@@ -309,6 +309,29 @@ impl Blame {
         self.careful && !self.suspects.is_empty() && !self.is_its_turn()
     }
 
+    /// The suspect on trial waits for a witness, and everybody who is there is a suspect too, as
+    /// after a broker that hung up on whatever came first: one of them has to be believed, or
+    /// nothing would ever go again. `there`: what waits to go out.
+    pub(super) fn believe(&mut self, mut there: impl Iterator<Item = Thing>) -> Option<Thing> {
+        if !self.needs_witness() {
+            return None;
+        }
+        let trial = self.suspects.front().map(|suspect| suspect.thing.clone());
+        let is_suspect = |thing: &Thing| self.suspects.iter().any(|one| one.thing == *thing);
+        let mut own = None;
+        let other = there.find(|thing| {
+            if Some(thing) == trial.as_ref() {
+                own = trial.clone();
+                return false;
+            }
+            is_suspect(thing)
+        });
+        // Of the hub's own status there is nobody else to bear witness, if nothing else is there.
+        let believed = other.or(own.filter(|thing| *thing == Thing::Hub))?;
+        self.suspects.retain(|suspect| suspect.thing != believed);
+        Some(believed)
+    }
+
     /// The broker has taken this.
     pub(super) fn passed(&mut self, thing: &Thing, alone: Alone) {
         let bytes = alone.bytes;
@@ -532,7 +555,9 @@ mod tests {
                     let witness = (self.blame.needs_witness()
                         && self.blame.may_go(&Thing::Hub) == Go::Now)
                         .then_some(Thing::Hub);
-                    match wanted.or(witness).or_else(other) {
+                    let next = wanted.or(witness).or_else(other);
+                    let queue = self.queue.clone();
+                    match next.or_else(|| self.blame.believe(queue.into_iter())) {
                         Some(thing) => out.push(thing),
                         None => return,
                     }
@@ -618,6 +643,28 @@ mod tests {
             world.connection(4, 20, &mut |_, _, _| false);
         }
         assert_eq!(world.convicted, []);
+    }
+
+    #[test]
+    fn after_a_broker_that_hung_up_on_everything_everybody_passes_again() {
+        for devices in 1..5 {
+            for hang_ups in 1..60 {
+                let mut world = World::new(devices);
+                world.queue.push_front(Thing::Hub);
+                for _ in 0..hang_ups {
+                    world.connection(4, 20, &mut |_, _, _| false);
+                }
+                for _ in 0..3 {
+                    world.connection(4, 40, &mut |_, _, _| true);
+                }
+                for device in 0..devices {
+                    let passed = world.taken.contains(&data(device));
+                    assert!(passed, "{device} of {devices} after {hang_ups}");
+                }
+                assert_eq!(world.convicted, []);
+                assert!(!world.blame.is_careful());
+            }
+        }
     }
 
     #[test]

@@ -34,6 +34,22 @@ impl<W: Wire> Connection<'_, W> {
             return;
         }
         self.offer_any();
+        if self.nothing_is_out()
+            && let Some(believed) = self.believe()
+        {
+            self.offer(&believed);
+        }
+    }
+
+    /// Nothing could go: see [`Blame::believe`](crate::uplink::blame::Blame::believe).
+    fn believe(&mut self) -> Option<Thing> {
+        let hub = self.untold_hub.then_some(Thing::Hub);
+        let data = self.held.iter().map(|one| thing_of(&one.item, one.lane));
+        let states = self.states.iter();
+        let states = states.map(|(device, _)| Thing::Status(device.clone()));
+        let subscriptions = self.subscriptions.wanted_things();
+        let there = data.chain(states).chain(subscriptions).chain(hub);
+        self.ports.blame.believe(there)
     }
 
     /// Everything that could be sent is looked at.

@@ -121,6 +121,12 @@ impl Subscriptions {
         self.made.iter().all(|one| one.answered)
     }
 
+    /// Those that are still to be made.
+    pub(super) fn wanted_things(&self) -> impl Iterator<Item = Thing> {
+        let wanted = self.wanted.iter();
+        wanted.map(|(_, one)| Thing::Subscription(one.filter.as_str().into()))
+    }
+
     /// Those that it has not.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = Thing> {
         let open = self.made.iter().filter(|one| !one.answered);
