@@ -309,25 +309,20 @@ impl Blame {
         self.careful && !self.suspects.is_empty() && !self.is_its_turn()
     }
 
-    /// The suspect on trial waits for a witness, and everybody who is there is a suspect too, as
-    /// after a broker that hung up on whatever came first: one of them has to be believed, or
-    /// nothing would ever go again. `there`: what waits to go out.
-    pub(super) fn believe(&mut self, mut there: impl Iterator<Item = Thing>) -> Option<Thing> {
-        if !self.needs_witness() {
+    /// The suspect on trial waits for a witness or is not there, and everybody who is there is a
+    /// suspect too, as after a broker that hung up on whatever came first: one of them has to be
+    /// believed, or nothing would ever go again. `there`: what waits to go out.
+    pub(super) fn believe(&mut self, there: &[Thing]) -> Option<Thing> {
+        let trial = &self.suspects.front().filter(|_| self.careful)?.thing;
+        let waits = there.contains(trial);
+        if waits && self.is_its_turn() {
             return None;
         }
-        let trial = self.suspects.front().map(|suspect| suspect.thing.clone());
         let is_suspect = |thing: &Thing| self.suspects.iter().any(|one| one.thing == *thing);
-        let mut own = None;
-        let other = there.find(|thing| {
-            if Some(thing) == trial.as_ref() {
-                own = trial.clone();
-                return false;
-            }
-            is_suspect(thing)
-        });
+        let mut others = there.iter().filter(|thing| *thing != trial);
         // Of the hub's own status there is nobody else to bear witness, if nothing else is there.
-        let believed = other.or(own.filter(|thing| *thing == Thing::Hub))?;
+        let own = Some(trial).filter(|trial| waits && **trial == Thing::Hub);
+        let believed = others.find(|thing| is_suspect(thing)).or(own)?.clone();
         self.suspects.retain(|suspect| suspect.thing != believed);
         Some(believed)
     }
@@ -556,8 +551,8 @@ mod tests {
                         && self.blame.may_go(&Thing::Hub) == Go::Now)
                         .then_some(Thing::Hub);
                     let next = wanted.or(witness).or_else(other);
-                    let queue = self.queue.clone();
-                    match next.or_else(|| self.blame.believe(queue.into_iter())) {
+                    let queue: Vec<_> = self.queue.iter().cloned().collect();
+                    match next.or_else(|| self.blame.believe(&queue)) {
                         Some(thing) => out.push(thing),
                         None => return,
                     }
@@ -664,6 +659,25 @@ mod tests {
                 assert_eq!(world.convicted, []);
                 assert!(!world.blame.is_careful());
             }
+        }
+    }
+
+    #[test]
+    fn a_suspect_that_never_comes_keeps_nobody_from_passing() {
+        for hang_ups in 4..40 {
+            let mut world = World::new(4);
+            for _ in 0..hang_ups {
+                world.connection(4, 20, &mut |_, _, _| false);
+            }
+            let trial = world.blame.suspects.front().unwrap().thing.clone();
+            world.queue.retain(|thing| *thing != trial);
+            // One long connection.
+            world.connection(4, 200, &mut |_, _, _| true);
+            let others = (0..4).map(data).filter(|thing| *thing != trial);
+            for other in others {
+                assert!(world.taken.contains(&other), "{other} after {hang_ups}");
+            }
+            assert!(!world.blame.is_careful());
         }
     }
 

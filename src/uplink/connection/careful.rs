@@ -48,8 +48,8 @@ impl<W: Wire> Connection<'_, W> {
         let states = self.states.iter();
         let states = states.map(|(device, _)| Thing::Status(device.clone()));
         let subscriptions = self.subscriptions.wanted_things();
-        let there = data.chain(states).chain(subscriptions).chain(hub);
-        self.ports.blame.believe(there)
+        let there: Vec<_> = data.chain(states).chain(subscriptions).chain(hub).collect();
+        self.ports.blame.believe(&there)
     }
 
     /// Everything that could be sent is looked at.
