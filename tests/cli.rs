@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
@@ -48,6 +50,44 @@ fn wrong_usage_ends_with_2() {
         assert!(
             output.stdout.is_empty() && !output.stderr.is_empty(),
             "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn check_as_another_user_than_the_hubs_warns_of_what_it_cannot_see() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be other users");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // As the package has it: a directory of the hub's user, closed to others.
+    let hub = directory.path().join("hub");
+    fs::create_dir(&hub).unwrap();
+    fs::set_permissions(&hub, fs::Permissions::from_mode(0o750)).unwrap();
+    chown(&hub, Some(65_533), Some(65_533)).unwrap();
+    let spool = format!(
+        "[spool]\npath = \"{}/spool\"\nmin_free = \"0B\"\n",
+        hub.display()
+    );
+    let path = file(directory.path(), &spool);
+    // Where it is built may be closed to others as well.
+    let telehub = directory.path().join("telehub");
+    fs::copy(env!("CARGO_BIN_EXE_telehub"), &telehub).unwrap();
+    for (user, warns) in [(65_532, true), (65_533, false)] {
+        let output = Command::new(&telehub)
+            .args(["check", "--config", &path])
+            .uid(user)
+            .gid(user)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert_eq!(
+            text.contains("cannot be seen as this user"),
+            warns,
+            "{text}"
         );
     }
 }

@@ -62,6 +62,15 @@ pub fn look(path: &Path, min_free: Option<u64>, make: Make) -> Result<(), String
     room(path, min_free)
 }
 
+/// Whether the place belongs to a user of its own, who is neither this one nor root: the hub's,
+/// probably. What this one may do there says nothing of the hub then.
+#[must_use]
+pub fn is_of_another(path: &Path) -> bool {
+    let us = geteuid().as_raw();
+    let nearest = path.ancestors().find_map(|above| fs::metadata(above).ok());
+    us != 0 && nearest.is_some_and(|meta| meta.uid() != 0 && meta.uid() != us)
+}
+
 const REMEDY: &str = "let the hub's user write there, or name another directory as spool.path";
 
 /// Of a directory that is not there: whether it could be made.
@@ -125,6 +134,13 @@ mod tests {
         assert_eq!(look(&path, Some(0), Make::Yes), Ok(()));
         assert_eq!(fs::metadata(dir.path()).unwrap().mtime_nsec(), before);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_a_place_of_another_user_says_nothing_of_the_hub() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_of_another(&dir.path().join("a/b")));
+        assert!(!is_of_another(Path::new("/nowhere/spool")), "of root");
     }
 
     #[test]
