@@ -259,15 +259,13 @@ async fn in_order_drain_holds_new_batches_behind_the_backlog() {
         assert!(seq <= highest + 1, "{seq} came after {highest}");
         highest = highest.max(seq);
     }
-    let live = consumer
-        .got()
-        .iter()
-        .filter(|got| got.kind() == "data")
-        .count();
-    assert!(
-        live > 0,
-        "the live lane is taken again once the backlog is through"
-    );
+    // The backlog is through: what comes now takes the live lane, on however slow a machine.
+    let other = Sensor::start(hub.address, "e", Duration::from_millis(20));
+    until("the live lane", || {
+        consumer.got().iter().any(|got| got.kind() == "data")
+    })
+    .await;
+    other.rest();
 }
 
 #[tokio::test]
