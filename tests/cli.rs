@@ -140,6 +140,34 @@ fn check_prints_the_configuration_resolved_and_warnings_beside_it() {
 }
 
 #[test]
+fn who_asks_for_one_key_needs_no_secret_of_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(
+        directory.path(),
+        &format!(
+            "[devices]\nregistry = \"{0}/devices.toml\"\n[spool]\npath = \"{0}/spool\"\n[uplink]\n\
+             username = \"u\"\npassword_file = \"telehub.mqtt-password\"\n",
+            directory.path().display()
+        ),
+    );
+    // A credential that systemd hands to the service alone.
+    assert_eq!(
+        telehub(&["check", "--config", &path]).status.code(),
+        Some(78)
+    );
+    for arguments in [
+        &["device", "add", "barn-1", "--config", &path][..],
+        &["device", "rotate", "barn-1", "--config", &path],
+        &["device", "list", "--config", &path],
+        &["spool", "stat", "--config", &path],
+    ] {
+        let output = telehub(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
 fn a_device_gets_a_token_once_and_the_registry_only_its_hash() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("devices.toml");

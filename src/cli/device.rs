@@ -187,7 +187,7 @@ impl RegistryFile {
             None if Path::new(DEFAULT_FILE).exists() => Path::new(DEFAULT_FILE),
             None => return Ok(REGISTRY.into()),
         };
-        match config::load(config) {
+        match config::load_alone(config) {
             Ok(checked) => Ok(checked.config.devices.registry),
             Err(errors) => bail!("{errors}\nname the registry itself with --registry"),
         }

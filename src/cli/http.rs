@@ -91,7 +91,7 @@ impl Address {
             return self.at(url.clone(), None);
         }
         if let Some(file) = &self.config {
-            let checked = config::load(file).map_err(|errors| anyhow!("{errors}"))?;
+            let checked = config::load_alone(file).map_err(|errors| anyhow!("{errors}"))?;
             let Some(admin) = checked.config.admin else {
                 bail!("{}", off(file));
             };
@@ -101,7 +101,7 @@ impl Address {
             return self.at(format!("unix:{SOCKET}"), None);
         }
         let default = Path::new(DEFAULT_FILE);
-        match config::load(default).map(|checked| checked.config.admin) {
+        match config::load_alone(default).map(|checked| checked.config.admin) {
             Ok(Some(admin)) => self.at(url_of(admin.listen), admin.token_file.as_deref()),
             Ok(None) => bail!("{}", off(default)),
             // There is none, or it is not for us to read: the usual place will tell.

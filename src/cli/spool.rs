@@ -9,14 +9,14 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use telehub::clock::{self, unix_now};
-use telehub::config::Format;
+use telehub::config::{self, Format};
 use telehub::plain;
 use telehub::protocol::payload;
 use telehub::reading::{Batch, Encoding, Item, Moment, Reply};
 use telehub::spool::{self, Each, Inspection};
 
 use super::page::{bytes, span};
-use super::{ConfigFile, Failure, load};
+use super::{ConfigFile, Failure};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -54,7 +54,11 @@ pub(super) struct Arguments {
 pub(super) fn execute(command: &Command) -> Result<(), Failure> {
     let (Command::Stat(arguments) | Command::Export(arguments) | Command::Verify(arguments)) =
         command;
-    let path = load(&arguments.file.config)?.config.spool.path;
+    let path = config::load_alone(&arguments.file.config)
+        .map_err(Failure::Config)?
+        .config
+        .spool
+        .path;
     let mut out = BufWriter::new(io::stdout().lock());
     let found = match command {
         Command::Stat(_) => inspect(&path, None)?,

@@ -387,11 +387,9 @@ fn ends_soon(path: &Path) -> anyhow::Result<bool> {
 }
 
 fn check(path: &Path) -> anyhow::Result<()> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    // Without the files: one that has ended would keep the others from being told of.
-    let config::Checked { config, .. } = config::parse(&text, &path.display().to_string())
-        .map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    // Alone: one file that has ended would keep the others from being told of.
+    let config::Checked { config, .. } =
+        config::load_alone(path).map_err(|errors| anyhow::anyhow!("{errors}"))?;
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
     if let Some(tls) = &config.devices.tls {
         files.push(("the hub, to its devices", tls.cert.clone()));

@@ -42,6 +42,18 @@ pub fn load(path: &Path) -> Result<Checked, Errors> {
     }
 }
 
+/// Reads a configuration file without looking at the files that it names: for who wants to know one
+/// thing from it, and may read no keys and passwords and has no credentials of systemd.
+///
+/// # Errors
+///
+/// As [`load`], but for those files.
+pub fn load_alone(path: &Path) -> Result<Checked, Errors> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
+    parse(&text, &name)
+}
+
 /// Checks a configuration without looking at the files that it names. `file_name` stands in the
 /// problems.
 ///

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use crate::protocol::payload::Format;
 pub use changes::changes;
-pub use load::{Checked, DEFAULT_FILE, keys, load, parse};
+pub use load::{Checked, DEFAULT_FILE, keys, load, load_alone, parse};
 pub use problem::{Errors, Problem};
 pub use units::parse_duration;
 pub use values::is_id;
