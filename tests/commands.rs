@@ -6,18 +6,19 @@
 mod daemon;
 #[path = "support/metrics.rs"]
 mod metrics;
+#[path = "support/registry.rs"]
+mod registry;
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
 use metrics::Scrape;
+use registry::registry;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use rumqttc::v5::{AsyncClient, Event, Incoming, MqttOptions};
 use serde_json::{Value, json};
-use telehub::listen::registry::token_hash;
 
 /// Devices of the registry, and what their entries allow.
 const DEVICES: [(&str, &str); 3] = [
@@ -147,18 +148,7 @@ impl Rig {
 
     async fn with(version: &'static str, enabled: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut registry = String::new();
-        for (id, rights) in DEVICES {
-            let hex = token_hash(id).iter().fold(String::new(), |mut hex, byte| {
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            });
-            let _ = writeln!(
-                registry,
-                "[[device]]\nid = \"{id}\"\ntoken_sha256 = \"{hex}\"\n{rights}"
-            );
-        }
-        std::fs::write(dir.path().join("devices.toml"), registry).unwrap();
+        std::fs::write(dir.path().join("devices.toml"), registry(&DEVICES)).unwrap();
         let broker = Mosquitto::start(dir.path());
         let consumer = Consumer::start(broker.port).await;
         let asker = Asker::start(broker.port).await;

@@ -6,6 +6,8 @@
 mod daemon;
 #[path = "support/metrics.rs"]
 mod metrics;
+#[path = "support/registry.rs"]
+mod registry;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -14,8 +16,8 @@ use std::process::Output;
 
 use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
 use metrics::Scrape;
+use registry::registry;
 use serde_json::{Value, json};
-use telehub::listen::registry::token_hash;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -38,21 +40,6 @@ struct Rig {
     hub: Hub,
 }
 
-fn registry() -> String {
-    let mut registry = String::new();
-    for (id, rights) in DEVICES {
-        let hex = token_hash(id).iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        let _ = writeln!(
-            registry,
-            "[[device]]\nid = \"{id}\"\ntoken_sha256 = \"{hex}\"\n{rights}"
-        );
-    }
-    registry
-}
-
 impl Rig {
     async fn start() -> Self {
         Self::with("enabled = true\nadmin = true", true).await
@@ -61,7 +48,7 @@ impl Rig {
     async fn with(commands: &str, token: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        std::fs::write(path("devices.toml"), registry()).unwrap();
+        std::fs::write(path("devices.toml"), registry(&DEVICES)).unwrap();
         std::fs::write(path("admin-token"), TOKEN).unwrap();
         let broker = Mosquitto::start(dir.path());
         let consumer = Consumer::start(broker.port).await;

@@ -7,6 +7,8 @@
 mod browser;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/registry.rs"]
+mod registry;
 #[path = "support/slow_way.rs"]
 mod slow_way;
 
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use browser::{Browser, ENTER, RIGHT, TAB, not_tested};
 use daemon::{Device, Hub, Mosquitto, PATIENCE, Sensor, config, free_port};
+use registry::entry;
 use serde_json::{Value, json};
 use slow_way::SlowWay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -800,11 +803,6 @@ async fn a_device_is_commanded_from_its_page_by_the_names_that_it_takes_and_by_n
     let dir = tempfile::tempdir().unwrap();
     let broker = Mosquitto::start(dir.path());
     let (registry, token) = (dir.path().join("devices.toml"), dir.path().join("token"));
-    let entry = |id: &str, rights: &str| {
-        let hash = telehub::listen::registry::token_hash(id);
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("[[device]]\nid = \"{id}\"\ntoken_sha256 = \"{hex}\"\n{rights}\n")
-    };
     let entries = entry("lamp", "commands = [\"on\", \"off\"]")
         + &entry("pump", "commands = [\"set-*\"]")
         + &entry("mute", "");

@@ -5,15 +5,15 @@
 mod daemon;
 #[path = "support/metrics.rs"]
 mod metrics;
-
-use std::fmt::Write as _;
+#[path = "support/registry.rs"]
+mod registry;
 
 use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
 use metrics::Scrape;
+use registry::registry;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, MqttOptions};
 use serde_json::{Value, json};
-use telehub::listen::registry::token_hash;
 
 const DEVICES: [(&str, &str); 3] = [
     ("lamp", "desired = true"),
@@ -37,26 +37,11 @@ impl Drop for Rig {
     }
 }
 
-fn registry() -> String {
-    let mut registry = String::new();
-    for (id, rights) in DEVICES {
-        let hex = token_hash(id).iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        let _ = writeln!(
-            registry,
-            "[[device]]\nid = \"{id}\"\ntoken_sha256 = \"{hex}\"\n{rights}"
-        );
-    }
-    registry
-}
-
 impl Rig {
     async fn start(version: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("devices.toml");
-        std::fs::write(&file, registry()).unwrap();
+        std::fs::write(&file, registry(&DEVICES)).unwrap();
         let broker = Mosquitto::start(dir.path());
         let consumer = Consumer::start(broker.port).await;
         let mut options = MqttOptions::new("wisher", "127.0.0.1", broker.port);

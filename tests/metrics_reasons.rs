@@ -10,6 +10,8 @@
 mod daemon;
 #[path = "support/metrics.rs"]
 mod metrics;
+#[path = "support/registry.rs"]
+mod registry;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +21,7 @@ use std::time::Duration;
 use daemon::{Device, Hub, Mosquitto, config, free_port, until};
 use futures_util::{SinkExt, StreamExt};
 use metrics::Scrape;
-use telehub::listen::registry::token_hash;
+use registry::entry;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -67,12 +69,7 @@ fn name(reason: &str) -> String {
 
 /// A registry of these devices, each with its name as token.
 fn register<'a>(file: &Path, devices: impl Iterator<Item = &'a str>) {
-    let entry = |reason: &str| {
-        let id = name(reason);
-        let hash = token_hash(&id);
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("[[device]]\nid = \"{id}\"\ntoken_sha256 = \"{hex}\"\n")
-    };
+    let entry = |reason: &str| entry(&name(reason), "");
     let new = file.with_extension("new");
     fs::write(&new, devices.map(entry).collect::<String>()).unwrap();
     fs::rename(new, file).unwrap();
