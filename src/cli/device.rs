@@ -231,18 +231,14 @@ pub(super) fn execute(command: &Command) -> anyhow::Result<()> {
                 None => ids.clone(),
             };
             // Before anybody is let in who would then have nothing to show.
-            if *certificate {
-                for id in &ids {
-                    tls::prepare_device(id, authority, Path::new("."))?;
-                }
-            }
+            let prepare = |id: &String| tls::prepare_device(id, authority, Path::new("."));
+            let certified = ids.iter().filter(|_| *certificate);
+            let files: Vec<_> = certified.map(prepare).collect::<anyhow::Result<_>>()?;
             add(&ids, wishes, !no_token && !certificate, file)?;
-            if *certificate {
-                for id in &ids {
-                    let files = tls::issue_device(id, authority, Path::new("."))?;
-                    let [certificate, key] = files.map(|path| path.display().to_string());
-                    writeln!(io::stdout(), "{certificate} {key}")?;
-                }
+            for (id, files) in ids.iter().zip(&files) {
+                tls::issue_device(id, authority, files)?;
+                let [certificate, key] = files;
+                writeln!(io::stdout(), "{} {}", certificate.display(), key.display())?;
             }
             Ok(())
         }

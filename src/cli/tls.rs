@@ -190,21 +190,19 @@ pub(super) fn prepare_device(
     Ok(files)
 }
 
-/// A certificate for a device, signed by the authority: `ID.pem` and `ID.key` in a directory.
+/// A certificate for a device, signed by the authority, and its key, where [`prepare_device`] said.
 pub(super) fn issue_device(
     id: &str,
     directory: &Directory,
-    out: &Path,
-) -> anyhow::Result<[PathBuf; 2]> {
-    let [certificate, key] = prepare_device(id, directory, out)?;
+    [certificate, key]: &[PathBuf; 2],
+) -> anyhow::Result<()> {
     let params = params(
         [id.to_owned()],
         id,
         DEVICE_DAYS,
         ExtendedKeyUsagePurpose::ClientAuth,
     )?;
-    sign(directory, params, &certificate, &key, None)?;
-    Ok([certificate, key])
+    sign(directory, params, certificate, key, None)
 }
 
 fn params(

@@ -141,14 +141,9 @@ impl State {
         }
     }
 
-    /// `held`: not before this time, unless something else is due already.
-    fn put(
-        &mut self,
-        device: &Arc<str>,
-        presence: Presence,
-        empty: bool,
-        (now, held): (Instant, Option<Instant>),
-    ) {
+    /// `held`: not before so long, unless something else is due already.
+    fn put(&mut self, device: &Arc<str>, presence: Presence, empty: bool, held: Option<Duration>) {
+        let now = Instant::now();
         if !self.devices.contains_key(device) {
             self.make_room();
         }
@@ -161,7 +156,10 @@ impl State {
         });
         entry.presence = presence;
         entry.empty = empty;
-        let at = entry.told.map(|told| told + PACE).max(held);
+        let at = entry
+            .told
+            .map(|told| told + PACE)
+            .max(held.map(|held| now + held));
         if entry.dirty {
             self.hasten(device, at, now);
         } else {
@@ -217,17 +215,14 @@ impl Outbox {
 
     /// Records a device's new state and wakes the uplink.
     pub fn put(&self, device: &Arc<str>, presence: Presence) {
-        self.lock()
-            .put(device, presence, false, (Instant::now(), None));
+        self.lock().put(device, presence, false, None);
         self.notify.notify_one();
     }
 
     /// Records that a device has connected. The broker hears of it after its first message, or
     /// after [`HELLO`].
     pub fn hold(&self, device: &Arc<str>, presence: Presence) {
-        let now = Instant::now();
-        let held = Some(now + HELLO);
-        self.lock().put(device, presence, false, (now, held));
+        self.lock().put(device, presence, false, Some(HELLO));
         self.notify.notify_one();
     }
 
@@ -242,8 +237,7 @@ impl Outbox {
 
     /// As [`Outbox::put`] for a device that has sent nothing: if there are too many, it is forgotten first.
     pub fn put_empty(&self, device: &Arc<str>, presence: Presence) {
-        self.lock()
-            .put(device, presence, true, (Instant::now(), None));
+        self.lock().put(device, presence, true, None);
         self.notify.notify_one();
     }
 
@@ -260,7 +254,7 @@ impl Outbox {
             ..entry.presence.clone()
         };
         let empty = entry.empty;
-        all.put(device, presence, empty, (Instant::now(), None));
+        all.put(device, presence, empty, None);
         drop(all);
         self.notify.notify_one();
     }
@@ -272,7 +266,7 @@ impl Outbox {
         if state.devices.len() >= state.limit || state.devices.contains_key(device) {
             return false;
         }
-        state.put(&device.into(), presence, false, (Instant::now(), None));
+        state.put(&device.into(), presence, false, None);
         drop(state);
         self.notify.notify_one();
         true

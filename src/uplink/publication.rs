@@ -323,7 +323,12 @@ impl Publisher {
 
     /// The device whose desired state stands at this topic.
     pub(super) fn desired_device<'a>(&self, topic: &'a str) -> Option<Cow<'a, str>> {
-        let level = topic.strip_prefix(&self.root)?.strip_suffix("/desired")?;
+        self.device_at(topic, "/desired")
+    }
+
+    /// The device of a topic of the hub that ends like this.
+    fn device_at<'a>(&self, topic: &'a str, end: &str) -> Option<Cow<'a, str>> {
+        let level = topic.strip_prefix(&self.root)?.strip_suffix(end)?;
         let device = match self.dots {
             true => unescape_dots(level),
             false => Cow::Borrowed(level),
@@ -384,14 +389,7 @@ impl Publisher {
 
     /// The device whose state stands at this topic.
     pub(super) fn device_of<'a>(&self, status_topic: &'a str) -> Option<Cow<'a, str>> {
-        let device = status_topic
-            .strip_prefix(&self.root)?
-            .strip_suffix("/status")?;
-        let device = match self.dots {
-            true => unescape_dots(device),
-            false => Cow::Borrowed(device),
-        };
-        is_id(&device).then_some(device)
+        self.device_at(status_topic, "/status")
     }
 
     /// Where the hub's own state stands.

@@ -61,20 +61,15 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
         "Device connections that began.",
     )
     .value(devices.begun.get());
-    let mut family = text.counter(
+    text.counter(
         "telehub_device_disconnects_total",
         "Device connections that ended, by reason.",
-    );
-    for (reason, ended) in devices.ended.iter() {
-        family.labelled("reason", reason, ended);
-    }
-    let mut family = text.counter(
+    )
+    .by("reason", devices.ended.iter());
+    text.counter(
         "telehub_device_evictions_total",
         "Device connections that the hub ended because the device did not answer or misbehaved, by reason.",
-    );
-    for (reason, evicted) in devices.evictions.iter() {
-        family.labelled("reason", reason, evicted);
-    }
+    ).by("reason", devices.evictions.iter());
     text.gauge(
         "telehub_revocation_lists_expired",
         "Revocation lists of device certificates that are older than they say they may be.",
@@ -95,13 +90,11 @@ pub(super) fn devices(text: &mut Text, board: &Board) {
         "Readings taken from devices.",
     )
     .value(all.readings.get());
-    let mut family = text.counter(
+    text.counter(
         "telehub_rejected_messages_total",
         "Messages of devices that were rejected, by code.",
-    );
-    for (code, rejected) in all.rejected.iter() {
-        family.labelled("code", code, rejected);
-    }
+    )
+    .by("code", all.rejected.iter());
     text.counter(
         "telehub_dropped_records_total",
         "Records left out of batches because they had no finite value.",
@@ -219,32 +212,26 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
         "From the publish of a batch or gap record to its PUBACK.",
         &uplink.puback_latency,
     );
-    let mut family = text.counter(
+    text.counter(
         "telehub_gaps_total",
         "Gap records that the broker has acknowledged, by reason.",
-    );
-    for (reason, gaps) in uplink.gaps.iter() {
-        family.labelled("reason", reason, gaps);
-    }
-    let mut family = text.counter(
+    )
+    .by("reason", uplink.gaps.iter());
+    text.counter(
         "telehub_gap_batches_total",
         "Batches that acknowledged gap records tell of, by reason.",
-    );
-    for (reason, batches) in uplink.gap_batches.iter() {
-        family.labelled("reason", reason, batches);
-    }
+    )
+    .by("reason", uplink.gap_batches.iter());
     text.gauge(
         "telehub_refused_topics",
         "Topics of devices that the broker refuses at present.",
     )
     .value(uplink.refused_topics.topics.get());
-    let mut family = text.counter(
+    text.counter(
         "telehub_refused_publishes_total",
         "Publishes that the broker has refused, by the kind of topic.",
-    );
-    for (topic, publishes) in uplink.refused_topics.publishes.iter() {
-        family.labelled("topic", topic, publishes);
-    }
+    )
+    .by("topic", uplink.refused_topics.publishes.iter());
 }
 
 pub(super) fn commands(text: &mut Text, board: &Board) {
@@ -274,13 +261,11 @@ pub(super) fn commands(text: &mut Text, board: &Board) {
         "Commands that were sent and have not ended.",
     )
     .value(commands.under_way.get());
-    let mut family = text.counter(
+    text.counter(
         "telehub_commands_ended_total",
         "Commands that ended, by outcome.",
-    );
-    for (outcome, ended) in commands.ended.iter() {
-        family.labelled("outcome", outcome, ended);
-    }
+    )
+    .by("outcome", commands.ended.iter());
     text.histogram(
         "telehub_command_latency_seconds",
         "From the receipt of a command to its end, of those that were sent to their device.",
@@ -321,13 +306,11 @@ fn states(text: &mut Text, board: &Board) {
         "Desired states that were handed to devices.",
     )
     .value(commands.desired_given.get());
-    let mut family = text.counter(
+    text.counter(
         "telehub_desired_skipped_total",
         "Desired states that were passed over, by reason.",
-    );
-    for (reason, skipped) in commands.desired_skipped.iter() {
-        family.labelled("reason", reason, skipped);
-    }
+    )
+    .by("reason", commands.desired_skipped.iter());
     text.counter(
         "telehub_reported_published_total",
         "Reported states that the broker has taken.",

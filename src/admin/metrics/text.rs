@@ -77,6 +77,13 @@ impl Family<'_> {
         );
     }
 
+    /// A value for each of these values of a label, and no others.
+    pub(super) fn by<'a>(mut self, label: &str, counts: impl IntoIterator<Item = (&'a str, u64)>) {
+        for (of, count) in counts {
+            self.labelled(label, of, count);
+        }
+    }
+
     /// The value of one label.
     pub(super) fn labelled(&mut self, label: &str, of: &str, value: impl Display) {
         let _ = writeln!(
