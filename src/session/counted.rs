@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::opening::Opening;
+
 /// Bytes after which reading pauses for a moment when they have not made anything whole: so that
 /// the session gets its turn.
 const TURN: u64 = 64 * 1024;
@@ -28,6 +30,8 @@ pub(super) struct Counted<S> {
     turn: u64,
     /// Reading paused, though there may be more.
     pub(super) paused: bool,
+    /// How the message that is being received begins.
+    pub(super) opening: Opening,
 }
 
 impl<S> Counted<S> {
@@ -37,6 +41,7 @@ impl<S> Counted<S> {
             read: 0,
             turn: 0,
             paused: false,
+            opening: Opening::default(),
         }
     }
 
@@ -60,7 +65,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.read += (buf.filled().len() - before) as u64;
+        let new = &buf.filled()[before..];
+        self.read += new.len() as u64;
+        self.opening.feed(new);
         Poll::Ready(Ok(()))
     }
 }

@@ -18,6 +18,7 @@ mod inbound;
 pub mod liveness;
 mod messages;
 mod notes;
+mod opening;
 mod parting;
 pub mod post;
 pub mod rate;
