@@ -31,11 +31,18 @@ pub(super) struct Opening {
     kept: [u8; KEPT],
     kept_len: u8,
     encoding: Encoding,
+    max_message: u64,
+    /// Bytes of the message by the heads of its frames so far. Once they are too many nothing is followed
+    /// any more: what comes behind it was read with it and means nothing.
+    message: u64,
 }
 
-impl Default for Opening {
-    fn default() -> Self {
+impl Opening {
+    /// `max_message`: bytes above which a message is too large.
+    pub(super) fn new(max_message: usize) -> Self {
         Self {
+            max_message: max_message as u64,
+            message: 0,
             head: [0; LONGEST_HEAD],
             head_len: 0,
             left: 0,
@@ -47,16 +54,14 @@ impl Default for Opening {
             encoding: Encoding::Cbor,
         }
     }
-}
 
-impl Opening {
     /// More bytes of the connection.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            bytes = if self.left > 0 {
-                self.content(bytes)
-            } else {
-                self.head(bytes)
+            bytes = match self.left {
+                0 if self.message > self.max_message => return,
+                0 => self.head(bytes),
+                _ => self.content(bytes),
             };
         }
     }
@@ -117,12 +122,17 @@ impl Opening {
         self.head_len = 0;
         let opcode = first & 0x0f;
         self.is_content = matches!(opcode, CONTINUATION | TEXT | BINARY);
+        let content = self.left;
         if matches!(opcode, TEXT | BINARY) {
             self.kept_len = 0;
+            self.message = 0;
             self.encoding = match opcode {
                 TEXT => Encoding::Json,
                 _ => Encoding::Cbor,
             };
+        }
+        if self.is_content {
+            self.message = self.message.saturating_add(content);
         }
         true
     }
@@ -186,10 +196,24 @@ mod tests {
             (r#"[{"n":"seq"#, None),
             ("", None),
         ] {
-            let mut opening = Opening::default();
+            let mut opening = Opening::new(100_000);
             opening.feed(&frame(0x81, [1, 2, 3, 4], text.as_bytes()));
             assert_eq!(opening.seq(), seq, "{text}");
             assert_eq!(opening.encoding(), Encoding::Json);
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_a_message_that_is_too_large_does_not_take_its_place() {
+        let mut bytes = frame(0x02, [0; 4], &cbor(7));
+        bytes.extend(frame(0x80, [0; 4], &[0; 1_000]));
+        bytes.extend(frame(0x82, [0; 4], &cbor(8)));
+        for piece in [1, 10_000] {
+            let mut opening = Opening::new(1_000);
+            for piece in bytes.chunks(piece) {
+                opening.feed(piece);
+            }
+            assert_eq!(opening.seq(), Some(7));
         }
     }
 
@@ -213,7 +237,7 @@ mod tests {
             bytes.extend(frame(0x02, mask, first));
             bytes.extend(frame(0x89, mask, b"a ping"));
             bytes.extend(frame(0x80, [9, 8, 7, 6], rest));
-            let mut opening = Opening::default();
+            let mut opening = Opening::new(100_000);
             for piece in bytes.chunks(piece) {
                 opening.feed(piece);
             }
@@ -223,7 +247,7 @@ mod tests {
 
         #[test]
         fn no_bytes_confuse_it(bytes in prop::collection::vec(any::<u8>(), 0..300), piece in 1_usize..300) {
-            let mut opening = Opening::default();
+            let mut opening = Opening::new(100_000);
             for piece in bytes.chunks(piece) {
                 opening.feed(piece);
             }
