@@ -5,7 +5,6 @@
 #[allow(dead_code)]
 #[path = "support/broker.rs"]
 mod broker;
-#[allow(dead_code)]
 #[path = "support/broker5.rs"]
 mod broker5;
 #[path = "support/daemon.rs"]
