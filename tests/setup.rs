@@ -149,7 +149,7 @@ fn without_a_terminal_or_a_broker_nothing_is_written_and_the_way_out_is_said() {
 #[test]
 fn on_a_terminal_it_asks_again_until_an_answer_can_be_used() {
     if Command::new("script").arg("--version").output().is_err() {
-        println!("NOT TESTED: the questions: there is no script(1) (Debian package bsdutils)");
+        eprintln!("NOT TESTED: the questions: there is no script(1) (Debian package bsdutils)");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

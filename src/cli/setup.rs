@@ -115,7 +115,8 @@ pub(super) fn setup(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.no_connect {
         say("\nTrying the broker.")?;
         let well = examine_brokers(&config)?;
-        if !well && !(asks && yes("Not everything would arrive there. Write it all the same?")?) {
+        let anyway = "Not everything would arrive there. Write it all the same?";
+        if !(well || asks && yes(anyway)?) {
             return Err(anyhow::anyhow!(
                 "nothing was written; correct what stands above, or leave the broker for later with \
                  --no-connect"
