@@ -27,8 +27,8 @@ pub mod times;
 
 use std::borrow::Cow;
 
-use super::message::{Reject, RejectCode};
 use super::number::Number;
+use super::reject::{Reject, RejectCode};
 use crate::reading::Content;
 use resolve::Resolve;
 use times::Times;

@@ -1,8 +1,8 @@
 //! Resolution (RFC 8428 §4.6): base fields applied, relative times made absolute.
 
 use super::super::limits::MAX_RESOLVED;
-use super::super::message::RejectCode::{BadPack, TooLarge};
 use super::super::number::Number;
+use super::super::reject::RejectCode::{BadPack, TooLarge};
 use super::content::Builder;
 use super::rules::{
     Violation, bad, check_base_name, check_length, check_name, check_unit, json_bytes,
