@@ -10,8 +10,8 @@ use crate::protocol;
 use crate::protocol::fast;
 use crate::protocol::message::{Bye, CommandResult, DeviceClock, FromDevice, Hello};
 use crate::protocol::pack::Summary;
-use crate::protocol::pack::resolve::RELATIVE_BELOW;
 use crate::protocol::pack::times::PLAUSIBLE_FROM;
+use crate::protocol::pack::times::RELATIVE_BELOW;
 use crate::protocol::reject::{Reject, RejectCode};
 use crate::reading::{Content, Encoding, Moment};
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::super::limits::{MAX_COMMAND_ID, MAX_COMMAND_NAME, MAX_ERROR_TEXT, MAX_TEXT};
 use super::super::message::{Bye, CommandResult, Data, DeviceClock, Hello};
 use super::super::pack::parse::PackSeed;
-use super::super::pack::resolve::RELATIVE_BELOW;
+use super::super::pack::times::RELATIVE_BELOW;
 use super::super::reject::RejectCode::{self, BadSeq, Malformed};
 use super::any::AnySeed;
 use super::fault::{Context, Field};

@@ -22,6 +22,7 @@ pub(super) mod content;
 pub(super) mod label;
 pub(super) mod parse;
 pub mod resolve;
+pub mod resolved;
 mod rules;
 pub mod times;
 
