@@ -286,6 +286,8 @@ prop_compose! {
         config.uplink.prefix = format!("p{}", &prefix.replace(['+', '#', '/'], "-"));
         config.uplink.format = [Format::Influx, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
         config.uplink.topic_dots = [TopicDots::Keep, TopicDots::Escape][choice % 2];
+        config.uplink.pack = [0, 1024, 65_536, 1 << 20][choice];
+        config.uplink.pack_delay = Duration::from_millis(commit_interval % 10_000);
         config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
         config.uplink.inflight = inflight;
         config.uplink.keep_alive = Duration::from_secs(keep_alive);

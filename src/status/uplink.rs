@@ -60,6 +60,10 @@ pub struct UplinkBoard {
     pub published: Number,
     /// PUBACKs that matched one.
     pub acknowledged: Number,
+    /// Publishes of many batches together.
+    pub packs: Number,
+    /// Those that the broker did not take as they were, and that were sent again in halves.
+    pub refused_packs: Number,
     /// Batches and gap records that the broker refused with a reason.
     pub refused: Number,
     /// Statuses that it refused.
@@ -105,6 +109,8 @@ impl UplinkBoard {
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
+            packs: Number::default(),
+            refused_packs: Number::default(),
             refused: Number::default(),
             refused_statuses: Number::default(),
             parked_statuses: Number::default(),
