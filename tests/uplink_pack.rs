@@ -351,6 +351,8 @@ async fn a_refused_pack_is_bisected_until_the_refused_device_is_alone() {
             );
         }
         assert_eq!(fate.acked.len(), items.len() - 40);
+        let split = rig.board.uplink.refused_packs.get();
+        assert!(split > 0 && rig.board.uplink.refused.get() == 40, "{split}");
         assert_eq!(in_order(&taken, false), items.len() - 40);
         rig.finish().await;
     }

@@ -356,6 +356,7 @@ pub(super) async fn serve<W: Wire>(
         }
     };
     connection.release();
+    connection.count_traffic();
     connection.ports.board.uplink.in_flight.set(0);
     end
 }
@@ -377,6 +378,7 @@ impl<W: Wire> Connection<'_, W> {
             self.feed()?;
             let in_flight = self.ledger.len() as u64;
             self.ports.board.uplink.in_flight.set(in_flight);
+            self.count_traffic();
             let serving = self.phase == Phase::Serving;
             if !serving && !closing {
                 closing = true;
@@ -454,6 +456,13 @@ impl<W: Wire> Connection<'_, W> {
         }
         self.ports.tell_commands(News::Up);
         self.untold_hub = true;
+    }
+
+    fn count_traffic(&mut self) {
+        let (sent, received) = self.wire.traffic();
+        let board = &self.ports.board.uplink;
+        board.sent_bytes.add(sent);
+        board.received_bytes.add(received);
     }
 
     /// Nothing waits for an answer of the broker.
