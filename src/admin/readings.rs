@@ -1,45 +1,62 @@
 //! A kept frame as readings that can be shown.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use crate::protocol;
-use crate::protocol::message::FromDevice;
 use crate::protocol::number::Number;
 use crate::protocol::pack::resolve::{Resolved, ResolvedValue};
+use crate::protocol::visit::visit;
 use crate::status::kept::Last;
 use crate::status::report::ReadingReport;
 
 /// The first `limit` readings of a batch. None when the frame is not what was taken, which the
 /// way to the broker tells of.
 pub(super) fn readings(batch: &Last, limit: usize) -> Vec<ReadingReport> {
-    let Ok(FromDevice::Data(data)) = protocol::decode(batch.encoding, &batch.frame) else {
-        return Vec::new();
-    };
-    data.pack
-        .resolve(batch.received)
-        .map_while(Result::ok)
-        .take(limit)
-        .map(|resolved| report(&resolved, batch.received))
-        .collect()
+    let mut all = Vec::new();
+    each(batch, limit, |resolved| {
+        all.push(ReadingReport {
+            received: batch.received,
+            time: resolved.time.as_f64(),
+            name: name(resolved).into_owned(),
+            unit: resolved.unit.map(str::to_owned),
+            value: value(resolved),
+        });
+    });
+    all
 }
 
-fn report(resolved: &Resolved<'_>, received: f64) -> ReadingReport {
-    ReadingReport {
-        received,
-        time: resolved.time.as_f64(),
-        name: [resolved.base_name, resolved.name].concat(),
-        unit: resolved.unit.map(str::to_owned),
-        value: match resolved.value {
-            Some(ResolvedValue::Number(Number::Int(value))) => value.into(),
-            Some(ResolvedValue::Number(Number::UInt(value))) => value.into(),
-            Some(ResolvedValue::Number(Number::Float(value))) => value.into(),
-            Some(ResolvedValue::Text(text)) => text.into(),
-            Some(ResolvedValue::Bool(value)) => value.into(),
-            Some(ResolvedValue::Data(data)) => URL_SAFE_NO_PAD.encode(data).into(),
-            None => Value::Null,
-        },
+/// Gives the first `limit` of them to `see`.
+pub(super) fn each(batch: &Last, limit: usize, mut see: impl FnMut(&Resolved<'_>)) {
+    let mut left = limit;
+    visit(batch.encoding, &batch.frame, batch.received, |resolved| {
+        if let Some(less) = left.checked_sub(1) {
+            left = less;
+            see(resolved);
+        }
+    });
+}
+
+/// Both parts of its name.
+pub(super) fn name<'a>(resolved: &Resolved<'a>) -> Cow<'a, str> {
+    match (resolved.base_name, resolved.name) {
+        ("", name) | (name, "") => Cow::Borrowed(name),
+        (base, name) => Cow::Owned([base, name].concat()),
+    }
+}
+
+/// Its value as JSON; null when there is only a sum.
+pub(super) fn value(resolved: &Resolved<'_>) -> Value {
+    match resolved.value {
+        Some(ResolvedValue::Number(Number::Int(value))) => value.into(),
+        Some(ResolvedValue::Number(Number::UInt(value))) => value.into(),
+        Some(ResolvedValue::Number(Number::Float(value))) => value.into(),
+        Some(ResolvedValue::Text(text)) => text.into(),
+        Some(ResolvedValue::Bool(value)) => value.into(),
+        Some(ResolvedValue::Data(data)) => URL_SAFE_NO_PAD.encode(data).into(),
+        None => Value::Null,
     }
 }
 
@@ -81,6 +98,17 @@ mod tests {
         assert_eq!(shown[0].time, 1_699_999_998.0);
         assert_eq!(shown[0].unit.as_deref(), Some("Cel"));
         assert_eq!(readings(&batch, 2).len(), 2);
+    }
+
+    #[test]
+    fn the_age_of_a_batch_counts() {
+        let batch = Last {
+            received: 1_700_000_000.0,
+            encoding: Encoding::Json,
+            frame: Bytes::from_static(br#"{"data":{"age":60,"pack":[{"n":"a","v":1,"t":-1}]}}"#),
+        };
+        let times: Vec<_> = readings(&batch, 9).iter().map(|one| one.time).collect();
+        assert_eq!(times, [1_699_999_939.0]);
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl Stream {
 pub struct Streams {
     /// Contents remembered for each stream, at least.
     window: usize,
-    streams: IdMap<StreamId, Stream>,
+    /// Boxed: a table keeps room for a third more than it holds.
+    streams: IdMap<StreamId, Box<Stream>>,
     by_device: HashMap<Arc<str>, Vec<StreamId>>,
     by_conn: IdMap<ConnId, StreamId>,
     /// The named streams that rest, those of which nothing is known first, then by when they were
@@ -314,7 +315,7 @@ impl Streams {
         let known = self.streams.values().filter(|s| s.named && s.safe > 0);
         let mut known: Vec<_> = known.collect();
         known.sort_unstable_by_key(|stream| stream.used);
-        known.into_iter().map(mark).collect()
+        known.into_iter().map(|stream| mark(stream)).collect()
     }
 
     /// Number of streams remembered.
@@ -358,7 +359,7 @@ impl Streams {
             dirty: false,
             used: self.clock,
         };
-        self.streams.insert(id, stream);
+        self.streams.insert(id, Box::new(stream));
         id
     }
 

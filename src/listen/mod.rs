@@ -452,7 +452,7 @@ async fn connection(
     drop(open);
     match outcome {
         Ok(Some(upgraded)) => {
-            tokio::spawn(session(shared, upgraded, remote, permit));
+            start_session(&shared, upgraded, remote, permit);
         }
         Ok(None) => {}
         Err(error) => {
@@ -493,11 +493,11 @@ fn describe(error: &io::Error) -> String {
     error.to_string()
 }
 
-async fn session(
-    shared: Arc<Shared>,
+fn start_session(
+    shared: &Shared,
     upgraded: Upgraded,
     remote: SocketAddr,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) {
     let Upgraded {
         socket,
@@ -514,8 +514,11 @@ async fn session(
     }
     let (settings, port) = (shared.settings.clone(), shared.port.clone());
     let (access, device) = (shared.access.clone(), present.device.clone());
-    drop(shared);
-    let wire = Wire::new(socket, already_read, settings.max_message).await;
-    session::run(wire, &settings, port, present).await;
-    access.leave(&device, &grant);
+    // Ten thousand of these wait at a time: what only the beginning needs is no part of it.
+    tokio::spawn(async move {
+        let wire = Wire::new(socket, already_read, settings.max_message).await;
+        session::run(wire, &settings, port, present).await;
+        access.leave(&device, &grant);
+        drop(permit);
+    });
 }

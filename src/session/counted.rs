@@ -2,12 +2,19 @@
 //!
 //! RFC 6455 sets no bound to the fragments of a message, and an empty one is allowed: without
 //! this count a device could keep the hub busy with frames that never make a message.
+//!
+//! The WebSocket library keeps its read buffer for as long as the connection lives, idle or not. So
+//! it gets a small one, and a read of the socket that brings more is kept here until it is taken.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// One read of the socket takes so much: twenty batches of ten readings.
+pub(super) const READ: usize = 4 * 1024;
 
 /// Bytes after which reading pauses for a moment when they have not made anything whole: so that
 /// the session gets its turn.
@@ -28,6 +35,9 @@ pub(super) struct Counted<S> {
     turn: u64,
     /// Reading paused, though there may be more.
     pub(super) paused: bool,
+    /// What was read and is not taken yet, from `taken` on. Without memory while there is nothing.
+    ahead: Vec<u8>,
+    taken: usize,
 }
 
 impl<S> Counted<S> {
@@ -37,6 +47,18 @@ impl<S> Counted<S> {
             read: 0,
             turn: 0,
             paused: false,
+            ahead: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    fn take_ahead(&mut self, buf: &mut ReadBuf<'_>) {
+        let rest = &self.ahead[self.taken..];
+        let n = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..n]);
+        self.taken += n;
+        if self.taken == self.ahead.len() {
+            (self.ahead, self.taken) = (Vec::new(), 0);
         }
     }
 
@@ -54,13 +76,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            self.take_ahead(buf);
+            return Poll::Ready(Ok(()));
+        }
         if self.read - self.turn >= TURN {
             self.paused = true;
             return Poll::Pending;
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.read += (buf.filled().len() - before) as u64;
+        let mut room = [MaybeUninit::uninit(); READ];
+        let mut read = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        let read = read.filled();
+        self.read += read.len() as u64;
+        let (now, later) = read.split_at(read.len().min(buf.remaining()));
+        buf.put_slice(now);
+        self.ahead.extend_from_slice(later);
         Poll::Ready(Ok(()))
     }
 }
@@ -117,7 +148,30 @@ impl Surplus {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_one_read_brings_too_much_comes_next_and_takes_no_memory_afterwards() {
+        let (mut device, hub) = tokio::io::duplex(2 * READ);
+        let sent: Vec<u8> = (0..=250).cycle().take(READ + 100).collect();
+        device.write_all(&sent).await.unwrap();
+        let mut hub = Counted::new(hub);
+        let mut came = Vec::new();
+        let mut part = [0; 300];
+        while came.len() < sent.len() {
+            let n = hub.read(&mut part).await.unwrap();
+            came.extend_from_slice(&part[..n]);
+            let reads = if came.len() <= READ { READ } else { sent.len() };
+            assert_eq!(hub.read, reads as u64, "after {} bytes", came.len());
+        }
+        assert_eq!(came, sent);
+        assert_eq!(hub.ahead.capacity(), 0);
+        drop(device);
+        assert_eq!(hub.read(&mut part).await.unwrap(), 0);
+    }
 
     #[test]
     fn ordinary_messages_cost_next_to_nothing_more() {

@@ -153,45 +153,42 @@ enum Event {
 }
 
 /// Runs a session to its end, and the closing of its connection.
-pub async fn run<S>(wire: Wire<S>, settings: &Settings, port: IntakePort, present: Present)
+///
+/// Ten thousand of these wait at a time, so nothing is part of it twice: what an `async fn` is given
+/// it keeps beside what it makes of it, and what only the end needs is on the heap from then on.
+pub fn run<S>(
+    wire: Wire<S>,
+    settings: &Settings,
+    port: IntakePort,
+    present: Present,
+) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let now = Instant::now();
-    let mut session = Session {
-        settings,
-        port: &port,
-        present: &present,
-        encoding: Encoding::Cbor,
-        stream: Stream::None,
-        hello: Hello::default(),
-        greeted: false,
-        notes: Notes::default(),
-        commands: settings
-            .commands
-            .clone()
-            .map(|port| commands::Link::new(port, settings.desired.clone(), now)),
-        hand: None,
-        room: None,
-        unsettled: 0,
-        acks: Acks::new(settings.window),
-        unacked: Unacked::default(),
-        rejects_in_a_row: 0,
-        liveness: Liveness::new(settings.ping_interval, settings.ping_timeout, now),
-        bytes_spent: 0,
-        throttled: None,
-        bytes_seen: 0,
-        now,
-        wire,
-    };
-    info!(device = %present.device, conn = present.conn, remote = present.remote, "device connected");
-    let ending = session.live().await;
-    info!(device = %present.device, conn = present.conn, reason = ending.reason(), "device disconnected");
-    let attached = !matches!(session.stream, Stream::None);
-    let (commands, device) = (session.commands.take(), present.device.clone());
-    // The rest goes now: a place in the intake's queue must not be held through the closing.
-    let parting = session.part();
-    let conn = present.conn;
+    async move {
+        let mut session = Session::new(wire, settings, &port, &present);
+        info!(device = %present.device, conn = present.conn, remote = present.remote, "device connected");
+        let ending = session.live().await;
+        info!(device = %present.device, conn = present.conn, reason = ending.reason(), "device disconnected");
+        let attached = !matches!(session.stream, Stream::None);
+        let commands = session.commands.take();
+        // The rest goes now: a place in the intake's queue must not be held through the closing.
+        let parting = session.part();
+        Box::pin(part(parting, ending, commands, attached, port, present)).await;
+    }
+}
+
+/// After its last message: whoever knows of the session hears of its end, and the connection is
+/// closed.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(
+    parting: Parting<S>,
+    ending: Ending,
+    commands: Option<commands::Link>,
+    attached: bool,
+    port: IntakePort,
+    present: Present,
+) {
+    let (device, conn) = (present.device.clone(), present.conn);
     // Before the closing handshake, which may take its time.
     present.leave(ending);
     // The way for batches is closed once the last session has left, not when the last device has
@@ -210,7 +207,43 @@ where
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
+    fn new(
+        wire: Wire<S>,
+        settings: &'a Settings,
+        port: &'a IntakePort,
+        present: &'a Present,
+    ) -> Self {
+        let now = Instant::now();
+        let commands = settings
+            .commands
+            .clone()
+            .map(|port| commands::Link::new(port, settings.desired.clone(), now));
+        Self {
+            wire,
+            settings,
+            port,
+            present,
+            encoding: Encoding::Cbor,
+            stream: Stream::None,
+            hello: Hello::default(),
+            greeted: false,
+            notes: Notes::default(),
+            commands,
+            hand: None,
+            room: None,
+            unsettled: 0,
+            acks: Acks::new(settings.window),
+            unacked: Unacked::default(),
+            rejects_in_a_row: 0,
+            liveness: Liveness::new(settings.ping_interval, settings.ping_timeout, now),
+            bytes_spent: 0,
+            throttled: None,
+            bytes_seen: 0,
+            now,
+        }
+    }
+
     fn part(self) -> Parting<S> {
         Parting {
             wire: self.wire,

@@ -17,13 +17,13 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, O
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame, Utf8Bytes};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
-use super::counted::{Counted, Surplus};
+use super::counted::{Counted, READ, Surplus};
 use super::ending::Ending;
 use crate::reading::Encoding;
 
-/// Read buffer of a connection: 10,000 idle ones take 20 MB, and one read still brings several
-/// messages of some hundred bytes.
-const READ_BUFFER: usize = 2 * 1024;
+/// The library's read buffer of a connection, which it keeps while that is idle: 10,000 take 5 MB,
+/// and an ordinary batch fits. How much one read brings is [`READ`].
+const READ_BUFFER: usize = 512;
 
 /// What may wait for a device that does not read; more if one message may be larger. Acks are merged and reading stops while output
 /// is blocked, so that one answer to each message of one read and a few pings are all there is.
@@ -92,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self {
             ws: Box::new(ws),
             max_message,
-            surplus: Surplus::new(max_message, READ_BUFFER),
+            surplus: Surplus::new(max_message, READ),
             unflushed: false,
             blocked: false,
             closed_by_device: None,

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use self::store::Store;
 pub(super) use self::write::{Range, all, csv, one};
-use super::readings::readings;
+use super::readings;
 use crate::clock;
 use crate::status::board::Board;
 
@@ -76,17 +76,18 @@ impl History {
             let batches = tap.take();
             let mut store = self.store();
             for (device, batch) in batches {
-                for reading in readings(&batch, OF_A_BATCH) {
-                    let unit = reading.unit.as_deref();
+                readings::each(&batch, OF_A_BATCH, |reading| {
                     // A time that cannot be true is no place on a time axis; the moment when it
                     // came is.
-                    let time = if clock::is_plausible(reading.time, reading.received) {
-                        reading.time
+                    let time = reading.time.as_f64();
+                    let time = if clock::is_plausible(time, batch.received) {
+                        time
                     } else {
-                        reading.received
+                        batch.received
                     };
-                    store.take(&device, &reading.name, unit, time, &reading.value);
-                }
+                    let (name, value) = (readings::name(reading), readings::value(reading));
+                    store.take(&device, &name, reading.unit, time, &value);
+                });
             }
             rounds += 1;
             if rounds % SWEEP == 0 {

@@ -41,89 +41,113 @@ impl Builder {
         self.0 = z ^ (z >> 31);
     }
 
-    fn part(&mut self, part: Part) {
-        self.word(part as u64);
+    /// What comes next, and how long it is or another word of up to 56 bits about it.
+    fn part(&mut self, part: Part, more: u64) {
+        self.word(more << 8 | part as u64);
+    }
+
+    fn text(&mut self, part: Part, text: &[u8]) {
+        self.part(part, text.len() as u64);
+        let (words, rest) = text.as_chunks();
+        for word in words {
+            self.word(u64::from_be_bytes(*word));
+        }
+        self.last_word(rest);
+    }
+
+    /// Up to eight bytes, if there are any.
+    fn last_word(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.word(
+                bytes
+                    .iter()
+                    .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            );
+        }
     }
 
     /// Two pieces that are one row of bytes.
-    fn bytes(&mut self, first: &[u8], second: &[u8]) {
-        self.word((first.len() + second.len()) as u64);
-        let (mut word, mut filled) = (0_u64, 0_u32);
-        for piece in [first, second] {
-            for byte in piece {
-                word = word << 8 | u64::from(*byte);
-                filled += 1;
-                if filled == 8 {
-                    self.word(word);
-                    (word, filled) = (0, 0);
-                }
+    fn pieces(&mut self, part: Part, first: &[u8], second: &[u8]) {
+        if first.is_empty() || second.is_empty() {
+            let whole = if first.is_empty() { second } else { first };
+            return self.text(part, whole);
+        }
+        self.part(part, (first.len() + second.len()) as u64);
+        let (mut word, mut filled) = ([0; 8], 0);
+        for byte in first.iter().chain(second) {
+            word[filled] = *byte;
+            filled += 1;
+            if filled == word.len() {
+                self.word(u64::from_be_bytes(word));
+                filled = 0;
             }
         }
-        if filled > 0 {
-            self.word(word);
-        }
+        self.last_word(&word[..filled]);
     }
 
     fn number(&mut self, number: Number) {
-        let integer = match number {
-            Number::Int(value) => Some(i128::from(value)),
-            Number::UInt(value) => Some(i128::from(value)),
-            Number::Float(value) => {
-                /// 2^64: beyond it no integer type holds the number, so it is always a float.
-                const BEYOND: f64 = 18_446_744_073_709_551_616.0;
-                let whole = value.fract() == 0.0 && value.abs() < BEYOND;
-                #[expect(clippy::cast_possible_truncation, reason = "checked right there")]
-                whole.then_some(value as i128)
-            }
-        };
-        match integer {
+        match integer(number) {
             Some(integer) => {
-                self.part(Part::Integer);
-                let [high, low] = [integer >> 64, integer];
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
-                    reason = "the two halves of it"
+                    reason = "the two halves of it; the upper one is 0 or -1"
                 )]
-                for half in [high as u64, low as u64] {
-                    self.word(half);
-                }
+                let [high, low] = [(integer >> 64) as u64, integer as u64];
+                self.part(Part::Integer, high);
+                self.word(low);
             }
             None => {
-                self.part(Part::Float);
+                self.part(Part::Float, 0);
                 self.word(number.as_f64().to_bits());
             }
         }
     }
 
     pub(super) fn record(&mut self, record: &Resolved<'_>) {
-        self.part(Part::Record);
-        self.bytes(record.base_name.as_bytes(), record.name.as_bytes());
+        let [base, name] = [record.base_name, record.name].map(str::as_bytes);
+        self.pieces(Part::Record, base, name);
         if let Some(unit) = record.unit {
-            self.part(Part::Unit);
-            self.bytes(unit.as_bytes(), &[]);
+            self.text(Part::Unit, unit.as_bytes());
         }
         match record.value {
             None => {}
             Some(ResolvedValue::Number(number)) => self.number(number),
-            Some(ResolvedValue::Text(text)) => {
-                self.part(Part::Text);
-                self.bytes(text.as_bytes(), &[]);
-            }
-            Some(ResolvedValue::Bool(true)) => self.part(Part::True),
-            Some(ResolvedValue::Bool(false)) => self.part(Part::False),
-            Some(ResolvedValue::Data(data)) => {
-                self.part(Part::Data);
-                self.bytes(data, &[]);
-            }
+            Some(ResolvedValue::Text(text)) => self.text(Part::Text, text.as_bytes()),
+            Some(ResolvedValue::Bool(true)) => self.part(Part::True, 0),
+            Some(ResolvedValue::Bool(false)) => self.part(Part::False, 0),
+            Some(ResolvedValue::Data(data)) => self.text(Part::Data, data),
         }
         if let Some(sum) = record.sum {
-            self.part(Part::Sum);
+            self.part(Part::Sum, 0);
             self.number(sum);
         }
     }
 
     pub(super) fn finish(self) -> Content {
         Content(self.0)
+    }
+}
+
+/// The number as an integer, if it is one that some integer type of the protocol holds: what is
+/// larger is always a float.
+fn integer(number: Number) -> Option<i128> {
+    match number {
+        Number::Int(value) => Some(value.into()),
+        Number::UInt(value) => Some(value.into()),
+        Number::Float(value) => {
+            /// 2^63 and 2^64. Floats between them are whole.
+            const LARGE: f64 = 9_223_372_036_854_775_808.0;
+            const BEYOND: f64 = 18_446_744_073_709_551_616.0;
+            if (LARGE..BEYOND).contains(&value) {
+                #[expect(clippy::cast_possible_truncation, reason = "checked right there")]
+                return Some(value as i128);
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "compared right there")]
+            let whole = value as i64;
+            #[expect(clippy::cast_precision_loss, reason = "compared right there")]
+            let same = whole as f64 == value && value < LARGE;
+            same.then(|| whole.into())
+        }
     }
 }

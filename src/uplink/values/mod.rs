@@ -139,7 +139,8 @@ impl Values {
     pub(super) fn learn(&mut self, batch: &Batch, now: Instant) {
         let clock = batch.received.synced.then_some(batch.received.wall);
         let mut name = String::new();
-        visit(batch, &mut |record| {
+        let (encoding, received) = (batch.encoding, batch.received.wall);
+        visit(encoding, &batch.frame, received, |record| {
             name.clear();
             name.push_str(record.base_name);
             name.push_str(record.name);
