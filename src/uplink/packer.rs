@@ -431,11 +431,11 @@ mod tests {
                         }
                     },
                     // A broker that refuses for a while whatever it is.
-                    Step::Refuse { queue } => if let Some(pieces) = out.remove(&queue) {
-                        if let Some(single) = packer.split(queue, pieces) {
-                            ended[queue].push(single.what);
-                        }
-                    },
+                    Step::Refuse { queue } => {
+                        let pieces = out.remove(&queue);
+                        let single = pieces.and_then(|pieces| packer.split(queue, pieces));
+                        ended[queue].extend(single.map(|single| single.what));
+                    }
                     Step::Wait(seconds) => now += SECOND * seconds as u32,
                     Step::Hurry => packer.hurry(),
                 }
