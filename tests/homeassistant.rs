@@ -6,6 +6,8 @@
 mod daemon;
 #[path = "support/python.rs"]
 mod python;
+#[path = "support/registry.rs"]
+mod registry;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -176,6 +178,141 @@ async fn every_entity_shows_what_its_device_sent() {
         assert_eq!(said["available"], false);
         assert!(hub.stop().await.success());
     }
+}
+
+/// The hub, with a registry of these entries; their ids are their tokens.
+async fn hub_with(dir: &Path, broker: u16, commands: bool, entries: &[(&str, &str)]) -> Hub {
+    let file = dir.join("devices.toml");
+    std::fs::write(&file, registry::registry(entries)).unwrap();
+    let extra = format!("[homeassistant]\ndiscovery = true\n[commands]\nenabled = {commands}\n");
+    let auth = format!("auth = \"token\"\nregistry = {file:?}");
+    let text = config(dir, broker, &extra).replace("auth = \"open\"", &auth);
+    let hub = Hub::start(dir, &text).await;
+    hub.until_uplink("connected").await;
+    hub
+}
+
+fn buttons(document: &Value) -> Vec<&Value> {
+    let components = document["cmps"].as_object().unwrap().values();
+    components.filter(|one| one["p"] == "button").collect()
+}
+
+#[tokio::test]
+async fn commands_of_exact_names_are_buttons_which_the_device_takes_when_pressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(dir.path());
+    let captured = Captured::start(broker.port).await;
+    let entries = [
+        ("lamp", "commands = [\"on\", \"set-*\", \"off\"]"),
+        ("mute", ""),
+    ];
+    let hub = hub_with(dir.path(), broker.port, true, &entries).await;
+    // Without a reading, and before the device has ever come.
+    until("the buttons", || captured.document("lamp").is_some()).await;
+    let document = captured.document("lamp").unwrap();
+    assert_eq!(names(&document), ["off", "on"], "a pattern is no button");
+    let mut lamp = Device::with_token(hub.address, "lamp", "lamp").await;
+    lamp.hello("s").await;
+    for button in buttons(&document) {
+        // Pressed as Home Assistant does it, with what stands in the document and nothing else.
+        let text = |key: &str| button[key].as_str().unwrap().to_owned();
+        let pressed = captured.client.publish(
+            text("command_topic"),
+            rumqttc::QoS::AtLeastOnce,
+            button["retain"].as_bool().unwrap(),
+            text("payload_press"),
+        );
+        pressed.await.unwrap();
+        let asked = lamp.receive().await.unwrap();
+        assert_eq!(asked["command"]["name"], button["name"], "{asked}");
+        let id = &asked["command"]["id"];
+        lamp.send(json!({"result": {"id": id, "ok": true}})).await;
+        assert_eq!(lamp.receive().await.unwrap()["ack"]["result"], *id);
+    }
+    // With a value there is one document of both.
+    lamp.data(1).await;
+    lamp.acked(1).await;
+    let both = |one: Value| buttons(&one).len() == 2 && names(&one).len() > 2;
+    until("both", || captured.document("lamp").is_some_and(both)).await;
+    // The entry is changed while everybody is there.
+    let set = |change: &[&str]| {
+        let mut command = daemon::command();
+        command
+            .args(["device", "set", "lamp"])
+            .args(change)
+            .arg("--registry");
+        let output = command
+            .arg(dir.path().join("devices.toml"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    set(&["--command", "blink"]);
+    until("the other button", || {
+        let document = captured.document("lamp").unwrap();
+        let buttons = buttons(&document);
+        buttons.len() == 1 && buttons[0]["name"] == "blink"
+    })
+    .await;
+    // Every document that was published says the same of what it is.
+    for (topic, payload) in captured.documents() {
+        let document: Value = serde_json::from_slice(&payload).unwrap();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let object = topic.split('/').nth(2).unwrap();
+        assert!(object.chars().all(allowed), "{topic}");
+        let mut ids = std::collections::BTreeSet::new();
+        for component in document["cmps"].as_object().unwrap().values() {
+            assert!(ids.insert(component["unique_id"].to_string()), "{document}");
+        }
+        for button in buttons(&document) {
+            let topic = format!(
+                "telehub/barn/lamp/command/{}",
+                button["name"].as_str().unwrap()
+            );
+            assert_eq!(button["command_topic"], topic);
+            assert_eq!(button["availability"].as_array().unwrap().len(), 2);
+        }
+    }
+    assert!(captured.document("mute").is_none());
+    assert!(hub.stop().await.success());
+    // Without commands none of them stays, once the device has said something.
+    let hub = hub_with(dir.path(), broker.port, false, &entries).await;
+    let mut lamp = Device::with_token(hub.address, "lamp", "lamp").await;
+    lamp.hello("s").await;
+    lamp.data(2).await;
+    lamp.acked(2).await;
+    until("no button", || {
+        captured
+            .document("lamp")
+            .is_some_and(|one| buttons(&one).is_empty())
+    })
+    .await;
+    assert!(hub.stop().await.success());
+}
+
+#[tokio::test]
+async fn the_buttons_of_a_device_without_values_go_with_its_rights() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(dir.path());
+    let captured = Captured::start(broker.port).await;
+    let entries = [("lamp", "commands = [\"on\"]")];
+    let hub = hub_with(dir.path(), broker.port, true, &entries).await;
+    until("the button", || captured.document("lamp").is_some()).await;
+    let mut remove = daemon::command();
+    remove.args(["device", "remove", "lamp", "--registry"]);
+    let output = remove
+        .arg(dir.path().join("devices.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    until("the document is taken back", || {
+        let documents = captured.documents();
+        documents
+            .iter()
+            .any(|(topic, payload)| topic.contains("barn_lamp") && payload.is_empty())
+    })
+    .await;
+    assert!(hub.stop().await.success());
 }
 
 #[tokio::test]

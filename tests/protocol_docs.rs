@@ -215,7 +215,10 @@ fn every_code_that_the_hub_gives_is_on_the_page_with_what_to_do() {
         Ending::ProtocolError,
         Ending::LateHello,
         Ending::NotUtf8,
-        Ending::TooLarge { limit: 1 },
+        Ending::TooLarge {
+            limit: 1,
+            seq: None,
+        },
         Ending::TooManyRejects,
         Ending::Bye,
     ] {

@@ -12,6 +12,9 @@ use device_port::{Device, FakeIntake, Port, data, devices, frame, raw_close, soo
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use telehub::intake::port::Close;
+use telehub::protocol::decode_to_device;
+use telehub::protocol::message::{RejectCode, ToDevice};
+use telehub::reading::Encoding;
 use telehub::session::roster::Roster;
 use telehub::session::wire::Wire;
 use telehub::session::{self, Settings};
@@ -134,6 +137,80 @@ async fn messages_above_the_limit_end_the_connection_with_1009() {
     tcp.write_all(&claim).await.unwrap();
     tcp.write_all(&[0; 4]).await.unwrap();
     assert_eq!(raw_close(&mut tcp).await, 1009);
+}
+
+/// A message that is too large, which begins like this.
+fn too_large(encoding: Encoding, seq: u64) -> Vec<u8> {
+    let pad = vec![b' '; 2_000];
+    match encoding {
+        Encoding::Json => [format!("{{\"data\":{{\"seq\":{seq},").into_bytes(), pad].concat(),
+        Encoding::Cbor => {
+            let head = b"\xa1\x64data\xa2\x63seq\x1b";
+            [&head[..], &seq.to_be_bytes(), b"\x64pack", &pad].concat()
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_named_by_its_number_where_that_stands_at_its_beginning() {
+    let mut settings = devices();
+    settings.max_message = 1_000;
+    let port = Port::start(settings).await;
+    for encoding in [Encoding::Cbor, Encoding::Json] {
+        for whole in [true, false] {
+            let message = too_large(encoding, 4_711);
+            let (opcode, text) = match encoding {
+                Encoding::Cbor => (0x02, false),
+                Encoding::Json => (0x01, true),
+            };
+            let mut tcp = port.raw("a").await;
+            if whole {
+                tcp.write_all(&frame(0x80 | opcode, &message))
+                    .await
+                    .unwrap();
+            } else {
+                // The head alone first; and a ping between.
+                let (first, rest) = message.split_at(9);
+                tcp.write_all(&frame(opcode, first)).await.unwrap();
+                tcp.write_all(&frame(0x89, b"x")).await.unwrap();
+                tcp.write_all(&frame(0x00, &rest[..600])).await.unwrap();
+                tcp.write_all(&frame(0x80, &rest[600..])).await.unwrap();
+            }
+            let (mut said, mut why) = (String::new(), String::new());
+            loop {
+                let mut head = [0; 2];
+                soon(tcp.read_exact(&mut head)).await.unwrap();
+                let mut length = usize::from(head[1]);
+                if length == 126 {
+                    length = usize::from(soon(tcp.read_u16()).await.unwrap());
+                }
+                let mut payload = vec![0; length];
+                soon(tcp.read_exact(&mut payload)).await.unwrap();
+                match head[0] {
+                    0x88 => {
+                        assert_eq!(u16::from_be_bytes([payload[0], payload[1]]), 1009);
+                        why.push_str(std::str::from_utf8(&payload[2..]).unwrap());
+                        break;
+                    }
+                    0x8a => {}
+                    0x81 | 0x82 => {
+                        // In its own encoding, though it said nothing before.
+                        assert_eq!(head[0] == 0x81, text);
+                        let answer = decode_to_device(encoding, &payload).unwrap();
+                        let ToDevice::Reject(reject) = answer else {
+                            panic!("{answer:?}");
+                        };
+                        assert_eq!(reject.seq, Some(4_711));
+                        assert_eq!(reject.code, RejectCode::TooLarge);
+                        said = reject.detail;
+                    }
+                    other => panic!("{other:x}"),
+                }
+            }
+            assert!(said.contains("1000 bytes"), "{said}");
+            assert!(why.contains("1000 bytes") && why.contains("4711"), "{why}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -10,14 +10,18 @@ mod broker;
 mod uplink_rig;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use broker::{Broker, soon};
 use bytes::Bytes;
 use rumqttc::{Packet, Publish};
-use telehub::reading::{Batch, Encoding, Gap, GapReason, Item, Lane, Moment};
+use telehub::commands::desired::Desired;
+use telehub::commands::port::UplinkWays;
+use telehub::reading::{Batch, Encoding, Gap, GapReason, Item, Lane, Moment, Reply};
+use telehub::status::board::Board;
 use telehub::uplink::{Cause, Event, Submission};
+use tokio::sync::{mpsc, watch};
 use uplink_rig::{Rig, presence, settings};
 
 fn batch(device: &str, seq: u64, bytes: usize) -> Item {
@@ -325,4 +329,71 @@ async fn one_payload_that_is_hung_up_on_is_given_up_and_its_device_goes_on() {
         "{fate:?}"
     );
     assert_eq!((fate.refused.len(), fate.acked.len()), (0, 49));
+}
+
+/// What a device reports, and answers to commands, wait for nobody else: while nothing else is there
+/// and everything is suspected, one of them is believed.
+#[tokio::test]
+async fn reports_and_answers_pass_after_a_broker_that_hung_up_on_everything() {
+    for hang_ups in [6, 7, 8, 9] {
+        let broker = Broker::start().await;
+        let port = broker.port;
+        let (incoming, _from_broker) = mpsc::channel(1);
+        let (replies, reply_receiver) = mpsc::channel(8);
+        let (news, _news) = mpsc::unbounded_channel();
+        let desired = Desired::new(Board::new("barn"));
+        desired.allow(["lamp".into()].into());
+        let (_authority, authority) = watch::channel(Arc::default());
+        let ways = UplinkWays {
+            incoming,
+            replies: reply_receiver,
+            news,
+            desired: desired.clone(),
+            authority,
+            max_size: 1 << 10,
+        };
+        let mut rig = Rig::with_commands(settings(port), 100, Some(ways));
+        let taken = Arc::new(Mutex::new(BTreeSet::new()));
+        let seen = taken.clone();
+        let (hung_up, so_far) = watch::channel(0);
+        serve(broker, move |publish| {
+            if *hung_up.borrow() < hang_ups {
+                hung_up.send_modify(|count| *count += 1);
+                return false;
+            }
+            seen.lock().unwrap().insert(publish.topic.clone());
+            true
+        });
+        let reply = || Reply {
+            device: "pump".into(),
+            name: "on".into(),
+            topic: None,
+            correlation: None,
+            encoding: Encoding::Json,
+            payload: Bytes::from_static(b"{}"),
+            made: Moment::at(1.0),
+        };
+        let report = || assert!(desired.reported(&"lamp".into(), Bytes::from_static(b"{}")));
+        // Until the broker is good there is data of one device as well, and then never again.
+        loop {
+            if let Event::Up { epoch } = rig.event().await {
+                report();
+                let _ = replies.try_send(reply());
+                if *so_far.borrow() == hang_ups {
+                    break;
+                }
+                rig.submit_item(epoch, 1, batch("cow", 1, 1)).await;
+            }
+        }
+        for topic in ["telehub/barn/lamp/reported", "telehub/barn/pump/result/on"] {
+            let here = async {
+                while !taken.lock().unwrap().contains(topic) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            soon(&format!("{topic} after {hang_ups}"), here).await;
+        }
+        drop(replies);
+        rig.finish().await;
+    }
 }

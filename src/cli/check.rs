@@ -29,7 +29,10 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     }
     write!(io::stdout(), "{config}")?;
     let brokers = match arguments.connect {
-        true => brokers(&config)?,
+        true => {
+            writeln!(io::stdout())?;
+            examine_brokers(&config)?
+        }
         false => true,
     };
     spool(&config.spool)?;
@@ -55,8 +58,9 @@ fn spool(spool: &config::Spool) -> Result<(), Failure> {
     }
 }
 
-/// Prints what each broker says, as comments behind the configuration. Whether all is well.
-fn brokers(config: &Config) -> Result<bool, Failure> {
+/// Prints what each broker says, as comments that may stand behind a configuration. Whether all is
+/// well.
+pub(super) fn examine_brokers(config: &Config) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -66,7 +70,6 @@ fn brokers(config: &Config) -> Result<bool, Failure> {
     // A name look-up that hangs must not hold up the end.
     runtime.shutdown_background();
     let mut out = io::stdout();
-    writeln!(out)?;
     for Finding {
         broker,
         outcome,

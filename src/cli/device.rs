@@ -287,13 +287,9 @@ fn add(ids: &[String], wishes: &Wishes, token: bool, file: &RegistryFile) -> any
     let mut entries: Vec<Registered> = Vec::new();
     let mut shown = String::new();
     for id in ids {
-        let known = |entries: &[Registered]| entries.iter().any(|entry| entry.id == *id);
-        ensure!(
-            !known(registry.entries()),
-            "{id} is in {} already; for a new token: telehub device rotate {id}",
-            registry.path().display()
-        );
-        ensure!(!known(&entries), "{id} is there twice; nothing was added");
+        ensure_new(id, &registry)?;
+        let twice = entries.iter().any(|entry| entry.id == *id);
+        ensure!(!twice, "{id} is there twice; nothing was added");
         let mut hashed = None;
         if token {
             let token = new_token().context("cannot read random numbers from /dev/urandom")?;
@@ -319,6 +315,33 @@ fn add(ids: &[String], wishes: &Wishes, token: bool, file: &RegistryFile) -> any
     written(&registry);
     io::stdout().lock().write_all(shown.as_bytes())?;
     Ok(())
+}
+
+fn ensure_new(id: &str, registry: &Registry) -> anyhow::Result<()> {
+    ensure!(
+        registry.entries().iter().all(|entry| entry.id != id),
+        "{id} is in {} already; for a new token: telehub device rotate {id}",
+        registry.path().display()
+    );
+    Ok(())
+}
+
+/// Adds one device with a token, and returns that.
+pub(super) fn add_one(id: &str, registry: &Path) -> anyhow::Result<String> {
+    let mut registry = Registry::edit(registry)?;
+    ensure_new(id, &registry)?;
+    let token = new_token().context("cannot read random numbers from /dev/urandom")?;
+    registry.add(vec![Registered {
+        id: id.to_owned(),
+        token_sha256: Some(hash(&token)),
+        added: Some(now()),
+        expect: None,
+        commands: Vec::new(),
+        desired: false,
+        old_sha256: None,
+        old_until: None,
+    }])?;
+    Ok(token)
 }
 
 fn list(file: &RegistryFile) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ mod device;
 mod http;
 mod page;
 mod registry;
+mod setup;
 mod spool;
 mod status;
 mod tail;
@@ -52,6 +53,8 @@ Examples:
   telehub check --config ./telehub.toml && systemctl restart telehub
   telehub check --connect")]
     Check(check::Arguments),
+    /// Ask five questions, try the broker, write the configuration, let a first device in
+    Setup(setup::Arguments),
     /// Ask a running hub how it is: uplink, spool, devices
     Status(status::Arguments),
     /// Print readings as they come in at a running hub, one a line
@@ -101,6 +104,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Run(file) => run(&file.config),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Setup(arguments) => setup::setup(&arguments),
         Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
         Command::Tail(arguments) => tail::tail(&arguments).map_err(Failure::from),
         Command::Send(arguments) => match command::command(&arguments) {

@@ -47,6 +47,22 @@ impl Authority {
         self.takes.get(device).map_or(&[], Vec::as_slice)
     }
 
+    /// The names that devices take and that stand in the registry as they are, each once and in order:
+    /// what can be offered to somebody to choose from. Patterns cannot.
+    #[must_use]
+    pub fn exact_names(&self) -> HashMap<Arc<str>, Vec<String>> {
+        let exact = |names: &Vec<String>| {
+            let exact = names.iter().filter(|name| is_name(name)).cloned();
+            exact
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
+        let devices = self.takes.iter();
+        let devices = devices.map(|(device, names)| (device.clone(), exact(names)));
+        devices.filter(|(_, names)| !names.is_empty()).collect()
+    }
+
     /// The same, and these devices have a desired state.
     #[must_use]
     pub fn with_desired(self, desired: BTreeSet<Arc<str>>) -> Self {
@@ -127,6 +143,17 @@ mod tests {
         assert!(authority.allows("lamp", "set-level"));
         assert!(!authority.allows("lamp", "reboot"));
         assert!(!authority.allows("pump", "set-level"));
+    }
+
+    #[test]
+    fn exact_names_are_those_without_a_star_once_and_in_order() {
+        let of = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let authority = Authority::from_iter([
+            ("lamp".into(), of(&["on", "set-*", "blink", "on"])),
+            ("pump".into(), of(&["*"])),
+        ]);
+        let expected = [("lamp".into(), of(&["blink", "on"]))];
+        assert_eq!(authority.exact_names(), HashMap::from(expected));
     }
 
     /// The definition, tried out in every way: slow, and obviously right.

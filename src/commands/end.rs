@@ -144,7 +144,7 @@ impl Commands {
                 (known.name.clone(), attempt)
             }
             None => match said.name.clone().filter(|_| !waits) {
-                Some(name) if !self.memory.stray(now.mono, device, &said.id, hash) => (name, 0),
+                Some(name) if !self.memory.stray(now.mono, device, &said.id) => (name, 0),
                 _ => return self.said_again(device, &said.id, out),
             },
         };

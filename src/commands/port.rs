@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
+use super::authority::Authority;
 use super::desired::Desired;
 use super::event::{Incoming, Order, Said};
 use crate::reading::Reply;
@@ -140,6 +141,8 @@ pub struct UplinkWays {
     pub news: mpsc::UnboundedSender<News>,
     /// Desired and reported states.
     pub desired: Arc<Desired>,
+    /// What devices may be asked, for those who are to be offered it.
+    pub authority: watch::Receiver<Arc<Authority>>,
     /// Bytes of a command; the uplink skips what is far beyond.
     pub max_size: usize,
 }

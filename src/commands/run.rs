@@ -12,7 +12,7 @@ use super::authority::Authority;
 use super::desired::Desired;
 use super::local::{Asking, Callers, Told};
 use super::port::{FromSession, News, Tray};
-use super::{Action, Commands, Event, Incoming, Now, Record, Settings};
+use super::{Action, Commands, Event, Incoming, Now, Record, Said, Settings};
 use crate::clock;
 use crate::pulse::Pulse;
 use crate::reading::{Final, Reply};
@@ -54,9 +54,17 @@ pub struct Wiring {
     pub stop: Stop,
 }
 
+/// Where a device is.
+struct Place {
+    conn: u64,
+    tray: Arc<Tray>,
+    /// The log has heard of a result that was passed over.
+    complained: bool,
+}
+
 struct Room {
     commands: Commands,
-    trays: HashMap<Arc<str>, (u64, Arc<Tray>)>,
+    places: HashMap<Arc<str>, Place>,
     callers: Callers,
     /// Final answers that the intake has not taken yet.
     finals: VecDeque<Final>,
@@ -87,7 +95,7 @@ pub async fn run(wiring: Wiring) {
     } = wiring;
     let mut room = Room {
         commands: Commands::new(settings, Instant::now()),
-        trays: HashMap::new(),
+        places: HashMap::new(),
         callers: Callers::default(),
         finals: VecDeque::new(),
         is_up: false,
@@ -201,7 +209,12 @@ impl Room {
                 max_message,
                 tray,
             } => {
-                self.trays.insert(device.clone(), (conn, tray));
+                let place = Place {
+                    conn,
+                    tray,
+                    complained: false,
+                };
+                self.places.insert(device.clone(), place);
                 self.apply(Event::Online {
                     device,
                     conn,
@@ -211,21 +224,38 @@ impl Room {
             }
             FromSession::Offline { device, conn } => {
                 if self
-                    .trays
+                    .places
                     .get(&device)
-                    .is_some_and(|(known, _)| *known == conn)
+                    .is_some_and(|place| place.conn == conn)
                 {
-                    self.trays.remove(&device);
+                    self.places.remove(&device);
                 }
                 self.apply(Event::Offline { device, conn });
             }
-            FromSession::Result { device, said } => self.apply(Event::Result { device, said }),
+            FromSession::Result { device, said } => self.result(device, said),
+        }
+    }
+
+    /// The log hears once a connection that there was an answer which nobody waits for; a device that
+    /// says its results again after a reconnect does no wrong.
+    fn result(&mut self, device: Arc<str>, said: Said) {
+        let before = self.commands.counts().stray;
+        self.apply(Event::Result {
+            device: device.clone(),
+            said,
+        });
+        let passed_over = self.commands.counts().stray > before;
+        if let Some(place) = self.places.get_mut(&device)
+            && passed_over
+            && !std::mem::replace(&mut place.complained, true)
+        {
+            info!(%device, "a result is passed over: it was said before, or answers nothing that can be told to anybody");
         }
     }
 
     fn tray(&self, device: &Arc<str>, conn: u64) -> Option<&Tray> {
-        let (known, tray) = self.trays.get(device)?;
-        (*known == conn).then_some(tray)
+        let place = self.places.get(device)?;
+        (place.conn == conn).then_some(&*place.tray)
     }
 
     fn act(&mut self, action: Action) {

@@ -21,5 +21,5 @@ pub mod visit;
 
 pub use client::decode_to_device;
 pub(crate) use decode::scalar::base64url;
-pub use decode::{decode, decode_value, result_id};
+pub use decode::{decode, decode_value, result_id, seq_of_beginning};
 pub use encode::encode;

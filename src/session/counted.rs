@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::opening::Opening;
+
 /// One read of the socket takes so much: twenty batches of ten readings.
 pub(super) const READ: usize = 4 * 1024;
 
@@ -35,18 +37,22 @@ pub(super) struct Counted<S> {
     turn: u64,
     /// Reading paused, though there may be more.
     pub(super) paused: bool,
+    /// How the message that is being received begins.
+    pub(super) opening: Opening,
     /// What was read and is not taken yet, from `taken` on. Without memory while there is nothing.
     ahead: Vec<u8>,
     taken: usize,
 }
 
 impl<S> Counted<S> {
-    pub(super) fn new(stream: S) -> Self {
+    /// `max_message`: bytes of one message.
+    pub(super) fn new(stream: S, max_message: usize) -> Self {
         Self {
             stream,
             read: 0,
             turn: 0,
             paused: false,
+            opening: Opening::new(max_message),
             ahead: Vec::new(),
             taken: 0,
         }
@@ -89,6 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
         let read = read.filled();
         self.read += read.len() as u64;
+        self.opening.feed(read);
         let (now, later) = read.split_at(read.len().min(buf.remaining()));
         buf.put_slice(now);
         self.ahead.extend_from_slice(later);
@@ -158,7 +165,7 @@ mod tests {
         let (mut device, hub) = tokio::io::duplex(2 * READ);
         let sent: Vec<u8> = (0..=250).cycle().take(READ + 100).collect();
         device.write_all(&sent).await.unwrap();
-        let mut hub = Counted::new(hub);
+        let mut hub = Counted::new(hub, 1 << 20);
         let mut came = Vec::new();
         let mut part = [0; 300];
         while came.len() < sent.len() {

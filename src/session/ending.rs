@@ -44,6 +44,8 @@ pub enum Ending {
     TooLarge {
         /// The limit in bytes.
         limit: usize,
+        /// The number of the batch, where it stood at its beginning.
+        seq: Option<u64>,
     },
     /// Many rejects without a good message between them.
     TooManyRejects,
@@ -94,8 +96,9 @@ impl Ending {
                 1007,
                 "a text frame must be UTF-8: CBOR goes in binary frames",
             ),
-            Self::TooLarge { limit } => {
-                return Some((1009, format!("a message may have {limit} bytes")));
+            Self::TooLarge { limit, seq } => {
+                let which = seq.map_or(String::new(), |seq| format!("batch {seq}: "));
+                return Some((1009, format!("{which}a message may have {limit} bytes")));
             }
             Self::TooManyRejects => (1007, "too many rejected messages in a row"),
         };
@@ -137,25 +140,22 @@ impl Ending {
     /// What the device is told of the message that ended the session.
     #[must_use]
     pub fn reject(self) -> Option<Reject> {
-        let (code, detail) = match self {
-            Self::TooLarge { limit } => (
+        let (seq, code, detail) = match self {
+            Self::TooLarge { limit, seq } => (
+                seq,
                 RejectCode::TooLarge,
                 format!(
                     "a message may have {limit} bytes (max_message of the welcome): send smaller packs"
                 ),
             ),
             Self::NotUtf8 => (
+                None,
                 RejectCode::Malformed,
                 "a text frame must be UTF-8; if this is CBOR, send it in a binary frame".to_owned(),
             ),
             _ => return None,
         };
-        Some(Reject {
-            // The message was given up before it was read, so its number is not known.
-            seq: None,
-            code,
-            detail,
-        })
+        Some(Reject { seq, code, detail })
     }
 }
 
@@ -194,7 +194,10 @@ mod tests {
             Ending::Stopping,
             Ending::ProtocolError,
             Ending::NotUtf8,
-            Ending::TooLarge { limit: 1 },
+            Ending::TooLarge {
+                limit: 1,
+                seq: None,
+            },
             Ending::TooManyRejects,
             Ending::Lost,
         ];

@@ -93,6 +93,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     pub(super) fn incoming(&mut self, incoming: Incoming) -> Result<(), Ending> {
         match incoming {
             Incoming::End(ending) => {
+                if matches!(ending, Ending::TooLarge { .. }) {
+                    self.encoding = self.wire.began_in();
+                }
                 if let Some(reject) = ending.reject() {
                     self.reject(reject)?;
                 }

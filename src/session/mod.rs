@@ -18,6 +18,7 @@ mod inbound;
 pub mod liveness;
 mod messages;
 mod notes;
+mod opening;
 mod parting;
 pub mod post;
 pub mod rate;
@@ -156,6 +157,10 @@ enum Event {
 ///
 /// Ten thousand of these wait at a time, so nothing is part of it twice: what an `async fn` is given
 /// it keeps beside what it makes of it, and what only the end needs is on the heap from then on.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps its arguments twice"
+)]
 pub fn run<S>(
     wire: Wire<S>,
     settings: &Settings,

@@ -82,7 +82,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             .max_write_buffer_size(WRITE_BUFFER.max(max_message + FRAME_HEAD))
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let stream = Counted::new(stream);
+        let mut stream = Counted::new(stream, max_message);
+        stream.opening.feed(&already_read);
         let ws = if already_read.is_empty() {
             WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
         } else {
@@ -108,6 +109,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// messages: heads of tiny fragments above all.
     pub fn surplus(&mut self) -> u32 {
         self.surplus.take(self.ws.get_ref().read)
+    }
+
+    /// How the message that began last is encoded, whether or not it has come to its end.
+    pub fn began_in(&self) -> Encoding {
+        self.ws.get_ref().opening.encoding()
     }
 
     /// Whether output waits for the device to read. Send nothing meanwhile that can wait.
@@ -204,6 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Error::ConnectionClosed | Error::AlreadyClosed => Ending::Closed,
             Error::Capacity(CapacityError::MessageTooLong { .. }) => Ending::TooLarge {
                 limit: self.max_message,
+                seq: self.ws.get_ref().opening.seq(),
             },
             Error::Utf8(_) => Ending::NotUtf8,
             // The device's TCP did not acknowledge our pings: the kernel came to the same

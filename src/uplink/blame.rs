@@ -20,6 +20,7 @@
 //! A suspect that is taken is innocent, at whatever point. A convict is remembered: when it is
 //! tried again it goes alone, and one more hang-up refuses it at once.
 
+use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -122,6 +123,9 @@ struct Suspect {
     rival: bool,
     /// Connections that have waited for it to come first, since it was offered last.
     waited: u8,
+    /// It was there in this round and wanted to go: whoever asks whether it may is noted here, so that
+    /// no list has to name every kind of thing that can be held back.
+    there: Cell<bool>,
 }
 
 impl Suspect {
@@ -239,7 +243,7 @@ impl Blame {
 
     /// Whether this may go out. In careful mode the caller keeps one thing on the wire; `Later`
     /// means that another one should be offered, and `Now` beside a suspect that is waiting never
-    /// keeps that one from its turn for long: see [`Self::wanted`].
+    /// keeps that one from its turn for long: see [`Self::wanted`]. Ask only for what is there to go.
     pub(super) fn may_go(&self, thing: &Thing) -> Go {
         if self.convicts.contains(thing) {
             return Go::Alone;
@@ -247,14 +251,22 @@ impl Blame {
         if !self.careful {
             return Go::Now;
         }
-        match self
-            .suspects
-            .iter()
-            .position(|suspect| suspect.thing == *thing)
-        {
-            None => Go::Now,
-            Some(0) if self.is_its_turn() => Go::Now,
-            Some(_) => Go::Later,
+        let mut suspects = self.suspects.iter().enumerate();
+        let Some((place, suspect)) = suspects.find(|(_, suspect)| suspect.thing == *thing) else {
+            return Go::Now;
+        };
+        suspect.there.set(true);
+        if place == 0 && self.is_its_turn() {
+            Go::Now
+        } else {
+            Go::Later
+        }
+    }
+
+    /// What is there is looked for anew.
+    pub(super) fn begin_round(&self) {
+        for suspect in &self.suspects {
+            suspect.there.set(false);
         }
     }
 
@@ -304,25 +316,27 @@ impl Blame {
         self.careful && self.here == 0 && self.suspects.front().is_some_and(may_come)
     }
 
-    /// A witness is needed: something that the broker is known to take, before the suspect goes.
-    pub(super) fn needs_witness(&self) -> bool {
-        self.careful && !self.suspects.is_empty() && !self.is_its_turn()
+    /// A witness is needed, something that the broker is known to take, before the suspect goes, and the
+    /// hub's own status can be it.
+    pub(super) fn needs_hub_as_witness(&self) -> bool {
+        let needed = self.careful && !self.suspects.is_empty() && !self.is_its_turn();
+        let is_hub = |suspect: &Suspect| suspect.thing == Thing::Hub;
+        needed && !self.convicts.contains(&Thing::Hub) && !self.suspects.iter().any(is_hub)
     }
 
-    /// The suspect on trial waits for a witness or is not there, and everybody who is there is a
-    /// suspect too, as after a broker that hung up on whatever came first: one of them has to be
-    /// believed, or nothing would ever go again. `there`: what waits to go out.
-    pub(super) fn believe(&mut self, there: &[Thing]) -> Option<Thing> {
-        let trial = &self.suspects.front().filter(|_| self.careful)?.thing;
-        let waits = there.contains(trial);
+    /// The suspect on trial waits for a witness or is not there, and everybody who has asked in this
+    /// round is a suspect too, as after a broker that hung up on whatever came first: one of them has
+    /// to be believed, or nothing would ever go again.
+    pub(super) fn believe(&mut self) -> Option<Thing> {
+        let trial = self.suspects.front().filter(|_| self.careful)?;
+        let waits = trial.there.get();
         if waits && self.is_its_turn() {
             return None;
         }
-        let is_suspect = |thing: &Thing| self.suspects.iter().any(|one| one.thing == *thing);
-        let mut others = there.iter().filter(|thing| *thing != trial);
+        let mut others = self.suspects.iter().skip(1);
         // Of the hub's own status there is nobody else to bear witness, if nothing else is there.
-        let own = Some(trial).filter(|trial| waits && **trial == Thing::Hub);
-        let believed = others.find(|thing| is_suspect(thing)).or(own)?.clone();
+        let own = Some(trial).filter(|trial| waits && trial.thing == Thing::Hub);
+        let believed = others.find(|one| one.there.get()).or(own)?.thing.clone();
         self.suspects.retain(|suspect| suspect.thing != believed);
         Some(believed)
     }
@@ -438,6 +452,7 @@ impl Blame {
                     content: Some(alone.content),
                     rival: false,
                     waited: 0,
+                    there: Cell::new(false),
                 });
             }
             return None;
@@ -555,6 +570,7 @@ mod tests {
                 let careful = self.blame.is_careful();
                 let mut out: Vec<Thing> = Vec::new();
                 if careful {
+                    self.blame.begin_round();
                     let wanted = self.blame.wanted().cloned();
                     let wanted =
                         wanted.filter(|thing| self.queue.contains(thing) || *thing == Thing::Hub);
@@ -564,12 +580,9 @@ mod tests {
                             .find(|thing| self.blame.may_go(thing) != Go::Later)
                             .cloned()
                     };
-                    let witness = (self.blame.needs_witness()
-                        && self.blame.may_go(&Thing::Hub) == Go::Now)
-                        .then_some(Thing::Hub);
+                    let witness = self.blame.needs_hub_as_witness().then_some(Thing::Hub);
                     let next = wanted.or(witness).or_else(other);
-                    let queue: Vec<_> = self.queue.iter().cloned().collect();
-                    match next.or_else(|| self.blame.believe(&queue)) {
+                    match next.or_else(|| self.blame.believe()) {
                         Some(thing) => out.push(thing),
                         None => return,
                     }

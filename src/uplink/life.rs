@@ -24,6 +24,7 @@ use super::twins::Twins;
 use super::values::Values;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
+use crate::commands::authority::Authority;
 use crate::commands::desired::Desired;
 use crate::commands::port::{News, UplinkWays};
 use crate::pulse::Pulse;
@@ -51,6 +52,8 @@ pub(super) struct Ports {
     pub(super) commands: Option<UplinkWays>,
     /// Desired and reported states, where commands are on.
     pub(super) desired: Option<Arc<Desired>>,
+    /// What devices may be asked, where commands are on.
+    pub(super) authority: Option<watch::Receiver<Arc<Authority>>>,
     /// When the hub's own state, which it refuses, is tried again, and the pause before that.
     pub(super) hub_pause: Option<(Instant, Duration)>,
     /// What makes the broker hang up.
@@ -96,6 +99,7 @@ pub(super) async fn run<D: Dial>(
         clock: clock::changes(),
         parked: Parked::default(),
         desired: commands.as_ref().map(|ways| ways.desired.clone()),
+        authority: commands.as_ref().map(|ways| ways.authority.clone()),
         commands,
         hub_pause: None,
         blame: Blame::default(),

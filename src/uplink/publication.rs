@@ -323,6 +323,13 @@ impl Publisher {
         topic
     }
 
+    /// Where a command for a device is sent.
+    pub(super) fn command_topic(&self, device: &str, name: &str) -> String {
+        let mut topic = self.topic(device, "command/");
+        topic.push_str(&escape(name, self.dots));
+        topic
+    }
+
     /// Matches the commands for all devices, whatever stands behind.
     pub(super) fn command_filter(&self) -> String {
         self.topic("+", "command/#")

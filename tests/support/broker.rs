@@ -85,6 +85,7 @@ impl Broker {
             buffer: BytesMut::new(),
             subscriptions: Vec::new(),
             deaf: false,
+            refuses: |_| false,
         })
     }
 
@@ -119,6 +120,8 @@ pub struct Peer {
     pub subscriptions: Vec<String>,
     /// It delivers nothing.
     deaf: bool,
+    /// Filters that the client may not subscribe to.
+    pub refuses: fn(&str) -> bool,
 }
 
 impl Peer {
@@ -129,7 +132,14 @@ impl Peer {
             match Packet::read(&mut self.buffer, usize::MAX) {
                 Ok(Packet::PingReq) => self.write(&Packet::PingResp).await,
                 Ok(Packet::Subscribe(subscribe)) => {
-                    let agreed = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
+                    let refused = subscribe
+                        .filters
+                        .iter()
+                        .any(|one| (self.refuses)(&one.path));
+                    let agreed = vec![match refused {
+                        true => SubscribeReasonCode::Failure,
+                        false => SubscribeReasonCode::Success(QoS::AtLeastOnce),
+                    }];
                     self.write(&Packet::SubAck(SubAck::new(subscribe.pkid, agreed)))
                         .await;
                     // The hub's own status and its probe are there on every connection.

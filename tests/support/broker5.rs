@@ -21,6 +21,8 @@ pub struct Peer5 {
     buffer: BytesMut,
     pub pings: u32,
     pub filters: Vec<String>,
+    /// Filters that the client may not subscribe to.
+    pub refuses: fn(&str) -> bool,
 }
 
 impl Broker5 {
@@ -38,6 +40,7 @@ impl Broker5 {
             buffer: BytesMut::new(),
             pings: 0,
             filters: Vec::new(),
+            refuses: |_| false,
         }
     }
 
@@ -92,9 +95,14 @@ impl Peer5 {
                 }
                 Ok(Packet::Subscribe(subscribe)) => {
                     let [high, low] = subscribe.pkid.to_be_bytes();
+                    let refused = subscribe
+                        .filters
+                        .iter()
+                        .any(|one| (self.refuses)(&one.path));
+                    let reason = if refused { 0x87 } else { 0 };
                     self.filters
                         .extend(subscribe.filters.into_iter().map(|filter| filter.path));
-                    self.raw(&[0x90, 4, high, low, 0, 0]).await;
+                    self.raw(&[0x90, 4, high, low, 0, reason]).await;
                 }
                 Ok(Packet::Unsubscribe(unsubscribe)) => {
                     let [high, low] = unsubscribe.pkid.to_be_bytes();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use telehub::commands::port::UplinkWays;
 use telehub::config::{self, DrainOrder, Format, Uplink};
 use telehub::reading::{Batch, Encoding, Item, Lane};
 use telehub::status::board::Board;
@@ -104,6 +105,11 @@ impl Rig {
 
     /// With channels that hold so many.
     pub fn with_channels(settings: Settings, capacity: usize) -> Self {
+        Self::with_commands(settings, capacity, None)
+    }
+
+    /// With ends of the ways of commands.
+    pub fn with_commands(settings: Settings, capacity: usize, ways: Option<UplinkWays>) -> Self {
         let (submissions, submission_receiver) = mpsc::channel(capacity);
         let (event_sender, events) = mpsc::channel(capacity);
         let (reconnect, reconnect_receiver) = watch::channel(0);
@@ -118,7 +124,7 @@ impl Rig {
             board.clone(),
             reconnect_receiver,
             stop,
-            None,
+            ways,
         ));
         Self {
             submissions: Some(submissions),

@@ -192,7 +192,7 @@ impl<S: Source> Device<S> {
             }
             // It keeps no results: what is lost on the way is not known to its sender.
             Ok(FromHub::ResultAck { .. } | FromHub::Desired(_)) => {}
-            Ok(FromHub::Command { id, name, args }) => {
+            Ok(FromHub::Command { id, name, args, .. }) => {
                 let outcome = match name.as_str() {
                     "echo" => Ok(args),
                     _ => Err("this device knows the command `echo` only"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::frame::{self, BINARY, CLOSE, PING, TEXT};
@@ -33,10 +34,20 @@ pub struct Rogue {
     pub tally: Arc<Mutex<Tally>>,
 }
 
+/// A command of the hub.
+pub struct Asked {
+    pub id: String,
+    pub name: String,
+    /// How long the hub waits for the answer.
+    pub timeout: Duration,
+}
+
 /// What the hub says.
 pub struct Ear {
     half: OwnedReadHalf,
     received: Vec<u8>,
+    /// Who is told of commands.
+    asked: Option<UnboundedSender<Asked>>,
 }
 
 impl Rogue {
@@ -111,6 +122,7 @@ impl Rogue {
         let ear = Ear {
             half,
             received: rest,
+            asked: None,
         };
         Ok(Some((write, ear)))
     }
@@ -158,12 +170,17 @@ impl Rogue {
 }
 
 impl Ear {
+    /// Commands go there.
+    pub fn tell(&mut self, asked: UnboundedSender<Asked>) {
+        self.asked = Some(asked);
+    }
+
     /// Counts all that the hub says until it ends the connection.
     pub async fn hear(mut self, tally: &Mutex<Tally>) {
         let tally = || tally.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             while let Some(frame) = frame::take(&mut self.received) {
-                if note(&frame, &mut tally()) {
+                if note(&frame, &mut tally(), self.asked.as_ref()) {
                     return;
                 }
             }
@@ -176,7 +193,7 @@ impl Ear {
 }
 
 /// Counts a frame; says whether it is a goodbye.
-fn note(frame: &frame::Frame, tally: &mut Tally) -> bool {
+fn note(frame: &frame::Frame, tally: &mut Tally, asked: Option<&UnboundedSender<Asked>>) -> bool {
     let encoding = match frame.opcode {
         BINARY => Encoding::Cbor,
         TEXT => Encoding::Json,
@@ -197,6 +214,20 @@ fn note(frame: &frame::Frame, tally: &mut Tally) -> bool {
     match FromHub::decode(encoding, &frame.payload) {
         Ok(FromHub::Ack { .. }) => tally.acks += 1,
         Ok(FromHub::Reject { code, .. }) => count(&mut tally.rejects, code),
+        Ok(FromHub::ResultAck { .. }) => tally.results += 1,
+        Ok(FromHub::Command {
+            id, name, timeout, ..
+        }) => {
+            tally.commands += 1;
+            if let Some(asked) = asked {
+                // An error means that the lies have come to their end.
+                let _ = asked.send(Asked {
+                    id,
+                    name,
+                    timeout: Duration::try_from_secs_f64(timeout).unwrap_or_default(),
+                });
+            }
+        }
         Ok(_) => {}
         Err(error) => count(&mut tally.violations, error),
     }

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::time::sleep;
 
 use super::frame::{BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, frame};
 use super::link::Rogue;
@@ -71,51 +70,6 @@ pub async fn flapping(rogue: &mut Rogue) -> io::Result<()> {
             drop(again);
         }
     }
-    Ok(())
-}
-
-/// Sequence numbers backwards and far ahead, 0, the same ones with other content, hello in the
-/// middle, answers to questions that nobody asked.
-pub async fn liar(rogue: &mut Rogue) -> io::Result<()> {
-    let Some((mut out, ear)) = rogue.upgrade(None).await? else {
-        return Ok(());
-    };
-    let encoding = if rogue.below(2) == 0 {
-        Encoding::Cbor
-    } else {
-        Encoding::Json
-    };
-    let first = FIN
-        | if encoding == Encoding::Cbor {
-            BINARY
-        } else {
-            TEXT
-        };
-    let mut lies = vec![hello(encoding, "lies")];
-    let mut seq = 1000;
-    for _ in 0..64 {
-        lies.push(match rogue.below(8) {
-            0 => batch(encoding, 0),
-            1 => batch(encoding, rogue.below(seq)),
-            2 => batch(encoding, u64::MAX),
-            3 => hello(encoding, "other lies"),
-            4 => crate::wire::message::result(encoding, "nobody asked", Err("no")),
-            5 => batch(encoding, seq),
-            _ => {
-                seq = seq.saturating_add(rogue.below(1 << 40));
-                batch(encoding, seq)
-            }
-        });
-    }
-    let tell = async {
-        for lie in &lies {
-            out.write_all(&frame(first, lie)).await?;
-            sleep(Duration::from_millis(20)).await;
-        }
-        out.write_all(&frame(FIN | CLOSE, &1000_u16.to_be_bytes()))
-            .await
-    };
-    rogue.listen(ear, tell).await;
     Ok(())
 }
 

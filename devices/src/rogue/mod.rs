@@ -5,6 +5,7 @@
 
 mod frame;
 mod junk;
+mod liar;
 mod link;
 mod loud;
 mod quiet;
@@ -48,7 +49,8 @@ pub enum Kind {
     SlowLoris,
     /// Connects and leaves in a tight loop
     Flapping,
-    /// Sends sequence numbers backwards, far ahead, twice
+    /// Sends sequence numbers backwards, far ahead, twice; answers commands that others were asked, or
+    /// nobody, late, twice, and with nonsense
     Liar,
     /// Sends deep nesting, huge lengths, messages that grow
     Bomb,
@@ -160,7 +162,7 @@ async fn live(kind: Kind, mut rogue: Rogue) {
                 Kind::Garbage => junk::garbage(&mut rogue).await,
                 Kind::SlowLoris => quiet::slow_loris(&mut rogue).await,
                 Kind::Flapping => loud::flapping(&mut rogue).await,
-                Kind::Liar => loud::liar(&mut rogue).await,
+                Kind::Liar => liar::liar(&mut rogue).await,
                 Kind::Bomb => junk::bomb(&mut rogue).await,
                 Kind::Thief => loud::thief(&mut rogue).await,
                 Kind::Hoarder => quiet::hoarder(&mut rogue).await,

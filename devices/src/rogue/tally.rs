@@ -26,6 +26,10 @@ pub struct Tally {
     pub rejects: Counts,
     /// Acks.
     pub acks: u64,
+    /// Commands of the hub.
+    pub commands: u64,
+    /// Results that it says are safe.
+    pub results: u64,
     /// Pings of the hub.
     pub pings: u64,
     /// What no hub may send.
@@ -64,6 +68,8 @@ impl Tally {
         number(&mut out, "left open", self.left_open);
         several(&mut out, "rejected", &self.rejects);
         number(&mut out, "acks", self.acks);
+        number(&mut out, "commands", self.commands);
+        number(&mut out, "results acked", self.results);
         number(&mut out, "pings", self.pings);
         several(&mut out, "VIOLATIONS", &self.violations);
         out
@@ -81,6 +87,8 @@ impl Tally {
             "left_open": self.left_open,
             "rejects": self.rejects,
             "acks": self.acks,
+            "commands": self.commands,
+            "results": self.results,
             "pings": self.pings,
             "violations": self.violations,
         });

@@ -183,6 +183,8 @@ pub enum FromHub {
         name: String,
         /// With these arguments.
         args: Value,
+        /// Seconds that are left for the answer.
+        timeout: f64,
     },
 }
 
@@ -237,6 +239,7 @@ impl FromHub {
                 id: body.text("id")?,
                 name: body.text("name")?,
                 args: body.body.remove("args").unwrap_or(Value::Null),
+                timeout: body.float("timeout")?,
             }),
             _ => Err(format!("unknown kind of message `{kind}`")),
         }
@@ -355,11 +358,12 @@ mod tests {
                 },
             ),
             (
-                json!({"command": {"id": "1", "name": "echo", "args": [1, {"a": null}]}}),
+                json!({"command": {"id": "1", "name": "echo", "args": [1, {"a": null}], "timeout": 1.5}}),
                 FromHub::Command {
                     id: "1".into(),
                     name: "echo".into(),
                     args: json!([1, {"a": null}]),
+                    timeout: 1.5,
                 },
             ),
         ] {

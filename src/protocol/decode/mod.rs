@@ -71,6 +71,26 @@ pub fn result_id(encoding: Encoding, frame: &[u8]) -> Option<String> {
     id.into_inner()
 }
 
+/// The sequence number of a batch of which only the beginning is there. `None`: it does not stand
+/// there, or not all of it.
+#[must_use]
+pub fn seq_of_beginning(encoding: Encoding, bytes: &[u8]) -> Option<u64> {
+    // A JSON number ends where something else begins: at the end of the bytes it may go on.
+    let is_number = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+    let cut = match encoding {
+        Encoding::Cbor => 0,
+        Encoding::Json => bytes
+            .iter()
+            .rev()
+            .take_while(|byte| is_number(byte))
+            .count(),
+    };
+    let whole = &bytes[..bytes.len() - cut];
+    let ctx = Context::new(whole.len());
+    let _ = read(encoding, whole, fields::SeqOnly(&ctx));
+    ctx.seq()
+}
+
 /// Whether a frame that is no CBOR message begins like a JSON one. No CBOR message begins so: `{`
 /// and `[` would be texts and byte strings of absurd length.
 fn looks_like_json(frame: &[u8]) -> bool {

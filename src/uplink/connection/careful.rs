@@ -19,6 +19,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.phase != Phase::Serving {
             return;
         }
+        self.ports.blame.begin_round();
         if let Some(wanted) = self.ports.blame.wanted().cloned()
             && self.offer(&wanted)
         {
@@ -27,29 +28,15 @@ impl<W: Wire> Connection<'_, W> {
         if self.grace.is_some() && self.ports.blame.awaits_first() {
             return;
         }
-        if self.ports.blame.needs_witness()
-            && self.ports.blame.may_go(&Thing::Hub) == Go::Now
-            && self.offer(&Thing::Hub)
-        {
+        if self.ports.blame.needs_hub_as_witness() && self.offer(&Thing::Hub) {
             return;
         }
         self.offer_any();
         if self.nothing_is_out()
-            && let Some(believed) = self.believe()
+            && let Some(believed) = self.ports.blame.believe()
         {
             self.offer(&believed);
         }
-    }
-
-    /// Nothing could go: see [`Blame::believe`](crate::uplink::blame::Blame::believe).
-    fn believe(&mut self) -> Option<Thing> {
-        let hub = self.untold_hub.then_some(Thing::Hub);
-        let data = self.held.iter().map(|one| thing_of(&one.item, one.lane));
-        let states = self.states.iter();
-        let states = states.map(|(device, _)| Thing::Status(device.clone()));
-        let subscriptions = self.subscriptions.wanted_things();
-        let there: Vec<_> = data.chain(states).chain(subscriptions).chain(hub).collect();
-        self.ports.blame.believe(&there)
     }
 
     /// Everything that could be sent is looked at.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 use tracing::warn;
 
 use super::{Connection, Phase, Record};
 use crate::clock;
+use crate::commands::authority::Authority;
 use crate::protocol::number::Number;
 use crate::uplink::door::{Message, Wire};
 use crate::uplink::homeassistant::{Discovery, Facts, HUB};
@@ -17,6 +19,17 @@ use crate::uplink::values::Values;
 /// How often the hub's own health is told, and looked whether a device was forgotten.
 const HEALTH: Duration = Duration::from_secs(30);
 
+/// Returns when devices may be asked something else; never, without commands. Cancel safe.
+pub(super) async fn rights_change(authority: &mut Option<watch::Receiver<Arc<Authority>>>) {
+    let changed = match authority {
+        Some(authority) => authority.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
+    }
+}
+
 impl<W: Wire> Connection<'_, W> {
     /// A connection begins.
     pub(super) fn begin_discovery(&mut self) {
@@ -26,6 +39,18 @@ impl<W: Wire> Connection<'_, W> {
             discovery.retell(now);
             self.health = Some(now);
         }
+        self.follow_rights();
+    }
+
+    /// What devices may be asked by exact name are their buttons.
+    pub(super) fn follow_rights(&mut self) {
+        if let (Some(authority), Some(discovery)) =
+            (&mut self.ports.authority, &mut self.ports.discovery)
+        {
+            let buttons = authority.borrow_and_update().exact_names();
+            discovery.offer(buttons, Instant::now());
+        }
+        self.ask_for_documents(Instant::now());
     }
 
     /// What has been learned of values is news for discovery.
@@ -37,6 +62,14 @@ impl<W: Wire> Connection<'_, W> {
         for device in values.take_news() {
             discovery.news(&device, now);
         }
+        self.ask_for_documents(now);
+    }
+
+    /// What the broker holds of an earlier run has to be known before anything is written over it.
+    fn ask_for_documents(&mut self, now: Instant) {
+        let Some(discovery) = &mut self.ports.discovery else {
+            return;
+        };
         while self.subscriptions.documents() < super::messages::DOCUMENTS
             && let Some(device) = discovery.unasked(now)
         {
@@ -80,7 +113,7 @@ impl<W: Wire> Connection<'_, W> {
         let board = &self.ports.board;
         for device in board.devices.take_forgotten() {
             values.forget(&device);
-            discovery.forget(&device);
+            discovery.forget(&device, now);
         }
         let spool = &board.spool;
         let fill = 100 * spool.disk_bytes.get() / spool.max_size.get().max(1);
@@ -136,6 +169,12 @@ impl<W: Wire> Connection<'_, W> {
             let topic = self.publisher.value_topic(device, &known.name);
             (known, topic)
         };
+        let discovery = self.ports.discovery.as_ref();
+        let buttons = discovery.map_or(&[][..], |discovery| discovery.buttons(device));
+        let with_command = |name: &String| {
+            let topic = self.publisher.command_topic(device, name);
+            (name.clone(), topic)
+        };
         let about = self.ports.board.devices.get(device);
         let (model, firmware) = about.map(|about| about.description()).unwrap_or_default();
         Facts {
@@ -145,6 +184,7 @@ impl<W: Wire> Connection<'_, W> {
             device_status: self.publisher.status_topic(device),
             expires: self.wire.terms().version == Version::V5,
             values: values.into_iter().flatten().map(with_topic).collect(),
+            buttons: buttons.iter().map(with_command).collect(),
         }
     }
 

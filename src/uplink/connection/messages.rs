@@ -121,12 +121,6 @@ impl Subscriptions {
         self.made.iter().all(|one| one.answered)
     }
 
-    /// Those that are still to be made.
-    pub(super) fn wanted_things(&self) -> impl Iterator<Item = Thing> {
-        let wanted = self.wanted.iter();
-        wanted.map(|(_, one)| Thing::Subscription(one.filter.as_str().into()))
-    }
-
     /// Those that it has not.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = Thing> {
         let open = self.made.iter().filter(|one| !one.answered);
@@ -317,17 +311,18 @@ impl<W: Wire> Connection<'_, W> {
     /// Publishes the probe, if it is its time.
     pub(super) fn send_probe(&mut self) -> bool {
         let free = self.ledger.span() < usize::from(self.window.whole);
-        let may = matches!(self.ports.blame.may_go(&Thing::Probe), Go::Now);
         if self.probe != Probe::Ready || !free || self.phase != Phase::Serving {
             return false;
         }
-        if !may {
-            if self.ports.blame.may_go(&Thing::Probe) == Go::Alone {
+        match self.ports.blame.may_go(&Thing::Probe) {
+            Go::Now => {}
+            Go::Later => return false,
+            Go::Alone => {
                 // Hung up on before: that it is forbidden says nothing of the devices' topics.
                 self.probe = Probe::Off;
                 self.ports.board.uplink.set_probe(ProbeState::Unknown);
+                return false;
             }
-            return false;
         }
         let probe = self.publisher.probe(clock::now());
         if !self.publish_state(&probe, Record::Probe) {

@@ -416,6 +416,7 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(states) => self.untold = true,
                 () = desired::changed(self.ports.desired.as_deref()) => {}
+                () = discovery::rights_change(&mut self.ports.authority) => self.follow_rights(),
                 // It goes out with the next feed.
                 () = reached(report) => {}
                 // What is due now is fed.

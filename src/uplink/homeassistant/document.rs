@@ -4,12 +4,16 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::Facts;
 use super::units::{UNITS, is_measured};
 use crate::uplink::values::{Kind, Known};
 
 /// Hexadecimal digits of a hash in an id: 2^32, so that two of some thousand names share one once in
 /// a thousand installations, and then still differ in the readable part.
 const DIGITS: usize = 8;
+
+/// The platform of a component that is a command.
+pub(super) const BUTTON: &str = "button";
 
 /// A text as part of an id, which has letters, digits, `_` and `-` only, and what makes it unique.
 pub(super) fn id(readable: &[&str], exact: &str) -> String {
@@ -71,15 +75,16 @@ impl About<'_> {
         })
     }
 
-    /// A device with its values. `recalled`: components of an earlier run that have not come yet.
-    pub(super) fn device_document(
-        &self,
-        values: &[(Known, String)],
-        recalled: &Map<String, Value>,
-    ) -> Value {
+    /// A device with its values and buttons. `recalled`: components of an earlier run that have not
+    /// come yet.
+    pub(super) fn device_document(&self, facts: &Facts, recalled: &Map<String, Value>) -> Value {
         let mut components = recalled.clone();
-        for (known, topic) in values {
+        for (known, topic) in &facts.values {
             let (key, component) = self.component(known, topic);
+            components.insert(key, component);
+        }
+        for (name, topic) in &facts.buttons {
+            let (key, component) = self.button(name, topic);
             components.insert(key, component);
         }
         let mut device = json!({
@@ -126,6 +131,29 @@ impl About<'_> {
             "sw": self.version,
         });
         self.frame(&device, &json!([self.hub_availability()]), components)
+    }
+
+    /// A command without arguments. It is refused while the device is away, asleep as well, so that it
+    /// can be pressed only while the device is there; and it is never retained, which would be refused
+    /// too.
+    fn button(&self, name: &str, topic: &str) -> (String, Value) {
+        // No value has a space in its name.
+        let key = id(&[BUTTON, name], &format!("{BUTTON} {name}"));
+        let online = "{{ 'online' if value_json.state == 'online' else 'offline' }}";
+        let component = json!({
+            "p": BUTTON,
+            "unique_id": format!("{}_{key}", self.object),
+            "name": name,
+            "command_topic": topic,
+            "payload_press": "{}",
+            "qos": 1,
+            "retain": false,
+            "availability": [
+                self.hub_availability(),
+                {"topic": self.device_status, "value_template": online},
+            ],
+        });
+        (key, component)
     }
 
     fn component(&self, known: &Known, topic: &str) -> (String, Value) {

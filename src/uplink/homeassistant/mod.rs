@@ -4,11 +4,14 @@
 //! not list. So a document goes out only after its device has been quiet for a while, and the first one
 //! of a run after what the broker still holds of an earlier run has been asked for: values that have not
 //! come yet stay.
+//!
+//! A command that a device takes by its exact name is a button. All of them are known from the
+//! registry, so that of buttons of an earlier run none stays that is not allowed any more.
 
 mod document;
 mod units;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +34,10 @@ const REMOVALS: usize = 1_024;
 /// Bytes of a document of an earlier run: 256 values with the longest names and topics take 200 KiB.
 pub(super) const MAX_DOCUMENT: usize = 256 << 10;
 
+/// Buttons of one device at most, the first by name: with the longest names and topics they take 100
+/// KiB of a document.
+const BUTTONS: usize = 128;
+
 /// Stands for the hub itself where devices are meant. No device can have this id.
 pub(super) const HUB: &str = "_hub";
 
@@ -42,8 +49,10 @@ struct Entry {
     asked: Option<Instant>,
     /// Components of that, which this run has not seen.
     recalled: Map<String, Value>,
-    /// The document that the broker has, or is being sent.
+    /// The document that the broker has, or is being sent; empty: none.
     told: Option<Vec<u8>>,
+    /// The broker has a document, of this run or of an earlier one.
+    stands: bool,
     out: bool,
     pause: Option<(Instant, Duration)>,
 }
@@ -60,6 +69,8 @@ pub(super) struct Facts {
     pub(super) expires: bool,
     /// Values with their topics.
     pub(super) values: Vec<(Known, String)>,
+    /// Commands with theirs.
+    pub(super) buttons: Vec<(String, String)>,
 }
 
 /// See the module.
@@ -70,6 +81,8 @@ pub(super) struct Discovery {
     version: String,
     plain: bool,
     devices: HashMap<Arc<str>, Entry>,
+    /// What devices take by exact name.
+    buttons: HashMap<Arc<str>, Vec<String>>,
     removals: VecDeque<Arc<str>>,
 }
 
@@ -84,6 +97,7 @@ impl Discovery {
             version: version.to_owned(),
             plain,
             devices: HashMap::new(),
+            buttons: HashMap::new(),
             removals: VecDeque::new(),
         }
     }
@@ -108,11 +122,29 @@ impl Discovery {
             asked: None,
             recalled: Map::new(),
             told: None,
+            stands: false,
             out: false,
             pause: None,
         });
         let first = entry.news.map_or(now, |(first, _)| first);
         entry.news = Some((first, now));
+    }
+
+    /// What devices take by exact name, as of now.
+    pub(super) fn offer(&mut self, buttons: HashMap<Arc<str>, Vec<String>>, now: Instant) {
+        let before = std::mem::replace(&mut self.buttons, buttons);
+        let devices: BTreeSet<_> = before.keys().chain(self.buttons.keys()).cloned().collect();
+        for device in devices {
+            if before.get(&device) != self.buttons.get(&device) {
+                self.news(&device, now);
+            }
+        }
+    }
+
+    /// The commands that are buttons of a device.
+    pub(super) fn buttons(&self, device: &str) -> &[String] {
+        let buttons = self.buttons.get(device).map_or(&[][..], Vec::as_slice);
+        &buttons[..buttons.len().min(BUTTONS)]
     }
 
     /// Home Assistant has started, or the broker is another one: everything is told again.
@@ -123,11 +155,14 @@ impl Discovery {
         }
     }
 
-    /// A device is forgotten, and its document with it.
-    pub(super) fn forget(&mut self, device: &Arc<str>) {
+    /// A device is forgotten, and its document with it. Its buttons are the registry's, and come again.
+    pub(super) fn forget(&mut self, device: &Arc<str>, now: Instant) {
         self.devices.remove(device);
         if self.removals.len() < REMOVALS {
             self.removals.push_back(device.clone());
+        }
+        if self.buttons.contains_key(device) {
+            self.news(device, now);
         }
     }
 
@@ -164,11 +199,14 @@ impl Discovery {
             return false;
         };
         if let Ok(Value::Object(mut document)) = serde_json::from_slice(payload)
-            && let Some(Value::Object(components)) = document.remove("cmps")
+            && let Some(Value::Object(mut components)) = document.remove("cmps")
             && let Some(entry) = self.devices.get_mut(&device)
-            && entry.recalled.is_empty()
         {
-            entry.recalled = components;
+            entry.stands = true;
+            if entry.recalled.is_empty() {
+                components.retain(|_, component| component["p"] != document::BUTTON);
+                entry.recalled = components;
+            }
         }
         true
     }
@@ -187,7 +225,7 @@ impl Discovery {
         ready.filter(|at| *at > now).min()
     }
 
-    /// The document that goes now. `None`: the broker has it.
+    /// The document that goes now, empty where nothing is left to be shown. `None`: the broker has it.
     pub(super) fn send(&mut self, device: &Arc<str>, facts: &Facts) -> Option<Vec<u8>> {
         let (object, hub_object) = (self.object(device), self.object(HUB));
         let about = About {
@@ -205,15 +243,20 @@ impl Discovery {
         };
         let entry = self.devices.get_mut(device)?;
         entry.news = None;
+        let shown = !facts.values.is_empty() || !facts.buttons.is_empty();
         let document = match &**device {
             HUB => about.hub_document(&facts.values),
-            _ => about.device_document(&facts.values, &entry.recalled),
+            _ => about.device_document(facts, &entry.recalled),
         };
-        let document = serde_json::to_vec(&document).ok()?;
-        if entry.told.as_ref() == Some(&document) {
+        let document = match shown || !entry.recalled.is_empty() || &**device == HUB {
+            true => serde_json::to_vec(&document).ok()?,
+            false => Vec::new(),
+        };
+        if entry.told.as_ref() == Some(&document) || document.is_empty() && !entry.stands {
             return None;
         }
         entry.told = Some(document.clone());
+        entry.stands = !document.is_empty();
         entry.out = true;
         Some(document)
     }

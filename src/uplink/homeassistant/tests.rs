@@ -25,6 +25,7 @@ fn facts(names: &[&str]) -> Facts {
             .iter()
             .map(|name| known(name, Kind::Number, Some("Cel")))
             .collect(),
+        buttons: Vec::new(),
     }
 }
 
@@ -90,8 +91,82 @@ async fn what_an_earlier_run_told_stays_until_the_device_is_forgotten() {
     assert!(!discovery.recall("homeassistant/device/other/config", &told));
     let document = document(&mut discovery, &facts(&["t", "p"])).unwrap();
     assert_eq!(components(&document), ["h", "p", "t"]);
-    discovery.forget(&cow);
+    discovery.forget(&cow, now);
     assert_eq!(discovery.removal(), Some(cow));
+}
+
+fn allowed(names: &[&str]) -> HashMap<Arc<str>, Vec<String>> {
+    let names = names.iter().map(|&name| name.to_owned()).collect();
+    HashMap::from([("cow".into(), names)])
+}
+
+fn with_buttons(discovery: &Discovery, names: &[&str]) -> Facts {
+    let buttons = discovery.buttons("cow").iter();
+    let topic = |name: &String| format!("telehub/barn/cow/command/{name}");
+    Facts {
+        buttons: buttons.map(|name| (name.clone(), topic(name))).collect(),
+        ..facts(names)
+    }
+}
+
+#[tokio::test]
+async fn buttons_come_and_go_with_what_the_registry_allows() {
+    let (mut discovery, now) = (discovery(), Instant::now());
+    let cow: Arc<str> = "cow".into();
+    discovery.offer(allowed(&["on", "t"]), now);
+    assert!(discovery.knows("cow"), "without any value");
+    let told = with_buttons(&discovery, &["t"]);
+    let first = document(&mut discovery, &told).unwrap();
+    assert_eq!(components(&first), ["on", "t", "t"]);
+    let all = first["cmps"].as_object().unwrap().values();
+    let ids: BTreeSet<_> = all
+        .clone()
+        .map(|one| one["unique_id"].to_string())
+        .collect();
+    assert_eq!(ids.len(), 3, "a value and a command of one name");
+    let mut buttons = all.filter(|one| one["p"] == "button");
+    let on = buttons.find(|one| one["name"] == "on").unwrap();
+    assert_eq!(on["command_topic"], "telehub/barn/cow/command/on");
+    assert_eq!(
+        (&on["payload_press"], &on["retain"]),
+        (&json!("{}"), &json!(false))
+    );
+    discovery.answered(&cow, true, now);
+    // The same is no news, another one is.
+    discovery.offer(allowed(&["on", "t"]), now);
+    assert_eq!(discovery.wakes(now), None);
+    discovery.offer(allowed(&["off"]), now);
+    let told = with_buttons(&discovery, &["t"]);
+    assert_eq!(
+        components(&document(&mut discovery, &told).unwrap()),
+        ["off", "t"]
+    );
+    discovery.answered(&cow, true, now);
+    // Nothing is left: the document goes, once.
+    discovery.offer(HashMap::new(), now);
+    let told = with_buttons(&discovery, &[]);
+    assert_eq!(discovery.send(&cow, &told), Some(Vec::new()));
+    discovery.answered(&cow, true, now);
+    discovery.retell(now);
+    assert_eq!(discovery.send(&cow, &told), None);
+}
+
+#[tokio::test]
+async fn a_button_of_an_earlier_run_does_not_stay_and_one_of_a_forgotten_device_comes_again() {
+    let (mut discovery, now) = (discovery(), Instant::now());
+    let cow: Arc<str> = "cow".into();
+    let mut before = self::discovery();
+    before.offer(allowed(&["on"]), now);
+    let told = with_buttons(&before, &["t"]);
+    let told = before.send(&cow, &told).unwrap();
+    discovery.news(&cow, now);
+    assert!(discovery.recall(&discovery.topic("cow"), &told));
+    let document = document(&mut discovery, &facts(&["h"])).unwrap();
+    assert_eq!(components(&document), ["h", "t"]);
+    discovery.offer(allowed(&["on"]), now);
+    discovery.forget(&cow, now);
+    assert_eq!(discovery.removal(), Some(cow.clone()));
+    assert!(discovery.knows("cow"));
 }
 
 #[tokio::test]
