@@ -1,11 +1,14 @@
 //! The command line. Results go to stdout; a failure is one sentence on stderr and an exit
 //! status: 2 for usage (by clap), 78 for the configuration, 1 for anything else.
 
+mod check;
 mod command;
 mod device;
 mod http;
+mod moment;
 mod page;
 mod registry;
+mod setup;
 mod spool;
 mod status;
 mod tail;
@@ -24,7 +27,6 @@ use rustix::fs::Mode;
 use telehub::config::{self, Checked, DEFAULT_FILE, Problem};
 use telehub::hub::Start;
 use telehub::service::socket;
-use telehub::spool::look::{Make, is_of_another};
 
 /// `EX_CONFIG` of sysexits.h; the systemd unit does not restart on it.
 const EXIT_CONFIG: u8 = 78;
@@ -49,8 +51,11 @@ Examples:
     #[command(after_help = "\
 Examples:
   telehub check
-  telehub check --config ./telehub.toml && systemctl restart telehub")]
-    Check(ConfigFile),
+  telehub check --config ./telehub.toml && systemctl restart telehub
+  telehub check --connect")]
+    Check(check::Arguments),
+    /// Ask five questions, try the broker, write the configuration, let a first device in
+    Setup(setup::Arguments),
     /// Ask a running hub how it is: uplink, spool, devices
     Status(status::Arguments),
     /// Print readings as they come in at a running hub, one a line
@@ -99,7 +104,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 pub(crate) fn execute(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
         Command::Run(file) => run(&file.config),
-        Command::Check(file) => check(&file.config),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Setup(arguments) => setup::setup(&arguments),
         Command::Status(arguments) => status::status(&arguments).map_err(Failure::from),
         Command::Tail(arguments) => tail::tail(&arguments).map_err(Failure::from),
         Command::Send(arguments) => match command::command(&arguments) {
@@ -137,27 +143,6 @@ fn complain(what: &impl Display) {
 
 fn load(path: &Path) -> Result<Checked, Failure> {
     config::load(path).map_err(Failure::Config)
-}
-
-fn check(path: &Path) -> Result<(), Failure> {
-    let Checked { config, warnings } = load(path)?;
-    for warning in &warnings {
-        complain(&format!("warning: {warning}"));
-    }
-    write!(io::stdout(), "{config}")?;
-    let config::Spool { path, min_free, .. } = &config.spool;
-    // The hub starts without a spool (P8, P9), so that this is no fault of the configuration.
-    match telehub::spool::look::look(path, Some(*min_free), Make::No) {
-        Err(error) if is_of_another(path) => {
-            complain(&format!(
-                "warning: whether the hub can use its spool cannot be seen as this user; sudo telehub \
-                 check tells ({error})"
-            ));
-            Ok(())
-        }
-        Err(error) => Err(anyhow::anyhow!("the spool cannot be used by this user: {error}").into()),
-        Ok(()) => Ok(()),
-    }
 }
 
 /// What systemd hands over is configuration too.

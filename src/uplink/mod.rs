@@ -29,6 +29,7 @@ mod blame;
 mod connection;
 mod credentials;
 mod door;
+pub mod examine;
 mod failure;
 mod homeassistant;
 mod ledger;

@@ -406,7 +406,12 @@ impl Publisher {
 
     /// Where the probe goes. No device can have this id.
     pub(super) fn probe_topic(&self) -> String {
-        self.topic(PROBE, "data")
+        self.probe_topic_of("data")
+    }
+
+    /// The same for another level of a device's topics.
+    pub(super) fn probe_topic_of(&self, level: &str) -> String {
+        self.topic(PROBE, level)
     }
 
     /// A batch without records, in the configured format.
