@@ -6,8 +6,8 @@
 //! ```
 //!
 //! With `TELEHUB_BIN=…` it is that binary which is measured. The slow link is a veth pair into a network
-//! namespace, 1 Mbit/s each way (tc tbf), which needs root. The bound of the greedy is checked; that of
-//! the handshakes is `listen::turns`, which has tests of its own.
+//! namespace, 1 Mbit/s each way (tc tbf), which needs root. Nothing fails here: what decides whose turn it is
+//! (`intake::fair`, `listen::turns`) has tests of its own.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[path = "support/daemon.rs"]
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use daemon::{Consumer, Hub, Mosquitto, config};
+use daemon::{Device, Hub, Mosquitto, config};
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -31,10 +31,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 /// How long each figure is measured.
-const WHILE: Duration = Duration::from_secs(30);
+const WHILE: Duration = Duration::from_secs(20);
 
 /// Between two batches of the honest device.
 const PACE: Duration = Duration::from_millis(100);
+
+/// Else mosquitto's PUBACKs wait for the kernel's delayed acknowledgement, 40 ms now and then.
+const NODELAY: &str = "set_tcp_nodelay true\n";
 
 /// Devices that send as much as they may.
 const GREEDY: usize = 7;
@@ -118,13 +121,38 @@ async fn plain(hub: SocketAddr) -> WebSocketStream<TcpStream> {
     connected.unwrap().0
 }
 
+fn greedy_pack() -> Value {
+    let mut pack = vec![json!({"bn": "n".repeat(NAME), "v": 0})];
+    pack.extend((1..RECORDS).map(|n| json!({"v": n})));
+    json!(pack)
+}
+
+/// How long one of the largest payloads takes on this link, from a device that is alone.
+async fn one_payload(broker: &str) -> Duration {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(dir.path(), &defaults(dir.path(), broker)).await;
+    hub.until_uplink("connected").await;
+    let mut device = Device::connect(hub.address, "alone").await;
+    device.hello("s").await;
+    let mut took = Vec::new();
+    for seq in 1..=3 {
+        let began = Instant::now();
+        device
+            .send(json!({"data": {"seq": seq, "pack": greedy_pack()}}))
+            .await;
+        device.acked(seq).await;
+        took.push(began.elapsed());
+    }
+    took.sort();
+    hub.kill();
+    took[1]
+}
+
 /// Sends as much as the hub reads, until the hub is gone: frames that are made once, on a thread, so that
 /// it costs next to nothing but what it costs the hub.
 fn greedy(hub: SocketAddr, number: usize) -> std::thread::JoinHandle<()> {
     use std::io::{Read, Write};
-    let mut pack = vec![json!({"bn": "n".repeat(NAME), "v": 0})];
-    pack.extend((1..RECORDS).map(|n| json!({"v": n})));
-    let pack = json!(pack).to_string();
+    let pack = greedy_pack().to_string();
     let length = u16::try_from(pack.len()).unwrap();
     let mut frame = vec![0x81, 0x80 | 126];
     frame.extend(length.to_be_bytes());
@@ -154,7 +182,7 @@ impl Far {
         let own = format!("th{}", std::process::id());
         let conf = dir.join("far.conf");
         let text = "listener 1883 10.78.0.2\nallow_anonymous true\nuser root\nlog_type error\n";
-        std::fs::write(&conf, text).unwrap();
+        std::fs::write(&conf, text.to_owned() + NODELAY).unwrap();
         let mut process = Command::new("unshare")
             .args([
                 "--net",
@@ -204,33 +232,38 @@ impl Drop for Far {
     }
 }
 
-/// The honest device alone, and then beside the greedy ones.
-async fn beside_greedy(what: &str, broker: &str) -> (Latency, Latency) {
-    let mut both = Vec::new();
-    for greedy_ones in [0, GREEDY] {
-        let dir = tempfile::tempdir().unwrap();
-        let hub = Hub::start(dir.path(), &defaults(dir.path(), broker)).await;
-        hub.until_uplink("connected").await;
-        let threads: Vec<_> = (0..greedy_ones).map(|n| greedy(hub.address, n)).collect();
-        if greedy_ones > 0 {
-            // Until they are at their limit.
-            tokio::time::sleep(Duration::from_secs(5)).await;
-        }
-        let latency = honest(&mut plain(hub.address).await, "s").await;
-        latency.show(&format!("{what}, {greedy_ones} greedy"));
-        println!(
-            "  (spool {}, uplink {})",
-            hub.status("/spool/batches"),
-            hub.status("/uplink/state")
-        );
-        both.push(latency);
-        hub.kill();
-        for thread in threads {
-            let _ = thread.join();
+/// The honest device, with so many greedy ones beside it.
+async fn beside(greedy_ones: usize, what: &str, broker: &str) -> Latency {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(dir.path(), &defaults(dir.path(), broker)).await;
+    hub.until_uplink("connected").await;
+    let threads: Vec<_> = (0..greedy_ones).map(|n| greedy(hub.address, n)).collect();
+    if greedy_ones > 0 {
+        // Until they are at their limit.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let latency = honest(&mut plain(hub.address).await, "s").await;
+    latency.show(&format!("{what}, {greedy_ones} greedy"));
+    hub.kill();
+    for thread in threads {
+        let _ = thread.join();
+    }
+    latency
+}
+
+/// Pairs without and with greedy ones. The machine is not equally fast for a minute: of each the median
+/// p99 counts.
+async fn pairs(rounds: usize, what: &str, broker: &str) -> [Duration; 2] {
+    let mut all = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (of, greedy_ones) in all.iter_mut().zip([0, GREEDY]) {
+            of.push(beside(greedy_ones, what, broker).await.quantile(0.99));
         }
     }
-    let beside = both.pop().unwrap();
-    (both.pop().unwrap(), beside)
+    all.map(|mut of| {
+        of.sort();
+        of[of.len() / 2]
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -238,34 +271,20 @@ async fn beside_greedy(what: &str, broker: &str) -> (Latency, Latency) {
 async fn seven_greedy_devices_at_their_limit() {
     println!("| link | acks | p50 | p99 | most |\n|---|---|---|---|---|");
     let dir = tempfile::tempdir().unwrap();
-    let near = Mosquitto::start(dir.path());
-    let consumer = Consumer::start(near.port).await;
-    let fast = beside_greedy("fast", &format!("127.0.0.1:{}", near.port)).await;
-    let largest = consumer
-        .take()
-        .iter()
-        .map(|one| one.payload.len())
-        .max()
-        .unwrap();
-    drop((consumer, near));
+    let near = Mosquitto::start_with(dir.path(), NODELAY);
+    let near_broker = format!("127.0.0.1:{}", near.port);
+    let fast = pairs(3, "fast", &near_broker).await;
+    let on_fast = one_payload(&near_broker).await;
+    drop(near);
     let far_dir = tempfile::tempdir().unwrap();
     let far = Far::start(far_dir.path(), "1mbit");
-    let slow = beside_greedy("1 Mbit/s", &far.broker).await;
-    // On the fast one a payload is there at once.
-    let on_slow = Duration::from_secs_f64(largest as f64 * 8.0 / 1e6);
-    println!(
-        "largest payload: {largest} bytes, {:.1} s at 1 Mbit/s",
-        on_slow.as_secs_f64()
-    );
-    for (what, (alone, beside), payload) in
-        [("fast", fast, Duration::ZERO), ("slow", slow, on_slow)]
-    {
-        let bound = alone.quantile(0.99) * 2 + payload;
-        let p99 = beside.quantile(0.99);
+    let slow = pairs(1, "1 Mbit/s", &far.broker).await;
+    let on_slow = one_payload(&far.broker).await;
+    for (what, [alone, beside], payload) in [("fast", fast, on_fast), ("slow", slow, on_slow)] {
+        let bound = alone * 2 + payload;
+        let reached = if beside <= bound { "yes" } else { "no" };
         println!(
-            "{what}: p99 {:.1} ms, bound {:.1} ms",
-            p99.as_secs_f64() * 1e3,
-            bound.as_secs_f64() * 1e3
+            "{what}: p99 alone {alone:.1?}, beside {beside:.1?}, bound {bound:.1?}: {reached}"
         );
     }
 }
@@ -314,7 +333,7 @@ fn hello(hub: SocketAddr, config: &Arc<rustls::ClientConfig>) -> bool {
 async fn a_flood_of_tls_hellos() {
     println!("| key | acks | p50 | p99 | most |\n|---|---|---|---|---|");
     let broker_dir = tempfile::tempdir().unwrap();
-    let broker = Mosquitto::start(broker_dir.path());
+    let broker = Mosquitto::start_with(broker_dir.path(), NODELAY);
     for (cert, key, what) in [
         ("p256.pem", "leaf.key", "P-256"),
         ("rsa4096.pem", "rsa4096.key", "RSA-4096"),

@@ -24,8 +24,28 @@ const RATE: f64 = DEVICES as f64;
 /// itself; half of the quotients lie on either side of what is told.
 const ROUNDS: usize = 9;
 
-/// Readings a second, the hub's CPU for a reading, and commands that were answered.
-type Carried = (f64, f64, u64);
+/// Batches a second and device: as many as the window allows, and next to none.
+const FULL: f64 = 0.0;
+const NOTHING: f64 = 0.02;
+
+/// What came of one load.
+#[derive(Debug, Clone, Copy)]
+struct Carried {
+    /// Readings a second.
+    rate: f64,
+    readings: f64,
+    /// The hub's.
+    cpu: Duration,
+    /// Commands that were carried out.
+    done: u64,
+}
+
+impl Carried {
+    /// The hub's CPU for a reading.
+    fn per_reading(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.readings.max(1.0)
+    }
+}
 
 /// With and without commands.
 pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
@@ -47,25 +67,32 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
         tokens: &tokens,
     };
     // The first load warms everything up.
-    bench.carry().await?;
+    bench.carry(FULL).await?;
     let (mut rates, mut costs, mut bare, mut done) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for round in 1..=ROUNDS {
         eprintln!("  round {round} of {ROUNDS}");
         let (alone, beside) = if round % 2 == 0 {
-            let beside = bench.carry_beside().await?;
-            (bench.carry().await?, beside)
+            let beside = bench.carry_beside(FULL).await?;
+            (bench.carry(FULL).await?, beside)
         } else {
-            let alone = bench.carry().await?;
-            (alone, bench.carry_beside().await?)
+            let alone = bench.carry(FULL).await?;
+            (alone, bench.carry_beside(FULL).await?)
         };
-        rates.push(100.0 * beside.0 / alone.0);
-        costs.push(100.0 * beside.1 / alone.1);
-        bare.push(alone.0);
-        done += beside.2;
+        rates.push(100.0 * beside.rate / alone.rate);
+        costs.push(100.0 * beside.per_reading() / alone.per_reading());
+        bare.push(alone.rate);
+        done += beside.done;
     }
-    if done == 0 {
+    // The same without data: next to nothing, and nothing but commands.
+    let (quiet, asked) = (
+        bench.carry(NOTHING).await?,
+        bench.carry_beside(NOTHING).await?,
+    );
+    if done == 0 || asked.done == 0 {
         bail!("no command was carried out");
     }
+    let cpu = asked.cpu.as_secs_f64() - quiet.cpu.as_secs_f64();
+    let each = cpu * 1e6 / asked.done as f64;
     let group = "live, beside commands";
     let rate = Figure::Rate(quantile(&bare, 0.5), "readings");
     table.told(group, "readings acked without", rate);
@@ -74,6 +101,8 @@ pub async fn measure(setup: &Setup, table: &mut Table) -> anyhow::Result<()> {
         "commands carried out",
         Figure::Count(done, "commands"),
     );
+    let own = "the hub's CPU for each, with nothing beside";
+    table.told(group, own, Figure::Cost(each));
     let bound = AtLeast(Figure::Percent(97.0));
     let what = "readings acked with them, of that without";
     table.bound(group, what, Figure::Percent(quantile(&rates, 0.5)), bound);
@@ -120,31 +149,31 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    async fn carry(&self) -> anyhow::Result<Carried> {
+    async fn carry(&self, rate: f64) -> anyhow::Result<Carried> {
         let load = Load {
             devices: DEVICES,
             batch: 10,
-            rate: 0.0,
+            rate,
             window: None,
             time: self.setup.time,
         };
         let before = (self.hub.process.cpu()?, self.done().await?);
         let outcome = load::run_with(&self.hub.url, &load, Some(self.tokens)).await?;
         let cpu: Duration = self.hub.process.cpu()? - before.0;
-        let readings = outcome.readings().max(1.0);
-        Ok((
-            outcome.figure("/readings_per_second"),
-            cpu.as_secs_f64() / readings,
-            self.done().await? - before.1,
-        ))
+        Ok(Carried {
+            rate: outcome.figure("/readings_per_second"),
+            readings: outcome.readings(),
+            cpu,
+            done: self.done().await? - before.1,
+        })
     }
 
-    async fn carry_beside(&self) -> anyhow::Result<Carried> {
+    async fn carry_beside(&self, rate: f64) -> anyhow::Result<Carried> {
         let topics: Vec<String> = (0..DEVICES)
             .map(|number| format!("telehub/bench/swarm-{number}/command/echo"))
             .collect();
         tokio::select! {
-            carried = self.carry() => carried,
+            carried = self.carry(rate) => carried,
             failed = mqtt::publish_in_turn(self.port, &topics, RATE) => {
                 Err(failed.err().context("the broker has gone")?)
             }
