@@ -33,8 +33,10 @@ use tokio_tungstenite::tungstenite::Message;
 /// How long each figure is measured.
 const WHILE: Duration = Duration::from_secs(20);
 
-/// Between two batches of the honest device.
+/// Between two batches of the honest device. On the slow link a greedy payload takes six seconds, and
+/// whoever sends more than its window (32) in that time waits for itself.
 const PACE: Duration = Duration::from_millis(100);
+const SLOW_PACE: Duration = Duration::from_millis(500);
 
 /// Else mosquitto's PUBACKs wait for the kernel's delayed acknowledgement, 40 ms now and then.
 const NODELAY: &str = "set_tcp_nodelay true\n";
@@ -74,18 +76,18 @@ impl Latency {
 
 /// A batch of one reading at its pace, whether or not the one before is acked: the time from the moment it
 /// was due to its ack.
-async fn honest<S>(socket: &mut WebSocketStream<S>, stream: &str) -> Latency
+async fn honest<S>(socket: &mut WebSocketStream<S>, pace: Duration, time: Duration) -> Latency
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let hello = json!({"hello": {"stream": stream}});
+    let hello = json!({"hello": {"stream": "s"}});
     socket.send(Message::text(hello.to_string())).await.unwrap();
     let (start, mut due) = (tokio::time::Instant::now(), Vec::new());
-    let mut tick = tokio::time::interval_at(start, PACE);
+    let mut tick = tokio::time::interval_at(start, pace);
     let (mut took, mut acked) = (Vec::new(), 0);
-    while start.elapsed() < WHILE || acked < due.len() {
+    while start.elapsed() < time || acked < due.len() {
         tokio::select! {
-            at = tick.tick(), if start.elapsed() < WHILE => {
+            at = tick.tick(), if start.elapsed() < time => {
                 due.push(at);
                 let seq = due.len();
                 let data = json!({"data": {"seq": seq, "pack": [{"n": "t", "v": seq}]}});
@@ -232,8 +234,22 @@ impl Drop for Far {
     }
 }
 
+/// A way to a broker, and what the honest device does there.
+struct Link<'a> {
+    what: &'a str,
+    broker: &'a str,
+    pace: Duration,
+    time: Duration,
+}
+
 /// The honest device, with so many greedy ones beside it.
-async fn beside(greedy_ones: usize, what: &str, broker: &str) -> Latency {
+async fn beside(greedy_ones: usize, link: &Link<'_>) -> Latency {
+    let Link {
+        what,
+        broker,
+        pace,
+        time,
+    } = *link;
     let dir = tempfile::tempdir().unwrap();
     let hub = Hub::start(dir.path(), &defaults(dir.path(), broker)).await;
     hub.until_uplink("connected").await;
@@ -242,7 +258,7 @@ async fn beside(greedy_ones: usize, what: &str, broker: &str) -> Latency {
         // Until they are at their limit.
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
-    let latency = honest(&mut plain(hub.address).await, "s").await;
+    let latency = honest(&mut plain(hub.address).await, pace, time).await;
     latency.show(&format!("{what}, {greedy_ones} greedy"));
     hub.kill();
     for thread in threads {
@@ -253,11 +269,11 @@ async fn beside(greedy_ones: usize, what: &str, broker: &str) -> Latency {
 
 /// Pairs without and with greedy ones. The machine is not equally fast for a minute: of each the median
 /// p99 counts.
-async fn pairs(rounds: usize, what: &str, broker: &str) -> [Duration; 2] {
+async fn pairs(rounds: usize, link: &Link<'_>) -> [Duration; 2] {
     let mut all = [Vec::new(), Vec::new()];
     for _ in 0..rounds {
         for (of, greedy_ones) in all.iter_mut().zip([0, GREEDY]) {
-            of.push(beside(greedy_ones, what, broker).await.quantile(0.99));
+            of.push(beside(greedy_ones, link).await.quantile(0.99));
         }
     }
     all.map(|mut of| {
@@ -273,12 +289,30 @@ async fn seven_greedy_devices_at_their_limit() {
     let dir = tempfile::tempdir().unwrap();
     let near = Mosquitto::start_with(dir.path(), NODELAY);
     let near_broker = format!("127.0.0.1:{}", near.port);
-    let fast = pairs(3, "fast", &near_broker).await;
+    let fast = pairs(
+        3,
+        &Link {
+            what: "fast",
+            broker: &near_broker,
+            pace: PACE,
+            time: WHILE,
+        },
+    )
+    .await;
     let on_fast = one_payload(&near_broker).await;
     drop(near);
     let far_dir = tempfile::tempdir().unwrap();
     let far = Far::start(far_dir.path(), "1mbit");
-    let slow = pairs(1, "1 Mbit/s", &far.broker).await;
+    let slow = pairs(
+        1,
+        &Link {
+            what: "1 Mbit/s",
+            broker: &far.broker,
+            pace: SLOW_PACE,
+            time: 3 * WHILE,
+        },
+    )
+    .await;
     let on_slow = one_payload(&far.broker).await;
     for (what, [alone, beside], payload) in [("fast", fast, on_fast), ("slow", slow, on_slow)] {
         let bound = alone * 2 + payload;
@@ -368,7 +402,7 @@ async fn a_flood_of_tls_hellos() {
             let (mut socket, _) = tokio_tungstenite::client_async(url, tls).await.unwrap();
             let connected = began.elapsed();
             let before = answered.load(Relaxed);
-            let latency = honest(&mut socket, "s").await;
+            let latency = honest(&mut socket, PACE, WHILE).await;
             let rate = (answered.load(Relaxed) - before) as f64 / WHILE.as_secs_f64();
             latency.show(&format!("{what}, {rate:.0} hellos/s answered"));
             println!(
