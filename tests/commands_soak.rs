@@ -20,7 +20,6 @@
 mod actuator;
 #[path = "support/daemon.rs"]
 mod daemon;
-#[allow(dead_code)]
 #[path = "support/dice.rs"]
 mod dice;
 #[path = "support/registry.rs"]
