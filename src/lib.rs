@@ -28,6 +28,7 @@ pub mod listen;
 pub mod log;
 pub mod lru;
 pub mod memory;
+pub mod packed;
 pub mod plain;
 pub mod protocol;
 pub mod pulse;

@@ -37,7 +37,7 @@ pub async fn keep_small(board: &Board, mut stop: Stop) {
             () = tokio::time::sleep(LOOK) => {}
             () = stop.requested() => return,
         }
-        board.watch_flash();
+        board.watch_days();
         let now = board.activity();
         let calm = now.wrapping_sub(known) < CALM;
         if calm && !trimmed {

@@ -256,6 +256,46 @@ const FAULTS: &[(&str, usize, &str, &[&str])] = &[
         "log.level",
         &["\"error\", \"warn\", \"info\", \"debug\" or \"trace\""],
     ),
+    (
+        "[uplink]\npack = \"2MiB\"",
+        2,
+        "uplink.pack",
+        &["because", "from \"0B\" to \"1MiB\""],
+    ),
+    (
+        "[uplink]\npack = 1000",
+        2,
+        "uplink.pack",
+        &["hold no two batches", "\"0\" for no packs", "\"64KiB\""],
+    ),
+    (
+        "[uplink]\npack = true",
+        2,
+        "uplink.pack",
+        &["is a truth value"],
+    ),
+    (
+        "[uplink]\npack_delay = \"11m\"\npack = \"64KiB\"",
+        2,
+        "uplink.pack_delay",
+        &["out of range", "to \"590s\""],
+    ),
+    (
+        "[uplink]\npack = \"64KiB\"\npack_delay = \"10s\"",
+        3,
+        "uplink.pack_delay",
+        &[
+            "uplink.ack_timeout",
+            "is \"10s\"",
+            "a shorter pack_delay, or a longer ack_timeout",
+        ],
+    ),
+    (
+        "[uplink]\npack = \"64KiB\"\nack_timeout = \"500ms\"",
+        2,
+        "uplink.pack",
+        &["\"1s\" (pack_delay)", "is \"500ms\""],
+    ),
     // Ranges, each with its reason.
     (
         "[devices]\nping_interval = \"500ms\"",

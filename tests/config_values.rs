@@ -76,6 +76,10 @@ fn an_empty_file_means_the_defaults_of_the_contract() {
     );
     assert_eq!((&uplink.username, &uplink.password_file), (&None, &None));
     assert_eq!(uplink.ack_timeout, Duration::from_secs(10));
+    assert_eq!(
+        (uplink.pack, uplink.pack_delay),
+        (0, Duration::from_secs(1))
+    );
     assert_eq!(uplink.keep_alive, Duration::from_secs(30));
     assert_eq!(config.admin, None);
     assert_eq!(
@@ -174,6 +178,13 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
     assert_eq!(warnings("[hub]\nid = \"a.b\"\n").len(), 1);
     let known = "[hub]\nid = \"a.b\"\n[uplink]\ntopic_dots = \"keep\"\n";
     assert_eq!(warnings(known), []);
+    let packs = "[uplink]\npack = \"64KiB\"\npack_delay = \"5s\"\n";
+    assert_eq!(warnings(packs), []);
+    let senml = format!("{packs}format = \"senml-cbor\"\n");
+    assert_eq!(warnings(&senml).len(), 1);
+    assert_eq!(warnings("[uplink]\npack_delay = \"5s\"\n").len(), 1);
+    let off = "[uplink]\npack = \"0\"\npack_delay = \"60s\"\n";
+    assert_eq!(warnings(off), []);
     let own = "[commands]\nenabled = true\nresponse_prefixes = [\"a\", \"telehub/b\"]\n";
     assert_eq!(warnings(own).len(), 1);
     assert_eq!(
@@ -286,6 +297,8 @@ prop_compose! {
         config.uplink.prefix = format!("p{}", &prefix.replace(['+', '#', '/'], "-"));
         config.uplink.format = [Format::Influx, Format::Cbor, Format::SenmlJson, Format::SenmlCbor][choice];
         config.uplink.topic_dots = [TopicDots::Keep, TopicDots::Escape][choice % 2];
+        config.uplink.pack = [0, 1024, 65_536, 1 << 20][choice];
+        config.uplink.pack_delay = Duration::from_millis(commit_interval % 10_000);
         config.uplink.drain = [DrainOrder::LiveFirst, DrainOrder::InOrder][choice % 2];
         config.uplink.inflight = inflight;
         config.uplink.keep_alive = Duration::from_secs(keep_alive);

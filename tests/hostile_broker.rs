@@ -68,6 +68,8 @@ impl Rig {
             inflight: 10,
             ack_timeout: ACK_TIMEOUT,
             keep_alive: Duration::from_secs(30),
+            pack: 0,
+            pack_delay: Duration::from_secs(1),
             topic_dots: config::TopicDots::Keep,
         };
         let settings = Settings {
@@ -75,6 +77,8 @@ impl Rig {
             in_order: false,
             refuse: false,
             window: 10,
+            pack: 0,
+            pack_delay: Duration::ZERO,
             device_window: 32,
             ack_timeout: ACK_TIMEOUT,
             max_age: spool_config.max_age,

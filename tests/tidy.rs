@@ -16,6 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("stop", &[]),
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
+    ("packed", &[]),
     ("protocol", &["reading"]),
     (
         "commands",
@@ -44,6 +45,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "secret",
             "tls_errors",
             "lru",
+            "packed",
         ],
     ),
     (
@@ -103,6 +105,14 @@ const DOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("tokio_tungstenite", &["src/session/wire.rs"]),
+    (
+        "ruzstd",
+        &[
+            "src/packed/open.rs",
+            // In its tests.
+            "src/packed/zstd/mod.rs",
+        ],
+    ),
     (
         "sd_notify",
         &["src/service/manager.rs", "src/service/socket.rs"],

@@ -182,6 +182,10 @@ fn round(board: &Board, told: &mut Option<StatusReport>) -> Vec<u8> {
         timeless.spool.flash_per_day,
         timeless.spool.full_in,
     ) = (0.0, 0, None);
+    // Pings are no news.
+    let uplink = &mut timeless.uplink;
+    (uplink.sent_bytes, uplink.received_bytes) = (0, 0);
+    (uplink.sent_per_day, uplink.received_per_day) = (0, 0);
     if told.as_ref() != Some(&timeless) {
         event(&mut text, "status", &status);
         *told = Some(timeless);

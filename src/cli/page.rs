@@ -102,6 +102,16 @@ pub(super) fn page(
         line("", paint.text(Mood::Bad, text).to_string());
     }
     line(
+        "link",
+        format!(
+            "{} sent, {} received; {} and {} a day",
+            bytes(uplink.sent_bytes),
+            bytes(uplink.received_bytes),
+            bytes(uplink.sent_per_day),
+            bytes(uplink.received_per_day)
+        ),
+    );
+    line(
         "live",
         format!("{} batches, {} readings", live.batches, live.readings),
     );
@@ -355,6 +365,7 @@ mod tests {
         let mut status = board.status();
         status.clock.state = ClockState::Unsynced;
         (status.spool.written_bytes, status.spool.flash_per_day) = (1 << 20, 24 << 20);
+        (status.uplink.sent_bytes, status.uplink.sent_per_day) = (2 << 20, 3 << 20);
         let page = page(
             &status,
             &board.device_reports(),
@@ -367,6 +378,10 @@ mod tests {
         assert!(lines[1].starts_with("clock    not synchronised"), "{page}");
         assert!(
             lines[2].starts_with("uplink   connected for 0s, 0 in flight"),
+            "{page}"
+        );
+        assert!(
+            lines.contains(&"link     2.0 MiB sent, 0 B received; 3.0 MiB and 0 B a day"),
             "{page}"
         );
         assert!(

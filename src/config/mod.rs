@@ -233,6 +233,11 @@ pub struct Uplink {
     pub ack_timeout: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
+    /// Bytes of batches and gap records that go in one compressed publish, before compression;
+    /// 0: each goes by itself.
+    pub pack: usize,
+    /// How long a live batch may wait for others to go with; shorter than `ack_timeout`.
+    pub pack_delay: Duration,
     /// What becomes of dots in ids and names.
     pub topic_dots: TopicDots,
 }

@@ -123,6 +123,8 @@ fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     writeln!(f, "inflight = {}", uplink.inflight)?;
     text(f, "ack_timeout", &show_duration(uplink.ack_timeout))?;
     text(f, "keep_alive", &show_duration(uplink.keep_alive))?;
+    text(f, "pack", &show_size(uplink.pack as u64))?;
+    text(f, "pack_delay", &show_duration(uplink.pack_delay))?;
     text(f, "topic_dots", word(DOTS, uplink.topic_dots))
 }
 

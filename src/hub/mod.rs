@@ -139,7 +139,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let (control, control_rx) = mpsc::channel(CONTROLS);
     let (data, data_rx) = mpsc::channel(ARRIVALS);
     // Twice the window: submissions of a connection that has just ended may still be in it.
-    let (submit, submissions) = mpsc::channel(2 * usize::from(uplink.inflight) + 1);
+    let (submit, submissions) = mpsc::channel(2 * uplink::window(&uplink) + 1);
     let (news, uplink_events) = mpsc::channel(UPLINK_NEWS);
     let (reconnect, given_up) = watch::channel(0);
     let (opened, spool_is_open) = oneshot::channel();
@@ -198,6 +198,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         pulse: heart.pulse("the uplink"),
         values,
         homeassistant,
+        device_window: devices.window as usize,
         ..uplink::Settings::new(uplink, &hub.id)
     };
     let life = uplink::run(
@@ -393,7 +394,12 @@ fn lane_settings(
         write_always: spool.write == SpoolWrite::Always,
         in_order: uplink.drain == DrainOrder::InOrder,
         refuse: spool.overflow == Overflow::Refuse,
-        window: usize::from(uplink.inflight),
+        window: uplink::window(uplink),
+        pack: uplink.pack,
+        pack_delay: match uplink.pack {
+            0 => Duration::ZERO,
+            _ => uplink.pack_delay,
+        },
         device_window: devices.window as usize,
         ack_timeout: uplink.ack_timeout,
         max_age: spool.max_age,

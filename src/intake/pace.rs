@@ -47,19 +47,24 @@ impl Pace {
     /// through the disk in any case, and a broker that is slow by itself is not made slower.
     pub const LEAST_LIVE: usize = 16 * 1024;
 
+    /// Packs of live data that may be on their way or being filled, by what their batches are
+    /// thought to take: a lane that has less in flight than a pack never fills one. Of these one is
+    /// on the wire, and compressed.
+    pub const PACKS: usize = 8;
+
     /// One that never goes below so many bytes.
     #[must_use]
     pub fn of_at_least(least: usize) -> Self {
         Self {
             least,
-            limit: START,
+            limit: START.max(least),
             halved: None,
         }
     }
 
     /// A connection begins. What was learned of a slow link stays.
     pub fn connected(&mut self) {
-        self.limit = self.limit.min(START);
+        self.limit = self.limit.min(START.max(self.least));
         self.halved = None;
     }
 

@@ -152,6 +152,8 @@ impl Plan {
             inflight,
             ack_timeout,
             keep_alive: Duration::from_secs(30),
+            pack: 0,
+            pack_delay: Duration::from_secs(1),
             topic_dots: config::TopicDots::Keep,
         };
         let tiny = chance.permille(200);
@@ -160,6 +162,8 @@ impl Plan {
             in_order,
             refuse,
             window: usize::from(inflight),
+            pack: 0,
+            pack_delay: Duration::ZERO,
             // The largest of `window` below.
             device_window: 32,
             ack_timeout,

@@ -13,9 +13,9 @@ pub use super::commands::CommandBoard;
 pub use super::device::{DeviceBoard, Expected};
 pub use super::devices::{DeviceTable, KNOWN_DEVICES, Unforgettable};
 use super::feed::Feed;
-use super::flash::FlashPerDay;
 pub use super::number::Number;
 use super::number::lock;
+use super::per_day::BytesPerDay;
 pub use super::process::bytes_written;
 pub use super::report::{
     ClockReport, DeviceReport, DevicesReport, LiveReport, RefusedTopic, SpoolReport, StatusReport,
@@ -33,7 +33,9 @@ pub struct Board {
     /// Uptime.
     started_at: f64,
     written_at_start: u64,
-    flash: Mutex<FlashPerDay>,
+    flash: Mutex<BytesPerDay>,
+    /// Sent to the broker and received from it.
+    traffic: Mutex<[BytesPerDay; 2]>,
     ready: AtomicBool,
     /// The uplink's part.
     pub uplink: UplinkBoard,
@@ -62,6 +64,7 @@ impl Board {
             started_at: clock::uptime(),
             written_at_start: bytes_written(),
             flash: Mutex::default(),
+            traffic: Mutex::default(),
             ready: AtomicBool::new(false),
             uplink: UplinkBoard::new(refused),
             spool: SpoolBoard::new(),
@@ -124,9 +127,10 @@ impl Board {
         passed.wrapping_add(self.devices.changes.get())
     }
 
-    /// Takes a reading for `flash_per_day` when one is due. To be called every few minutes.
-    pub fn watch_flash(&self) {
+    /// Takes a reading of what is told by the day when one is due. To be called every few minutes.
+    pub fn watch_days(&self) {
         self.spool.watch_fill(clock::uptime());
+        let _ = self.traffic();
         if lock(&self.flash).is_due(self.started.elapsed()) {
             let _ = self.flash();
         }
@@ -141,6 +145,17 @@ impl Board {
         (written, per_day)
     }
 
+    /// Bytes to the broker and from it, in a day.
+    #[must_use]
+    pub fn traffic(&self) -> [u64; 2] {
+        let age = self.started.elapsed();
+        let counted = [&self.uplink.sent_bytes, &self.uplink.received_bytes];
+        let mut days = lock(&self.traffic);
+        let each = days.iter_mut().zip(counted);
+        let mut rates = each.map(|(day, counted)| day.observe(age, counted.get()));
+        [(); 2].map(|()| rates.next().unwrap_or_default())
+    }
+
     /// What `/api/status` answers.
     #[must_use]
     pub fn status(&self) -> StatusReport {
@@ -150,6 +165,7 @@ impl Board {
         let census = self.devices.census();
         let (written_bytes, flash_per_day) = self.flash();
         let broker = self.uplink.broker();
+        let [sent_per_day, received_per_day] = self.traffic();
         StatusReport {
             hub: self.hub.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -172,6 +188,10 @@ impl Board {
                 refused_statuses: self.uplink.parked_statuses.get(),
                 unheard: self.uplink.unheard.get(),
                 skipped: self.uplink.skipped.get(),
+                sent_bytes: self.uplink.sent_bytes.get(),
+                received_bytes: self.uplink.received_bytes.get(),
+                sent_per_day,
+                received_per_day,
             },
             spool: SpoolReport {
                 state: spool_state,

@@ -65,6 +65,16 @@ pub struct UplinkReport {
     /// Messages of the broker that were skipped, in all.
     #[serde(default)]
     pub skipped: u64,
+    /// MQTT's bytes to all brokers, without TLS and what is below it.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes a day: [`BytesPerDay`](super::per_day::BytesPerDay).
+    #[serde(default)]
+    pub sent_per_day: u64,
+    #[serde(default)]
+    pub received_per_day: u64,
 }
 
 /// `spool` in `/api/status`. `drain_eta`: `None` while nothing drains.
@@ -83,7 +93,7 @@ pub struct SpoolReport {
     pub max_size: u64,
     pub oldest: Option<f64>,
     pub written_bytes: u64,
-    /// Bytes a day: [`FlashPerDay`](super::flash::FlashPerDay).
+    /// Bytes a day: [`BytesPerDay`](super::per_day::BytesPerDay).
     #[serde(default)]
     pub flash_per_day: u64,
     pub dropped_batches: u64,

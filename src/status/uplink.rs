@@ -60,6 +60,14 @@ pub struct UplinkBoard {
     pub published: Number,
     /// PUBACKs that matched one.
     pub acknowledged: Number,
+    /// Bytes of MQTT to all brokers: what TLS and the network add is not in them.
+    pub sent_bytes: Number,
+    /// The same from them.
+    pub received_bytes: Number,
+    /// Publishes of many batches together.
+    pub packs: Number,
+    /// Those that the broker did not take as they were, and that were sent again in halves.
+    pub refused_packs: Number,
     /// Batches and gap records that the broker refused with a reason.
     pub refused: Number,
     /// Statuses that it refused.
@@ -105,6 +113,10 @@ impl UplinkBoard {
             in_flight: Number::default(),
             published: Number::default(),
             acknowledged: Number::default(),
+            sent_bytes: Number::default(),
+            received_bytes: Number::default(),
+            packs: Number::default(),
+            refused_packs: Number::default(),
             refused: Number::default(),
             refused_statuses: Number::default(),
             parked_statuses: Number::default(),

@@ -380,6 +380,23 @@ impl Blame {
         }
     }
 
+    /// The broker has taken these, in one publish of so many bytes, while nothing was suspected.
+    pub(super) fn passed_together(&mut self, things: &[Thing], bytes: usize) {
+        self.here = self.here.saturating_add(1);
+        self.largest = self.largest.max(bytes);
+        for thing in things {
+            if !self.taken.contains(thing) && self.taken.len() < TAKEN {
+                self.taken.insert(thing.clone());
+            }
+        }
+        if !self.convicts.is_empty() {
+            self.convicts.retain(|convict| !things.contains(convict));
+        }
+        if !self.careful && self.here >= CALM {
+            self.quick = 0;
+        }
+    }
+
     /// A connection has ended while this was out. Tells what is guilty, which was alone then.
     pub(super) fn ended(
         &mut self,

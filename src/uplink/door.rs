@@ -166,6 +166,9 @@ pub(super) trait Wire {
     /// The next signal; also after an error, for what was read before it.
     fn take(&mut self) -> Option<Signal>;
 
+    /// Bytes sent and received since the last call, from CONNECT on.
+    fn traffic(&mut self) -> (u64, u64);
+
     /// The broker's address for people.
     fn broker(&self) -> &str;
 }

@@ -1,6 +1,6 @@
 //! `telehub check --connect`: what each broker of the configuration says to what the hub publishes.
 //!
-//! Everything goes to `{prefix}/{hub}/_probe/…`, which is no device's, under a client id of its own:
+//! Everything goes to `{prefix}/{hub}/_probe/…`, which is no device's (but an empty pack), under a client id of its own:
 //! with the hub's, a hub that runs would lose its connection. One publish is out at a time, so that
 //! whatever the broker does is its answer to that one.
 
@@ -20,6 +20,7 @@ use super::reasons::{self, ERRORS};
 use super::terms::{Terms, Version};
 use crate::clock;
 use crate::config::Broker;
+use crate::packed;
 
 /// A broker that does not answer to one packet within this is silent: two round trips on a bad link.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -226,13 +227,27 @@ impl Examination {
         }
     }
 
-    /// A batch on each lane and a gap record, all empty.
-    fn small(&self) -> [Publication; 3] {
+    /// A batch on each lane and a gap record, all empty; or where they go together, an empty pack,
+    /// whose topic has no device's part to put another into.
+    fn small(&self) -> Vec<Publication> {
         let probe = self.publisher.probe(clock::now());
-        ["data", "history", "gap"].map(|level| Publication {
-            topic: self.publisher.probe_topic_of(level),
-            ..probe.clone()
-        })
+        if self.settings.broker.pack > 0 {
+            let mut payload = Vec::new();
+            packed::seal(&[], &mut payload);
+            let topic = self.publisher.packed_topic();
+            return vec![Publication {
+                topic,
+                payload,
+                ..probe
+            }];
+        }
+        let levels = ["data", "history", "gap"].into_iter();
+        levels
+            .map(|level| Publication {
+                topic: self.publisher.probe_topic_of(level),
+                ..probe.clone()
+            })
+            .collect()
     }
 
     /// As large as anything that the hub will send here, up to [`LARGE`].

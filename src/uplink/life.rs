@@ -58,6 +58,8 @@ pub(super) struct Ports {
     pub(super) hub_pause: Option<(Instant, Duration)>,
     /// What makes the broker hang up.
     pub(super) blame: Blame,
+    /// What the broker makes of packs.
+    pub(super) packs: connection::KnownPacks,
     pub(super) twins: Twins,
     /// The newest values; `None`: they are off.
     pub(super) values: Option<Values>,
@@ -66,7 +68,7 @@ pub(super) struct Ports {
     pub(super) client_id: String,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
-    stop: Stop,
+    pub(super) stop: Stop,
 }
 
 /// See [`super::run`].
@@ -101,6 +103,7 @@ pub(super) async fn run<D: Dial>(
         commands,
         hub_pause: None,
         blame: Blame::default(),
+        packs: connection::KnownPacks::default(),
         twins: Twins::default(),
         values: Values::new(&settings.values, settings.homeassistant.discovery),
         discovery: settings.homeassistant.discovery.then(|| {
@@ -221,6 +224,7 @@ impl<D: Dial> Life<D> {
         if self.last != here {
             // What another broker refused says nothing about this one.
             self.ports.blame.forget();
+            self.ports.packs = connection::KnownPacks::default();
             if let Some(values) = &mut self.ports.values {
                 values.forgive();
             }

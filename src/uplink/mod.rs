@@ -36,6 +36,7 @@ mod ledger;
 mod life;
 mod mqtt;
 mod outlet;
+mod packer;
 mod parked;
 mod paths;
 mod publication;
@@ -101,6 +102,8 @@ pub struct Settings {
     pub hub: String,
     /// The hub's version, for its status.
     pub version: String,
+    /// Batches that a device may have unacked: with so many in a pack it waits for no more.
+    pub device_window: usize,
     /// How long things take.
     pub pace: Pace,
     /// Answers the watchdog.
@@ -117,10 +120,20 @@ impl Settings {
             homeassistant: config::HomeAssistant::default(),
             hub: hub.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            device_window: usize::MAX,
             pace: Pace::default(),
             pulse: Pulse::default(),
         }
     }
+}
+
+/// How many submissions may be unanswered at a time: as many as publishes, and with packs as many as
+/// fit into some of these, since they answer for all that is in them.
+#[must_use]
+pub fn window(broker: &config::Uplink) -> usize {
+    /// No payload is smaller, in no format.
+    const SMALLEST: usize = 32;
+    usize::from(broker.inflight) + broker.pack / SMALLEST
 }
 
 /// How long the uplink waits for what.

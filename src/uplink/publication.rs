@@ -9,6 +9,7 @@ use super::topic::{escape, escape_dots, unescape_dots};
 use crate::clock;
 use crate::commands::desired::Report;
 use crate::config::{Format, TopicDots, is_id};
+use crate::packed;
 use crate::protocol::limits::MAX_RESOLVED;
 use crate::protocol::payload::{self, PayloadError};
 use crate::reading::{Batch, Doubt, Encoding, Item, Lane, Moment, Reply};
@@ -279,6 +280,26 @@ impl Publisher {
             ));
         }
         Ok(())
+    }
+
+    /// Where packs go.
+    pub(super) fn packed_topic(&self) -> String {
+        format!("{}{}", self.root, packed::LEVEL)
+    }
+
+    /// Appends the payload of a pack. The error is one sentence that says why it can never be
+    /// published.
+    pub(super) fn append_pack(&self, sequence: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+        let start = out.len();
+        packed::seal(sequence, out);
+        let length = out.len() - start;
+        match length > self.max_payload {
+            true => Err(format!(
+                "it makes a packed payload of {length} bytes, and uplink.max_payload is {}",
+                self.max_payload
+            )),
+            false => Ok(()),
+        }
     }
 
     /// A device's state.

@@ -325,6 +325,10 @@ impl Wire for Here {
         state.connection.as_mut()?.signals.pop_front()
     }
 
+    fn traffic(&mut self) -> (u64, u64) {
+        (0, 0)
+    }
+
     fn broker(&self) -> &str {
         "mqtt://simulated"
     }

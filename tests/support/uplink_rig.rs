@@ -45,6 +45,8 @@ pub fn settings(port: u16) -> Settings {
         inflight: 100,
         ack_timeout: Duration::from_secs(10),
         keep_alive: Duration::from_secs(30),
+        pack: 0,
+        pack_delay: Duration::from_secs(1),
         topic_dots: config::TopicDots::Keep,
     };
     Settings {

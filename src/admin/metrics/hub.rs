@@ -145,14 +145,25 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
         .value(uplink.in_flight.get());
     text.counter(
         "telehub_uplink_published_total",
-        "Publishes handed to the network: batches, gap records and states.",
+        "Batches, gap records and states handed to the network; in a pack each counts.",
     )
     .value(uplink.published.get());
     text.counter(
         "telehub_uplink_acknowledged_total",
-        "PUBACKs for publishes of every kind.",
+        "Those of every kind that the broker has acknowledged.",
     )
     .value(uplink.acknowledged.get());
+    text.counter(
+        "telehub_uplink_packs_total",
+        "Publishes of batches and gap records together: uplink.pack.",
+    )
+    .value(uplink.packs.get());
+    text.counter(
+        "telehub_uplink_refused_packs_total",
+        "Packs that the broker did not take as they were; they were sent again in halves.",
+    )
+    .value(uplink.refused_packs.get());
+    traffic(text, board);
     text.counter(
         "telehub_uplink_refused_total",
         "Batches and gap records that the broker refused.",
@@ -232,6 +243,31 @@ pub(super) fn uplink(text: &mut Text, board: &Board) {
         "Publishes that the broker has refused, by the kind of topic.",
     )
     .by("topic", uplink.refused_topics.publishes.iter());
+}
+
+/// What a metered link costs.
+fn traffic(text: &mut Text, board: &Board) {
+    let [sent, received] = board.traffic();
+    text.counter(
+        "telehub_uplink_sent_bytes_total",
+        "Bytes of MQTT sent to the broker, without TLS and what is below it.",
+    )
+    .value(board.uplink.sent_bytes.get());
+    text.counter(
+        "telehub_uplink_received_bytes_total",
+        "Bytes of MQTT received from the broker, without TLS and what is below it.",
+    )
+    .value(board.uplink.received_bytes.get());
+    text.gauge(
+        "telehub_uplink_sent_bytes_per_day",
+        "Bytes sent in the last 24 h; those of a younger run are scaled up to a day.",
+    )
+    .value(sent);
+    text.gauge(
+        "telehub_uplink_received_bytes_per_day",
+        "Bytes received in the last 24 h; those of a younger run are scaled up to a day.",
+    )
+    .value(received);
 }
 
 pub(super) fn commands(text: &mut Text, board: &Board) {

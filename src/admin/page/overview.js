@@ -72,10 +72,18 @@ function paintWay(status, sum, now, answered) {
   put(byId("uplink-since"), `since ${at(uplink.since)}, ${duration(now - uplink.since)}`);
   put(byId("uplink-broker"), uplink.broker ? clean(uplink.broker, 120) : "");
   put(byId("uplink-acknowledged"), plural(uplink.acknowledged, "batch", "batches"));
+  put(byId("uplink-sent"), traffic(uplink.sent_bytes, uplink.sent_per_day));
+  put(byId("uplink-received"), traffic(uplink.received_bytes, uplink.received_per_day));
   const error = byId("uplink-error");
   error.hidden = uplink.state === "connected" || !uplink.last_error;
   const when = uplink.last_error_at ? `${at(uplink.last_error_at, true)}: ` : "";
   put(error, uplink.last_error ? when + clean(uplink.last_error, 240) : "");
+}
+
+/** Bytes since the start, and in a day. */
+function traffic(all, perDay) {
+  if (!Number.isFinite(all)) return NOTHING;
+  return Number.isFinite(perDay) ? `${bytes(all)}, ${bytes(perDay)} a day` : bytes(all);
 }
 
 function drain(uplink, spool) {

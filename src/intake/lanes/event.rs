@@ -22,6 +22,10 @@ pub struct Settings {
     pub refuse: bool,
     /// Publishes in flight, from the oldest unacknowledged one.
     pub window: usize,
+    /// Bytes of a pack, 0: none.
+    pub pack: usize,
+    /// How long the uplink may hold a live batch back for one.
+    pub pack_delay: Duration,
     /// Batches that a device may have unacked.
     pub device_window: usize,
     /// How long a publish may wait for its PUBACK before data goes to disk.

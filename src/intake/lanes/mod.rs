@@ -224,7 +224,7 @@ impl Lanes {
             live_flying: 0,
             live_cost: 0,
             flying_readings: 0,
-            live_pace: Pace::of_at_least(Pace::LEAST_LIVE),
+            live_pace: Pace::of_at_least(Pace::LEAST_LIVE.max(settings.pack * Pace::PACKS)),
             history_cost: 0,
             pace: Pace::default(),
             refusals: Refusals::default(),

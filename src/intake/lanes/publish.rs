@@ -41,7 +41,11 @@ impl Lanes {
         if let Some(since) = since {
             match flying.lane {
                 Lane::History => self.pace.acked(now.mono, since, flying.cost),
-                Lane::Live => self.live_pace.acked(now.mono, since, flying.cost),
+                Lane::Live => {
+                    // What it waited for others to go with says nothing of the link.
+                    let sent = (since + self.settings.pack_delay).min(now.mono);
+                    self.live_pace.acked(now.mono, sent, flying.cost);
+                }
             }
         }
         self.last_ack = Some(now.mono);

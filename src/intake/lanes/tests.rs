@@ -775,6 +775,8 @@ fn settings(write_always: bool, in_order: bool) -> Settings {
         in_order,
         refuse: false,
         window: WINDOW,
+        pack: 0,
+        pack_delay: Duration::ZERO,
         device_window: 8,
         ack_timeout: Duration::from_secs(10),
         max_age: Duration::from_secs(1 << 30),

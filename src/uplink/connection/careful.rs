@@ -156,6 +156,11 @@ impl<W: Wire> Connection<'_, W> {
         );
         match record {
             Some(Record::Data(data)) => self.give_back(verdict, &data),
+            Some(Record::Pack(pack)) => {
+                if let Some(data) = pack.single() {
+                    self.give_back(verdict, data);
+                }
+            }
             Some(state) => self.park(state, "the broker hangs up on it"),
             // A subscription: it is not asked for again.
             None => {}
@@ -164,7 +169,7 @@ impl<W: Wire> Connection<'_, W> {
 
     fn give_back(&mut self, verdict: &Verdict, data: &Data) {
         let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
-        let topic = self.publisher.topic_of(&data.item, data.lane);
+        let topic = self.place_of(data);
         self.ports.board.uplink.refused.add(1);
         self.ports.outlet.push(match verdict {
             Verdict::Topic(_) => Event::Refused {

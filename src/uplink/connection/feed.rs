@@ -3,7 +3,8 @@
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::{Connection, Data, Leave, OUT_BYTES, Phase, Record, content_of, thing_of};
+use super::packs::Packing;
+use super::{Connection, Data, Leave, Phase, Record, content_of, thing_of};
 use crate::reading::Item;
 use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
@@ -27,7 +28,8 @@ impl<W: Wire> Connection<'_, W> {
             && self.all_reported()
             && self.all_values_said()
             && self.ledger.is_empty()
-            && self.kept.is_none();
+            && self.kept.is_none()
+            && self.packing.as_ref().is_none_or(Packing::is_empty);
         if self.phase == Phase::Flushing && all_said {
             self.say_offline()?;
         }
@@ -66,11 +68,11 @@ impl<W: Wire> Connection<'_, W> {
 
     /// `false`: something has to wait until it can go alone.
     fn feed_data(&mut self) -> bool {
+        if self.packing.is_some() {
+            return self.feed_packs();
+        }
         let mut now = None;
-        while self.phase != Phase::Leaving
-            && self.ledger.span() + self.ports.outlet.waiting() < self.window.data
-            && self.out_bytes < OUT_BYTES
-        {
+        while self.phase != Phase::Leaving && self.has_room_for_data() {
             let submission = match self.held.pop_front() {
                 Some(submission) => submission,
                 None if self.phase != Phase::Serving => break,
@@ -123,6 +125,9 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     pub(super) fn publish_data(&mut self, submission: Submission, now: Instant) {
+        if self.packing.is_some() && !matches!(*submission.item, Item::Reply(_)) {
+            return self.publish_single(submission, now);
+        }
         let Submission {
             epoch,
             token,

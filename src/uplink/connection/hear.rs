@@ -40,8 +40,16 @@ impl<W: Wire> Connection<'_, W> {
 
     fn acked(&mut self, id: u16, now: Instant) -> Result<(), Failure> {
         let record = self.ledger.acked(id)?;
-        self.ports.board.uplink.acknowledged.add(1);
+        let count = match &record {
+            Record::Pack(pack) => pack.pieces.len() as u64,
+            _ => 1,
+        };
+        self.ports.board.uplink.acknowledged.add(count);
         match &record {
+            Record::Pack(pack) => {
+                pack.data().for_each(|data| self.count(data, now));
+                self.pack_answered(pack);
+            }
             Record::Data(data) => {
                 self.out_bytes -= data.bytes;
                 self.count(data, now);
@@ -61,7 +69,11 @@ impl<W: Wire> Connection<'_, W> {
         let record = self.ledger.acked(id)?;
         let why = reasons::sentence(reason, words, "");
         match record {
-            Record::Data(data) => self.data_refused(&data, reason, &why),
+            Record::Data(data) => {
+                self.out_bytes -= data.bytes;
+                self.data_refused(&data, reason, &why);
+            }
+            Record::Pack(pack) => self.pack_refused(pack, reason, &why),
             Record::Document(device) => {
                 self.values -= 1;
                 self.document_refused(&device, &why);
@@ -80,10 +92,9 @@ impl<W: Wire> Connection<'_, W> {
         Ok(())
     }
 
-    fn data_refused(&mut self, data: &Data, reason: u8, why: &str) {
-        self.out_bytes -= data.bytes;
+    pub(super) fn data_refused(&mut self, data: &Data, reason: u8, why: &str) {
         self.ports.board.uplink.refused.add(1);
-        let topic = self.publisher.topic_of(&data.item, data.lane);
+        let topic = self.place_of(data);
         let detail = format!("the broker does not take what is published to {topic}: {why}");
         let (epoch, token) = (self.epoch, data.token);
         let thing = thing_of(&data.item, data.lane);

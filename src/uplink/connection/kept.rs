@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Connection, Record};
+use super::{Connection, Data, Record};
 use crate::uplink::Event;
 use crate::uplink::blame::Alone;
 use crate::uplink::door::Wire;
@@ -70,8 +70,17 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     fn settle(&mut self, record: Record) {
+        let careful = self.ports.blame.is_careful();
+        if let Record::Pack(pack) = &record
+            && (pack.single().is_none() || !careful)
+        {
+            let things = record.things();
+            self.ports.blame.passed_together(&things, pack.bytes);
+            return self.settled(record);
+        }
         let alone = match &record {
-            Record::Data(data) if self.ports.blame.is_careful() => data.alone(),
+            Record::Data(data) if careful => data.alone(),
+            Record::Pack(pack) => pack.single().map(Data::alone).unwrap_or_default(),
             // Only its size matters then.
             Record::Data(data) => Alone {
                 bytes: data.bytes,
@@ -79,13 +88,25 @@ impl<W: Wire> Connection<'_, W> {
             },
             _ => Alone::default(),
         };
-        self.ports.blame.passed(&record.thing(), alone);
+        for thing in record.things() {
+            self.ports.blame.passed(&thing, alone);
+        }
+        self.settled(record);
+    }
+
+    fn data_settled(&mut self, data: &Data) {
+        self.acked_data = true;
+        self.learn_values(data);
+        let (epoch, token) = (self.epoch, data.token);
+        self.ports.outlet.push(Event::Acked { epoch, token });
+    }
+
+    fn settled(&mut self, record: Record) {
         match record {
-            Record::Data(data) => {
-                self.acked_data = true;
-                self.learn_values(&data);
-                let (epoch, token) = (self.epoch, data.token);
-                self.ports.outlet.push(Event::Acked { epoch, token });
+            Record::Data(data) => self.data_settled(&data),
+            Record::Pack(pack) => {
+                self.pack_taken(&pack);
+                pack.data().for_each(|data| self.data_settled(data));
             }
             Record::Device(device, _) => {
                 self.ports.parked.taken(&device);

@@ -9,6 +9,7 @@ mod feed;
 mod hear;
 mod kept;
 mod messages;
+mod packs;
 mod silence;
 mod states;
 mod values;
@@ -33,6 +34,8 @@ use crate::commands::port::News;
 use crate::reading::{Item, Lane, Moment, Reply};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
+pub(in crate::uplink) use packs::Known as KnownPacks;
+use packs::{Pack, Packing};
 
 /// Device states that may be unacknowledged at a time. More would hurry nobody and crowd out
 /// data when thousands of states have to be told to a new broker.
@@ -120,6 +123,8 @@ fn content_of(item: &Item) -> u64 {
 #[derive(Debug)]
 enum Record {
     Data(Data),
+    /// Batches and gap records that went together.
+    Pack(Pack),
     /// A device's state.
     Device(Arc<str>, Box<Presence>),
     /// The hub's `online`.
@@ -140,8 +145,13 @@ enum Record {
 }
 
 impl Record {
-    fn thing(&self) -> Thing {
-        match self {
+    /// What it was about; of a pack there are several.
+    fn things(&self) -> Vec<Thing> {
+        vec![match self {
+            Self::Pack(pack) => {
+                let data = pack.data();
+                return data.map(|data| thing_of(&data.item, data.lane)).collect();
+            }
             Self::Data(data) => thing_of(&data.item, data.lane),
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
@@ -149,7 +159,7 @@ impl Record {
             Self::Value(device, _) | Self::Document(device) => Thing::Value(device.clone()),
             Self::Reported(device, _) => Thing::Reported(device.clone()),
             Self::Reply(device) => Thing::Result(device.clone()),
-        }
+        }]
     }
 }
 
@@ -221,6 +231,8 @@ struct Connection<'a, W> {
     inflight: usize,
     ledger: Ledger<Record>,
     window: Window,
+    /// `None`: each batch goes by itself.
+    packing: Option<Packing>,
     /// Bytes of data that are out.
     out_bytes: usize,
     /// Device states that are out.
@@ -288,7 +300,8 @@ pub(super) async fn serve<W: Wire>(
         epoch,
         since: clock::now(),
         held: VecDeque::new(),
-        inflight: settings.broker.inflight.into(),
+        inflight: super::window(&settings.broker),
+        packing: Packing::new(&settings.broker, settings.device_window),
         ledger: Ledger::new(window.whole),
         window,
         out_bytes: 0,
@@ -343,6 +356,7 @@ pub(super) async fn serve<W: Wire>(
         }
     };
     connection.release();
+    connection.count_traffic();
     connection.ports.board.uplink.in_flight.set(0);
     end
 }
@@ -364,6 +378,7 @@ impl<W: Wire> Connection<'_, W> {
             self.feed()?;
             let in_flight = self.ledger.len() as u64;
             self.ports.board.uplink.in_flight.set(in_flight);
+            self.count_traffic();
             let serving = self.phase == Phase::Serving;
             if !serving && !closing {
                 closing = true;
@@ -379,6 +394,9 @@ impl<W: Wire> Connection<'_, W> {
             let grace = self.grace;
             let report = self.next_report();
             let values = self.next_values();
+            let packs = self.packing.as_ref().and_then(Packing::wakes);
+            let hurries = self.packing.as_ref().is_some_and(|packs| !packs.is_empty())
+                && !self.ports.stop.is_requested();
             let wire = &mut self.wire;
             // Rare things first, so that none of them waits behind a wire that is always ready; what
             // is submitted is taken by `feed` as well. In one order, so that a simulated history
@@ -403,6 +421,9 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(report) => {}
                 // What is due now is fed.
                 () = reached(values) => {}
+                () = reached(packs) => {}
+                // Nothing waits for others any more.
+                () = self.ports.stop.requested(), if hurries => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
                 () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
@@ -438,6 +459,13 @@ impl<W: Wire> Connection<'_, W> {
         self.untold_hub = true;
     }
 
+    fn count_traffic(&mut self) {
+        let (sent, received) = self.wire.traffic();
+        let board = &self.ports.board.uplink;
+        board.sent_bytes.add(sent);
+        board.received_bytes.add(received);
+    }
+
     /// Nothing waits for an answer of the broker.
     fn nothing_is_out(&self) -> bool {
         self.ledger.is_empty() && self.kept.is_none() && self.subscriptions.are_answered()
@@ -459,7 +487,7 @@ impl<W: Wire> Connection<'_, W> {
         }
         let kept = self.kept.take().map(|kept| kept.record);
         let out: Vec<Record> = kept.into_iter().chain(self.ledger.take_all()).collect();
-        let mut things: Vec<Thing> = out.iter().map(Record::thing).collect();
+        let mut things: Vec<Thing> = out.iter().flat_map(Record::things).collect();
         things.extend(self.subscriptions.unanswered());
         let ending = match failure.hung_up || failure.silent {
             true if failure.is_explained() => Ending::Explained,
@@ -482,8 +510,16 @@ impl<W: Wire> Connection<'_, W> {
             .set(u64::from(self.ports.twins.are_likely()));
         let alone = match &out[..] {
             [Record::Data(data)] => data.alone(),
+            [Record::Pack(pack)] => pack.single().map(Data::alone).unwrap_or_default(),
             _ => Alone::default(),
         };
+        let packs = out.iter().filter_map(|record| match record {
+            Record::Pack(pack) if pack.pieces.len() > 1 => Some(pack.size),
+            _ => None,
+        });
+        if let (Ending::HungUp, Some(largest)) = (&ending, packs.max()) {
+            self.ports.packs.hung_up(largest);
+        }
         let Some(verdict) = self.ports.blame.ended(&ending, &things, alone) else {
             return false;
         };

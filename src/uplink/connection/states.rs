@@ -145,7 +145,11 @@ impl<W: Wire> Connection<'_, W> {
             Record::Reported(device, version) => {
                 return self.report_refused(&device, version, why);
             }
-            Record::Data(_) | Record::Value(..) | Record::Document(_) | Record::Probe => {}
+            Record::Data(_)
+            | Record::Pack(_)
+            | Record::Value(..)
+            | Record::Document(_)
+            | Record::Probe => {}
         }
         self.ports.board.uplink.refused_statuses.add(1);
         self.show_refused();

@@ -107,6 +107,7 @@ pub(super) async fn connect(
     let wrote = wrote.await;
     let mut input = BytesMut::with_capacity(1024);
     let mut frames = Frames::new(0);
+    let mut received = 0;
     let (first, body) = loop {
         match frames.next(&mut input) {
             Ok(Next::Packet(first, body)) => break (first, body),
@@ -122,7 +123,7 @@ pub(super) async fn connect(
         }
         match stream.read_buf(&mut input).await {
             Ok(0) => return Err(hung_up(wrote.err())),
-            Ok(_) => {}
+            Ok(read) => received += read,
             Err(error) => return Err(hung_up(Some(error))),
         }
     };
@@ -131,7 +132,8 @@ pub(super) async fn connect(
     let mut terms = accepted(&name, version, answer)?;
     let asked = Duration::from_secs(seconds);
     let keep_alive = *terms.keep_alive.get_or_insert(asked);
-    Ok(Wire::new(stream, input, terms, keep_alive, settings, name))
+    let wire = Wire::new(stream, input, terms, keep_alive, settings, name);
+    Ok(wire.with_traffic(hello.len(), received))
 }
 
 /// Something that speaks, but not MQTT.

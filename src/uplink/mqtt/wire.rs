@@ -60,6 +60,8 @@ pub(in crate::uplink) struct Wire {
     unread: bool,
     /// The end, once it is known.
     end: Option<Failure>,
+    /// Bytes sent and received that nobody has asked for.
+    traffic: (u64, u64),
 }
 
 impl Wire {
@@ -91,7 +93,14 @@ impl Wire {
             broker,
             unread: true,
             end: None,
+            traffic: (0, 0),
         }
+    }
+
+    /// So many bytes were sent and received before.
+    pub(super) fn with_traffic(mut self, sent: usize, received: usize) -> Self {
+        self.traffic = (sent as u64, received as u64);
+        self
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
@@ -102,6 +111,7 @@ impl Wire {
                 }
                 Poll::Ready(Ok(n)) => {
                     self.written += n;
+                    self.traffic.0 += n as u64;
                     self.stuck = None;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(&error))),
@@ -156,7 +166,7 @@ impl Wire {
                     let sentence = format!("{} closed the connection", self.broker);
                     return Poll::Ready(Err(Failure::hung_up(sentence)));
                 }
-                Ok(_) => {}
+                Ok(read) => self.traffic.1 += read as u64,
                 Err(error) => return Poll::Ready(Err(self.broken(&error))),
             }
             self.understand()?;
@@ -370,6 +380,10 @@ impl door::Wire for Wire {
 
     fn take(&mut self) -> Option<Signal> {
         self.signals.pop_front()
+    }
+
+    fn traffic(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.traffic)
     }
 
     fn broker(&self) -> &str {

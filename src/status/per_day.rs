@@ -1,7 +1,7 @@
-//! How much is written to the flash card in a day.
+//! How many bytes that is in a day: what wears a flash card, or what a metered link costs.
 //!
-//! Pure: readings of a counter go in, bytes a day come out. It is what was written in the last
-//! 24 h. While the run is younger, what was written since it began is scaled up to a day, as if the
+//! Pure: readings of a counter go in, bytes a day come out. It is what was counted in the last
+//! 24 h. While the run is younger, what was counted since it began is scaled up to a day, as if the
 //! run were at least an hour old: the first minute of an outage says nothing of a day.
 
 use std::collections::VecDeque;
@@ -17,12 +17,12 @@ const STEP: Duration = Duration::from_secs(600);
 
 /// Bytes a day.
 #[derive(Debug, Default)]
-pub struct FlashPerDay {
-    /// Age of the run and bytes written by then, oldest first. At most one is older than a day.
+pub struct BytesPerDay {
+    /// Age of the run and bytes counted by then, oldest first. At most one is older than a day.
     readings: VecDeque<(Duration, u64)>,
 }
 
-impl FlashPerDay {
+impl BytesPerDay {
     /// Whether the next reading is worth remembering. Between readings nothing has to be read.
     #[must_use]
     pub fn is_due(&self, age: Duration) -> bool {
@@ -30,13 +30,13 @@ impl FlashPerDay {
         last.is_none_or(|(at, _)| age.saturating_sub(*at) >= STEP)
     }
 
-    /// When the run was so old, so many bytes had been written. Returns the bytes a day.
-    pub fn observe(&mut self, age: Duration, written: u64) -> u64 {
+    /// When the run was so old, so many bytes had been counted. Returns the bytes a day.
+    pub fn observe(&mut self, age: Duration, counted: u64) -> u64 {
         if self.readings.is_empty() {
             self.readings.push_back((Duration::ZERO, 0));
         }
         if self.is_due(age) {
-            self.readings.push_back((age, written));
+            self.readings.push_back((age, counted));
         }
         while let Some((second, _)) = self.readings.get(1)
             && *second + DAY <= age
@@ -51,7 +51,7 @@ impl FlashPerDay {
             clippy::cast_precision_loss,
             reason = "a rate, not negative"
         )]
-        let rate = (written.saturating_sub(before) as f64 * DAY.as_secs_f64() / time.as_secs_f64())
+        let rate = (counted.saturating_sub(before) as f64 * DAY.as_secs_f64() / time.as_secs_f64())
             .round() as u64;
         rate
     }
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_young_run_is_scaled_up_and_its_first_hour_counts_as_one() {
-        let mut flash = FlashPerDay::default();
+        let mut flash = BytesPerDay::default();
         assert_eq!(flash.observe(MINUTE, 1_000), 24_000);
         assert_eq!(flash.observe(HOUR, 1_000), 24_000);
         assert_eq!(flash.observe(HOUR * 6, 1_000), 4_000);
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_is_more_than_a_day_ago_is_forgotten() {
-        let mut flash = FlashPerDay::default();
+        let mut flash = BytesPerDay::default();
         for minute in 0..=3 * 24 * 60_u32 {
             let written = match minute / 60 {
                 0 => u64::from(minute) * 1_000,
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_steady_rate_is_told_as_it_is_however_often_it_is_asked() {
         for every in [1, 7, 90] {
-            let mut flash = FlashPerDay::default();
+            let mut flash = BytesPerDay::default();
             let mut rate = 0;
             for look in 1..=5_000_u32 {
                 let age = MINUTE * every * look;
