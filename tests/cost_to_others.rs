@@ -318,7 +318,7 @@ async fn seven_greedy_devices_at_their_limit() {
         let bound = alone * 2 + payload;
         let reached = if beside <= bound { "yes" } else { "no" };
         println!(
-            "{what}: p99 alone {alone:.1?}, beside {beside:.1?}, bound {bound:.1?}: {reached}"
+            "{what}: p99 alone {alone:.1?}, one payload {payload:.1?}, beside {beside:.1?}, bound {bound:.1?}: {reached}"
         );
     }
 }
