@@ -356,8 +356,10 @@ async fn a_broken_or_expired_pair_leaves_the_one_before_in_force() {
     assert!(follows(&port, &authority, &before).await);
 }
 
+/// A board that starts after its certificate has ended, or with a clock that is ahead, takes what devices
+/// send that do not look at it, and follows the new one.
 #[tokio::test]
-async fn an_expired_certificate_is_an_error_at_the_start() {
+async fn a_hub_starts_with_an_expired_certificate_and_follows_the_next_one() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     let tls = files(dir.path(), &authority);
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -365,14 +367,30 @@ async fn an_expired_certificate_is_an_error_at_the_start() {
     let key = KeyPair::from_pem(&std::fs::read_to_string(&tls.key).unwrap()).unwrap();
     let expired = params.signed_by(&key, &authority.0).unwrap();
     std::fs::write(&tls.cert, expired.pem()).unwrap();
-    let port = IntakePort {
-        control: mpsc::channel(1).0,
-        data: mpsc::channel(1).0,
-    };
-    let roster = Roster::new(1, Board::new("barn"), Arc::default());
-    let server = Server::new(&with_tls(Auth::Open, tls), port, roster, stop::channel().1);
-    let error = server.err().expect("an error").to_string();
-    assert!(error.contains("cert.pem has expired"), "{error}");
+    let port = Port::start(with_tls(Auth::Open, tls)).await;
+    let mut without_clock = (*client(&authority, None)).clone();
+    without_clock.time_provider = Arc::new(Year2019);
+    let stream = dial_with(&port, &Arc::new(without_clock)).await.unwrap();
+    let chain = stream.get_ref().1.peer_certificates().unwrap();
+    assert_eq!(&chain[0], expired.der());
+    assert!(dial(&port, &authority, None).await.is_err(), "with a clock");
+    files(dir.path(), &authority);
+    let start = Instant::now();
+    while dial(&port, &authority, None).await.is_err() {
+        assert!(start.elapsed() < PATIENCE, "the new one is not followed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A device whose clock has never been set.
+#[derive(Debug)]
+struct Year2019;
+
+impl rustls::time_provider::TimeProvider for Year2019 {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let seconds = Duration::from_secs(1_560_000_000);
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(seconds))
+    }
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ impl NamedFile {
             });
         }
         let checked = match &self.need {
-            Use::Chain => chain(path),
+            Use::Chain => certificates(path).map(|_| ()),
             Use::KeyOf(cert) => key_of(path, cert),
             Use::Authorities => authorities(path),
             Use::Password => password(path),
@@ -97,7 +97,7 @@ impl NamedFile {
     pub(super) fn warnings(&self) -> Vec<Problem> {
         let path = &self.path;
         let texts = match &self.need {
-            Use::Chain => [authority_as_own(path), None],
+            Use::Chain => [authority_as_own(path), expired(path)],
             Use::KeyOf(cert) => [open_to_others(path), costly(path, cert, self.serves)],
             Use::Authorities => [outdated_list(path), None],
             Use::Password | Use::Token => [open_to_others(path), None],
@@ -212,17 +212,18 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 /// The clock of a board without a battery starts in the past, so that a validity that has not
-/// begun yet says nothing.
-fn chain(path: &Path) -> Result<(), String> {
-    let certs = certificates(path)?;
+/// begun yet says nothing. One that is over is no reason not to start either: what is taken from
+/// devices that do not look at it, or waits for a broker that does, is not lost.
+fn expired(path: &Path) -> Option<String> {
+    let certs = certificates(path).ok()?;
     let end = certs.first().and_then(|own| not_after(own));
-    if end.is_some_and(has_passed) {
-        return Err(format!(
-            "{} has a certificate that has expired; renew it, or check the clock",
+    end.is_some_and(has_passed).then(|| {
+        format!(
+            "{} has a certificate that has expired, which whoever looks at it refuses; renew it, or \
+             check the clock",
             path.display()
-        ));
-    }
-    Ok(())
+        )
+    })
 }
 
 fn key_of(path: &Path, cert: &Path) -> Result<(), String> {

@@ -92,9 +92,6 @@ struct Authorities {
 fn load(tls: &DeviceTls, auth: Auth) -> Result<Loaded, TlsError> {
     let chain = certificates("the certificate", &tls.cert)?;
     let not_after = chain.first().and_then(|own| certificate::not_after(own));
-    if not_after.is_some_and(has_passed) {
-        return Err(TlsError::Expired(tls.cert.clone()));
-    }
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| TlsError::File {
         what: "the private key",
         path: tls.key.clone(),
@@ -213,7 +210,9 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Reads the files. A certificate that has expired is no reason not to start: devices without a
+    /// clock do not look at that, and a hub that is not there takes nothing from anybody, over a clock
+    /// that is ahead as well. [`Self::refresh`] says so.
     pub(super) fn open(files: &DeviceTls, auth: Auth) -> Result<Self, TlsError> {
         let versions = versions(files);
         let state = State {
@@ -322,7 +321,14 @@ impl Tls {
         if !changed && !state.unusable {
             return false;
         }
-        match load(&self.files, self.auth) {
+        let expired = |loaded: &Loaded| loaded.not_after.is_some_and(has_passed);
+        let loaded = load(&self.files, self.auth).and_then(|new| {
+            match expired(&new) && !expired(&state.loaded) {
+                true => Err(TlsError::Expired(self.files.cert.clone())),
+                false => Ok(new),
+            }
+        });
+        match loaded {
             Ok(loaded) => {
                 *state = State {
                     versions,

@@ -54,6 +54,8 @@ struct Addresses {
 pub struct More<'a> {
     /// Lines of `[spool]`.
     pub spool: &'a str,
+    /// The registry of devices with tokens; without it anybody may connect.
+    pub registry: Option<&'a Path>,
     /// Whole tables.
     pub tables: &'a str,
 }
@@ -61,9 +63,13 @@ pub struct More<'a> {
 /// Writes the configuration of a hub whose spool is `dir/spool`.
 fn configure(dir: &Path, broker: u16, more: More<'_>) -> anyhow::Result<PathBuf> {
     let file = dir.join("telehub.toml");
+    let auth = match more.registry {
+        Some(file) => format!("auth = \"token\"\nregistry = {file:?}"),
+        None => "auth = \"open\"".to_owned(),
+    };
     let config = format!(
         "[hub]\nid = \"bench\"\n\
-         [devices]\nlisten = \"127.0.0.1:0\"\nauth = \"open\"\n\
+         [devices]\nlisten = \"127.0.0.1:0\"\n{auth}\n\
          max_rate = 100000\nmax_bytes = \"1GiB\"\nmax_readings = 10000000\n\
          max_connections = 11000\n\
          [spool]\npath = {:?}\nmax_size = \"8GiB\"\n{}\
@@ -140,6 +146,14 @@ impl Hub {
             .await
             .context("the hub's admin listener did not answer within 10 s")??;
         Ok(Status(answer))
+    }
+
+    /// `GET /metrics`
+    ///
+    /// # Errors
+    /// When the hub does not answer.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        get_text(&self.admin, "/metrics").await
     }
 
     /// Waits until the status is as it should be, and says when it was.
@@ -260,6 +274,11 @@ impl Status {
 }
 
 async fn get(address: &str, path: &str) -> anyhow::Result<Value> {
+    let body = get_text(address, path).await?;
+    serde_json::from_str(&body).with_context(|| format!("{path} is not JSON"))
+}
+
+async fn get_text(address: &str, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -269,5 +288,5 @@ async fn get(address: &str, path: &str) -> anyhow::Result<Value> {
     if !head.starts_with("HTTP/1.1 200") {
         bail!("{path}: {}", head.lines().next().unwrap_or_default());
     }
-    serde_json::from_str(body).with_context(|| format!("{path} is not JSON"))
+    Ok(body.to_owned())
 }

@@ -1,5 +1,6 @@
 //! The load: this very program as `devices swarm`, in a process of its own.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ impl Outcome {
     }
 }
 
-fn command(url: &str, load: &Load) -> anyhow::Result<Command> {
+fn command(url: &str, load: &Load, tokens: Option<&Path>) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("where am I?")?);
     command
         .args(["swarm", "--quiet", "--report-json", "--hub", url])
@@ -63,6 +64,9 @@ fn command(url: &str, load: &Load) -> anyhow::Result<Command> {
     if let Some(window) = load.window {
         command.args(["--window", &window.to_string()]);
     }
+    if let Some(tokens) = tokens {
+        command.arg("--tokens").arg(tokens);
+    }
     Ok(command)
 }
 
@@ -71,7 +75,15 @@ fn command(url: &str, load: &Load) -> anyhow::Result<Command> {
 /// # Errors
 /// When the swarm found a fault: a batch that was never acked, a refusal, a lost connection.
 pub async fn run(url: &str, load: &Load) -> anyhow::Result<Outcome> {
-    let mut command = command(url, load)?;
+    run_with(url, load, None).await
+}
+
+/// The same with a file of tokens.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(url: &str, load: &Load, tokens: Option<&Path>) -> anyhow::Result<Outcome> {
+    let mut command = command(url, load, tokens)?;
     let mut process = Process::spawn("the swarm", command.stdout(Stdio::piped()))?;
     let mut text = String::new();
     let mut stdout = process
@@ -101,5 +113,8 @@ pub fn idle(url: &str, devices: usize) -> anyhow::Result<Process> {
         window: None,
         time: Duration::from_secs(3600),
     };
-    Process::spawn("the swarm", command(url, &load)?.stdout(Stdio::null()))
+    Process::spawn(
+        "the swarm",
+        command(url, &load, None)?.stdout(Stdio::null()),
+    )
 }

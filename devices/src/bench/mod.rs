@@ -2,6 +2,7 @@
 //! beside what must come out. `docs/benchmark.md` says what each row means.
 
 mod broker;
+mod commands;
 mod flash;
 mod footprint;
 mod hub;
@@ -79,6 +80,9 @@ enum Part {
     /// What a flash card has to write in an outage, at the block device; only when it is named,
     /// because it takes eight minutes and needs root
     Flash,
+    /// What commands at their full rate cost the live lane beside them; only when it is named, because it
+    /// takes three minutes
+    Commands,
     /// What it costs when somebody looks; only when it is asked for, because it takes five minutes
     Watched,
 }
@@ -228,6 +232,9 @@ async fn measure(setup: &Setup, only: &[Part]) -> anyhow::Result<Table> {
     }
     if only.contains(&Part::Flash) {
         flash::measure(setup, &mut table).await?;
+    }
+    if only.contains(&Part::Commands) {
+        commands::measure(setup, &mut table).await?;
     }
     if only.contains(&Part::Watched) {
         watched::measure(setup, &mut table).await?;

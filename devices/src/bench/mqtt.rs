@@ -306,6 +306,35 @@ pub async fn limit(
     Ok(acked as f64 / since.elapsed().as_secs_f64())
 }
 
+/// Publishes `{}` to these topics in turn, so many a second in all, without an end.
+///
+/// # Errors
+/// When the broker fails.
+pub async fn publish_in_turn(
+    port: u16,
+    topics: &[String],
+    rate: f64,
+) -> anyhow::Result<std::convert::Infallible> {
+    let (mut reader, mut writer) = connect(port, "in-turn").await?;
+    let mut tick = interval(Duration::from_secs_f64(1.0 / rate));
+    let (mut sent, mut out) = (0_u64, Vec::new());
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {
+                out.clear();
+                let topic = &topics[sent as usize % topics.len()];
+                publish(&mut out, topic, packet_id(sent), b"{}");
+                writer.write_all(&out).await?;
+                sent += 1;
+            }
+            filled = reader.fill() => {
+                filled?;
+                while reader.ready().is_some() {}
+            }
+        }
+    }
+}
+
 /// How long a broker takes to acknowledge, at a fixed rate: `rate` publishes a second of this
 /// size, evenly spread.
 ///
