@@ -9,9 +9,8 @@ use tracing::debug;
 
 use super::Settings;
 use super::connection::Leave;
-use super::door::{Attempt, Dial};
+use super::door::{Attempt, Client, Dial};
 use super::failure::Failure;
-use super::publication::Publisher;
 use super::route::{Returns, Route, Target, Versions};
 use crate::clock;
 
@@ -35,7 +34,7 @@ impl Paths {
         &mut self,
         library: &D,
         settings: &Arc<Settings>,
-        publisher: &Publisher,
+        client: Client<'_>,
     ) -> Result<(D::Wire, usize, Target), Failure> {
         let mut failures: Vec<Failure> = Vec::new();
         for (place, broker) in self.route.brokers().to_vec().iter().enumerate() {
@@ -49,7 +48,7 @@ impl Paths {
             // Of several addresses the last one speaks for all.
             let mut last = None;
             for target in self.route.order(place, addresses) {
-                match self.dial(library, settings, publisher, &target).await {
+                match self.dial(library, settings, client, &target).await {
                     Ok(wire) => return Ok((wire, place, target)),
                     Err(failure) => last = Some(failure),
                 }
@@ -64,7 +63,7 @@ impl Paths {
         &mut self,
         library: &D,
         settings: &Arc<Settings>,
-        publisher: &Publisher,
+        client: Client<'_>,
         target: &Target,
     ) -> Result<D::Wire, Failure> {
         let mut trial = self.versions.begin(target, Instant::now());
@@ -72,8 +71,12 @@ impl Paths {
             let attempt = Attempt {
                 target: target.clone(),
                 version: trial.version,
-                // The moment of the end is not known now; it is not before this one.
-                will: publisher.hub_status("offline", clock::now()),
+                will: match client {
+                    // The moment of the end is not known now; it is not before this one.
+                    Client::Hub(publisher) => Some(publisher.hub_status("offline", clock::now())),
+                    Client::Writer | Client::Reader => None,
+                },
+                keeps: matches!(client, Client::Reader),
             };
             match library.dial(settings, &attempt).await {
                 Ok(wire) => {
