@@ -7,14 +7,12 @@ use bytes::Bytes;
 
 use crate::config::is_id;
 use crate::packed::{self, Fault, Items};
+use crate::reading::Gap;
 use crate::uplink::door::Message;
 use crate::uplink::topic::escape_dots;
 
 /// Items that are ready to be published before another pack is opened: two windows' worth.
 const READY: usize = 200;
-
-/// The device of gap records for what was too damaged to tell whose it was.
-const UNKNOWN: &str = "_unknown";
 
 /// An item on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +99,7 @@ impl Work {
         let of = self.first + self.open.len() as u64;
         for item in Items::of(&sequence) {
             let (kind, device, payload) = item.map_err(words)?;
-            if !is_id(device) && device != UNKNOWN {
+            if !is_id(device) && device != Gap::UNKNOWN {
                 return Err("an item of it is of no device: its id is not one".to_owned());
             }
             let device = match self.dots {
@@ -192,7 +190,7 @@ mod tests {
         let mut escapes = Work::new(10_000, true);
         escapes.received(message(
             1,
-            &[(Kind::Gap, "b.ull", "b"), (Kind::Gap, UNKNOWN, "c")],
+            &[(Kind::Gap, "b.ull", "b"), (Kind::Gap, Gap::UNKNOWN, "c")],
         ));
         let item = escapes.next(&mut Vec::new()).unwrap();
         assert_eq!(item.topic, "telehub/barn/b%2Eull/gap");
