@@ -7,6 +7,7 @@
 #     tests/docs.sh
 #
 # DEB=FILE: the amd64 package, instead of making it. It goes by the name that the pages use.
+# SUITE=trixie: on Debian 13; bookworm, Debian 12, if nothing is said.
 # ROOT_TAR=FILE: takes the Debian from this file, or makes it and keeps it there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,7 +46,7 @@ packages+=,mosquitto,mosquitto-clients,python3-minimal,python3-websockets
 if [ -n "${ROOT_TAR:-}" ] && [ -f "$ROOT_TAR" ]; then
     tar -C "$root" -xf "$ROOT_TAR"
 else
-    mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$root"
+    mmdebstrap --quiet --variant=minbase --include="$packages" "${SUITE:-bookworm}" "$root"
     if [ -n "${ROOT_TAR:-}" ]; then tar -C "$root" -cf "$ROOT_TAR" .; fi
 fi
 chroot "$root" systemctl --quiet disable mosquitto

@@ -138,4 +138,27 @@ left=$(as_root find "$root" -xdev -name '*telehub*' -not -path "$root/debs/*" \
     -not -path "$root/var/log/*" -not -path "$root/proc/*")
 is "$left" "" "what is left after the purge"
 
+echo "install from a repository of its own, signed with a key made for this"
+need gpg gpg
+export GNUPGHOME="$root/gnupg"
+as_root install -d -m 700 -o "$(id -u)" -g "$(id -g)" "$GNUPGHOME"
+gpg --batch --quiet --passphrase '' --quick-generate-key 'telehub test' ed25519 sign never
+SIGNING_KEY='telehub test' systemd/repository "$root/tmp/apt" "$first" > "$root/tmp/told"
+grep -q 'stable main' "$root/tmp/told" || fail "it is not said how to use the repository"
+as_root cp -r "$root/tmp/apt" "$root/apt"
+as_root install -D -m 644 "$root/apt/telehub.asc" "$root/etc/apt/keyrings/telehub.asc"
+line='deb [signed-by=/etc/apt/keyrings/telehub.asc] file:/apt stable main'
+echo "$line" | as_root tee "$root/etc/apt/sources.list.d/telehub.list" > /dev/null
+ours=(-o Dir::Etc::sourcelist=sources.list.d/telehub.list -o Dir::Etc::sourceparts=-)
+inside apt-get "${ours[@]}" update
+inside env DEBIAN_FRONTEND=noninteractive apt-get "${ours[@]}" install -y telehub
+is "$(inside telehub --version | cut -d' ' -f1)" telehub "the hub from the repository"
+dpkg_ -P telehub
+# A repository that somebody has changed is not believed.
+as_root sed -i 's/^Version: .*/Version: 9/' "$root/apt/dists/stable/main/binary-amd64/Packages"
+as_root rm "$root/apt/dists/stable/main/binary-amd64/Packages.gz"
+if inside apt-get "${ours[@]}" -o APT::Update::Error-Mode=any update > "$root/said" 2>&1; then
+    fail "apt took an index that nobody has signed: $(cat "$root/said")"
+fi
+
 echo "the package is well"

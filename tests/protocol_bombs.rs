@@ -6,8 +6,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use telehub::protocol::decode;
-use telehub::protocol::message::{FromDevice, Reject, RejectCode};
+use telehub::protocol::message::FromDevice;
 use telehub::protocol::pack::Summary;
+use telehub::protocol::reject::{Reject, RejectCode};
 use telehub::reading::Encoding;
 
 /// Counts the bytes that each thread holds, and the most that it held.

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use telehub::protocol::message::{FromDevice, Reject};
+use telehub::protocol::message::FromDevice;
 use telehub::protocol::payload::{Format, encode_batch, encode_gap};
+use telehub::protocol::reject::Reject;
 use telehub::protocol::{decode, decode_to_device, encode};
 use telehub::reading::{Batch, Encoding, Gap};
 

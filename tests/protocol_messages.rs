@@ -3,10 +3,9 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use telehub::protocol::message::{
-    FromDevice, Note, NoteCode, Reject, RejectCode, ToDevice, Welcome,
-};
+use telehub::protocol::message::{FromDevice, Note, NoteCode, ToDevice, Welcome};
 use telehub::protocol::payload::{Format, encode_batch, encode_batch_after};
+use telehub::protocol::reject::{Reject, RejectCode};
 use telehub::protocol::{decode, decode_to_device, encode};
 use telehub::reading::{Batch, Encoding, Moment};
 

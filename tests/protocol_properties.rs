@@ -6,10 +6,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use telehub::protocol::message::{
-    DeviceClock, FromDevice, Note, NoteCode, Reject, RejectCode, ToDevice, Welcome,
-};
+use telehub::protocol::message::{DeviceClock, FromDevice, Note, NoteCode, ToDevice, Welcome};
 use telehub::protocol::payload::{Format, encode_batch};
+use telehub::protocol::reject::{Reject, RejectCode};
 use telehub::protocol::{decode, decode_to_device, encode};
 use telehub::reading::{Batch, Content, Encoding, Moment};
 

@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use telehub::protocol::limits::MAX_DETAIL;
-use telehub::protocol::message::{FromDevice, Reject, ToDevice};
+use telehub::protocol::message::{FromDevice, ToDevice};
+use telehub::protocol::reject::{Reject};
 use telehub::protocol::{decode, decode_to_device, encode};
 use telehub::reading::Encoding;
 

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use crate::protocol::number::Number;
-use crate::protocol::pack::resolve::{Resolved, ResolvedValue};
+use crate::protocol::pack::resolved::{Resolved, ResolvedValue};
 use crate::protocol::visit::visit;
 use crate::status::kept::Last;
 use crate::status::report::ReadingReport;

@@ -15,6 +15,7 @@ use telehub::config::{self, DEFAULT_FILE};
 use telehub::listen::registry::{Registered, token_hash};
 
 use super::http::Address;
+use super::moment::utc;
 use super::registry::Registry;
 use super::tls;
 
@@ -455,29 +456,6 @@ fn hash(token: &str) -> String {
         })
 }
 
-/// Unix seconds as `2025-11-20T00:53:20Z`.
-pub(super) fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Civil date of a day count, in years that begin in March, so that the leap day is the last.
-    let day = days + 719_468;
-    let (era, day) = (day / 146_097, day % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    let year = era * 400 + year + carry;
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!(
-        "{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{:02}Z",
-        second % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -498,13 +476,5 @@ mod tests {
     fn the_hash_is_sha_256_in_lower_case_hex() {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(hash("abc"), abc);
-    }
-
-    #[test]
-    fn times_are_printed_in_utc() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(1_763_600_000), "2025-11-20T00:53:20Z");
     }
 }

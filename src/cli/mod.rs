@@ -5,6 +5,7 @@ mod check;
 mod command;
 mod device;
 mod http;
+mod moment;
 mod page;
 mod registry;
 mod setup;

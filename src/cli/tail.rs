@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use telehub::plain::{self, text as plain};
 
-use super::device::{parse_id, utc};
+use super::device::parse_id;
 use super::http::{Address, Conn, Hub, Refused, Unknown};
+use super::moment::utc;
 use super::terminal::{Mood, Paint};
 
 /// Between two tries to reach a hub that has gone.

@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use super::device::utc;
+use super::moment::utc;
 
 /// Where the package expects the files.
 const DIRECTORY: &str = "/etc/telehub/tls";

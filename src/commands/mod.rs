@@ -30,6 +30,7 @@ mod queue;
 mod receive;
 pub mod request;
 pub mod run;
+pub mod tray;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

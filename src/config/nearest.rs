@@ -1,5 +1,7 @@
 //! The valid name that a mistyped one was probably meant to be.
 
+use strsim::osa_distance;
+
 /// The candidate nearest to `name`, if it is near enough to be a likely slip: at most a third of
 /// its letters differ. `-` and `_`, and upper and lower case, count as the same letter.
 pub(super) fn nearest<'c>(
@@ -9,44 +11,25 @@ pub(super) fn nearest<'c>(
     let plain = plain(name);
     candidates
         .into_iter()
-        .map(|candidate| (distance(&plain, &self::plain(candidate)), candidate))
+        .map(|candidate| {
+            let distance = osa_distance(&plain, &self::plain(candidate));
+            (distance, candidate)
+        })
         .filter(|(distance, candidate)| *distance <= candidate.chars().count().div_ceil(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
-fn plain(name: &str) -> Vec<char> {
+fn plain(name: &str) -> String {
     /// Longer than any key, and a bound on the work that one wrong name causes.
     const LETTERS: usize = 64;
-    name.chars()
-        .take(LETTERS)
-        .map(|c| {
-            if c == '-' {
-                '_'
-            } else {
-                c.to_ascii_lowercase()
-            }
+    let letters = name.chars().take(LETTERS);
+    letters
+        .map(|c| match c {
+            '-' => '_',
+            c => c.to_ascii_lowercase(),
         })
         .collect()
-}
-
-/// Letters to insert, delete, replace or swap with their neighbour to turn `a` into `b`.
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut before: Vec<usize> = Vec::new();
-    let mut above: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(above[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[b.len()]
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::message::{Note, NoteCode, Reject, RejectCode, ToDevice, Welcome};
+use super::message::{Note, NoteCode, ToDevice, Welcome};
+use super::reject::{Reject, RejectCode};
 use crate::reading::Encoding;
 
 /// A frame is not a message of the hub.

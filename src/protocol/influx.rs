@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 
 use super::decode::scalar::base64url;
 use super::number::Number;
-use super::pack::resolve::{Resolved, ResolvedValue};
+use super::pack::resolved::{Resolved, ResolvedValue};
 use crate::reading::{Batch, Doubt, Gap};
 
 /// Times are 64 bits of nanoseconds; InfluxDB keeps the two lowest and the highest to itself. What

@@ -17,6 +17,7 @@ pub mod number;
 pub mod out;
 pub mod pack;
 pub mod payload;
+pub mod reject;
 pub mod visit;
 
 pub use client::decode_to_device;

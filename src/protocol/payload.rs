@@ -12,7 +12,8 @@ use super::message::FromDevice;
 use super::number::Number;
 use super::out::{Out, Writer};
 use super::pack::Pack;
-use super::pack::resolve::{RELATIVE_BELOW, Resolved, ResolvedValue};
+use super::pack::resolved::{Resolved, ResolvedValue};
+use super::pack::times::RELATIVE_BELOW;
 use crate::reading::{Batch, Doubt, Encoding, Gap};
 
 /// `uplink.format`

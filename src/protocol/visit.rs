@@ -3,7 +3,7 @@
 use super::decode::decode;
 use super::fast::{self, Sink};
 use super::message::FromDevice;
-use super::pack::resolve::Resolved;
+use super::pack::resolved::Resolved;
 use crate::reading::Encoding;
 
 struct Each<'f, F> {

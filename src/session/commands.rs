@@ -15,9 +15,11 @@ use super::Session;
 use super::ending::Ending;
 use super::handover::{Stream, Waiting};
 use crate::commands::desired::{Desired, MAX_STATE};
-use crate::commands::port::{CommandPort, FromSession, Tray, Waiting as ForDevice};
+use crate::commands::port::{CommandPort, FromSession};
+use crate::commands::tray::{Tray, Waiting as ForDevice};
 use crate::commands::{Order, Said};
-use crate::protocol::message::{CommandResult, Reject, RejectCode, ToDevice};
+use crate::protocol::message::{CommandResult, ToDevice};
+use crate::protocol::reject::{Reject, RejectCode};
 
 /// A device that has said nothing for so long after it connected says no `hello` before it is
 /// sent a command: a plain relay may never say anything.

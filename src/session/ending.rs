@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::intake::port::Close;
-use crate::protocol::message::{Reject, RejectCode};
+use crate::protocol::reject::{Reject, RejectCode};
 
 /// The reason of a device that has said when it will be back; its state has the same name.
 pub use crate::status::history::ASLEEP;

@@ -8,12 +8,11 @@ use super::notes::Implausible;
 use crate::clock::{self, ClockState};
 use crate::protocol;
 use crate::protocol::fast;
-use crate::protocol::message::{
-    Bye, CommandResult, DeviceClock, FromDevice, Hello, Reject, RejectCode,
-};
+use crate::protocol::message::{Bye, CommandResult, DeviceClock, FromDevice, Hello};
 use crate::protocol::pack::Summary;
-use crate::protocol::pack::resolve::RELATIVE_BELOW;
 use crate::protocol::pack::times::PLAUSIBLE_FROM;
+use crate::protocol::pack::times::RELATIVE_BELOW;
+use crate::protocol::reject::{Reject, RejectCode};
 use crate::reading::{Content, Encoding, Moment};
 
 /// A batch that decodes and resolves, and has not been handed over.

@@ -16,7 +16,8 @@ use super::wire::Incoming;
 use crate::clock;
 use crate::intake::port::{ConnId, Refused};
 use crate::protocol;
-use crate::protocol::message::{Reject, RejectCode, ToDevice};
+use crate::protocol::message::ToDevice;
+use crate::protocol::reject::{Reject, RejectCode};
 
 /// Words of the protocol that a detail may quote. Anything else between quotes is the device's.
 const WORDS: [&str; 39] = [

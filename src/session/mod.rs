@@ -48,7 +48,8 @@ use self::roster::Present;
 use self::unacked::Unacked;
 use self::wire::{Incoming, Wire};
 use crate::commands::desired::Desired;
-use crate::commands::port::{self, CommandPort, FromSession, Tray};
+use crate::commands::port::{CommandPort, FromSession};
+use crate::commands::tray::{self, Tray};
 use crate::intake::port::{Arrival, Attached, Control, IntakePort, Mail};
 use crate::protocol::message::Hello;
 use crate::reading::Encoding;
@@ -146,7 +147,7 @@ enum Event {
     Attached(Option<Attached>),
     Room(Option<OwnedPermit<Arrival>>),
     /// There is something for the device.
-    Commands(port::Waiting),
+    Commands(tray::Waiting),
     /// There is room for what the device said of a command.
     CommandRoom(Option<OwnedPermit<FromSession>>),
     Wire(Option<Incoming>),
@@ -407,7 +408,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     }
 }
 
-async fn for_device(tray: Option<&Tray>) -> port::Waiting {
+async fn for_device(tray: Option<&Tray>) -> tray::Waiting {
     match tray {
         Some(tray) => tray.take().await,
         None => std::future::pending().await,

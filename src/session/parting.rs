@@ -53,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Parting<S> {
             for refused in mail.refused {
                 let reject = ToDevice::Reject(bad_seq(refused));
                 self.board
-                    .reject(crate::protocol::message::RejectCode::BadSeq.as_str());
+                    .reject(crate::protocol::reject::RejectCode::BadSeq.as_str());
                 self.unacked.refused(refused.seq);
                 self.say(&reject).await?;
             }

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use self::core::{Core, Give};
 pub use self::core::{FOLLOWED, MAX_STATE, Report, Skip};
-use super::port::Tray;
+use super::tray::Tray;
 use crate::status::board::Board;
 
 /// See the module.

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 use super::super::limits::{MAP_PARTS, MAX_VALUE_DEPTH, MAX_VALUE_PARTS};
-use super::super::message::RejectCode::{Malformed, TooLarge};
+use super::super::reject::RejectCode::{Malformed, TooLarge};
 use super::fault::Context;
 use super::scalar::{TextSeed, base64url};
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::de::Error;
 
 use super::super::limits::MAX_DETAIL;
-use super::super::message::{Reject, RejectCode};
+use super::super::reject::{Reject, RejectCode};
 
 /// A field that is being read: what it is called and what it must be.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 use serde_json::{Map, Value};
 
 use super::super::limits::{MAX_COMMAND_ID, MAX_COMMAND_NAME, MAX_ERROR_TEXT, MAX_TEXT};
-use super::super::message::RejectCode::{self, BadSeq, Malformed};
 use super::super::message::{Bye, CommandResult, Data, DeviceClock, Hello};
 use super::super::pack::parse::PackSeed;
-use super::super::pack::resolve::RELATIVE_BELOW;
+use super::super::pack::times::RELATIVE_BELOW;
+use super::super::reject::RejectCode::{self, BadSeq, Malformed};
 use super::any::AnySeed;
 use super::fault::{Context, Field};
 use super::scalar::{BoolSeed, Measured, MeasuredSeed, OptionalTextSeed, TextSeed, UnsignedSeed};

@@ -16,8 +16,9 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use serde_json::Value;
 
-use super::message::{Data, FromDevice, Reject, RejectCode};
+use super::message::{Data, FromDevice};
 use super::pack::parse::PackSeed;
+use super::reject::{Reject, RejectCode};
 use crate::reading::Encoding;
 use any::AnySeed;
 use fault::{Context, Ended, MESSAGE, reject, shown};

@@ -11,8 +11,8 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 
-use super::super::message::RejectCode::{BadPack, Malformed};
 use super::super::number::Number;
+use super::super::reject::RejectCode::{BadPack, Malformed};
 use super::fault::Context;
 
 /// base64url; written without padding (RFC 8428 §5), read with or without.

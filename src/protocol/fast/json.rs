@@ -3,7 +3,7 @@
 use super::super::decode::scalar::base64url;
 use super::super::number::Number;
 use super::super::out::{Out, Writer};
-use super::super::pack::resolve::{Resolved, ResolvedValue};
+use super::super::pack::resolved::{Resolved, ResolvedValue};
 use super::Sink;
 
 /// Bytes that a record is given room for beside its texts: labels and two or three numbers. Only

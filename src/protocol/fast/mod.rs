@@ -14,7 +14,9 @@ mod record;
 
 use super::limits::MAX_RECORDS;
 use super::pack::Summary;
-use super::pack::resolve::{RELATIVE_BELOW, Resolved, Resolver};
+use super::pack::resolve::Resolver;
+use super::pack::resolved::Resolved;
+use super::pack::times::RELATIVE_BELOW;
 use cursor::{Cursor, Kind};
 pub use json::Json;
 

@@ -1,7 +1,8 @@
 //! One record of a pack (RFC 8428 §4): labels to fields.
 
 use super::super::pack::label::Label;
-use super::super::pack::resolve::{Fields, ResolvedValue};
+use super::super::pack::resolve::Fields;
+use super::super::pack::resolved::ResolvedValue;
 use super::cursor::{Cursor, Kind};
 
 /// Labels that hold for the records after this one.

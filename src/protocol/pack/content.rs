@@ -6,7 +6,7 @@
 //! elsewhere into base name and name, or 20 for 20.0, is the same content.
 
 use super::super::number::Number;
-use super::resolve::{Resolved, ResolvedValue};
+use super::resolved::{Resolved, ResolvedValue};
 use crate::reading::Content;
 
 /// What comes next, so that no two packs make the same row of words: a text that ends and another

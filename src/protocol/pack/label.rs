@@ -1,7 +1,7 @@
 //! Labels of SenML fields: text in JSON, integers in CBOR (RFC 8428 §4.3 and §6).
 
 use super::super::decode::fault::Field;
-use super::super::message::RejectCode::Malformed;
+use super::super::reject::RejectCode::Malformed;
 
 /// A field of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

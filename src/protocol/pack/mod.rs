@@ -22,13 +22,14 @@ pub(super) mod content;
 pub(super) mod label;
 pub(super) mod parse;
 pub mod resolve;
+pub mod resolved;
 mod rules;
 pub mod times;
 
 use std::borrow::Cow;
 
-use super::message::{Reject, RejectCode};
 use super::number::Number;
+use super::reject::{Reject, RejectCode};
 use crate::reading::Content;
 use resolve::Resolve;
 use times::Times;

@@ -9,7 +9,7 @@ use super::super::decode::scalar::{
     DataSeed, Measured, MeasuredSeed, NumberSeed, OptionalBoolSeed, OptionalTextSeed, UnsignedSeed,
 };
 use super::super::limits::MAX_RECORDS;
-use super::super::message::RejectCode::{BadPack, Malformed, TooLarge};
+use super::super::reject::RejectCode::{BadPack, Malformed, TooLarge};
 use super::label::Label;
 use super::{Pack, Record, Value};
 

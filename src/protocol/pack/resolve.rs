@@ -1,21 +1,19 @@
 //! Resolution (RFC 8428 §4.6): base fields applied, relative times made absolute.
 
 use super::super::limits::MAX_RESOLVED;
-use super::super::message::RejectCode::{BadPack, TooLarge};
 use super::super::number::Number;
+use super::super::reject::RejectCode::{BadPack, TooLarge};
 use super::content::Builder;
+use super::resolved::{Resolved, ResolvedValue};
 use super::rules::{
     Violation, bad, check_base_name, check_length, check_name, check_unit, json_bytes,
 };
-use super::times::Times;
+use super::times::{RELATIVE_BELOW, Times};
 use super::{PackError, Record, Summary, Value};
 use crate::reading::Content;
 
 /// The version of SenML that is understood (RFC 8428 §4.4).
 const VERSION: u64 = 10;
-
-/// Times below this many seconds are relative to the moment of arrival (RFC 8428 §4.5.3).
-pub const RELATIVE_BELOW: f64 = 268_435_456.0;
 
 /// Bytes of a JSON record with every field present, without what the fields hold:
 /// `{"bver":10,"n":"","u":"","vd":"","s":,"t":,"ut":},`.
@@ -23,41 +21,6 @@ const RECORD_OVERHEAD: usize = 52;
 
 /// Bytes of the longest number in JSON: `-2.2250738585072014e-308`.
 const NUMBER_BYTES: usize = 24;
-
-/// A record without base fields and relative times.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Resolved<'p> {
-    /// First part of the name.
-    pub base_name: &'p str,
-    /// Second part of the name. Together they are 1 to [`MAX_NAME`](super::super::limits::MAX_NAME) bytes of
-    /// `A-Z a-z 0-9 - : . / _`, the first one alphanumeric.
-    pub name: &'p str,
-    /// Unit, if any.
-    pub unit: Option<&'p str>,
-    /// Value. `None` only when there is a sum.
-    pub value: Option<ResolvedValue<'p>>,
-    /// Sum, if any.
-    pub sum: Option<Number>,
-    /// Unix seconds.
-    pub time: Number,
-    /// Seconds until the next reading at the latest.
-    pub update_time: Option<Number>,
-    /// Version of the pack when it is not the default of 10.
-    pub version: Option<u64>,
-}
-
-/// The value of a resolved record.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum ResolvedValue<'p> {
-    /// `v`
-    Number(Number),
-    /// `vs`
-    Text(&'p str),
-    /// `vb`
-    Bool(bool),
-    /// `vd`
-    Data(&'p [u8]),
-}
 
 /// The fields of one record as they were read. Both readers of frames hand this to the resolver,
 /// so that they cannot differ in what a record means.

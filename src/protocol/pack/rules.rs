@@ -1,7 +1,7 @@
 //! What names, units and values of a record must keep to.
 
 use super::super::limits::{MAX_NAME, MAX_UNIT, MAX_VALUE};
-use super::super::message::RejectCode::{self, BadPack, TooLarge};
+use super::super::reject::RejectCode::{self, BadPack, TooLarge};
 use super::PackError;
 
 /// What is wrong with a record: the predicate of a sentence that begins with its number.

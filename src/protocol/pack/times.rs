@@ -1,8 +1,10 @@
 //! The times of a pack: which of them the device gave, and which cannot be true.
 
 use super::Record;
-use super::resolve::RELATIVE_BELOW;
 use crate::reading::{Doubt, Moment};
+
+/// Times below this many seconds are relative to the moment of arrival (RFC 8428 §4.5.3).
+pub const RELATIVE_BELOW: f64 = 268_435_456.0;
 
 /// Unix seconds, 2020-01-01. There was no telehub before: an earlier time comes of a clock that
 /// was never set, or of a unit or precision that does not hold it.

@@ -26,7 +26,7 @@ use self::shown::{Shown, Value};
 use crate::config;
 use crate::lru::Lru;
 use crate::protocol::number::Number;
-use crate::protocol::pack::resolve::Resolved;
+use crate::protocol::pack::resolved::Resolved;
 use crate::protocol::visit::visit;
 use crate::reading::Batch;
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::protocol::base64url;
 use crate::protocol::number::Number;
-use crate::protocol::pack::resolve::{Resolved, ResolvedValue};
+use crate::protocol::pack::resolved::{Resolved, ResolvedValue};
 
 /// Bytes of a text or of binary data in base64 that are shown. A value topic is for what stands on a
 /// dashboard; all of it is in `…/data`.
