@@ -17,13 +17,14 @@ use std::time::Duration;
 use daemon::{Consumer, Hub, Mosquitto, Sensor, config, every_acked_batch_arrives, until};
 use serde_json::{Value, json};
 
-const PACKAGES: [&str; 4] = [
+const PACKAGES: [&str; 5] = [
     "paho-mqtt>=2",
     "cbor2>=5",
+    "zstandard>=0.22",
     "jsonschema>=4",
     "psycopg[binary]>=3",
 ];
-const MODULES: &str = "paho.mqtt, cbor2, jsonschema, psycopg";
+const MODULES: &str = "paho.mqtt, cbor2, zstandard, jsonschema, psycopg";
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/consumers")
@@ -348,4 +349,74 @@ async fn postgresql_holds_every_reading_exactly_once_whoever_is_killed() {
         .filter_map(|one| Some((one.batch()?, one.json()["pack"].as_array()?.len())))
         .collect();
     assert_eq!(postgres.count("reading"), readings.values().sum::<usize>());
+}
+
+#[tokio::test]
+async fn packs_are_taken_apart_by_the_python_of_the_documentation() {
+    let Some(python) = interpreter("examples/consumers/unpack.py") else {
+        return;
+    };
+    // What the documentation shows is what the example does.
+    let shown = include_str!("../docs/consumers.md");
+    let shown = shown
+        .split("```python\n")
+        .find(|one| one.contains("def items(pack)"));
+    let shown = shown.unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("shown.py"), shown).unwrap();
+    let own = "import sys, json; sys.path[:0] = sys.argv[1:3]; import shown, unpack\n\
+               pack = bytes.fromhex(sys.argv[3])\n\
+               assert list(shown.items(pack)) == list(unpack.items(pack))\n\
+               print([kind + device + payload.decode() for kind, device, payload in shown.items(pack)])";
+    let (mut sequence, mut pack) = (Vec::new(), Vec::new());
+    for (kind, device) in [
+        (telehub::packed::Kind::Data, "cow"),
+        (telehub::packed::Kind::Gap, "bull"),
+    ] {
+        telehub::packed::append(kind, device, b"{}", &mut sequence);
+    }
+    telehub::packed::seal(&sequence, &mut pack);
+    let hex: String = pack.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut command = Command::new(&python);
+    command
+        .args(["-c", own])
+        .arg(dir.path())
+        .arg(examples())
+        .arg(hex);
+    let said = python::run(command.env("PYTHONDONTWRITEBYTECODE", "1")).unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said.trim(), "['datacow{}', 'gapbull{}']");
+
+    let broker = Mosquitto::start(dir.path());
+    let consumer = Consumer::start(broker.port).await;
+    let url = format!("mqtt://127.0.0.1:{}", broker.port);
+    let start = || {
+        let mut command = Command::new(&python);
+        command.arg(examples().join("unpack.py")).arg(&url);
+        command
+    };
+    Running::only_subscribes(&mut start());
+    let text = config(
+        dir.path(),
+        broker.port,
+        "pack = \"16KiB\"\npack_delay = \"100ms\"",
+    );
+    let hub = Hub::start(dir.path(), &text).await;
+    let sensors: Vec<_> = ["cow", "barn.door"]
+        .map(|id| Sensor::start(hub.address, id, Duration::from_millis(10)))
+        .into();
+    for _ in 0..3 {
+        let mut running = Running::start(&mut start());
+        let before = consumer.batches().len();
+        until("batches", || consumer.batches().len() > before + 50).await;
+        running.kill();
+    }
+    let _running = Running::start(&mut start());
+    sensors.iter().for_each(Sensor::rest);
+    until("the last acks", || {
+        sensors.iter().all(|one| one.unacked() == 0)
+    })
+    .await;
+    every_acked_batch_arrives(&sensors, &consumer).await;
+    assert!(hub.stop().await.success());
 }

@@ -14,6 +14,7 @@ mod status;
 mod tail;
 mod terminal;
 mod tls;
+mod unpack;
 mod watch;
 
 use std::fmt::Display;
@@ -73,6 +74,8 @@ Examples:
         #[command(subcommand)]
         command: tls::Command,
     },
+    /// At the broker: publish what hubs send in packs (uplink.pack) on the usual topics
+    Unpack(unpack::Arguments),
     /// What a stopped hub still has to publish
     Spool {
         #[command(subcommand)]
@@ -114,6 +117,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         },
         Command::Device { command } => device::execute(&command).map_err(Failure::from),
         Command::Tls { command } => tls::execute(&command).map_err(Failure::from),
+        Command::Unpack(arguments) => unpack::unpack(&arguments),
         Command::Spool { command } => spool::execute(&command),
     };
     match done {

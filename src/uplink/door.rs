@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Settings;
 use super::failure::Failure;
-use super::publication::{Head, Publication};
+use super::publication::{Head, Publication, Publisher};
 use super::route::Target;
 use super::terms::{Terms, Version};
 
@@ -45,6 +45,8 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     pub(super) retain: bool,
     pub(super) dup: bool,
+    /// Of a message that waits for [`Wire::acknowledge`].
+    pub(super) id: Option<u16>,
     /// MQTT 5 only.
     pub(super) response_topic: Option<String>,
     /// MQTT 5 only.
@@ -81,7 +83,20 @@ pub(super) enum Retained {
 pub(super) struct Attempt {
     pub(super) target: Target,
     pub(super) version: Version,
-    pub(super) will: Publication,
+    pub(super) will: Option<Publication>,
+    /// The session outlives the connection, and messages wait for [`Wire::acknowledge`].
+    pub(super) keeps: bool,
+}
+
+/// Who connects.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Client<'a> {
+    /// A hub, whose end is told by its last will.
+    Hub(&'a Publisher),
+    /// One that only publishes.
+    Writer,
+    /// One that lets go of a message when it says so, in a session that outlives the connection.
+    Reader,
 }
 
 /// Why an attempt failed.
@@ -152,6 +167,9 @@ pub(super) trait Wire {
 
     /// Queues an UNSUBSCRIBE.
     fn unsubscribe(&mut self, id: u16, filter: &str);
+
+    /// Queues the PUBACK of a message that waits for it.
+    fn acknowledge(&mut self, id: u16);
 
     /// Queues a PINGREQ, unless one is unanswered.
     fn ping(&mut self);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
-use super::door::{Retained, Signal, Subscription, Wire};
+use super::door::{Client, Retained, Signal, Subscription, Wire};
 use super::failure::Failure;
 use super::mqtt::Library;
 use super::paths::Paths;
@@ -189,7 +189,7 @@ impl Examination {
     async fn connect(&mut self) -> Option<Line<super::mqtt::Wire>> {
         let connect = self
             .paths
-            .connect(&Library, &self.settings, &self.publisher);
+            .connect(&Library, &self.settings, Client::Hub(&self.publisher));
         match connect.await {
             Ok((wire, ..)) => Some(Line {
                 wire,

@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 use super::backoff::Backoff;
 use super::blame::Blame;
 use super::connection::{self, End, Leave};
-use super::door::{Dial, Wire};
+use super::door::{Client, Dial, Wire};
 use super::failure::Failure;
 use super::homeassistant::Discovery;
 use super::outlet::Outlet;
@@ -198,9 +198,9 @@ impl<D: Dial> Life<D> {
     /// One attempt to connect, and the connection that comes of it.
     async fn once(&mut self) -> Next {
         self.ports.show(UplinkState::Connecting, None);
-        let connect = self
-            .paths
-            .connect(&self.library, &self.settings, &self.publisher);
+        let connect =
+            self.paths
+                .connect(&self.library, &self.settings, Client::Hub(&self.publisher));
         let Some(attempt) = self.ports.idle(connect).await else {
             return Next::Stop;
         };

@@ -48,6 +48,7 @@ mod stale;
 mod terms;
 mod topic;
 mod twins;
+pub mod unpack;
 mod values;
 
 /// Runs the uplink until `submissions` is closed and the last words are said.

@@ -10,9 +10,9 @@ use tracing::debug;
 
 use super::Settings;
 use super::connection::Leave;
-use super::door::{Attempt, Dial};
+use super::door::{Attempt, Client, Dial};
 use super::failure::Failure;
-use super::publication::Publisher;
+use super::publication::Publication;
 use super::reasons;
 use super::route::{Returns, Route, Target, Versions};
 use crate::clock;
@@ -48,7 +48,7 @@ impl Paths {
         &mut self,
         library: &D,
         settings: &Arc<Settings>,
-        publisher: &Publisher,
+        client: Client<'_>,
     ) -> Result<(D::Wire, usize, Target), Failure> {
         let mut failures: Vec<Failure> = Vec::new();
         let brokers = self.route.brokers().to_vec();
@@ -65,7 +65,7 @@ impl Paths {
             // Of several addresses the last one speaks for all.
             let mut last = None;
             for target in self.route.order(place, addresses) {
-                match self.dial(library, settings, publisher, &target).await {
+                match self.dial(library, settings, client, &target).await {
                     Ok(wire) => return Ok((wire, place, target)),
                     Err(failure) => last = Some(failure),
                 }
@@ -80,20 +80,25 @@ impl Paths {
         &mut self,
         library: &D,
         settings: &Arc<Settings>,
-        publisher: &Publisher,
+        client: Client<'_>,
         target: &Target,
     ) -> Result<D::Wire, Failure> {
         let mut trial = self.versions.begin(target, Instant::now());
         loop {
-            // The moment of the end is not known now; it is not before this one.
-            let mut will = publisher.hub_status("offline", clock::now());
             let here = (target.host.clone(), target.port);
-            will.retain = !self.plain_will.contains(&here);
-            let retained = will.retain;
+            let will = match client {
+                // The moment of the end is not known now; it is not before this one.
+                Client::Hub(publisher) => Some(publisher.hub_status("offline", clock::now())),
+                Client::Writer | Client::Reader => None,
+            };
+            let retain = !self.plain_will.contains(&here);
+            let will = will.map(|will| Publication { retain, ..will });
+            let retained = will.as_ref().is_some_and(|will| will.retain);
             let attempt = Attempt {
                 target: target.clone(),
                 version: trial.version,
                 will,
+                keeps: matches!(client, Client::Reader),
             };
             match library.dial(settings, &attempt).await {
                 Ok(wire) => {

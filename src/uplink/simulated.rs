@@ -291,6 +291,8 @@ impl Wire for Here {
         self.give(Given::Unsubscribe);
     }
 
+    fn acknowledge(&mut self, _id: u16) {}
+
     fn ping(&mut self) {}
 
     fn disconnect(&mut self) {

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Prepared;
-use super::frames::{Frames, Next};
+use super::frames::{self, Frames, Next};
 use super::incoming::{self, Answer};
 use super::packets::{self, Hello};
 use super::stream::Stream;
@@ -31,6 +31,9 @@ const LEAST_PACKET: usize = 1_024;
 
 /// Seconds. Keep-alive is two bytes of whole seconds on the wire; 0 would switch it off.
 const KEEP_ALIVE: RangeInclusive<u64> = 1..=65_535;
+
+/// Bytes of the largest packet that one takes who reads what hubs publish.
+const KEPT_PACKET: usize = 8 << 20;
 
 impl From<Failure> for Missed {
     fn from(failure: Failure) -> Self {
@@ -84,7 +87,13 @@ pub(super) async fn connect(
         client_id: &broker.client_id,
         keep_alive: u16::try_from(seconds).unwrap_or(u16::MAX),
         login: broker.username.as_deref().map(|name| (name, password)),
-        will: &attempt.will,
+        will: attempt.will.as_ref(),
+        keeps: attempt.keeps,
+        max_packet: if attempt.keeps {
+            KEPT_PACKET
+        } else {
+            frames::MAX_PACKET
+        },
     };
     let hello = packets::connect(version, hello)
         .map_err(|error| Failure::standing(format!("CONNECT cannot be written: {error}")))?;
@@ -138,7 +147,12 @@ pub(super) async fn connect(
     let keep_alive = terms.keep_alive.map_or(asked, |theirs| theirs.min(asked));
     terms.keep_alive = Some(keep_alive);
     let wire = Wire::new(stream, input, terms, keep_alive, settings, name);
-    Ok(wire.with_traffic(hello.len(), received))
+    let wire = wire.with_traffic(hello.len(), received);
+    Ok(if attempt.keeps {
+        wire.waiting_for_acks()
+    } else {
+        wire
+    })
 }
 
 /// Something that speaks, but not MQTT.

@@ -184,6 +184,7 @@ fn message(version: Version, first: u8, mut body: Bytes) -> Incoming {
         payload: body,
         retain,
         dup,
+        id: None,
         response_topic: read.response_topic,
         correlation: read.correlation_data,
         expiry: read.message_expiry_interval,

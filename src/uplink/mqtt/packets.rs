@@ -5,7 +5,6 @@ use rumqttc::QoS;
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::{QoS as QoS5, v5};
 
-use super::frames::MAX_PACKET;
 use crate::uplink::door::{Retained, Subscription};
 use crate::uplink::publication::Publication;
 use crate::uplink::terms::Version;
@@ -21,19 +20,29 @@ pub(super) struct Hello<'a> {
     /// Seconds.
     pub(super) keep_alive: u16,
     pub(super) login: Option<(&'a str, String)>,
-    pub(super) will: &'a Publication,
+    pub(super) will: Option<&'a Publication>,
+    /// The session outlives the connection.
+    pub(super) keeps: bool,
+    /// Bytes of the largest packet that is taken, in MQTT 5.
+    pub(super) max_packet: usize,
 }
 
-/// CONNECT: a clean session that ends with the connection, and the last will.
+/// Seconds that a broker keeps a session that outlives its connection.
+const KEPT_FOR: u32 = 7 * 24 * 3600;
+
+/// CONNECT: a session that ends with the connection or does not, and the last will.
 pub(super) fn connect(version: Version, hello: Hello<'_>) -> Result<BytesMut, String> {
-    let (topic, payload) = (hello.will.topic.clone(), hello.will.payload.clone());
+    let will = hello
+        .will
+        .map(|will| (will.topic.clone(), will.payload.clone()));
     let mut out = BytesMut::with_capacity(512);
     let written = match version {
         Version::V311 => {
             let mut connect = v4::Connect::new(hello.client_id);
             connect.keep_alive = hello.keep_alive;
-            connect.clean_session = true;
-            connect.last_will = Some(v4::LastWill::new(topic, payload, QoS::AtLeastOnce, true));
+            connect.clean_session = !hello.keeps;
+            connect.last_will = will
+                .map(|(topic, payload)| v4::LastWill::new(topic, payload, QoS::AtLeastOnce, true));
             connect.login = hello.login.map(|(name, word)| v4::Login::new(name, word));
             let packet = v4::Packet::Connect(connect);
             packet
@@ -42,20 +51,22 @@ pub(super) fn connect(version: Version, hello: Hello<'_>) -> Result<BytesMut, St
         }
         Version::V5 => {
             let properties = v5::ConnectProperties {
-                session_expiry_interval: Some(0),
+                session_expiry_interval: Some(if hello.keeps { KEPT_FOR } else { 0 }),
                 receive_maximum: Some(RECEIVE_MAXIMUM),
-                max_packet_size: u32::try_from(MAX_PACKET).ok(),
+                max_packet_size: u32::try_from(hello.max_packet).ok(),
                 ..v5::ConnectProperties::new()
             };
             let connect = v5::Connect {
                 keep_alive: hello.keep_alive,
                 client_id: hello.client_id.to_owned(),
-                clean_start: true,
+                clean_start: !hello.keeps,
                 properties: Some(properties),
             };
-            let will = v5::LastWill::new(topic, payload, QoS5::AtLeastOnce, true, None);
+            let will = will.map(|(topic, payload)| {
+                v5::LastWill::new(topic, payload, QoS5::AtLeastOnce, true, None)
+            });
             let login = hello.login.map(|(name, word)| v5::Login::new(name, word));
-            let packet = v5::Packet::Connect(connect, Some(will), login);
+            let packet = v5::Packet::Connect(connect, will, login);
             packet
                 .write(&mut out, None)
                 .map_err(|error| error.to_string())

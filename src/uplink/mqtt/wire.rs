@@ -62,6 +62,8 @@ pub(in crate::uplink) struct Wire {
     end: Option<Failure>,
     /// Bytes sent and received that nobody has asked for.
     traffic: (u64, u64),
+    /// Messages are acknowledged by whoever takes them.
+    manual: bool,
 }
 
 impl Wire {
@@ -94,7 +96,14 @@ impl Wire {
             unread: true,
             end: None,
             traffic: (0, 0),
+            manual: false,
         }
+    }
+
+    /// Messages are not acknowledged before whoever takes them says so.
+    pub(super) fn waiting_for_acks(mut self) -> Self {
+        self.manual = true;
+        self
     }
 
     /// So many bytes were sent and received before.
@@ -244,10 +253,13 @@ impl Wire {
             .filter(|(filter, _)| matches(filter, &message.topic));
         match limit.map(|(_, limit)| *limit).max() {
             Some(limit) if message.payload.len() <= limit => {
-                if let Some(id) = id {
-                    self.packets.puback(&mut self.out, id);
+                match id {
+                    Some(id) if !self.manual => self.packets.puback(&mut self.out, id),
+                    _ => {}
                 }
-                self.signals.push_back(Signal::Message(message));
+                let id = id.filter(|_| self.manual);
+                self.signals
+                    .push_back(Signal::Message(Message { id, ..message }));
             }
             // Unasked, or larger than was asked for.
             _ => self.skip(id),
@@ -358,6 +370,10 @@ impl door::Wire for Wire {
     fn unsubscribe(&mut self, id: u16, filter: &str) {
         self.expected.retain(|(expected, _)| expected != filter);
         self.packets.unsubscribe(&mut self.out, id, filter);
+    }
+
+    fn acknowledge(&mut self, id: u16) {
+        self.packets.puback(&mut self.out, id);
     }
 
     fn ping(&mut self) {
