@@ -322,3 +322,44 @@ async fn write_always_has_every_batch_on_disk_before_it_is_published() {
     );
     hub.until_drained().await;
 }
+
+/// The status line of the answer to a batch by `POST`.
+fn post(hub: std::net::SocketAddr, path: &str, body: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(hub).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {hub}\r\nConnection: close\r\n\
+         Content-Type: application/senml+json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_batch_by_post_into_the_stream_of_an_open_connection_leaves_that_its_acks() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(dir.path());
+    let consumer = Consumer::start(broker.port).await;
+    let hub = Hub::start(dir.path(), &config(dir.path(), broker.port, "")).await;
+    hub.until_uplink("connected").await;
+    let mut device = Device::connect(hub.address, "cow").await;
+    device.hello("s").await;
+    device.data(1).await;
+    device.acked(1).await;
+    let address = hub.address;
+    // One that is new, and one that came over the connection before.
+    for (seq, value) in [(2, 2), (1, 1)] {
+        let path = format!("/v1/devices/cow/data?stream=s&seq={seq}");
+        let body = format!("[{{\"n\":\"x\",\"v\":{value}}}]");
+        let answer = tokio::task::spawn_blocking(move || post(address, &path, &body));
+        assert_eq!(answer.await.unwrap(), "HTTP/1.1 204 No Content");
+        let next = if seq == 2 { 3 } else { 4 };
+        device.data(next).await;
+        device.acked(next).await;
+    }
+    until("all four", || consumer.batches().len() == 4).await;
+}

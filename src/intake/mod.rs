@@ -226,7 +226,7 @@ impl Intake {
             }
             self.show();
         }
-        let left = self.lanes.live_batches();
+        let left = self.lanes.unsafe_items();
         let all_safe = self.lanes.all_safe();
         let marks = self.lanes.streams.marks();
         self.tell_spool(Command::Stop { marks });
@@ -249,8 +249,8 @@ impl Intake {
         tokio::join!(stopped, said_goodbye);
         anyhow::ensure!(
             all_safe,
-            "about {left} batches could neither be published nor stored; none of them was acked, \
-             so their devices still have them"
+            "{left} batches could neither be published nor stored; none of them was acked, so their \
+             devices still have them"
         );
         Ok(())
     }
@@ -286,8 +286,12 @@ impl Intake {
                 let _ = reply.send(attached);
             }
             Control::Detach { conn } => {
-                self.lanes.detach(conn);
                 self.mailboxes.remove(&conn);
+                if let Some((other, ack)) = self.lanes.detach(conn)
+                    && let Some(mailbox) = self.mailboxes.get(&other)
+                {
+                    mailbox.settle(0, Some(ack));
+                }
             }
         }
     }

@@ -51,6 +51,15 @@ pub enum Verdict {
     },
 }
 
+/// What is known of a connection that another one has taken the acks from.
+#[derive(Debug)]
+struct Displaced {
+    conn: ConnId,
+    /// As in [`Stream`].
+    heard: u64,
+    told: u64,
+}
+
 #[derive(Debug)]
 struct Stream {
     device: Arc<str>,
@@ -58,6 +67,9 @@ struct Stream {
     /// Whether `hello` named it: only then can it be resumed, and is worth remembering.
     named: bool,
     conn: Option<ConnId>,
+    /// Connections that are attached as well, and hear of acks again once those after them have gone:
+    /// a batch by `POST` comes over a connection of its own.
+    displaced: Vec<Displaced>,
     taken: u64,
     safe: u64,
     /// The highest number that came over `conn` and was taken, now or before; at first what
@@ -90,6 +102,14 @@ impl Stream {
     /// What the attached connection may be told.
     fn ack(&self) -> u64 {
         self.safe.min(self.heard)
+    }
+
+    /// A batch that was taken, now or before, came over a connection that hears no acks at present.
+    fn heard_of_displaced(&mut self, conn: ConnId, seq: u64) {
+        let mut displaced = self.displaced.iter_mut();
+        if let Some(displaced) = displaced.find(|displaced| displaced.conn == conn) {
+            displaced.heard = displaced.heard.max(seq);
+        }
     }
 
     fn remembers(&self, seq: u64, content: Content) -> bool {
@@ -158,7 +178,7 @@ impl Streams {
     }
 
     /// Attaches a connection to a stream: to the named one, new or resumed, or to a fresh
-    /// unnamed one. An older connection of the same stream hears no more acks.
+    /// unnamed one. An older connection of the same stream hears no acks while this one is there.
     pub fn attach(
         &mut self,
         conn: ConnId,
@@ -166,7 +186,7 @@ impl Streams {
         name: Option<Arc<str>>,
         unnamed: impl FnOnce() -> Arc<str>,
     ) -> Attached {
-        self.detach(conn);
+        let _ = self.detach(conn);
         let known = name.as_ref().and_then(|name| self.find(device, name));
         let id = match (known, name) {
             (Some(id), _) => id,
@@ -179,8 +199,14 @@ impl Streams {
         self.resting.remove(&stream.rank());
         self.remembering.remove(&stream.used);
         stream.used = clock;
+        if let Some(before) = stream.conn.replace(conn) {
+            stream.displaced.push(Displaced {
+                conn: before,
+                heard: stream.heard,
+                told: stream.told,
+            });
+        }
         (stream.heard, stream.told) = (stream.safe, stream.safe);
-        let before = stream.conn.replace(conn);
         let attached = Attached {
             stream: id,
             name: stream.name.clone(),
@@ -188,22 +214,30 @@ impl Streams {
             safe: stream.safe,
             taken: stream.taken,
         };
-        if let Some(before) = before {
-            self.by_conn.remove(&before);
-        }
         self.by_conn.insert(conn, id);
         attached
     }
 
-    /// The connection is gone. An unnamed stream goes with it once nothing of it is pending.
-    pub fn detach(&mut self, conn: ConnId) {
-        let Some(id) = self.by_conn.remove(&conn) else {
-            return;
-        };
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.conn = None;
+    /// The connection is gone. An unnamed stream goes with it once nothing of it is pending. Returns
+    /// the connection that hears of acks again, and the one that it has missed.
+    pub fn detach(&mut self, conn: ConnId) -> Option<(ConnId, u64)> {
+        let id = self.by_conn.remove(&conn)?;
+        let stream = self.streams.get_mut(&id)?;
+        if stream.conn != Some(conn) {
+            stream.displaced.retain(|displaced| displaced.conn != conn);
+            return None;
         }
-        self.rest(id);
+        let Some(back) = stream.displaced.pop() else {
+            stream.conn = None;
+            self.rest(id);
+            return None;
+        };
+        stream.conn = Some(back.conn);
+        (stream.heard, stream.told) = (back.heard, back.told);
+        let ack = stream.ack();
+        let missed = ack > stream.told;
+        stream.told = stream.told.max(ack);
+        missed.then_some((back.conn, ack))
     }
 
     /// Judges a batch that arrives over a connection, and notes it as taken if it is new.
@@ -226,6 +260,7 @@ impl Streams {
                 return Verdict::Conflict { highest };
             }
             if !attached {
+                stream.heard_of_displaced(conn, seq);
                 return Verdict::Known(None);
             }
             stream.heard = stream.heard.max(seq);
@@ -237,6 +272,8 @@ impl Streams {
         stream.taken = seq;
         if attached {
             stream.heard = seq;
+        } else {
+            stream.heard_of_displaced(conn, seq);
         }
         stream.pending.push_back((seq, false));
         stream.contents.push_back((seq, content));
@@ -350,6 +387,7 @@ impl Streams {
             name,
             named,
             conn: None,
+            displaced: Vec::new(),
             taken: 0,
             safe: 0,
             heard: 0,

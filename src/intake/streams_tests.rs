@@ -141,6 +141,33 @@ fn an_unnamed_stream_ends_with_its_connection_but_not_before_its_last_batch() {
 }
 
 #[test]
+fn who_was_attached_before_hears_of_acks_again_when_the_other_has_gone() {
+    let mut streams = streams();
+    let s = attach(&mut streams, 1, "a").stream;
+    arrive(&mut streams, s, 1);
+    assert_eq!(streams.safe(s, 1), Some((Some(1), 1)));
+    // A batch by POST, while one of the first connection is under way.
+    arrive(&mut streams, s, 2);
+    attach(&mut streams, 2, "a");
+    assert_eq!(streams.arrive(2, s, Some(3), Content(3)), Verdict::New);
+    assert_eq!(streams.safe(s, 2), Some((Some(2), 2)));
+    assert_eq!(streams.safe(s, 3), Some((Some(2), 3)));
+    // It missed the ack of 2, and 3 never came over it.
+    assert_eq!(streams.detach(2), Some((1, 2)));
+    arrive(&mut streams, s, 4);
+    assert_eq!(streams.safe(s, 4), Some((Some(1), 4)));
+    // What comes while the other is there counts as well; who goes first is forgotten.
+    attach(&mut streams, 3, "a");
+    arrive(&mut streams, s, 5);
+    attach(&mut streams, 4, "a");
+    assert_eq!(streams.detach(3), None);
+    streams.safe(s, 5);
+    assert_eq!(streams.detach(4), Some((1, 5)));
+    assert_eq!(streams.detach(1), None);
+    assert!(streams.by_conn.is_empty());
+}
+
+#[test]
 fn marks_survive_through_restore_and_dirty_tells_only_what_moved() {
     let mut streams = streams();
     let s = attach(&mut streams, 1, "a").stream;

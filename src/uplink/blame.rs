@@ -71,6 +71,10 @@ impl fmt::Display for Thing {
 /// restart of a broker looks like.
 const QUICK: u32 = 2;
 
+/// Excuses in a row that are believed: a broker that restarts, or is over its quota for a while, has
+/// fewer of them before it takes something again.
+const EXCUSES: u32 = 3;
+
 /// Times that a convict was hung up on alone.
 const PROOF: u8 = 4;
 
@@ -183,8 +187,11 @@ pub(super) enum Ending {
     /// The broker hung up, or fell silent.
     HungUp,
     /// It said why, and that has nothing to do with what was out: it stops, another client has
-    /// the same id, a quota is used up.
+    /// the same id.
     Explained,
+    /// It said why, with words that have nothing to do with what was out and that some say about that all the
+    /// same: it is busy, a quota is used up.
+    Excused,
     /// Anything else: the network, the hub itself.
     Other,
 }
@@ -213,6 +220,10 @@ pub(super) struct Blame {
     condemned: VecDeque<(Thing, u64)>,
     /// Things that were refused for their size, and how large they were.
     large: Vec<(Thing, usize)>,
+    /// Excuses in a row, on connections on which next to nothing was taken.
+    excuses: u32,
+    /// Contents that were not acknowledged while later ones were, and how often.
+    overtaken: VecDeque<(Thing, u64, u8)>,
 }
 
 impl Blame {
@@ -405,7 +416,7 @@ impl Blame {
         alone: Alone,
     ) -> Option<Verdict> {
         let here = std::mem::take(&mut self.here);
-        if !matches!(ending, Ending::HungUp) || out.is_empty() {
+        if out.is_empty() || !self.counts(ending, here) {
             return None;
         }
         let [thing] = out else {
@@ -425,6 +436,41 @@ impl Blame {
             return None;
         }
         self.accuse(thing, here, alone)
+    }
+
+    /// Whether the end has to do with what was out. An excuse is believed, but not for ever.
+    fn counts(&mut self, ending: &Ending, here: u32) -> bool {
+        match ending {
+            Ending::HungUp => true,
+            Ending::Excused if here >= CALM => {
+                self.excuses = 0;
+                false
+            }
+            Ending::Excused => {
+                self.excuses = self.excuses.saturating_add(1);
+                self.excuses > EXCUSES
+            }
+            Ending::Explained | Ending::Other => false,
+        }
+    }
+
+    /// This content was not acknowledged, and what was published after it was. Its topic is refused for
+    /// that; when it is the same content each time, it may be that alone, which is found out with one thing
+    /// on the wire at a time.
+    pub(super) fn overtaken(&mut self, thing: &Thing, content: u64) {
+        let mut known = self.overtaken.iter_mut();
+        match known.find(|(of, one, _)| of == thing && *one == content) {
+            Some((_, _, times)) => {
+                *times = times.saturating_add(1);
+                self.careful |= *times >= PROOF;
+            }
+            None => {
+                if self.overtaken.len() >= LARGE {
+                    self.overtaken.pop_front();
+                }
+                self.overtaken.push_back((thing.clone(), content, 1));
+            }
+        }
     }
 
     fn accuse(&mut self, thing: &Thing, here: u32, alone: Alone) -> Option<Verdict> {
@@ -547,6 +593,7 @@ mod tests {
         queue: VecDeque<Thing>,
         taken: Vec<Thing>,
         convicted: Vec<Thing>,
+        ending: fn() -> Ending,
     }
 
     /// What the broker does with a publish: the number on this connection, and in all.
@@ -559,6 +606,7 @@ mod tests {
                 queue: (0..devices).map(data).collect(),
                 taken: Vec::new(),
                 convicted: Vec::new(),
+                ending: || Ending::HungUp,
             }
         }
 
@@ -605,7 +653,7 @@ mod tests {
                     sent += 1;
                     if !broker(&thing, passed + 1, sent) {
                         let alone = Alone::default();
-                        if let Some(verdict) = self.blame.ended(&Ending::HungUp, &out, alone) {
+                        if let Some(verdict) = self.blame.ended(&(self.ending)(), &out, alone) {
                             let guilty = verdict.thing();
                             self.queue.retain(|waiting| waiting != guilty);
                             self.convicted.push(guilty.clone());
@@ -725,6 +773,46 @@ mod tests {
             );
         }
         assert!(!blame.is_careful());
+    }
+
+    #[test]
+    fn an_excuse_is_believed_three_times_in_a_row_and_then_counts_as_a_hang_up() {
+        let excuse = |blame: &mut Blame| {
+            let out = [data(1), data(2)];
+            blame.ended(&Ending::Excused, &out, Alone::default());
+        };
+        let mut blame = Blame::default();
+        for _ in 0..20 {
+            (0..EXCUSES).for_each(|_| excuse(&mut blame));
+            // A connection on which something goes: a quota that is there again.
+            blame.begin();
+            for device in 0..CALM {
+                blame.passed(&data(device as usize), sized(100));
+            }
+            excuse(&mut blame);
+        }
+        assert!(!blame.is_careful());
+        for _ in 0..EXCUSES + QUICK {
+            assert!(!blame.is_careful());
+            blame.begin();
+            excuse(&mut blame);
+        }
+        assert!(blame.is_careful());
+    }
+
+    #[test]
+    fn a_topic_that_gets_excuses_is_convicted_and_the_others_pass() {
+        let mut world = World::new(5);
+        world.ending = || Ending::Excused;
+        for _ in 0..60 {
+            world.connection(4, 20, &mut |thing, _, _| *thing != data(2));
+        }
+        assert_eq!(world.convicted, [data(2)]);
+        assert!(
+            (0..5)
+                .filter(|n| *n != 2)
+                .all(|n| world.taken.contains(&data(n)))
+        );
     }
 
     #[test]

@@ -87,6 +87,12 @@ impl Failure {
         )
     }
 
+    /// Among these reasons, one that a broker may give because of what was published all the same: it is
+    /// busy or stops, a quota or a rate is used up.
+    pub(super) fn is_excuse(&self) -> bool {
+        matches!(self.code, Some(0x89 | 0x8B | 0x96 | 0x97))
+    }
+
     /// An established connection broke.
     pub(super) fn broken(broker: &str, error: &io::Error) -> Self {
         if cause(error).is_some() {

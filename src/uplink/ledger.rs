@@ -97,6 +97,21 @@ impl<T> Ledger<T> {
         Ok(record)
     }
 
+    /// The place of the oldest record when one that went out after it is acknowledged already.
+    pub(super) fn overtaken(&self) -> Option<u64> {
+        (self.span() > self.len()).then_some(self.first)
+    }
+
+    /// The oldest that is still out, which will never be acknowledged. The connection is of no more use.
+    pub(super) fn take_oldest(&mut self) -> Option<T> {
+        let is_first = |slot: &&mut Option<(u64, T)>| {
+            slot.as_ref().is_some_and(|(place, _)| *place == self.first)
+        };
+        let (_, record) = self.flying.iter_mut().find(is_first)?.take()?;
+        self.unacked -= 1;
+        Some(record)
+    }
+
     /// What is still out, the oldest first.
     pub(super) fn take_all(&mut self) -> Vec<T> {
         let mut all: Vec<_> = self.flying.iter_mut().filter_map(Option::take).collect();
@@ -126,6 +141,21 @@ mod tests {
         assert_eq!((ledger.span(), ledger.len()), (2, 1), "a is still out");
         assert_eq!(ledger.acked(1), Ok("a"));
         assert_eq!((ledger.span(), ledger.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_oldest_is_overtaken_by_any_ack_that_comes_for_a_later_one() {
+        let mut ledger = Ledger::new(4);
+        for record in ["a", "b", "c"] {
+            ledger.enter(record);
+        }
+        assert_eq!(ledger.overtaken(), None);
+        ledger.acked(1).unwrap();
+        assert_eq!(ledger.overtaken(), None, "in order");
+        ledger.acked(3).unwrap();
+        assert_eq!(ledger.overtaken(), Some(1));
+        assert_eq!(ledger.take_oldest(), Some("b"));
+        assert!(ledger.is_empty() && ledger.take_all().is_empty());
     }
 
     #[test]

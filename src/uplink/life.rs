@@ -68,6 +68,8 @@ pub(super) struct Ports {
     pub(super) client_id: String,
     /// How often this run may still look for states that an earlier one left behind.
     pub(super) stale_attempts: u8,
+    /// The last connection was lost with data out, and had taken none.
+    pub(super) barren: bool,
     pub(super) stop: Stop,
 }
 
@@ -112,6 +114,7 @@ pub(super) async fn run<D: Dial>(
         }),
         client_id: broker.client_id.clone(),
         stale_attempts: stale::ATTEMPTS,
+        barren: false,
         stop,
     };
     let life = Life {
@@ -242,6 +245,8 @@ impl<D: Dial> Life<D> {
             leave,
         );
         let end = Box::pin(end).await;
+        let barren = std::mem::take(&mut self.ports.barren);
+        self.paths.shun(barren.then_some(place));
         self.ports.board.commands.listening.set(0);
         self.ports.tell_commands(News::Down);
         self.ports.parked.ended();

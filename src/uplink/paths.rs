@@ -1,6 +1,7 @@
 //! The way to a broker: which of them, at which address, with which version of MQTT, and when to
 //! leave one that works.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::connection::Leave;
 use super::door::{Attempt, Dial};
 use super::failure::Failure;
 use super::publication::Publisher;
+use super::reasons;
 use super::route::{Returns, Route, Target, Versions};
 use crate::clock;
 
@@ -19,6 +21,10 @@ use crate::clock;
 pub(super) struct Paths {
     pub(super) route: Route,
     versions: Versions,
+    /// A broker that took nothing of what it was sent: the others are tried first.
+    shunned: Option<usize>,
+    /// Hosts and ports that do not take a retained will (CONNACK 0x9A).
+    plain_will: HashSet<(String, u16)>,
 }
 
 impl Paths {
@@ -26,7 +32,14 @@ impl Paths {
         Self {
             route: Route::new(&settings.broker.brokers),
             versions: Versions::new(settings.broker.version),
+            shunned: None,
+            plain_will: HashSet::new(),
         }
+    }
+
+    /// This broker is to be tried last the next time; `None`: none is.
+    pub(super) fn shun(&mut self, place: Option<usize>) {
+        self.shunned = place;
     }
 
     /// One attempt: every address of every broker, the first choice first. Tells the place of the
@@ -38,8 +51,11 @@ impl Paths {
         publisher: &Publisher,
     ) -> Result<(D::Wire, usize, Target), Failure> {
         let mut failures: Vec<Failure> = Vec::new();
-        for (place, broker) in self.route.brokers().to_vec().iter().enumerate() {
-            let addresses = match library.resolve(broker).await {
+        let brokers = self.route.brokers().to_vec();
+        let mut brokers: Vec<_> = brokers.into_iter().enumerate().collect();
+        brokers.sort_by_key(|(place, _)| Some(*place) == self.shunned);
+        for (place, broker) in brokers {
+            let addresses = match library.resolve(&broker).await {
                 Ok(addresses) => addresses,
                 Err(failure) => {
                     failures.push(failure);
@@ -69,16 +85,25 @@ impl Paths {
     ) -> Result<D::Wire, Failure> {
         let mut trial = self.versions.begin(target, Instant::now());
         loop {
+            // The moment of the end is not known now; it is not before this one.
+            let mut will = publisher.hub_status("offline", clock::now());
+            let here = (target.host.clone(), target.port);
+            will.retain = !self.plain_will.contains(&here);
+            let retained = will.retain;
             let attempt = Attempt {
                 target: target.clone(),
                 version: trial.version,
-                // The moment of the end is not known now; it is not before this one.
-                will: publisher.hub_status("offline", clock::now()),
+                will,
             };
             match library.dial(settings, &attempt).await {
                 Ok(wire) => {
                     self.versions.agreed(&trial, target, Instant::now());
                     return Ok(wire);
+                }
+                Err(missed)
+                    if retained && missed.failure.code == Some(reasons::RETAIN_NOT_SUPPORTED) =>
+                {
+                    self.plain_will.insert(here);
                 }
                 Err(missed) => {
                     if !self.versions.failed(&mut trial, target, missed.version) {

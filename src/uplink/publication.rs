@@ -462,13 +462,23 @@ impl Publisher {
 
     /// The hub's own state.
     pub(super) fn hub_status(&self, state: &str, since: Moment) -> Publication {
+        self.hub_status_with(state, since, self.commands)
+    }
+
+    /// The same, where the broker may not let the hub hear commands.
+    pub(super) fn hub_status_with(
+        &self,
+        state: &str,
+        since: Moment,
+        commands: bool,
+    ) -> Publication {
         let (since, clock) = known(since);
         let status = HubStatus {
             state,
             since,
             clock,
             version: &self.version,
-            commands: self.commands,
+            commands,
         };
         self.retained(self.hub_topic(), &status)
     }

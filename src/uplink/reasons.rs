@@ -22,6 +22,8 @@ pub(super) const UNSUPPORTED_VERSION: u8 = 0x84;
 pub(super) const TAKEN_OVER: u8 = 0x8E;
 /// The packet is larger than the broker takes.
 pub(super) const PACKET_TOO_LARGE: u8 = 0x95;
+/// CONNACK to a CONNECT whose will is retained.
+pub(super) const RETAIN_NOT_SUPPORTED: u8 = 0x9A;
 
 /// The reason code for a CONNACK return code of MQTT 3.1.1.
 pub(super) fn of_return_code(code: u8) -> u8 {

@@ -640,6 +640,22 @@ impl Device {
         self.send(data(seq)).await;
     }
 
+    /// The next ack of a batch, or the code with which the hub closes instead.
+    pub async fn ack_or_code(&mut self) -> Result<u64, u16> {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.0.next());
+            match next.await.expect("an answer of the hub") {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).unwrap();
+                    return Ok(message["ack"]["seq"].as_u64().expect("an ack"));
+                }
+                Some(Ok(Message::Close(frame))) => return Err(frame.expect("a code").code.into()),
+                Some(Ok(_)) => {}
+                other => panic!("no close frame but {other:?}"),
+            }
+        }
+    }
+
     /// The next message of the hub; `None` when the connection is closed.
     pub async fn receive(&mut self) -> Option<Value> {
         let next = async {

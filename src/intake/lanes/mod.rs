@@ -275,7 +275,7 @@ impl Lanes {
                 self.unpublishable(now, epoch, token, reason, out);
             }
             Event::Committed { ticket, placed } => self.committed(now, ticket, &placed, out),
-            Event::CommitFailed { ticket, full } => self.commit_failed(now, ticket, full),
+            Event::CommitFailed { ticket, full } => self.commit_failed(now, ticket, full, out),
             // Only this: a commit that still waits for its next attempt finds out by itself.
             Event::Writable => self.disk_full = false,
             Event::Loaded { groups, again } => {
@@ -326,10 +326,10 @@ impl Lanes {
         self.check_sometimes();
     }
 
-    /// The connection is gone. What it handed over stays taken.
-    pub fn detach(&mut self, conn: ConnId) {
-        self.streams.detach(conn);
+    /// The connection is gone. What it handed over stays taken. As [`Streams::detach`].
+    pub fn detach(&mut self, conn: ConnId) -> Option<(ConnId, u64)> {
         self.turned_away.remove(&conn);
+        self.streams.detach(conn)
     }
 
     /// When [`Event::Tick`] is due, if nothing else happens before.
@@ -381,7 +381,14 @@ impl Lanes {
     /// Whether nothing in memory is unsafe.
     #[must_use]
     pub fn all_safe(&self) -> bool {
-        self.live_unsafe() == 0 && self.to_commit.is_empty() && self.committing.is_none()
+        self.unsafe_items() == 0
+    }
+
+    /// What is neither published nor stored.
+    #[must_use]
+    pub fn unsafe_items(&self) -> usize {
+        let committing = self.committing.as_ref();
+        self.live_unsafe() + self.to_commit.len() + committing.map_or(0, |one| one.pending.len())
     }
 
     /// Batches in the live lane, in flight included.

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 use super::{Action, Entry, Flying, Lanes, Now, Pending, Phase, Queued, What};
 use crate::intake::refusals::Key;
 use crate::reading::{Gap, GapReason, Item, Lane, Topic};
+use crate::uplink::{Cause, Refusal};
+
+/// The reason code of a PUBACK for what is too large (MQTT 5 §3.4.2.1).
+const PACKET_TOO_LARGE: u8 = 0x95;
 
 impl Lanes {
     pub(super) fn acked(&mut self, now: Now, epoch: u64, token: u64, out: &mut Vec<Action>) {
@@ -62,6 +66,15 @@ impl Lanes {
     ) {
         if self.up != Some(epoch) {
             return;
+        }
+        let is_gap = |flying: &Flying| matches!(*flying.item, Item::Gap(_));
+        if self.flight.get(token).is_some_and(is_gap) {
+            // Nothing less can be said, and it has to be said: it is tried again, and not at once.
+            let refusal = Refusal {
+                cause: Cause::Reason(PACKET_TOO_LARGE),
+                detail: "not even a gap record can be published here".to_owned(),
+            };
+            return self.refused(now, epoch, token, &refusal, out);
         }
         let Some(flying) = self.flight.take(token) else {
             return;
@@ -313,7 +326,7 @@ fn instead_of(
 ) -> Option<Arc<Item>> {
     let gap = match &**item {
         Item::Batch(batch) => Gap::of(batch, reason, now.moment),
-        // A gap record is a few hundred bytes; a broker that refuses even that will get it again.
+        // It comes here no more: see `Lanes::unpublishable`.
         Item::Gap(gap) => gap.clone(),
         Item::Reply(reply) => {
             let less = reply.without_value().map(Item::Reply).map(Arc::new);

@@ -60,7 +60,13 @@ impl Lanes {
         self.backlog.commit_ends(groups);
     }
 
-    pub(super) fn commit_failed(&mut self, now: Now, ticket: u64, full: bool) {
+    pub(super) fn commit_failed(
+        &mut self,
+        now: Now,
+        ticket: u64,
+        full: bool,
+        out: &mut Vec<Action>,
+    ) {
         let Some(commit) = self.committing.take_if(|commit| commit.ticket == ticket) else {
             return;
         };
@@ -74,6 +80,20 @@ impl Lanes {
         self.to_commit
             .make_contiguous()
             .sort_by_key(|pending| pending.entry.n);
+        if full && self.settings.refuse && self.phase == Phase::Running {
+            self.refuse_waiting(out);
+        }
+    }
+
+    /// Whoever waits for a disk that has no room is told that the hub cannot take data now. What was
+    /// taken stays, unacked, and is stored if there is room again.
+    fn refuse_waiting(&mut self, out: &mut Vec<Action>) {
+        let waiting = self.to_commit.iter().filter(|pending| !pending.done);
+        for conn in waiting.filter_map(|pending| pending.entry.origin?.conn()) {
+            if self.turned_away.insert(conn) {
+                out.push(Action::Refuse { conn });
+            }
+        }
     }
 
     pub(super) fn start_commit(&mut self, now: Now, out: &mut Vec<Action>) {

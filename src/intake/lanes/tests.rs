@@ -1130,14 +1130,22 @@ fn after_a_refused_batch_no_later_one_of_that_connection_is_taken() {
         out
     };
     let stream = world.streams[0];
-    let refused = arrive(&mut world, 0, stream, 2);
+    // It was told when its batch found no room.
+    assert!(world.turned_away);
+    assert!(arrive(&mut world, 0, stream, 2).is_empty());
+    world.lanes.detach(0);
+    let other = world
+        .lanes
+        .streams
+        .attach(8, &device(0), Some("s".into()), || unreachable!());
+    let refused = arrive(&mut world, 8, other.stream, 2);
     assert!(
-        matches!(refused[..], [Action::Refuse { conn: 0 }]),
+        matches!(refused[..], [Action::Refuse { conn: 8 }]),
         "{refused:?}"
     );
     world.step(&Op::Up);
-    assert!(arrive(&mut world, 0, stream, 3).is_empty());
-    world.lanes.detach(0);
+    assert!(arrive(&mut world, 8, other.stream, 3).is_empty());
+    world.lanes.detach(8);
     let again = world
         .lanes
         .streams
@@ -1319,10 +1327,11 @@ fn a_spool_that_was_full_takes_batches_in_the_next_outage_once_it_has_room() {
     assert_eq!(world.acked[0], 1);
     world.apply(Event::Writable);
     world.step(&Op::Down(false));
-    world.step(&Op::Send(0));
+    // The device that was turned away is not back yet.
+    world.step(&Op::Send(1));
     world.step(&Op::Wait(2_000));
     world.step(&Op::CommitDone);
-    assert_eq!(world.acked[0], 2);
+    assert_eq!(world.acked[1], 1);
 }
 
 #[test]

@@ -41,8 +41,13 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     /// The broker has answered the subscription to commands.
-    pub(super) fn listens(&self, reason: u8) {
+    pub(super) fn listens(&mut self, reason: u8) {
         let refused = reason >= reasons::ERRORS;
+        if refused {
+            // Whoever sends commands is told in the hub's status.
+            self.deaf = true;
+            self.untold_hub = true;
+        }
         self.ports.board.commands.listening.set(u64::from(!refused));
         let filter = self.publisher.command_filter();
         if refused {

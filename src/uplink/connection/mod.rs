@@ -9,6 +9,7 @@ mod feed;
 mod hear;
 mod kept;
 mod messages;
+mod overtaken;
 mod packs;
 mod silence;
 mod states;
@@ -264,6 +265,10 @@ struct Connection<'a, W> {
     kept: Option<kept::Kept>,
     /// Something is out alone, and how long its answer may take.
     silence: Option<silence::Silence>,
+    /// The oldest publish, if a later one was acknowledged before it.
+    overtaken: Option<overtaken::Overtaken>,
+    /// The broker does not let the hub hear commands.
+    deaf: bool,
     ack_timeout: Duration,
     /// What is out has to stay alone.
     alone: bool,
@@ -319,6 +324,8 @@ pub(super) async fn serve<W: Wire>(
         states: VecDeque::new(),
         kept: None,
         silence: None,
+        overtaken: None,
+        deaf: false,
         ack_timeout: settings.broker.ack_timeout,
         alone: false,
         grace: Some(began + GRACE),
@@ -388,6 +395,8 @@ impl<W: Wire> Connection<'_, W> {
             let states = self.next_state();
             self.watch_silence();
             let silence = self.next_silence();
+            self.watch_overtaken();
+            let overtaken = self.next_overtaken();
             let kept = self.kept.as_ref().map(kept::Kept::next);
             let probe = self.probe.deadline();
             let may_reply = self.may_reply();
@@ -413,6 +422,7 @@ impl<W: Wire> Connection<'_, W> {
                 () = reached(probe) => self.probe_is_silent(),
                 () = reached(kept) => self.tend_kept(),
                 () = reached(silence) => self.ping_into_silence(),
+                () = reached(overtaken) => return Err(self.refuse_overtaken()),
                 () = reached(grace), if self.grace.is_some() => self.grace = None,
                 () = reached(states) => self.untold = true,
                 () = desired::changed(self.ports.desired.as_deref()) => {}
@@ -485,11 +495,13 @@ impl<W: Wire> Connection<'_, W> {
         if !failure.hung_up {
             self.release();
         }
+        self.ports.barren = !self.acked_data && self.out_bytes > 0;
         let kept = self.kept.take().map(|kept| kept.record);
         let out: Vec<Record> = kept.into_iter().chain(self.ledger.take_all()).collect();
         let mut things: Vec<Thing> = out.iter().flat_map(Record::things).collect();
         things.extend(self.subscriptions.unanswered());
         let ending = match failure.hung_up || failure.silent {
+            true if failure.is_excuse() => Ending::Excused,
             true if failure.is_explained() => Ending::Explained,
             true => Ending::HungUp,
             false => Ending::Other,

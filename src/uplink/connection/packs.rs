@@ -365,6 +365,19 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
+    /// The broker will never acknowledge this one. All that was out is submitted again on the next
+    /// connection: what was alone in it is refused, and a larger one makes them smaller.
+    pub(super) fn pack_overtaken(&mut self, pack: Pack, why: &str) {
+        self.pack_answered(&pack);
+        if pack.pieces.len() > 1 {
+            // Nothing else helps to find out which it was.
+            self.ports.packs.hung_up(pack.size);
+            self.ports.packs.hung_up(pack.size);
+        } else if let Some(data) = pack.single() {
+            self.data_refused(data, reasons::ERRORS, why);
+        }
+    }
+
     /// Where it is published, for people.
     pub(super) fn place_of(&self, data: &Data) -> String {
         match self.packing {

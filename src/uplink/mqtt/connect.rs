@@ -26,6 +26,9 @@ use crate::uplink::reasons::{SUCCESS, UNSUPPORTED_VERSION};
 use crate::uplink::route::Target;
 use crate::uplink::terms::{Terms, Version};
 
+/// Bytes of a packet that a broker has to take: a gap record with the longest ids has some 900.
+const LEAST_PACKET: usize = 1_024;
+
 /// Seconds. Keep-alive is two bytes of whole seconds on the wire; 0 would switch it off.
 const KEEP_ALIVE: RangeInclusive<u64> = 1..=65_535;
 
@@ -131,7 +134,9 @@ pub(super) async fn connect(
         incoming::connack(first, body, version).map_err(|error| foreign(&name, version, &error))?;
     let mut terms = accepted(&name, version, answer)?;
     let asked = Duration::from_secs(seconds);
-    let keep_alive = *terms.keep_alive.get_or_insert(asked);
+    // Sooner than the broker wants is allowed, and finds a dead link as soon as was asked for.
+    let keep_alive = terms.keep_alive.map_or(asked, |theirs| theirs.min(asked));
+    terms.keep_alive = Some(keep_alive);
     let wire = Wire::new(stream, input, terms, keep_alive, settings, name);
     Ok(wire.with_traffic(hello.len(), received))
 }
@@ -200,6 +205,17 @@ fn usable(name: &str, terms: Terms) -> Result<Terms, Missed> {
     }
     if terms.window == 0 {
         return Err(foreign(name, terms.version, "its Receive Maximum is 0"));
+    }
+    if terms.max_packet == 0 {
+        return Err(foreign(name, terms.version, "its Maximum Packet Size is 0"));
+    }
+    if terms.max_packet < LEAST_PACKET {
+        let bytes = terms.max_packet;
+        return Err(Failure::standing(format!(
+            "{name} takes packets of {bytes} bytes at most (Maximum Packet Size), and a gap record or a status \
+             may have {LEAST_PACKET}: raise its limit (max_packet_size)"
+        ))
+        .into());
     }
     Ok(terms)
 }

@@ -166,7 +166,11 @@ impl Wire {
                     let sentence = format!("{} closed the connection", self.broker);
                     return Poll::Ready(Err(Failure::hung_up(sentence)));
                 }
-                Ok(read) => self.traffic.1 += read as u64,
+                Ok(read) => {
+                    self.traffic.1 += read as u64;
+                    // Whatever it sends, it lives: a slow broker answers a ping after all before it.
+                    self.awaiting_pong = false;
+                }
                 Err(error) => return Poll::Ready(Err(self.broken(&error))),
             }
             self.understand()?;

@@ -1,0 +1,93 @@
+//! A publish that the broker does not acknowledge, while it acknowledges what was sent after it.
+//!
+//! Acknowledgements come in the order of the publishes (MQTT 5 §4.6, 3.1.1 §4.6), so that one will never
+//! come, and the window, which is counted from the oldest, closes for everybody. No proof by hang-ups is
+//! needed: the broker itself has said which it is. It counts as refused, which gives nothing up: it waits on
+//! the disk and is tried again with growing pauses. The connection is made anew, because its packet id
+//! stays in use on this one.
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Connection, Phase, Record, content_of, thing_of};
+use crate::uplink::door::Wire;
+use crate::uplink::failure::Failure;
+use crate::uplink::{Cause, Event, Refusal};
+
+/// The oldest publish, since it was overtaken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Overtaken {
+    /// In the ledger.
+    place: u64,
+    since: Instant,
+}
+
+impl<W: Wire> Connection<'_, W> {
+    pub(super) fn watch_overtaken(&mut self) {
+        let place = self.ledger.overtaken();
+        let place = place.filter(|_| self.phase == Phase::Serving);
+        self.overtaken = match (place, self.overtaken) {
+            (None, _) => None,
+            (Some(place), Some(known)) if known.place == place => Some(known),
+            (Some(place), _) => Some(Overtaken {
+                place,
+                since: Instant::now(),
+            }),
+        };
+    }
+
+    /// When it has waited long enough: a broker that spreads its work may be out of order for a moment.
+    pub(super) fn next_overtaken(&self) -> Option<Instant> {
+        self.overtaken.map(|one| one.since + self.ack_timeout)
+    }
+
+    /// It is refused, and the connection ends.
+    pub(super) fn refuse_overtaken(&mut self) -> Failure {
+        let why = "the broker acknowledges what was published after it, and not this";
+        let mut what = "a publish".to_owned();
+        match self.ledger.take_oldest() {
+            Some(Record::Data(data)) => {
+                self.out_bytes -= data.bytes;
+                what = self.place_of(&data);
+                let thing = thing_of(&data.item, data.lane);
+                self.ports.blame.overtaken(&thing, content_of(&data.item));
+                self.ports.board.uplink.refused.add(1);
+                self.ports.outlet.push(Event::Refused {
+                    epoch: self.epoch,
+                    token: data.token,
+                    refusal: Refusal {
+                        cause: Cause::HungUp,
+                        detail: format!(
+                            "the broker does not acknowledge what is published to {what}, and \
+                             acknowledges what comes after it: check its rules (ACL) for this topic, \
+                             and its limits"
+                        ),
+                    },
+                });
+            }
+            Some(Record::Pack(pack)) => {
+                what = "a pack".to_owned();
+                self.pack_overtaken(pack, why);
+            }
+            Some(Record::Document(device)) => self.document_refused(&device, why),
+            Some(Record::Value(device, id)) => self.value_refused(&device, id, why),
+            Some(state) => {
+                if let Some(thing) = state.things().first() {
+                    what = thing.to_string();
+                }
+                self.park(state, why);
+            }
+            None => {}
+        }
+        let broker = self.wire.broker();
+        warn!(
+            what,
+            "the broker acknowledges what was published after it, and not this; it is tried again with \
+             growing pauses"
+        );
+        Failure::passing(format!(
+            "{broker} does not acknowledge {what}, and acknowledges what was published after it; the \
+             connection is made anew without it"
+        ))
+    }
+}
