@@ -201,7 +201,9 @@ async fn a_full_hub_is_tried_again_after_the_time_it_asked_for() {
 async fn pings_and_commands_are_answered() {
     let talkative = Act {
         ping: true,
-        say: Some(json!({"command": {"id": "7", "name": "echo", "args": {"a": [1, null]}}})),
+        say: Some(
+            json!({"command": {"id": "7", "name": "echo", "args": {"a": [1, null]}, "timeout": 30}}),
+        ),
         ..Act::default()
     };
     let hub = FakeHub::start(vec![talkative]).await;
