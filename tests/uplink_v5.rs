@@ -27,7 +27,7 @@ fn five(port: u16) -> Settings {
 }
 
 fn large(seq: u64) -> telehub::reading::Item {
-    let text = "x".repeat(600);
+    let text = "x".repeat(1500);
     batch_of(seq, format!(r#"[{{"n":"t","vs":"{text}"}}]"#).into_bytes())
 }
 
@@ -68,8 +68,8 @@ async fn a_refusal_is_no_ack_and_stops_nobody_else() {
 async fn what_connack_allows_holds_for_that_connection_and_no_longer() {
     let broker = Broker5::start().await;
     let mut rig = Rig::start(five(broker.port));
-    // Receive Maximum 3, Maximum Packet Size 300, Retain Available 0, Server Keep Alive 1.
-    let limits = [0x21, 0, 3, 0x27, 0, 0, 1, 0x2c, 0x25, 0, 0x13, 0, 1];
+    // Receive Maximum 3, Maximum Packet Size 1100, Retain Available 0, Server Keep Alive 1.
+    let limits = [0x21, 0, 3, 0x27, 0, 0, 4, 0x4c, 0x25, 0, 0x13, 0, 1];
     let (mut peer, connect, will) = broker.welcome(&limits).await;
     assert!(connect.clean_start && will.retain);
     assert_eq!(connect.properties.unwrap().session_expiry_interval, Some(0));
@@ -95,7 +95,7 @@ async fn what_connack_allows_holds_for_that_connection_and_no_longer() {
         tokio::select! {
             event = rig.event() => match event {
                 Event::Unpublishable { token: 10, error, .. } => {
-                    assert!(error.contains("300"), "{error}");
+                    assert!(error.contains("1100"), "{error}");
                     break;
                 }
                 Event::Acked { .. } => rest -= 1,
@@ -282,4 +282,91 @@ async fn the_last_words_are_offline_and_disconnect() {
     assert!(peer.read().await.is_none(), "DISCONNECT");
     drop(peer);
     soon("the end", end).await.unwrap();
+}
+
+fn of_device(device: &str, seq: u64) -> telehub::reading::Item {
+    match batch_of(seq, br#"[{"n":"t","v":1}]"#.to_vec()) {
+        telehub::reading::Item::Batch(batch) => {
+            telehub::reading::Item::Batch(telehub::reading::Batch {
+                device: device.into(),
+                ..batch
+            })
+        }
+        other => other,
+    }
+}
+
+#[tokio::test]
+async fn what_is_never_acknowledged_while_later_ones_are_is_refused_and_the_others_go_on() {
+    let broker = Broker5::start().await;
+    let mut settings = five(broker.port);
+    settings.broker.ack_timeout = Duration::from_millis(200);
+    let mut rig = Rig::start(settings);
+    // Once it may be an acknowledgement that got lost: the connection is made anew, and nothing else.
+    let mut peers = Vec::new();
+    for again in [false, true] {
+        let mut peer = broker.welcome_hub(&[]).await;
+        let epoch = rig.up().await;
+        rig.submit_item(epoch, 1, of_device("bull", 1)).await;
+        rig.submit_item(epoch, 2, of_device("cow", 1)).await;
+        rig.submit_item(epoch, 3, of_device("cow", 2)).await;
+        let publishes = peer.publishes(3).await;
+        peer.puback(publishes[1].pkid, 0).await;
+        peer.puback(publishes[2].pkid, 0).await;
+        assert_eq!([rig.acked().await, rig.acked().await], [2, 3]);
+        peers.push(peer);
+        if !again {
+            assert!(matches!(rig.event().await, Event::Down { .. }));
+        }
+    }
+    match rig.event().await {
+        Event::Refused { token, refusal, .. } => {
+            assert_eq!((token, refusal.cause), (1, Cause::HungUp));
+            let words = "acknowledges what comes after it";
+            assert!(refusal.detail.contains(words), "{}", refusal.detail);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(rig.event().await, Event::Down { .. }));
+    let mut peer = broker.welcome_hub(&[]).await;
+    let epoch = rig.up().await;
+    rig.submit(epoch, 4).await;
+    let publish = peer.publish().await;
+    peer.puback(publish.pkid, 0).await;
+    assert_eq!(rig.acked().await, 4);
+}
+
+#[tokio::test]
+async fn a_broker_without_retained_messages_gets_a_will_that_is_not_retained() {
+    let broker = Broker5::start().await;
+    let mut rig = Rig::start(five(broker.port));
+    let mut peer = broker.accept().await;
+    match peer.read().await {
+        Some(Packet::Connect(_, Some(will), _)) => assert!(will.retain),
+        other => panic!("{other:?}"),
+    }
+    peer.connack(0x9a, &[]).await;
+    let (mut peer, _, will) = broker.welcome(&[0x25, 0]).await;
+    assert!(!will.retain);
+    let online = peer.publish().await;
+    assert!(!online.retain);
+    rig.up().await;
+}
+
+#[tokio::test]
+async fn a_broker_whose_packets_are_too_small_for_a_gap_record_is_no_broker_for_a_hub() {
+    for (size, words) in [
+        ([0, 0, 0, 0], "Maximum Packet Size is 0"),
+        ([0, 0, 0, 130], "130 bytes"),
+    ] {
+        let broker = Broker5::start().await;
+        let mut rig = Rig::start(five(broker.port));
+        let mut peer = broker.accept().await;
+        peer.read().await;
+        let mut properties = vec![0x27];
+        properties.extend_from_slice(&size);
+        peer.connack(0, &properties).await;
+        let error = rig.down().await;
+        assert!(error.contains(words), "{error}");
+    }
 }

@@ -222,8 +222,8 @@ pub(super) struct Blame {
     large: Vec<(Thing, usize)>,
     /// Excuses in a row, on connections on which next to nothing was taken.
     excuses: u32,
-    /// Contents that were not acknowledged while later ones were, and how often.
-    overtaken: VecDeque<(Thing, u64, u8)>,
+    /// What was not acknowledged while later publishes were, and has not been taken since.
+    overtaken: VecDeque<Thing>,
 }
 
 impl Blame {
@@ -366,6 +366,9 @@ impl Blame {
         if !self.convicts.is_empty() {
             self.convicts.retain(|convict| convict != thing);
         }
+        if !self.overtaken.is_empty() {
+            self.overtaken.retain(|overtaken| overtaken != thing);
+        }
         if !self.careful {
             if self.here >= CALM {
                 self.quick = 0;
@@ -454,23 +457,23 @@ impl Blame {
         }
     }
 
-    /// This content was not acknowledged, and what was published after it was. Its topic is refused for
-    /// that; when it is the same content each time, it may be that alone, which is found out with one thing
-    /// on the wire at a time.
-    pub(super) fn overtaken(&mut self, thing: &Thing, content: u64) {
-        let mut known = self.overtaken.iter_mut();
-        match known.find(|(of, one, _)| of == thing && *one == content) {
-            Some((_, _, times)) => {
-                *times = times.saturating_add(1);
-                self.careful |= *times >= PROOF;
+    /// This was not acknowledged, and what was published after it was. Whether it is refused for that: not
+    /// the first time, which may have been an acknowledgement that got lost; and not where the broker
+    /// has taken something on its topic before, because then it is this one or a new rule, which is
+    /// found out with one thing on the wire at a time.
+    pub(super) fn overtaken(&mut self, thing: &Thing) -> bool {
+        if !self.overtaken.contains(thing) {
+            if self.overtaken.len() >= LARGE {
+                self.overtaken.pop_front();
             }
-            None => {
-                if self.overtaken.len() >= LARGE {
-                    self.overtaken.pop_front();
-                }
-                self.overtaken.push_back((thing.clone(), content, 1));
-            }
+            self.overtaken.push_back(thing.clone());
+            return false;
         }
+        if self.taken.contains(thing) {
+            self.careful = true;
+            return false;
+        }
+        true
     }
 
     fn accuse(&mut self, thing: &Thing, here: u32, alone: Alone) -> Option<Verdict> {

@@ -2,14 +2,13 @@
 //!
 //! Acknowledgements come in the order of the publishes (MQTT 5 §4.6, 3.1.1 §4.6), so that one will never
 //! come, and the window, which is counted from the oldest, closes for everybody. No proof by hang-ups is
-//! needed: the broker itself has said which it is. It counts as refused, which gives nothing up: it waits on
-//! the disk and is tried again with growing pauses. The connection is made anew, because its packet id
-//! stays in use on this one.
+//! needed: the broker itself has said which it is. The second time it counts as refused, which gives
+//! nothing up: it waits on the disk and is tried again with growing pauses. The connection is made anew
+//! each time, because the packet id stays in use on this one.
 
 use tokio::time::Instant;
-use tracing::warn;
 
-use super::{Connection, Phase, Record, content_of, thing_of};
+use super::{Connection, Data, Phase, Record};
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
 use crate::uplink::{Cause, Event, Refusal};
@@ -45,49 +44,58 @@ impl<W: Wire> Connection<'_, W> {
     pub(super) fn refuse_overtaken(&mut self) -> Failure {
         let why = "the broker acknowledges what was published after it, and not this";
         let mut what = "a publish".to_owned();
-        match self.ledger.take_oldest() {
+        let record = self.ledger.take_oldest();
+        let thing = record
+            .as_ref()
+            .and_then(|one| one.things().first().cloned());
+        let again = thing
+            .as_ref()
+            .is_some_and(|thing| self.ports.blame.overtaken(thing));
+        match record {
+            Some(Record::Document(device)) => self.document_refused(&device, why),
+            Some(Record::Value(device, id)) => self.value_refused(&device, id, why),
+            Some(Record::Pack(pack)) => {
+                what = "a pack".to_owned();
+                self.pack_overtaken(pack, again, why);
+            }
             Some(Record::Data(data)) => {
                 self.out_bytes -= data.bytes;
                 what = self.place_of(&data);
-                let thing = thing_of(&data.item, data.lane);
-                self.ports.blame.overtaken(&thing, content_of(&data.item));
-                self.ports.board.uplink.refused.add(1);
-                self.ports.outlet.push(Event::Refused {
-                    epoch: self.epoch,
-                    token: data.token,
-                    refusal: Refusal {
-                        cause: Cause::HungUp,
-                        detail: format!(
-                            "the broker does not acknowledge what is published to {what}, and \
-                             acknowledges what comes after it: check its rules (ACL) for this topic, \
-                             and its limits"
-                        ),
-                    },
-                });
+                if again {
+                    self.data_overtaken(&data, &what);
+                }
             }
-            Some(Record::Pack(pack)) => {
-                what = "a pack".to_owned();
-                self.pack_overtaken(pack, why);
-            }
-            Some(Record::Document(device)) => self.document_refused(&device, why),
-            Some(Record::Value(device, id)) => self.value_refused(&device, id, why),
             Some(state) => {
-                if let Some(thing) = state.things().first() {
+                if let Some(thing) = thing {
                     what = thing.to_string();
                 }
-                self.park(state, why);
+                if again {
+                    self.park(state, why);
+                } else if let Record::Device(device, presence) = state {
+                    self.states.push_front((device, *presence));
+                }
             }
             None => {}
         }
         let broker = self.wire.broker();
-        warn!(
-            what,
-            "the broker acknowledges what was published after it, and not this; it is tried again with \
-             growing pauses"
-        );
         Failure::passing(format!(
             "{broker} does not acknowledge {what}, and acknowledges what was published after it; the \
-             connection is made anew without it"
+             connection is made anew"
         ))
+    }
+
+    fn data_overtaken(&mut self, data: &Data, topic: &str) {
+        self.ports.board.uplink.refused.add(1);
+        self.ports.outlet.push(Event::Refused {
+            epoch: self.epoch,
+            token: data.token,
+            refusal: Refusal {
+                cause: Cause::HungUp,
+                detail: format!(
+                    "the broker does not acknowledge what is published to {topic}, and acknowledges \
+                     what comes after it: check its rules (ACL) for this topic, and its limits"
+                ),
+            },
+        });
     }
 }

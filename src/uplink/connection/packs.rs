@@ -366,14 +366,14 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     /// The broker will never acknowledge this one. All that was out is submitted again on the next
-    /// connection: what was alone in it is refused, and a larger one makes them smaller.
-    pub(super) fn pack_overtaken(&mut self, pack: Pack, why: &str) {
+    /// connection: what was alone in it is refused if it was so before, and a larger one makes them smaller.
+    pub(super) fn pack_overtaken(&mut self, pack: Pack, again: bool, why: &str) {
         self.pack_answered(&pack);
         if pack.pieces.len() > 1 {
             // Nothing else helps to find out which it was.
             self.ports.packs.hung_up(pack.size);
             self.ports.packs.hung_up(pack.size);
-        } else if let Some(data) = pack.single() {
+        } else if let Some(data) = pack.single().filter(|_| again) {
             self.data_refused(data, reasons::ERRORS, why);
         }
     }

@@ -34,15 +34,16 @@ const KEPT_FOR: u32 = 7 * 24 * 3600;
 pub(super) fn connect(version: Version, hello: Hello<'_>) -> Result<BytesMut, String> {
     let will = hello
         .will
-        .map(|will| (will.topic.clone(), will.payload.clone()));
+        .map(|will| (will.topic.clone(), will.payload.clone(), will.retain));
     let mut out = BytesMut::with_capacity(512);
     let written = match version {
         Version::V311 => {
             let mut connect = v4::Connect::new(hello.client_id);
             connect.keep_alive = hello.keep_alive;
             connect.clean_session = !hello.keeps;
-            connect.last_will = will
-                .map(|(topic, payload)| v4::LastWill::new(topic, payload, QoS::AtLeastOnce, true));
+            connect.last_will = will.map(|(topic, payload, retain)| {
+                v4::LastWill::new(topic, payload, QoS::AtLeastOnce, retain)
+            });
             connect.login = hello.login.map(|(name, word)| v4::Login::new(name, word));
             let packet = v4::Packet::Connect(connect);
             packet
@@ -62,8 +63,8 @@ pub(super) fn connect(version: Version, hello: Hello<'_>) -> Result<BytesMut, St
                 clean_start: !hello.keeps,
                 properties: Some(properties),
             };
-            let will = will.map(|(topic, payload)| {
-                v5::LastWill::new(topic, payload, QoS5::AtLeastOnce, true, None)
+            let will = will.map(|(topic, payload, retain)| {
+                v5::LastWill::new(topic, payload, QoS5::AtLeastOnce, retain, None)
             });
             let login = hello.login.map(|(name, word)| v5::Login::new(name, word));
             let packet = v5::Packet::Connect(connect, will, login);
