@@ -93,13 +93,13 @@ fn check_as_another_user_than_the_hubs_warns_of_what_it_cannot_see() {
 }
 
 #[test]
-fn a_wrong_configuration_ends_check_and_run_with_78_and_every_fault() {
+fn a_wrong_configuration_ends_check_run_and_status_with_78_and_every_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = file(
         directory.path(),
         "[devices]\nwindow = 0\n[log]\nlevel = \"loud\"\n",
     );
-    for command in ["check", "run"] {
+    for command in ["check", "run", "status"] {
         let output = telehub(&[command, "--config", &path]);
         assert_eq!(output.status.code(), Some(78), "{command}");
         let text = String::from_utf8(output.stderr).unwrap();

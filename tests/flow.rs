@@ -363,3 +363,26 @@ async fn a_batch_by_post_into_the_stream_of_an_open_connection_leaves_that_its_a
     }
     until("all four", || consumer.batches().len() == 4).await;
 }
+
+#[tokio::test]
+async fn a_result_for_a_hub_without_commands_is_rejected_so_that_the_device_may_forget_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(dir.path(), &config(dir.path(), daemon::free_port(), "")).await;
+    let mut device = Device::connect(hub.address, "lamp").await;
+    device.hello("s").await;
+    // More than the ten rejects in a row that end a connection: nothing is wrong with the device.
+    for n in 0..12 {
+        let id = format!("old-{n}");
+        device
+            .send(json!({"result": {"id": id, "name": "on", "ok": true}}))
+            .await;
+        let answer = device.receive().await.expect("an answer");
+        let reject = &answer["reject"];
+        assert_eq!(
+            (&reject["result"], &reject["code"]),
+            (&json!(id), &json!("unknown-kind"))
+        );
+    }
+    device.data(1).await;
+    device.acked(1).await;
+}

@@ -91,7 +91,7 @@ impl Address {
             return self.at(url.clone(), None);
         }
         if let Some(file) = &self.config {
-            let checked = config::load_alone(file).map_err(|errors| anyhow!("{errors}"))?;
+            let checked = config::load_alone(file)?;
             let Some(admin) = checked.config.admin else {
                 bail!("{}", off(file));
             };

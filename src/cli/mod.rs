@@ -126,7 +126,10 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Err(Failure::Other(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(Failure::Other(error)) => {
             complain(&format!("{error:#}"));
-            ExitCode::FAILURE
+            match error.is::<config::Errors>() {
+                true => ExitCode::from(EXIT_CONFIG),
+                false => ExitCode::FAILURE,
+            }
         }
         Err(Failure::Config(errors)) => {
             complain(&errors);

@@ -386,8 +386,7 @@ fn ends_soon(path: &Path) -> anyhow::Result<bool> {
 
 fn check(path: &Path) -> anyhow::Result<()> {
     // Alone: one file that has ended would keep the others from being told of.
-    let config::Checked { config, .. } =
-        config::load_alone(path).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let config::Checked { config, .. } = config::load_alone(path)?;
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
     if let Some(tls) = &config.devices.tls {
         files.push(("the hub, to its devices", tls.cert.clone()));

@@ -147,11 +147,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     }
 
     /// The answer to a command.
-    pub(super) fn result(&mut self, result: CommandResult) {
+    pub(super) fn result(&mut self, result: CommandResult) -> Result<(), Ending> {
         self.rejects_in_a_row = 0;
         if self.commands.is_none() {
-            debug!(device = %self.present.device, ok = result.ok, "a result, and commands are off");
-            return;
+            // Of a command of before: without an answer the device would send it again for ever.
+            let reject = Reject {
+                seq: None,
+                code: RejectCode::UnknownKind,
+                detail: "commands are off at this hub".to_owned(),
+            };
+            return self.reject_result(result.id, reject);
         }
         self.announce_if_new();
         let device = self.present.device.clone();
@@ -169,6 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if let Some(link) = &mut self.commands {
             link.say(FromSession::Result { device, said });
         }
+        Ok(())
     }
 
     /// The device says in which state it is.

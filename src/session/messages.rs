@@ -201,10 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.look_at(&candidate)?;
                 self.take(candidate)
             }
-            Inbound::Result(result) => {
-                self.result(result);
-                Ok(())
-            }
+            Inbound::Result(result) => self.result(result),
             Inbound::Reported(map) => self.reported(map),
             Inbound::Bye(bye) => Err(match bye.sleep {
                 Some(seconds) => Ending::Asleep {

@@ -13,6 +13,9 @@ use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
 use crate::uplink::{Cause, Event, Refusal};
 
+/// In `ack_timeout`s: a broker that spreads its work may be out of order, and late as well.
+const PATIENCE: u32 = 2;
+
 /// The oldest publish, since it was overtaken.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Overtaken {
@@ -35,9 +38,10 @@ impl<W: Wire> Connection<'_, W> {
         };
     }
 
-    /// When it has waited long enough: a broker that spreads its work may be out of order for a moment.
+    /// When it has waited long enough.
     pub(super) fn next_overtaken(&self) -> Option<Instant> {
-        self.overtaken.map(|one| one.since + self.ack_timeout)
+        self.overtaken
+            .map(|one| one.since + self.ack_timeout * PATIENCE)
     }
 
     /// It is refused, and the connection ends.
