@@ -157,6 +157,9 @@ dpkg_ -P telehub
 # A repository that somebody has changed is not believed.
 as_root sed -i 's/^Version: .*/Version: 9/' "$root/apt/dists/stable/main/binary-amd64/Packages"
 as_root rm "$root/apt/dists/stable/main/binary-amd64/Packages.gz"
+# What apt has read before it would not read again.
+as_root rm -rf "$root/var/lib/apt/lists"
+as_root mkdir -p "$root/var/lib/apt/lists/partial"
 if inside apt-get "${ours[@]}" -o APT::Update::Error-Mode=any update > "$root/said" 2>&1; then
     fail "apt took an index that nobody has signed: $(cat "$root/said")"
 fi
