@@ -299,7 +299,7 @@ fn sign(
 }
 
 /// Replaces a file at once. The name of the new one is nobody else's: the directory is root's.
-fn write(path: &Path, text: &str, mode: u32, group: Option<u32>) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, text: &str, mode: u32, group: Option<u32>) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     let failed = || format!("cannot write {}; is this the right user?", path.display());
     match fs::remove_file(&new) {
@@ -386,7 +386,8 @@ fn ends_soon(path: &Path) -> anyhow::Result<bool> {
 
 fn check(path: &Path) -> anyhow::Result<()> {
     // Alone: one file that has ended would keep the others from being told of.
-    let config::Checked { config, .. } = config::load_alone(path)?;
+    let config::Checked { config, .. } =
+        config::load_alone(path).map_err(|errors| anyhow::anyhow!("{errors}"))?;
     let mut files: Vec<(&str, PathBuf)> = Vec::new();
     if let Some(tls) = &config.devices.tls {
         files.push(("the hub, to its devices", tls.cert.clone()));
