@@ -6,7 +6,9 @@ mod daemon;
 
 use std::time::Duration;
 
-use daemon::{Consumer, Device, Hub, Mosquitto, Sensor, config, every_acked_batch_arrives, until};
+use daemon::{
+    Consumer, Device, Hub, Mosquitto, Sensor, config, every_acked_batch_arrives, post, until,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -323,22 +325,6 @@ async fn write_always_has_every_batch_on_disk_before_it_is_published() {
     hub.until_drained().await;
 }
 
-/// The status line of the answer to a batch by `POST`.
-fn post(hub: std::net::SocketAddr, path: &str, body: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(hub).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "POST {path} HTTP/1.1\r\nHost: {hub}\r\nConnection: close\r\n\
-         Content-Type: application/senml+json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.lines().next().unwrap_or_default().to_owned()
-}
-
 #[tokio::test]
 async fn a_batch_by_post_into_the_stream_of_an_open_connection_leaves_that_its_acks() {
     let dir = tempfile::tempdir().unwrap();
@@ -355,7 +341,7 @@ async fn a_batch_by_post_into_the_stream_of_an_open_connection_leaves_that_its_a
     for (seq, value) in [(2, 2), (1, 1)] {
         let path = format!("/v1/devices/cow/data?stream=s&seq={seq}");
         let body = format!("[{{\"n\":\"x\",\"v\":{value}}}]");
-        let answer = tokio::task::spawn_blocking(move || post(address, &path, &body));
+        let answer = tokio::task::spawn_blocking(move || post(address, &path, None, &body));
         assert_eq!(answer.await.unwrap(), "HTTP/1.1 204 No Content");
         let next = if seq == 2 { 3 } else { 4 };
         device.data(next).await;

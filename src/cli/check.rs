@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 use telehub::config::{self, Checked, Config};
 use telehub::spool::look::{Make, is_of_another, look};
@@ -61,10 +61,7 @@ fn spool(spool: &config::Spool) -> Result<(), Failure> {
 /// Prints what each broker says, as comments that may stand behind a configuration. Whether all is
 /// well.
 pub(super) fn examine_brokers(config: &Config) -> anyhow::Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime()?;
     let settings = Settings::new(config.uplink.clone(), &config.hub.id);
     let findings = runtime.block_on(examine(settings, config.commands.enabled));
     // A name look-up that hangs must not hold up the end.

@@ -144,7 +144,7 @@ Example:
 }
 
 /// What an entry says of a device beside its token.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Wishes {
     /// A reading is expected at least this often, and its absence is an alarm; none: the hub
     /// learns how often it sends
@@ -301,16 +301,7 @@ fn add(ids: &[String], wishes: &Wishes, token: bool, file: &RegistryFile) -> any
             shown += &token;
             shown.push('\n');
         }
-        entries.push(Registered {
-            id: id.clone(),
-            token_sha256: hashed,
-            added: Some(now()),
-            expect: wishes.expect.clone().filter(|expect| expect != "none"),
-            commands: wishes.commands.clone(),
-            desired: wishes.desired,
-            old_sha256: None,
-            old_until: None,
-        });
+        entries.push(entry(id, hashed, wishes));
     }
     registry.add(entries)?;
     written(&registry);
@@ -327,21 +318,26 @@ fn ensure_new(id: &str, registry: &Registry) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn entry(id: &str, token_sha256: Option<String>, wishes: &Wishes) -> Registered {
+    Registered {
+        id: id.to_owned(),
+        token_sha256,
+        added: Some(now()),
+        expect: wishes.expect.clone().filter(|expect| expect != "none"),
+        commands: wishes.commands.clone(),
+        desired: wishes.desired,
+        old_sha256: None,
+        old_until: None,
+    }
+}
+
 /// Adds one device with a token, and returns that.
 pub(super) fn add_one(id: &str, registry: &Path) -> anyhow::Result<String> {
     let mut registry = Registry::edit(registry)?;
     ensure_new(id, &registry)?;
     let token = new_token().context("cannot read random numbers from /dev/urandom")?;
-    registry.add(vec![Registered {
-        id: id.to_owned(),
-        token_sha256: Some(hash(&token)),
-        added: Some(now()),
-        expect: None,
-        commands: Vec::new(),
-        desired: false,
-        old_sha256: None,
-        old_until: None,
-    }])?;
+    let entry = entry(id, Some(hash(&token)), &Wishes::default());
+    registry.add(vec![entry])?;
     Ok(token)
 }
 

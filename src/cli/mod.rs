@@ -162,6 +162,28 @@ fn unit_error(error: &socket::Unfit) -> config::Errors {
     }])
 }
 
+/// For whatever waits for the network: one thread is enough.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// The configuration that names this broker alone. There is no file that a line of a problem could be of.
+fn with_broker(url: &str, name: &str) -> Result<config::Config, config::Errors> {
+    let text = format!("[uplink]\nurl = {}\n", toml::Value::from(url));
+    let checked = config::parse(&text, name).map_err(|errors| {
+        let problems = errors.0.into_iter().map(|problem| Problem {
+            line: None,
+            key: None,
+            ..problem
+        });
+        config::Errors(problems.collect())
+    })?;
+    Ok(checked.config)
+}
+
 fn run(path: &Path) -> Result<(), Failure> {
     // What the hub writes is its user's alone: data of devices, above all. A unit may be without
     // UMask=, and whoever starts it by hand too.
@@ -181,10 +203,7 @@ fn run(path: &Path) -> Result<(), Failure> {
     }
     telehub::memory::prepare();
     // One thread carries the sessions of a small board; the disk has a thread of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime()?;
     let start = Start {
         file: path.to_owned(),
         socket,

@@ -1,9 +1,9 @@
 //! `telehub setup`: from nothing to a configuration that works, and a first device.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -13,7 +13,7 @@ use telehub::config::{self, Config, DEFAULT_FILE};
 
 use super::check::examine_brokers;
 use super::device::{self, parse_id};
-use super::{Failure, complain};
+use super::{Failure, complain, tls, with_broker};
 
 /// Where systemd looks for credentials of units, and the name of the one that the unit loads.
 const CREDENTIALS: &str = "/etc/credstore";
@@ -315,16 +315,7 @@ fn password(file: &Path) -> anyhow::Result<Option<(String, PathBuf)>> {
         let path = directory_of(file)?.join(PASSWORD);
         (path.display().to_string(), path)
     };
-    let failed = || format!("cannot write {}", path.display());
-    let _ = fs::remove_file(&path);
-    let mut options = OpenOptions::new();
-    let mut secret = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(failed)?;
-    writeln!(secret, "{password}").with_context(failed)?;
+    tls::write(&path, &format!("{password}\n"), 0o600, None)?;
     Ok(Some((name, path)))
 }
 
@@ -434,21 +425,5 @@ fn ask_hidden(question: &str) -> anyhow::Result<String> {
 
 /// What the configuration says of it is what is right.
 fn parse_broker(url: &str) -> Result<String, config::Errors> {
-    let text = format!("[uplink]\nurl = {}", toml::Value::from(url));
-    config::parse(&text, "")
-        .map(|_| url.to_owned())
-        .map_err(|errors| {
-            config::Errors(
-                errors
-                    .0
-                    .into_iter()
-                    .map(|problem| config::Problem {
-                        file: "the broker".to_owned(),
-                        line: None,
-                        key: None,
-                        ..problem
-                    })
-                    .collect(),
-            )
-        })
+    with_broker(url, "the broker").map(|_| url.to_owned())
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::Args;
-use telehub::config::{self, Config, Log, LogFormat, LogLevel, Problem};
+use telehub::config::{Config, Log, LogFormat, LogLevel};
 use telehub::uplink::unpack::{Unpacking, run};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, load};
+use super::{Failure, load, with_broker};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -48,21 +48,7 @@ fn end(argument: &str) -> Result<Config, Failure> {
     if !argument.contains("://") {
         return Ok(load(Path::new(argument))?.config);
     }
-    let text = format!("[uplink]\nurl = {}\n", toml::Value::from(argument));
-    let checked = config::parse(&text, argument).map_err(|errors| {
-        // There is no file that the lines could be of.
-        let problems = errors.0.into_iter();
-        config::Errors(
-            problems
-                .map(|one| Problem {
-                    line: None,
-                    key: None,
-                    ..one
-                })
-                .collect(),
-        )
-    });
-    Ok(checked.map_err(Failure::Config)?.config)
+    with_broker(argument, argument).map_err(Failure::Config)
 }
 
 pub(super) fn unpack(arguments: &Arguments) -> Result<(), Failure> {
@@ -82,10 +68,7 @@ pub(super) fn unpack(arguments: &Arguments) -> Result<(), Failure> {
         level: LogLevel::Info,
         format: LogFormat::Text,
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime()?;
     let unpacking = Unpacking {
         from,
         to,

@@ -29,10 +29,7 @@ pub(super) struct Look {
 pub(super) fn watch(
     look: impl Fn() -> anyhow::Result<Look> + Clone + Send + 'static,
 ) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime()?;
     let last = runtime.block_on(show(look));
     // A hub that does not answer must not hold up the end.
     runtime.shutdown_background();

@@ -360,15 +360,7 @@ impl Blame {
             self.here = self.here.saturating_add(1);
         }
         self.largest = self.largest.max(bytes);
-        if !self.taken.contains(thing) && self.taken.len() < TAKEN {
-            self.taken.insert(thing.clone());
-        }
-        if !self.convicts.is_empty() {
-            self.convicts.retain(|convict| convict != thing);
-        }
-        if !self.overtaken.is_empty() {
-            self.overtaken.retain(|overtaken| overtaken != thing);
-        }
+        self.takes(thing);
         if !self.careful {
             if self.here >= CALM {
                 self.quick = 0;
@@ -394,18 +386,24 @@ impl Blame {
         }
     }
 
+    /// What was held against it does not count any more.
+    fn takes(&mut self, thing: &Thing) {
+        if !self.taken.contains(thing) && self.taken.len() < TAKEN {
+            self.taken.insert(thing.clone());
+        }
+        if !self.convicts.is_empty() {
+            self.convicts.retain(|convict| convict != thing);
+        }
+        if !self.overtaken.is_empty() {
+            self.overtaken.retain(|overtaken| overtaken != thing);
+        }
+    }
+
     /// The broker has taken these, in one publish of so many bytes, while nothing was suspected.
     pub(super) fn passed_together(&mut self, things: &[Thing], bytes: usize) {
         self.here = self.here.saturating_add(1);
         self.largest = self.largest.max(bytes);
-        for thing in things {
-            if !self.taken.contains(thing) && self.taken.len() < TAKEN {
-                self.taken.insert(thing.clone());
-            }
-        }
-        if !self.convicts.is_empty() {
-            self.convicts.retain(|convict| !things.contains(convict));
-        }
+        things.iter().for_each(|thing| self.takes(thing));
         if !self.careful && self.here >= CALM {
             self.quick = 0;
         }

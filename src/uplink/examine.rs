@@ -17,9 +17,9 @@ use super::mqtt::Library;
 use super::paths::Paths;
 use super::publication::{Publication, Publisher};
 use super::reasons::{self, ERRORS};
+use super::route::Target;
 use super::terms::{Terms, Version};
 use crate::clock;
-use crate::config::Broker;
 use crate::packed;
 
 /// A broker that does not answer to one packet within this is silent: two round trips on a bad link.
@@ -64,24 +64,12 @@ pub async fn examine(settings: Settings, commands: bool) -> Vec<Finding> {
         let mut one = settings.clone();
         one.broker.client_id.push_str("-check");
         one.broker.brokers = vec![broker.clone()];
-        let broker = config_name(&broker);
+        let broker = Target::of(&broker, true).name();
         let mut examination = Examination::new(one, commands, broker);
         examination.run().await;
         findings.append(&mut examination.findings);
     }
     findings
-}
-
-fn config_name(broker: &Broker) -> String {
-    let scheme = if broker.tls.is_some() {
-        "mqtts"
-    } else {
-        "mqtt"
-    };
-    match broker.host.contains(':') {
-        true => format!("{scheme}://[{}]:{}", broker.host, broker.port),
-        false => format!("{scheme}://{}:{}", broker.host, broker.port),
-    }
 }
 
 /// What the broker said to a publish.

@@ -253,3 +253,8 @@ pub enum Cause {
     /// the wire. Each attempt costs everybody a reconnect.
     HungUp,
 }
+
+impl Cause {
+    /// The packet is larger than the broker takes.
+    pub const TOO_LARGE: Self = Self::Reason(reasons::PACKET_TOO_LARGE);
+}

@@ -462,16 +462,15 @@ impl Publisher {
 
     /// The hub's own state.
     pub(super) fn hub_status(&self, state: &str, since: Moment) -> Publication {
-        self.hub_status_with(state, since, self.commands)
+        self.status_of_hub(state, since, self.commands)
     }
 
-    /// The same, where the broker may not let the hub hear commands.
-    pub(super) fn hub_status_with(
-        &self,
-        state: &str,
-        since: Moment,
-        commands: bool,
-    ) -> Publication {
+    /// `online`; `hears`: the broker lets the hub hear commands.
+    pub(super) fn hub_online(&self, since: Moment, hears: bool) -> Publication {
+        self.status_of_hub("online", since, self.commands && hears)
+    }
+
+    fn status_of_hub(&self, state: &str, since: Moment, commands: bool) -> Publication {
         let (since, clock) = known(since);
         let status = HubStatus {
             state,

@@ -23,7 +23,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    fn of(broker: &Broker, alone: bool) -> Self {
+    pub(super) fn of(broker: &Broker, alone: bool) -> Self {
         Self {
             host: broker.host.clone(),
             port: broker.port,

@@ -704,6 +704,24 @@ impl Device {
     }
 }
 
+/// The status line of the answer to a batch by `POST`, in SenML as JSON.
+pub fn post(hub: SocketAddr, path: &str, token: Option<&str>, body: &str) -> String {
+    let length = body.len();
+    let credentials = token.map_or_else(String::new, |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
+    let mut stream = std::net::TcpStream::connect(hub).unwrap();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {hub}\r\nConnection: close\r\n{credentials}\
+         Content-Type: application/senml+json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
 /// A data message whose reading's value is its number.
 pub fn data(seq: u64) -> Value {
     json!({"data": {"seq": seq, "pack": [{"n": "x", "v": seq}]}})

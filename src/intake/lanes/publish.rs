@@ -8,9 +8,6 @@ use crate::intake::refusals::Key;
 use crate::reading::{Gap, GapReason, Item, Lane, Topic};
 use crate::uplink::{Cause, Refusal};
 
-/// The reason code of a PUBACK for what is too large (MQTT 5 §3.4.2.1).
-const PACKET_TOO_LARGE: u8 = 0x95;
-
 impl Lanes {
     pub(super) fn acked(&mut self, now: Now, epoch: u64, token: u64, out: &mut Vec<Action>) {
         if self.up != Some(epoch) {
@@ -71,7 +68,7 @@ impl Lanes {
         if self.flight.get(token).is_some_and(is_gap) {
             // Nothing less can be said, and it has to be said: it is tried again, and not at once.
             let refusal = Refusal {
-                cause: Cause::Reason(PACKET_TOO_LARGE),
+                cause: Cause::TOO_LARGE,
                 detail: "not even a gap record can be published here".to_owned(),
             };
             return self.refused(now, epoch, token, &refusal, out);

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::{Connection, Data, Phase, Record, content_of, thing_of};
 use crate::uplink::blame::{Go, Thing, Verdict};
 use crate::uplink::door::Wire;
-use crate::uplink::{Cause, Event, Refusal, Submission};
+use crate::uplink::{Cause, Event, Submission};
 
 impl<W: Wire> Connection<'_, W> {
     /// Sends the next thing, if nothing is out.
@@ -168,36 +168,30 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     fn give_back(&mut self, verdict: &Verdict, data: &Data) {
-        let (epoch, token, bytes) = (self.epoch, data.token, data.bytes);
         let topic = self.place_of(data);
-        self.ports.board.uplink.refused.add(1);
-        self.ports.outlet.push(match verdict {
-            Verdict::Topic(_) => Event::Refused {
-                epoch,
-                token,
-                refusal: Refusal {
-                    cause: Cause::HungUp,
-                    detail: format!(
-                        "the broker hangs up on what is published to {topic}, and on nothing else: \
-                         check its rules (ACL) for this topic, and its limits"
-                    ),
-                },
-            },
-            Verdict::Item { thing, for_size } => {
-                let mut why = format!("the broker hangs up on it and takes others on {topic}");
-                if *for_size {
-                    self.ports.blame.refused_for_size(thing, bytes);
-                    why = format!(
-                        "the broker hangs up on its packet of {bytes} bytes and takes smaller ones \
-                         on {topic}"
-                    );
-                }
-                Event::Unpublishable {
-                    epoch,
-                    token,
-                    error: why,
-                }
+        let (thing, for_size) = match verdict {
+            Verdict::Topic(_) => {
+                let detail = format!(
+                    "the broker hangs up on what is published to {topic}, and on nothing else: check \
+                     its rules (ACL) for this topic, and its limits"
+                );
+                return self.refuse(data, Cause::HungUp, detail);
             }
+            Verdict::Item { thing, for_size } => (thing, *for_size),
+        };
+        let bytes = data.bytes;
+        let mut error = format!("the broker hangs up on it and takes others on {topic}");
+        if for_size {
+            self.ports.blame.refused_for_size(thing, bytes);
+            error = format!(
+                "the broker hangs up on its packet of {bytes} bytes and takes smaller ones on {topic}"
+            );
+        }
+        self.ports.board.uplink.refused.add(1);
+        self.ports.outlet.push(Event::Unpublishable {
+            epoch: self.epoch,
+            token: data.token,
+            error,
         });
     }
 }

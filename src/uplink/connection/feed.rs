@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::packs::Packing;
 use super::{Connection, Data, Leave, Phase, Record, content_of, thing_of};
-use crate::reading::Item;
+use crate::reading::{Item, Lane};
 use crate::uplink::blame::Go;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
@@ -124,6 +124,18 @@ impl<W: Wire> Connection<'_, W> {
         }
     }
 
+    /// Why this cannot be published: it is proven that the broker hangs up on it.
+    pub(super) fn condemned(&self, item: &Item, lane: Lane) -> Option<String> {
+        let blame = &self.ports.blame;
+        if blame.is_idle() {
+            return None;
+        }
+        let thing = thing_of(item, lane);
+        blame
+            .is_condemned(&thing, || content_of(item))
+            .then(|| format!("the broker hangs up on it and takes other {thing}"))
+    }
+
     pub(super) fn publish_data(&mut self, submission: Submission, now: Instant) {
         if self.packing.is_some() && !matches!(*submission.item, Item::Reply(_)) {
             return self.publish_single(submission, now);
@@ -137,16 +149,13 @@ impl<W: Wire> Connection<'_, W> {
         if epoch != self.epoch {
             return;
         }
-        if !self.ports.blame.is_idle() {
-            let thing = thing_of(&item, lane);
-            if self.ports.blame.is_condemned(&thing, || content_of(&item)) {
-                self.ports.outlet.push(Event::Unpublishable {
-                    epoch,
-                    token,
-                    error: format!("the broker hangs up on it and takes other {thing}"),
-                });
-                return;
-            }
+        if let Some(error) = self.condemned(&item, lane) {
+            self.ports.outlet.push(Event::Unpublishable {
+                epoch,
+                token,
+                error,
+            });
+            return;
         }
         if matches!(*item, Item::Reply(_)) {
             self.replies_first();

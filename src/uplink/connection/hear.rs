@@ -93,7 +93,6 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     pub(super) fn data_refused(&mut self, data: &Data, reason: u8, why: &str) {
-        self.ports.board.uplink.refused.add(1);
         let topic = self.place_of(data);
         let detail = format!("the broker does not take what is published to {topic}: {why}");
         let (epoch, token) = (self.epoch, data.token);
@@ -107,6 +106,7 @@ impl<W: Wire> Connection<'_, W> {
             if let Some(bytes) = blame.too_large() {
                 self.wire.limit(bytes);
             }
+            self.ports.board.uplink.refused.add(1);
             self.ports.outlet.push(Event::Unpublishable {
                 epoch,
                 token,
@@ -114,13 +114,16 @@ impl<W: Wire> Connection<'_, W> {
             });
             return;
         }
+        self.refuse(data, Cause::Reason(reason), detail);
+    }
+
+    /// The broker does not take it: it is the intake's again.
+    pub(super) fn refuse(&mut self, data: &Data, cause: Cause, detail: String) {
+        self.ports.board.uplink.refused.add(1);
         self.ports.outlet.push(Event::Refused {
-            epoch,
-            token,
-            refusal: Refusal {
-                cause: Cause::Reason(reason),
-                detail,
-            },
+            epoch: self.epoch,
+            token: data.token,
+            refusal: Refusal { cause, detail },
         });
     }
 

@@ -88,7 +88,11 @@ impl<W: Wire> Connection<'_, W> {
             },
             _ => Alone::default(),
         };
-        for thing in record.things() {
+        let thing = match &record {
+            Record::Pack(pack) => pack.things().next(),
+            one => one.thing(),
+        };
+        if let Some(thing) = thing {
             self.ports.blame.passed(&thing, alone);
         }
         self.settled(record);

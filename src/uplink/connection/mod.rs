@@ -146,13 +146,10 @@ enum Record {
 }
 
 impl Record {
-    /// What it was about; of a pack there are several.
-    fn things(&self) -> Vec<Thing> {
-        vec![match self {
-            Self::Pack(pack) => {
-                let data = pack.data();
-                return data.map(|data| thing_of(&data.item, data.lane)).collect();
-            }
+    /// What it was about; `None`: a pack, of which there are several.
+    fn thing(&self) -> Option<Thing> {
+        Some(match self {
+            Self::Pack(_) => return None,
             Self::Data(data) => thing_of(&data.item, data.lane),
             Self::Device(device, _) => Thing::Status(device.clone()),
             Self::Hub | Self::Farewell => Thing::Hub,
@@ -160,7 +157,15 @@ impl Record {
             Self::Value(device, _) | Self::Document(device) => Thing::Value(device.clone()),
             Self::Reported(device, _) => Thing::Reported(device.clone()),
             Self::Reply(device) => Thing::Result(device.clone()),
-        }]
+        })
+    }
+
+    /// All of it.
+    fn things(&self) -> Vec<Thing> {
+        match self {
+            Self::Pack(pack) => pack.things().collect(),
+            one => one.thing().into_iter().collect(),
+        }
     }
 }
 

@@ -8,10 +8,10 @@
 
 use tokio::time::Instant;
 
-use super::{Connection, Data, Phase, Record};
+use super::{Connection, Phase, Record};
+use crate::uplink::Cause;
 use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
-use crate::uplink::{Cause, Event, Refusal};
 
 /// In `ack_timeout`s: a broker that spreads its work may be out of order, and late as well.
 const PATIENCE: u32 = 2;
@@ -51,7 +51,7 @@ impl<W: Wire> Connection<'_, W> {
         let record = self.ledger.take_oldest();
         let thing = record
             .as_ref()
-            .and_then(|one| one.things().first().cloned());
+            .and_then(|one| one.things().into_iter().next());
         let again = thing
             .as_ref()
             .is_some_and(|thing| self.ports.blame.overtaken(thing));
@@ -66,7 +66,11 @@ impl<W: Wire> Connection<'_, W> {
                 self.out_bytes -= data.bytes;
                 what = self.place_of(&data);
                 if again {
-                    self.data_overtaken(&data, &what);
+                    let detail = format!(
+                        "the broker does not acknowledge what is published to {what}, and acknowledges \
+                         what comes after it: check its rules (ACL) for this topic, and its limits"
+                    );
+                    self.refuse(&data, Cause::HungUp, detail);
                 }
             }
             Some(state) => {
@@ -75,8 +79,6 @@ impl<W: Wire> Connection<'_, W> {
                 }
                 if again {
                     self.park(state, why);
-                } else if let Record::Device(device, presence) = state {
-                    self.states.push_front((device, *presence));
                 }
             }
             None => {}
@@ -86,20 +88,5 @@ impl<W: Wire> Connection<'_, W> {
             "{broker} does not acknowledge {what}, and acknowledges what was published after it; the \
              connection is made anew"
         ))
-    }
-
-    fn data_overtaken(&mut self, data: &Data, topic: &str) {
-        self.ports.board.uplink.refused.add(1);
-        self.ports.outlet.push(Event::Refused {
-            epoch: self.epoch,
-            token: data.token,
-            refusal: Refusal {
-                cause: Cause::HungUp,
-                detail: format!(
-                    "the broker does not acknowledge what is published to {topic}, and acknowledges \
-                     what comes after it: check its rules (ACL) for this topic, and its limits"
-                ),
-            },
-        });
     }
 }

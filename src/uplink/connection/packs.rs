@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Duration, Instant};
 use tracing::info;
 
-use super::{Connection, Data, OUT_BYTES, Phase, Record, content_of, thing_of};
+use super::{Connection, Data, OUT_BYTES, Phase, Record, thing_of};
 use crate::config::{DrainOrder, Uplink};
 use crate::packed::{self, Kind};
 use crate::reading::{Item, Lane};
@@ -44,6 +44,10 @@ pub(super) struct Pack {
 impl Pack {
     pub(super) fn data(&self) -> impl Iterator<Item = &Data> {
         self.pieces.iter().map(|piece| &piece.what.0)
+    }
+
+    pub(super) fn things(&self) -> impl Iterator<Item = Thing> {
+        self.data().map(|data| thing_of(&data.item, data.lane))
     }
 
     /// The only one that is in it.
@@ -212,12 +216,10 @@ impl<W: Wire> Connection<'_, W> {
             item,
         } = submission;
         let packing = self.packing.as_ref().filter(|_| epoch == self.epoch)?;
-        let thing = thing_of(&item, lane);
-        let blame = &self.ports.blame;
         let mut payload = Vec::new();
-        let written = match !blame.is_idle() && blame.is_condemned(&thing, || content_of(&item)) {
-            true => Err(format!("the broker hangs up on it and takes other {thing}")),
-            false => self.publisher.append(&item, &mut payload),
+        let written = match self.condemned(&item, lane) {
+            Some(error) => Err(error),
+            None => self.publisher.append(&item, &mut payload),
         };
         if let Err(error) = written {
             self.ports.outlet.push(Event::Unpublishable {
@@ -232,7 +234,8 @@ impl<W: Wire> Connection<'_, W> {
             size: packed::length(kind_of(&item, lane), &device, payload.len()),
             device,
             due: packing.due(lane, now),
-            alone: !self.ports.packs.apart.is_empty() && self.ports.packs.apart.contains(&thing),
+            alone: !self.ports.packs.apart.is_empty()
+                && self.ports.packs.apart.contains(&thing_of(&item, lane)),
             what: (
                 Data {
                     token,

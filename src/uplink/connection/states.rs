@@ -27,11 +27,7 @@ impl<W: Wire> Connection<'_, W> {
             return false;
         }
         self.untold_hub = false;
-        let publisher = self.publisher;
-        let online = match self.deaf {
-            true => publisher.hub_status_with("online", self.since, false),
-            false => publisher.hub_status("online", self.since),
-        };
+        let online = self.publisher.hub_online(self.since, !self.deaf);
         self.publish_state(&online, Record::Hub)
     }
 
