@@ -759,8 +759,11 @@ async fn a_hub_without_commands_hears_none() {
     let mut lamp = rig.device("lamp", json!({"stream": "s"})).await;
     rig.asker.ask("lamp", "set-level", r#"{"id": "1"}"#).await;
     answer(&mut lamp, &json!("1"), Value::Null).await;
+    // The first thing that the device hears is that its answer is unasked.
+    let message = lamp.receive().await.expect("connected");
+    assert_eq!(message["reject"]["code"], "unknown-kind");
+    assert_eq!(message["reject"]["result"], "1");
     lamp.data(1).await;
-    // The first thing that the device hears is the ack of its data.
     lamp.acked(1).await;
     assert!(rig.results("lamp", &FINAL).is_empty());
     assert_eq!(rig.hub.complaints(), Vec::<String>::new());
