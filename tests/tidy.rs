@@ -17,10 +17,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("packed", &[]),
+    ("pattern", &[]),
+    (
+        "reduce",
+        &["config", "lru", "pattern", "protocol", "reading"],
+    ),
     ("protocol", &["reading"]),
     (
         "commands",
-        &["protocol", "reading", "clock", "pulse", "status", "stop"],
+        &[
+            "pattern", "protocol", "reading", "clock", "pulse", "status", "stop",
+        ],
     ),
     (
         "config",
@@ -37,6 +44,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "commands",
             "pulse",
             "reading",
+            "reduce",
             "protocol",
             "config",
             "status",
@@ -51,7 +59,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "pulse", "reading", "spool", "uplink", "status", "clock", "lru",
+            "pulse", "reading", "reduce", "spool", "uplink", "status", "clock", "lru",
         ],
     ),
     (
@@ -86,7 +94,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "hub",
         &[
             "commands", "log", "pulse", "service", "admin", "clock", "config", "intake", "listen",
-            "memory", "session", "spool", "status", "stop", "uplink",
+            "memory", "reduce", "session", "spool", "status", "stop", "uplink",
         ],
     ),
 ];

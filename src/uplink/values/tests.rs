@@ -15,6 +15,7 @@ fn values() -> Values {
             ..config::Values::default()
         },
         false,
+        &Rules::default(),
     )
     .unwrap()
 }
@@ -55,7 +56,7 @@ const T: f64 = 1_700_000_000.5;
 
 #[test]
 fn they_are_off_unless_they_are_asked_for() {
-    assert!(Values::new(&config::Values::default(), false).is_none());
+    assert!(Values::new(&config::Values::default(), false, &Rules::default()).is_none());
 }
 
 #[tokio::test]
