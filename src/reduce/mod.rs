@@ -29,6 +29,7 @@ use std::time::Instant;
 pub use rules::Rules;
 pub use series::silence;
 
+pub use crate::config::{Deadband, ReduceRule};
 use crate::lru::Lru;
 pub use crate::protocol::select::Selected;
 use crate::protocol::select::select;

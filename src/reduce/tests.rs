@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::{Deadband, ReduceRule};
 use crate::reading::{Encoding, GapReason};
 
 /// Unix seconds when the tests begin.

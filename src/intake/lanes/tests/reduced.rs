@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use serde_json::json;
 
 use super::*;
-use crate::config::{Deadband, ReduceRule};
-use crate::reduce::Rules;
+use crate::reduce::{Deadband, ReduceRule, Rules};
 
 const CONN: u64 = 1;
 
