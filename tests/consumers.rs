@@ -349,6 +349,38 @@ async fn postgresql_holds_every_reading_exactly_once_whoever_is_killed() {
         .filter_map(|one| Some((one.batch()?, one.json()["pack"].as_array()?.len())))
         .collect();
     assert_eq!(postgres.count("reading"), readings.values().sum::<usize>());
+    the_dashboard_has_something_to_show(&postgres);
+}
+
+/// Every query of the dashboard is one, and those of readings give all of them.
+fn the_dashboard_has_something_to_show(postgres: &Postgres) {
+    let dashboard = include_str!("../examples/consumers/postgres/grafana.json");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let sql = |text: &Value| {
+        let mut sql = text.as_str().unwrap().to_owned();
+        for column in ["time", "received"] {
+            let all = format!("{column} BETWEEN '-infinity' AND 'infinity'");
+            sql = sql.replace(&format!("$__timeFilter({column})"), &all);
+        }
+        for (variable, table) in [("hub", "batch"), ("device", "batch"), ("name", "reading")] {
+            let all = format!("SELECT {variable} FROM {table}");
+            sql = sql.replace(&format!("${{{variable}:sqlstring}}"), &all);
+        }
+        assert!(!sql.contains('$'), "{sql}");
+        sql
+    };
+    let rows = |text: &Value| postgres.query(&sql(text)).unwrap().lines().count();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let of = |at: usize| rows(&panels[at]["targets"][0]["rawSql"]);
+    assert_eq!(of(0), postgres.count("reading WHERE number IS NOT NULL"));
+    assert!(of(1) > 0 && of(3) > 0);
+    // Nothing was lost.
+    assert_eq!((of(2), postgres.count("gap")), (0, 0));
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        if variable["type"] == "query" {
+            assert!(rows(&variable["query"]) > 0, "{variable}");
+        }
+    }
 }
 
 #[tokio::test]
