@@ -63,9 +63,16 @@ enum Command {
 /// Where the hub is and how to speak to it.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Common {
-    /// The hub; /v1/devices/ID is appended
-    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8787")]
-    pub hub: String,
+    /// The hub; /v1/devices/ID is appended. Several, with commas between them: when one does not
+    /// answer, the device goes to the next
+    #[arg(
+        long = "hub",
+        value_name = "URL",
+        default_value = "ws://127.0.0.1:8787",
+        value_delimiter = ',',
+        num_args = 1
+    )]
+    pub hubs: Vec<String>,
     /// Speak JSON in text frames instead of CBOR in binary ones
     #[arg(long)]
     pub json: bool,
@@ -84,8 +91,10 @@ impl Common {
     /// What a device is told of all this.
     #[must_use]
     pub fn options(&self, id: String, token: Option<String>, full: Full) -> Options {
+        let mut hubs = self.hubs.iter().cloned();
         Options {
-            hub: self.hub.clone(),
+            hub: hubs.next().unwrap_or_default(),
+            others: hubs.collect(),
             id,
             token,
             encoding: if self.json {

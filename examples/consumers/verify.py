@@ -44,7 +44,7 @@ class Numbers:
 class Stream:
     def __init__(self):
         self.seen, self.explained, self.totals = Numbers(), Numbers(), set()
-        self.newest = {"data": 0, "history": 0}
+        self.newest = {}
 
     def missing(self):
         whole = Numbers()
@@ -87,7 +87,8 @@ class Stream:
 
 
 class Report:
-    def __init__(self, clock=time.time, awaited=False):
+    def __init__(self, clock=time.time, awaited=False, fleet=False):
+        self.fleet = fleet
         self.awaited, self.left_out = awaited, 0
         self.streams, self.unnumbered, self.clock = {}, set(), clock
         self.batches = self.readings = self.duplicates = self.gaps = self.disordered = 0
@@ -97,9 +98,8 @@ class Report:
     def take(self, portion):
         now = self.clock()
         for where, what in portion:
-            stream = self.streams.setdefault(
-                (where.hub, what["device"], what["stream"]), Stream()
-            )
+            hub = "*" if self.fleet else where.hub
+            stream = self.streams.setdefault((hub, what["device"], what["stream"]), Stream())
             if where.kind == "gap":
                 self.gaps += 1
                 if what.get("reason") == "reduced":
@@ -130,14 +130,15 @@ class Report:
         return not known
 
     def in_order(self, where, stream, batch):
-        """Within a stream and lane, what is new comes in the order of its numbers."""
+        """Within a stream and lane of a hub, what is new comes in the order of its numbers."""
         if batch["seq"] is None:
             return
-        before = stream.newest[where.kind]
+        lane = (where.hub, where.kind)
+        before = stream.newest.get(lane, 0)
         if batch["seq"] < before:
             self.disordered += 1
             self.disorder.append((where.device, batch["stream"], where.kind, before, batch["seq"]))
-        stream.newest[where.kind] = max(before, batch["seq"])
+        stream.newest[lane] = max(before, batch["seq"])
 
     def summary(self):
         holes, waiting = [], 0
@@ -180,6 +181,11 @@ def arguments():
     parser.add_argument("--batches", type=int, metavar="N", help="stop after N different batches")
     parser.add_argument("--sparse", action="store_true", help="devices leave numbers out on purpose")
     parser.add_argument(
+        "--fleet",
+        action="store_true",
+        help="devices go from hub to hub, so the hub does not belong to the name of a batch",
+    )
+    parser.add_argument(
         "--reduced",
         action="store_true",
         help="the hubs have [[reduce]] rules: numbers above the last total of a stream are not judged",
@@ -209,7 +215,7 @@ def watch(args, report):
 
 def main():
     args = arguments()
-    report = Report(awaited=args.reduced)
+    report = Report(awaited=args.reduced, fleet=args.fleet)
     try:
         watch(args, report)
     except KeyboardInterrupt:

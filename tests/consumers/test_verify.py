@@ -21,8 +21,8 @@ def total(first, last, batches, readings=1):
     return where, what | {"reason": "reduced", "batches": batches, "readings": readings, "time": 1.0}
 
 
-def judged(*messages, awaited=False):
-    report = Report(clock=lambda: 100.0, awaited=awaited)
+def judged(*messages, awaited=False, fleet=False):
+    report = Report(clock=lambda: 100.0, awaited=awaited, fleet=fleet)
     for message in messages:
         report.take([message])
     return report.summary()
@@ -81,6 +81,18 @@ class Verify(unittest.TestCase):
         elsewhere = (Address("telehub", "shed", "cow", "data"), batch(1)[1])
         summary = judged(batch(1), other, elsewhere)
         self.assertEqual((summary["streams"], summary["duplicates"]), (3, 0))
+
+    def test_in_a_fleet_a_stream_goes_on_at_another_hub(self):
+        at = lambda hub, seq: (Address("telehub", hub, "cow", "data"), batch(seq)[1])
+        # The first hub had taken 2 and died; the device went on with 2 elsewhere, and came back.
+        messages = [at("barn", 1), at("barn", 2), at("shed", 2), at("shed", 3), at("barn", 4)]
+        apart = judged(*messages)
+        self.assertEqual([(hole["from"], hole["to"]) for hole in apart["holes"]], [(3, 3)])
+        fleet = judged(*messages, fleet=True)
+        self.assertEqual((fleet["holes"], fleet["streams"], fleet["duplicates"]), ([], 1, 1))
+        # What one hub still had is older than what came through the other meanwhile.
+        late = judged(at("shed", 3), at("barn", 1), at("barn", 2), fleet=True)
+        self.assertEqual((late["holes"], late["out_of_order"]), ([], 0))
 
     def test_ranges_grow_together_in_any_order(self):
         numbers = Numbers()

@@ -20,6 +20,10 @@ use crate::wire::senml::Pack;
 /// A connection that held this long was of use, even if nothing was acked over it.
 const HELD: Duration = Duration::from_secs(20);
 
+/// Before the next of several hubs is tried, on the average: the devices of a hub that has died must not
+/// all come to one other in the same moment.
+const NEXT_HUB: Duration = Duration::from_millis(500);
+
 /// How a connection ended.
 pub enum End {
     /// Nothing left to do, or no time left to do it.
@@ -57,7 +61,8 @@ pub async fn run<S: Source>(
         stats,
         options,
     };
-    let fatal = device.live(Backoff::new(rng), gate).await;
+    let hurry = Rng::seeded(rng.bits());
+    let fatal = device.live(Backoff::new(rng), hurry, gate).await;
     Outcome {
         acked: device.unacked.safe(),
         unacked: device.unacked.seqs().collect(),
@@ -120,12 +125,22 @@ impl<S: Source> Input<S> {
 }
 
 impl<S: Source> Device<S> {
-    async fn live(&mut self, mut backoff: Backoff, gate: Option<Arc<Semaphore>>) -> Option<String> {
+    async fn live(
+        &mut self,
+        mut backoff: Backoff,
+        mut hurry: Rng,
+        gate: Option<Arc<Semaphore>>,
+    ) -> Option<String> {
         let options = &self.options;
-        let request = match request(&options.hub, &options.id, options.token.as_deref()) {
-            Ok(request) => request,
+        let hubs = std::iter::once(&options.hub).chain(&options.others);
+        let requests = hubs.map(|hub| request(hub, &options.id, options.token.as_deref()));
+        let requests: Vec<_> = match requests.collect() {
+            Ok(requests) => requests,
             Err(error) => return Some(error),
         };
+        // It stays where it is until that hub does not answer, and waits longer only when none of
+        // them has.
+        let (mut at, mut failures) = (0, 0);
         loop {
             let permit = match &gate {
                 None => None,
@@ -134,11 +149,12 @@ impl<S: Source> Device<S> {
                     None => return None,
                 },
             };
-            let attempt = self.meanwhile(connect(request.clone())).await?;
+            let attempt = self.meanwhile(connect(requests[at].clone())).await?;
             let since = Instant::now();
             let mut wish = None;
             match attempt {
                 Ok(socket) => {
+                    failures = 0;
                     let acked = self.stats.acked.load(Relaxed);
                     let end = self.converse(socket, permit).await;
                     self.unacked.disconnected();
@@ -156,6 +172,13 @@ impl<S: Source> Device<S> {
                     drop(permit);
                     self.stats.failed_connects.fetch_add(1, Relaxed);
                     self.note("connect", &text);
+                    (at, failures) = ((at + 1) % requests.len(), failures + 1);
+                    if failures % requests.len() != 0 {
+                        // A hub that is full or stopping speaks for itself alone.
+                        self.meanwhile(sleep(NEXT_HUB.mul_f64(0.5 + hurry.unit())))
+                            .await?;
+                        continue;
+                    }
                     wish = retry_after;
                 }
             }

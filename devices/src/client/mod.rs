@@ -49,6 +49,8 @@ pub enum Full {
 pub struct Options {
     /// `ws://HOST:PORT`
     pub hub: String,
+    /// Where it goes when that one does not answer, in this order.
+    pub others: Vec<String>,
     /// The device's id.
     pub id: String,
     /// Its credentials.

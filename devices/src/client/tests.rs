@@ -51,6 +51,7 @@ fn count(until: u64) -> Count {
 fn options(hub: &FakeHub) -> Options {
     Options {
         hub: hub.url.clone(),
+        others: Vec::new(),
         id: "tester".into(),
         token: None,
         encoding: Encoding::Cbor,
@@ -121,6 +122,37 @@ async fn after_lost_connections_it_resumes_behind_what_is_safe() {
     for (seq, pack) in hub.batches() {
         assert_eq!(pack[0]["2"], json!(seq));
     }
+}
+
+#[tokio::test]
+async fn when_its_hub_does_not_answer_it_goes_on_with_the_next_under_the_same_numbers() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = format!("ws://{}", gone.local_addr().unwrap());
+    drop(gone);
+    // The first takes three batches, acks none, and answers no more.
+    let ends = Act {
+        forget: true,
+        silent: true,
+        ..lost(3)
+    };
+    let full = Act {
+        refuse: Some((503, vec![("Retry-After", "60")])),
+        ..Act::default()
+    };
+    let first = FakeHub::start(vec![ends, full]).await;
+    let second = FakeHub::start(vec![Act::default()]).await;
+    let options = Options {
+        others: vec![nobody, second.url.clone()],
+        ..options(&first)
+    };
+    let (outcome, stats) = play(options, count(20)).await;
+    assert!(outcome.fatal.is_none() && outcome.unacked.is_empty());
+    assert_eq!(first.seqs(0), [1, 2, 3]);
+    assert!(second.seqs(0).into_iter().eq(1..=20));
+    assert_eq!(stats.acked.load(Relaxed), 20);
+    // Of the same stream: a consumer knows the second copy of the first three.
+    let stream = |hub: &FakeHub| hub.seen.lock().unwrap().safe.keys().next().cloned();
+    assert_eq!(stream(&second).unwrap().1, outcome.stream);
 }
 
 #[tokio::test]
@@ -249,6 +281,7 @@ async fn a_sensor_without_a_hub_keeps_the_newest_and_tells_what_it_gave_up() {
     let (_stopper, stop) = Stopper::new();
     let options = Options {
         hub: url,
+        others: Vec::new(),
         id: "alone".into(),
         token: None,
         encoding: Encoding::Cbor,

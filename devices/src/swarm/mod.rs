@@ -140,6 +140,12 @@ async fn drive(args: SwarmArgs, mut tokens: HashMap<String, String>) -> Report {
         };
         let mut options = args.common.options(id, token, Full::Window);
         options.window = args.window;
+        // Each hub is the first choice of as many.
+        let mut hubs = args.common.hubs.clone();
+        hubs.rotate_left(index % args.common.hubs.len().max(1));
+        let mut hubs = hubs.into_iter();
+        options.hub = hubs.next().unwrap_or_default();
+        options.others = hubs.collect();
         options.model = "swarm";
         let run = client::run(
             options,

@@ -37,6 +37,22 @@ async fn every_batch_of_every_device_is_acked_and_counted() {
 }
 
 #[tokio::test]
+async fn several_hubs_share_a_swarm_and_take_over_from_one_another() {
+    let hub = FakeHub::start(vec![Act::default()]).await;
+    let other = FakeHub::start(vec![Act::default()]).await;
+    let both = format!("--hub {},{} ", hub.url, other.url);
+    let line = format!("swarm --quiet {both}--devices 10 --rate 0 --batch 1 --batches 10");
+    let report = drive(Line::parse_from(line.split(' ')).args, HashMap::new()).await;
+    assert!(report.is_well(), "{}", report.text());
+    let devices = |hub: &FakeHub| hub.seen.lock().unwrap().safe.len();
+    assert_eq!((devices(&hub), devices(&other)), (5, 5));
+    let nobody = format!("--hub ws://127.0.0.1:1,{} ", other.url);
+    let line = format!("swarm --quiet {nobody}--devices 4 --rate 0 --batch 1 --batches 10");
+    let report = drive(Line::parse_from(line.split(' ')).args, HashMap::new()).await;
+    assert!(report.is_well(), "{}", report.text());
+}
+
+#[tokio::test]
 async fn a_hub_that_drops_connections_costs_no_batch() {
     let dropping = Act {
         take: Some(2),
