@@ -393,7 +393,7 @@ impl Intake {
                     readings,
                 }
             }
-            spool::Event::Thinned {
+            spool::Event::Compacted {
                 groups,
                 batches,
                 readings,
@@ -406,7 +406,7 @@ impl Intake {
                     "the spool is full; the oldest of the devices with the largest shares went"
                 );
                 board.spool.dropped_batches.add(batches);
-                Event::Thinned {
+                Event::Compacted {
                     moved: Moved::new(groups),
                     batches,
                     readings,
