@@ -359,10 +359,7 @@ async fn an_export_gives_what_a_dying_device_still_reads_and_records_of_the_rest
             .env("TMPDIR", dir.path())
             .env("LD_PRELOAD", &library)
             .env("FAULTS", &faults)
-            .env(
-                "FAULTS_BELOW",
-                segments(&here.join("spool"))[0].join("db"),
-            )
+            .env("FAULTS_BELOW", segments(&here.join("spool"))[0].join("db"))
             .output()
             .unwrap()
     };

@@ -20,10 +20,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("packed", &[]),
+    ("pattern", &[]),
+    (
+        "reduce",
+        &["config", "lru", "pattern", "protocol", "reading"],
+    ),
     ("protocol", &["reading"]),
     (
         "commands",
-        &["protocol", "reading", "clock", "pulse", "status", "stop"],
+        &[
+            "pattern", "protocol", "reading", "clock", "pulse", "status", "stop",
+        ],
     ),
     (
         "config",
@@ -40,6 +47,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "commands",
             "pulse",
             "reading",
+            "reduce",
             "protocol",
             "config",
             "status",
@@ -54,7 +62,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "pulse", "reading", "spool", "uplink", "status", "clock", "lru",
+            "pulse", "reading", "reduce", "spool", "uplink", "status", "clock", "lru",
         ],
     ),
     (
@@ -89,7 +97,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "hub",
         &[
             "commands", "log", "pulse", "service", "admin", "clock", "config", "intake", "listen",
-            "memory", "session", "spool", "status", "stop", "uplink",
+            "memory", "reduce", "session", "spool", "status", "stop", "uplink",
         ],
     ),
 ];

@@ -11,6 +11,9 @@ impl Document<'_> {
     /// Checks one name of the top level.
     pub(super) fn check_section(&mut self, name: &Spanned<DeString<'_>>, value: &DeValue<'_>) {
         let section = name.get_ref().as_ref();
+        if self.lists.contains(section) {
+            return self.check_list(name, section, value);
+        }
         let Some(table) = value.as_table() else {
             let text = if self.known.contains_key(section) {
                 format!(
@@ -33,6 +36,25 @@ impl Document<'_> {
             return self.unknown(name, format!("[{section}]"), text);
         }
         self.check_keys(section, table);
+    }
+
+    /// Checks a section that may be there several times.
+    fn check_list(&mut self, name: &Spanned<DeString<'_>>, section: &str, value: &DeValue<'_>) {
+        let tables = value.as_array().into_iter().flat_map(|list| list.iter());
+        let mut all = value.is_array();
+        for entry in tables {
+            match entry.get_ref().as_table() {
+                Some(table) => self.check_keys(section, table),
+                None => all = false,
+            }
+        }
+        if !all {
+            let text = format!(
+                "may be there several times: write [[{section}]], in double brackets, on a line of its \
+                 own and its keys below it"
+            );
+            self.unknown(name, section.to_owned(), text);
+        }
     }
 
     fn check_keys(&mut self, section: &str, table: &DeTable<'_>) {

@@ -19,9 +19,10 @@ use super::watermarks::Watermarks;
 /// Version of everything below the spool's directory. 2: batches have uptime and boot.
 const FORMAT: u32 = 2;
 
-/// 3: there are final answers to commands in it. The number is raised when the first of them is
-/// stored, so that whoever uses no commands can go back to an older telehub.
-const FORMAT_WITH_REPLIES: u32 = 3;
+/// 3: there are final answers to commands in it, or totals of what `[[reduce]]` left out. The number
+/// is raised when the first of them is stored, so that whoever uses neither can go back to an older
+/// telehub.
+const FORMAT_WITH_MORE: u32 = 3;
 
 /// More ids than a segment can use up: 4 MiB of groups, of some 80 bytes at least.
 const IDS_OF_ONE: u64 = 1 << 20;
@@ -36,7 +37,7 @@ pub(super) fn format(path: &Path) -> Option<u32> {
 
 /// The version, if it is one that we do not know yet.
 pub(super) fn newer_format(path: &Path) -> Option<u32> {
-    format(path).filter(|version| *version > FORMAT_WITH_REPLIES)
+    format(path).filter(|version| *version > FORMAT_WITH_MORE)
 }
 
 /// The last id that a segment which begins with `first` may have. `following`: the first one of
@@ -209,13 +210,13 @@ impl SegmentLog {
         Ok(())
     }
 
-    /// Before a final answer to a command is stored: an older telehub must set the spool aside
-    /// instead of taking it for damaged.
-    pub(super) fn expect_replies(&mut self) -> io::Result<()> {
-        if self.format == Some(FORMAT_WITH_REPLIES) {
+    /// Before a final answer to a command or a total is stored: an older telehub must set the spool
+    /// aside instead of taking it for damaged.
+    pub(super) fn expect_more(&mut self) -> io::Result<()> {
+        if self.format == Some(FORMAT_WITH_MORE) {
             return Ok(());
         }
-        self.write_format(FORMAT_WITH_REPLIES)
+        self.write_format(FORMAT_WITH_MORE)
     }
 
     fn read_directory(&mut self) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use super::space::{self, SEGMENT_COST};
 use super::store::Error;
 use super::tally::Tally;
 use super::{GroupId, Loc};
-use crate::reading::{Item, Mark};
+use crate::reading::{GapReason, Item, Mark};
 
 /// A failed commit.
 #[derive(Debug)]
@@ -57,9 +57,13 @@ impl SegmentLog {
             self.save_marks();
             return Ok(Vec::new());
         }
-        let is_reply = |item: &Arc<Item>| matches!(**item, Item::Reply(_));
-        if items.iter().any(is_reply) || self.depth().replies > 0 {
-            self.expect_replies()?;
+        let is_more = |item: &Arc<Item>| match &**item {
+            Item::Reply(_) => true,
+            Item::Gap(gap) => gap.reason == GapReason::Reduced,
+            Item::Batch(_) => false,
+        };
+        if items.iter().any(is_more) || self.depth().replies > 0 {
+            self.expect_more()?;
         }
         let bytes: usize = items.iter().map(|item| item.weight()).sum();
         self.make_room(bytes as u64)?;

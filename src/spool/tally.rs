@@ -386,6 +386,8 @@ pub(super) fn encode_gaps(gaps: &[Gap], writer: &mut Writer) {
             GapReason::Corrupt => 2,
             GapReason::TooLarge => 3,
             GapReason::Refused => 4,
+            // In spools of version 3 only.
+            GapReason::Reduced => 5,
         };
         writer.u8(reason | if gap.clock.is_some() { IN_DOUBT } else { 0 });
         writer.f64(gap.time);
@@ -412,6 +414,7 @@ pub(super) fn decode_gaps(reader: &mut Reader<'_>) -> Result<Vec<Gap>, Damage> {
                 2 => GapReason::Corrupt,
                 3 => GapReason::TooLarge,
                 4 => GapReason::Refused,
+                5 => GapReason::Reduced,
                 _ => return Err(Damage::Wrong),
             },
             time: reader.f64()?,

@@ -16,6 +16,7 @@ pub mod number;
 pub mod per_day;
 pub mod presence;
 pub mod process;
+pub mod reduce;
 pub mod refused;
 pub mod report;
 pub mod rhythm;

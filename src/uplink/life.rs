@@ -65,7 +65,11 @@ pub(super) async fn run<D: Dial>(
         blame: Blame::default(),
         packs: KnownPacks::default(),
         twins: Twins::default(),
-        values: Values::new(&settings.values, settings.homeassistant.discovery),
+        values: Values::new(
+            &settings.values,
+            settings.homeassistant.discovery,
+            &settings.rules,
+        ),
         discovery: settings.homeassistant.discovery.then(|| {
             let plain = settings.values.plain;
             Discovery::new(&broker.prefix, &settings.hub, &settings.version, plain)

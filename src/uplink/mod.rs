@@ -20,6 +20,7 @@ use crate::commands::port::UplinkWays;
 use crate::config;
 use crate::pulse::Pulse;
 use crate::reading::{Item, Lane};
+use crate::reduce::Rules;
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
 use crate::stop::Stop;
@@ -98,6 +99,8 @@ pub struct Settings {
     pub broker: config::Uplink,
     /// `[values]`
     pub values: config::Values,
+    /// `[[reduce]]`: how seldom values may come.
+    pub rules: Rules,
     /// `[homeassistant]`
     pub homeassistant: config::HomeAssistant,
     /// The hub's id, a topic level.
@@ -119,6 +122,7 @@ impl Settings {
         Self {
             broker,
             values: config::Values::default(),
+            rules: Rules::default(),
             homeassistant: config::HomeAssistant::default(),
             hub: hub.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The path of a module within its crate; the crate itself is the empty one.
-pub type Module = Vec<String>;
+pub(crate) type Module = Vec<String>;
 
 /// Who takes names from whom.
-pub type Imports = BTreeMap<Module, BTreeSet<Module>>;
+pub(crate) type Imports = BTreeMap<Module, BTreeSet<Module>>;
 
 /// Imports among the files of a crate's folder. Test files are left out, and so is what a file
 /// takes from a module that it is part of, or that is part of it: those are one thing in several
 /// files. `code`: the text of a file without comments.
-pub fn imports(sources: &Path, files: &[(&Path, String)]) -> Imports {
+pub(crate) fn imports(sources: &Path, files: &[(&Path, String)]) -> Imports {
     let modules: BTreeMap<Module, &str> = files
         .iter()
         .filter_map(|(path, code)| {
@@ -163,7 +163,7 @@ fn resolve(from: &Module, path: &[String], modules: &BTreeMap<Module, &str>) -> 
 }
 
 /// Modules that can reach each other both ways, each set once.
-pub fn circles(imports: &Imports) -> Vec<BTreeSet<Module>> {
+pub(crate) fn circles(imports: &Imports) -> Vec<BTreeSet<Module>> {
     let reach: BTreeMap<&Module, BTreeSet<&Module>> = imports
         .keys()
         .map(|module| (module, reachable(module, imports)))

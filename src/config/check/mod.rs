@@ -4,6 +4,7 @@
 mod admin;
 mod commands;
 mod devices;
+mod reduce;
 mod uplink;
 mod values;
 
@@ -56,6 +57,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     commit_interval(doc, &spool, &uplink);
     let admin = admin::admin(doc, &devices, &mut notes);
+    let reduce = reduce::reduce(doc, &spool, &mut notes);
     let homeassistant = values::homeassistant(doc);
     let values = values::values(doc, homeassistant, &mut notes);
     let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
@@ -73,6 +75,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
             devices,
             spool,
             uplink,
+            reduce,
             values,
             homeassistant,
             commands,

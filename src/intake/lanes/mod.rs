@@ -24,6 +24,7 @@ mod check;
 mod event;
 mod live;
 mod publish;
+mod reduced;
 mod refused;
 mod route;
 mod store;
@@ -45,6 +46,7 @@ use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::refusals::Refusals;
 use crate::intake::streams::{Streams, Verdict};
 use crate::reading::{Final, GapReason, Item, Lane, Mark};
+use crate::reduce::Reducer;
 use crate::spool::Loc;
 
 /// Who is told that something is safe.
@@ -164,6 +166,8 @@ pub struct Lanes {
     settings: Settings,
     /// What was taken and what is safe.
     pub streams: Streams,
+    /// What is left out of what comes in; `None`: nothing.
+    reducer: Option<Reducer>,
     phase: Phase,
     route: Route,
     up: Option<u64>,
@@ -214,6 +218,7 @@ impl Lanes {
         Self {
             settings,
             streams: Streams::new(settings.device_window),
+            reducer: None,
             phase: Phase::Running,
             route: Route::Spool,
             up: None,
@@ -307,6 +312,7 @@ impl Lanes {
             Event::Finish => self.phase = Phase::Finishing,
             Event::Abandon => self.phase = Phase::Abandoning,
         }
+        self.tell_totals(now);
         self.check_deadlines(now, out);
         self.choose_route();
         self.probe(now);
@@ -360,6 +366,7 @@ impl Lanes {
             hangs,
             self.load_retry,
             self.held_until,
+            self.next_total(),
         ]
         .into_iter()
         .flatten()
@@ -471,6 +478,9 @@ impl Lanes {
                 ack,
             }),
             Verdict::New => {
+                let Some((batch, resolved)) = self.reduce(now, batch, resolved) else {
+                    return self.settle(Some(origin), out);
+                };
                 self.arrivals += 1;
                 let entry = Entry {
                     n: self.arrivals,

@@ -16,6 +16,7 @@ use crate::spool::{Compacted, Depth, Group, GroupId};
 use crate::uplink::{Cause, Refusal};
 
 mod interval;
+mod reduced;
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;

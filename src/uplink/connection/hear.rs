@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{Connection, Data, Record, thing_of};
-use crate::reading::Item;
+use crate::reading::{GapReason, Item};
 use crate::uplink::door::{Signal, Wire};
 use crate::uplink::failure::Failure;
 use crate::uplink::{Cause, Event, Refusal, reasons};
@@ -132,7 +132,10 @@ impl<W: Wire> Connection<'_, W> {
         let board = &self.ports.board.uplink;
         let waited = now.saturating_duration_since(data.since);
         board.puback_latency.observe(waited, 1);
-        if let Item::Gap(gap) = &*data.item {
+        // A total of what was left out on purpose tells of no loss.
+        if let Item::Gap(gap) = &*data.item
+            && gap.reason != GapReason::Reduced
+        {
             let reason = gap.reason.as_str();
             board.gaps.add(reason, 1);
             board.gap_batches.add(reason, gap.batches);
