@@ -41,7 +41,7 @@ static void invariants(void)
 {
     uint32_t bytes = 0, count = 0;
     for (uint16_t at = hub.head; count < hub.batches; count++) {
-        uint16_t size = ENTRY + length_at(&hub, at);
+        uint16_t size = size_at(&hub, at);
         bytes += size;
         at = wrap(at + size);
     }
@@ -65,7 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (action & 64) {
                 /* Past the proof, which no fuzzer guesses. */
                 hub.phase = GREETING;
-                hub.flags |= SAY_HELLO;
+                hub.say = 1 << TX_HELLO;
                 hub.rx = RX_FIRST;
                 hub.tx = TX_NONE;
             }
