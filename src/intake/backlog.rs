@@ -25,6 +25,7 @@ use super::refusals::Key;
 use super::tracked::{Fate, Slot, Tracked};
 use crate::reading::{Item, Lane, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
+use crate::uplink::Cause;
 
 pub use super::expiry::Expiry;
 
@@ -568,12 +569,13 @@ impl Backlog {
         }
     }
 
-    /// The broker has refused what was published from there, and its key is held.
-    pub fn park(&mut self, loc: Loc, item: &Item) {
+    /// The broker has refused what was published from there, and its key is held. Where it may be
+    /// the payload that it dislikes, the next probe is another one; else the order is kept.
+    pub fn park(&mut self, loc: Loc, item: &Item, cause: Cause) {
         let key = Key::new(item.device(), item.topic(Lane::History));
         self.put_aside(loc, item, &key);
         if let Some(behind) = self.behind.get_mut(&key) {
-            behind.tried = Some(loc);
+            behind.tried = (!cause.is_of_topic()).then_some(loc);
         }
     }
 

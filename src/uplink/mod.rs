@@ -257,4 +257,16 @@ pub enum Cause {
 impl Cause {
     /// The packet is larger than the broker takes.
     pub const TOO_LARGE: Self = Self::Reason(reasons::PACKET_TOO_LARGE);
+
+    /// Whether it is the topic that is refused, whatever is published there. By any other reason
+    /// it may be the payload.
+    #[must_use]
+    pub fn is_of_topic(self) -> bool {
+        matches!(
+            self,
+            Self::Reason(
+                reasons::NOT_AUTHORIZED | reasons::TOPIC_NAME_INVALID | reasons::QUOTA_EXCEEDED
+            )
+        )
+    }
 }

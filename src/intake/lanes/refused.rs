@@ -55,7 +55,7 @@ impl Lanes {
                 }
             }
             What::Stored(loc) if lane == Lane::Live => self.backlog.give_back(loc, &item),
-            What::Stored(loc) => self.backlog.park(loc, &item),
+            What::Stored(loc) => self.backlog.park(loc, &item, refusal.cause),
             What::GivenUp => {}
         }
         let data = key.topic != Topic::Result;

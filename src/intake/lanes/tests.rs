@@ -529,7 +529,13 @@ impl World {
         let epoch = self.epoch;
         if self.is_refused(&item, lane) {
             self.refused.insert(id_of(&item));
-            let refusal = refusal(Cause::Reason(0x87));
+            // Payload format invalid, or not authorized.
+            let code = if self.bad == Some(id_of(&item)) {
+                0x99
+            } else {
+                0x87
+            };
+            let refusal = refusal(Cause::Reason(code));
             self.apply(Event::Refused {
                 epoch,
                 token,
@@ -1507,6 +1513,34 @@ fn a_backlog_that_is_refused_is_not_kept_in_memory_and_is_probed_with_growing_pa
     let probes = world.published.len() - before;
     assert!((6..=9).contains(&probes), "{probes} probes in an hour");
     world.heal();
+}
+
+#[test]
+fn when_a_topic_is_allowed_again_its_backlog_arrives_in_order() {
+    for in_order in [false, true] {
+        let mut world = refused_beside(false, in_order, &ALL);
+        for n in 0..60 {
+            world.step(&Op::Send(0));
+            // Some probes are refused in between.
+            world.step(&Op::Wait(n * 1_000));
+            settle_down(&mut world);
+        }
+        for topic in ALL {
+            world.step(&Op::Refuses(0, topic, false));
+        }
+        let before = world.published.len();
+        for _ in 0..200 {
+            world.step(&Op::Wait(60_000));
+            settle_down(&mut world);
+        }
+        let arrived: Vec<_> = world.published[before..]
+            .iter()
+            .filter(|(_, lane)| *lane == Lane::History)
+            .map(|(id, _)| id.1)
+            .collect();
+        assert_eq!(arrived, (1..=60).collect::<Vec<_>>());
+        world.heal();
+    }
 }
 
 #[test]
