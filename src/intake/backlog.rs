@@ -825,7 +825,7 @@ impl Backlog {
     }
 
     /// The store took items out of groups, so many batches and readings in all.
-    pub fn thinned(&mut self, moved: &Moved, batches: u64, readings: u64) {
+    pub fn compacted(&mut self, moved: &Moved, batches: u64, readings: u64) {
         let mut done = Done::default();
         let mut again: Option<GroupId> = None;
         for (id, gone) in moved.groups() {

@@ -397,7 +397,7 @@ impl Intake {
                     readings,
                 }
             }
-            spool::Event::Thinned {
+            spool::Event::Compacted {
                 groups,
                 batches,
                 readings,
@@ -410,7 +410,7 @@ impl Intake {
                     "the spool is full; the oldest of the devices with the largest shares went"
                 );
                 board.spool.dropped_batches.add(batches);
-                Event::Thinned {
+                Event::Compacted {
                     moved: Moved::new(groups),
                     batches,
                     readings,

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::commands::DeviceCommands;
 use super::counts::ENDINGS;
-use super::devices::Shared;
 use super::history::{ASLEEP, History, state};
 use super::kept::{Last, Slot};
 use super::memory::Remembered;
@@ -16,6 +15,7 @@ use super::number::{Number, lock};
 use super::report::{DeviceReport, Past, RefusedReport};
 use super::rhythm::Rhythm;
 use super::sampling::Budget;
+use super::shared::Shared;
 use super::tap::OF_ONE;
 use crate::clock;
 use crate::reading::Batch;

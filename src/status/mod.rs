@@ -21,6 +21,7 @@ pub mod refused;
 pub mod report;
 pub mod rhythm;
 pub mod sampling;
+pub mod shared;
 pub mod spool;
 pub mod tap;
 pub mod uplink;

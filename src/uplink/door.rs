@@ -10,7 +10,7 @@ use super::Settings;
 use super::failure::Failure;
 use super::publication::{Head, Publication, Publisher};
 use super::route::Target;
-use super::terms::{Terms, Version};
+use super::terms::{Terms, Verdict, Version};
 
 /// What happened on the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,17 +105,6 @@ pub(super) struct Missed {
     pub(super) failure: Failure,
     /// What it says about the version that was tried.
     pub(super) version: Verdict,
-}
-
-/// What a failed attempt says about the version of MQTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing.
-    Open,
-    /// CONNACK says that the broker does not speak it.
-    Unsupported,
-    /// The broker hung up on CONNECT.
-    HungUp,
 }
 
 /// Makes connections.

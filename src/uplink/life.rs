@@ -1,16 +1,13 @@
 //! The uplink's life: connect, serve, wait, connect again, until the submissions end.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::blame::Blame;
+use super::connection::packs::Known as KnownPacks;
 use super::connection::{self, End, Leave};
 use super::door::{Client, Dial, Wire};
 use super::failure::Failure;
@@ -18,16 +15,14 @@ use super::homeassistant::Discovery;
 use super::outlet::Outlet;
 use super::parked::Parked;
 use super::paths::{Paths, reason_to_leave};
+use super::ports::Ports;
 use super::publication::Publisher;
 use super::route::{Returns, Target};
 use super::twins::Twins;
 use super::values::Values;
 use super::{Event, Settings, Submission, stale};
 use crate::clock;
-use crate::commands::authority::Authority;
-use crate::commands::desired::Desired;
 use crate::commands::port::{News, UplinkWays};
-use crate::pulse::Pulse;
 use crate::status::board::{Board, UplinkState};
 use crate::status::presence::Outbox;
 use crate::stop::Stop;
@@ -35,43 +30,6 @@ use crate::stop::Stop;
 /// Different reasons for failing to connect that are remembered as logged. More than these
 /// means that the sentences themselves vary; the rest is for `debug`.
 const REASONS: usize = 16;
-
-/// What the uplink has to do with the rest of the hub.
-pub(super) struct Ports {
-    pub(super) submissions: mpsc::Receiver<Submission>,
-    pub(super) outlet: Outlet,
-    pub(super) outbox: Arc<Outbox>,
-    pub(super) board: Arc<Board>,
-    pub(super) reconnect: watch::Receiver<u64>,
-    pub(super) pulse: Pulse,
-    /// The clock was set, or is known to be right.
-    pub(super) clock: watch::Receiver<u64>,
-    /// Device states that the broker refuses.
-    pub(super) parked: Parked,
-    /// The way of commands, if there is one. Gone once the last answer has been said.
-    pub(super) commands: Option<UplinkWays>,
-    /// Desired and reported states, where commands are on.
-    pub(super) desired: Option<Arc<Desired>>,
-    /// What devices may be asked, where commands are on.
-    pub(super) authority: Option<watch::Receiver<Arc<Authority>>>,
-    /// When the hub's own state, which it refuses, is tried again, and the pause before that.
-    pub(super) hub_pause: Option<(Instant, Duration)>,
-    /// What makes the broker hang up.
-    pub(super) blame: Blame,
-    /// What the broker makes of packs.
-    pub(super) packs: connection::KnownPacks,
-    pub(super) twins: Twins,
-    /// The newest values; `None`: they are off.
-    pub(super) values: Option<Values>,
-    /// What Home Assistant is told; `None`: nothing.
-    pub(super) discovery: Option<Discovery>,
-    pub(super) client_id: String,
-    /// How often this run may still look for states that an earlier one left behind.
-    pub(super) stale_attempts: u8,
-    /// The last connection was lost with data out, and had taken none.
-    pub(super) barren: bool,
-    pub(super) stop: Stop,
-}
 
 /// See [`super::run`].
 #[expect(
@@ -105,7 +63,7 @@ pub(super) async fn run<D: Dial>(
         commands,
         hub_pause: None,
         blame: Blame::default(),
-        packs: connection::KnownPacks::default(),
+        packs: KnownPacks::default(),
         twins: Twins::default(),
         values: Values::new(
             &settings.values,
@@ -231,7 +189,7 @@ impl<D: Dial> Life<D> {
         if self.last != here {
             // What another broker refused says nothing about this one.
             self.ports.blame.forget();
-            self.ports.packs = connection::KnownPacks::default();
+            self.ports.packs = KnownPacks::default();
             if let Some(values) = &mut self.ports.values {
                 values.forgive();
             }
@@ -282,75 +240,6 @@ impl<D: Dial> Life<D> {
                 }
                 Next::Wait(failure)
             }
-        }
-    }
-}
-
-impl Ports {
-    /// Tells the room of the commands, if there is one.
-    pub(super) fn tell_commands(&self, news: News) {
-        if let Some(commands) = &self.commands {
-            // An error means that the room has ended.
-            let _ = commands.news.send(news);
-        }
-    }
-
-    /// The values that were out on a connection that has ended.
-    fn lose_values(&mut self, hung_up: bool) {
-        let Some(values) = &mut self.values else {
-            return;
-        };
-        let now = Instant::now();
-        if let Some(discovery) = &mut self.discovery {
-            discovery.lost(hung_up, now);
-        }
-        let paused = values.lost(hung_up, now);
-        if paused > 0 {
-            self.board.uplink.refused_values.add(1);
-            if values.is_first_refusal() {
-                warn!(
-                    names = paused,
-                    "the broker hung up several times while values were on the way; they are tried \
-                     again with growing pauses, and data goes on: look at its ACL for value/#, whether \
-                     it takes retained messages, or write values.enabled = false"
-                );
-            }
-        }
-    }
-
-    /// Records the uplink's state.
-    pub(super) fn show(&self, state: UplinkState, error: Option<String>) {
-        self.board.uplink.set(state, error);
-        self.board.stir();
-    }
-
-    /// Does `work` while there is no connection. `None`: the uplink is to end, and nothing is
-    /// submitted any more.
-    async fn idle<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = pin!(work);
-        loop {
-            tokio::select! {
-                result = &mut work => return Some(result),
-                () = self.stop.requested() => break,
-                () = discard(&mut self.submissions, &mut self.outlet) => return None,
-                () = self.pulse.asked() => self.pulse.answer().await,
-            }
-        }
-        // No further connect; the intake may still be at work on the way to its own end.
-        discard(&mut self.submissions, &mut self.outlet).await;
-        None
-    }
-}
-
-/// Drops submissions, which are for connections that have ended, until there are no more.
-/// Cancel safe.
-async fn discard(submissions: &mut mpsc::Receiver<Submission>, outlet: &mut Outlet) {
-    loop {
-        tokio::select! {
-            stale = submissions.recv() => if stale.is_none() {
-                return;
-            },
-            () = outlet.hand_over() => {}
         }
     }
 }

@@ -40,6 +40,7 @@ mod outlet;
 mod packer;
 mod parked;
 mod paths;
+mod ports;
 mod publication;
 mod reasons;
 mod route;

@@ -8,11 +8,11 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{mpsc, watch};
 
-use super::door::{Attempt, Dial, Missed, Signal, Subscription, Verdict, Wire};
+use super::door::{Attempt, Dial, Missed, Signal, Subscription, Wire};
 use super::failure::Failure;
 use super::publication::Head;
 use super::route::Target;
-use super::terms::Terms;
+use super::terms::{Terms, Verdict};
 use super::{Event, Settings, Submission, life};
 use crate::status::board::Board;
 use crate::status::presence::Outbox;

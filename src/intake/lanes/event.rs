@@ -141,7 +141,7 @@ pub enum Event {
         readings: u64,
     },
     /// Some items of stored groups were given up, and gap records stored for them.
-    Thinned {
+    Compacted {
         /// Where the others are now.
         moved: Moved,
         /// What went.

@@ -300,13 +300,13 @@ impl Lanes {
             } => {
                 self.backlog.dropped(groups, batches, readings);
             }
-            Event::Thinned {
+            Event::Compacted {
                 moved,
                 batches,
                 readings,
             } => {
                 self.move_stored(&moved);
-                self.backlog.thinned(&moved, batches, readings);
+                self.backlog.compacted(&moved, batches, readings);
             }
             Event::Tick => {}
             Event::Finish => self.phase = Phase::Finishing,

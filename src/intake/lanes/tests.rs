@@ -12,7 +12,7 @@ use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
 use crate::intake::refusals::Key;
 use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Reply, Topic};
-use crate::spool::{Depth, Group, GroupId, Thinned};
+use crate::spool::{Compacted, Depth, Group, GroupId};
 use crate::uplink::{Cause, Refusal};
 
 mod interval;
@@ -680,7 +680,7 @@ impl World {
             Op::Thin(d, n) => {
                 self.hear_the_spool();
                 let mut gone = Vec::new();
-                let mut thinned = Vec::new();
+                let mut compacted = Vec::new();
                 for (group, items) in self.disk.iter_mut().take(n) {
                     let (out, kept) = items
                         .iter()
@@ -692,7 +692,7 @@ impl World {
                     }
                     *items = kept.into_iter().map(|(_, item)| item).collect();
                     let positions = out.iter().map(|(at, _)| u32::try_from(*at).unwrap());
-                    thinned.push(Thinned {
+                    compacted.push(Compacted {
                         group: *group,
                         gone: positions.collect(),
                     });
@@ -701,8 +701,8 @@ impl World {
                 self.disk.retain(|_, items| !items.is_empty());
                 let (batches, readings) = self.record(&gone);
                 if batches > 0 {
-                    self.apply(Event::Thinned {
-                        moved: Moved::new(thinned),
+                    self.apply(Event::Compacted {
+                        moved: Moved::new(compacted),
                         batches,
                         readings,
                     });

@@ -10,7 +10,7 @@ mod hear;
 mod kept;
 mod messages;
 mod overtaken;
-mod packs;
+pub(super) mod packs;
 mod silence;
 mod states;
 mod values;
@@ -27,7 +27,7 @@ use super::blame::{Alone, Ending, Thing};
 use super::door::Wire;
 use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
-use super::life::Ports;
+use super::ports::Ports;
 use super::publication::Publisher;
 use super::{Event, Settings, Submission};
 use crate::clock;
@@ -35,7 +35,6 @@ use crate::commands::port::News;
 use crate::reading::{Item, Lane, Moment, Reply};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
-pub(in crate::uplink) use packs::Known as KnownPacks;
 use packs::{Pack, Packing};
 
 /// Device states that may be unacknowledged at a time. More would hurry nobody and crowd out

@@ -41,9 +41,10 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::door::{self, Attempt, Missed, Verdict};
+use super::door::{self, Attempt, Missed};
 use super::failure::Failure;
 use super::route::Target;
+use super::terms::Verdict;
 use super::{Settings, credentials};
 pub(super) use wire::Wire;
 

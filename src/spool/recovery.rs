@@ -1,23 +1,22 @@
-//! A damaged generation: what can be saved of it, and the records of the rest.
+//! A damaged segment: what can be saved of it, and the records of the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Event;
-use super::attach::CORRUPT;
 use super::codec;
 use super::files;
 use super::fs;
-use super::generation::Generation;
-use super::shelf::Shelf;
+use super::segment::Segment;
+use super::segment_log::SegmentLog;
 use super::store::Error;
 use super::tally::Tally;
 use crate::clock;
 use crate::reading::{Gap, GapReason, Item};
 
-impl Shelf {
-    /// Sets a damaged generation aside. Another takes its place, with every group that could be
+impl SegmentLog {
+    /// Sets a damaged segment aside. Another takes its place, with every group that could be
     /// saved under its old id, and one group of gap records, under an id that is free, for what
     /// could not: whoever reads in order comes across both.
     ///
@@ -25,16 +24,16 @@ impl Shelf {
     /// The replacement cannot be stored now; everything stays as it is.
     pub(super) fn replace(&mut self, index: usize, why: &str) -> Result<(), Error> {
         let now = clock::now();
-        let generation = &mut self.generations[index];
-        generation.open = None;
-        let known = generation.put_in();
-        generation.taking = None;
-        let (first, dir) = (generation.first, generation.dir.clone());
-        let mut groups = generation.salvage();
-        groups.retain(|id, _| generation.counts(*id));
+        let segment = &mut self.segments[index];
+        segment.open = None;
+        let known = segment.put_in();
+        segment.taking = None;
+        let (first, dir) = (segment.first, segment.dir.clone());
+        let mut groups = segment.salvage();
+        groups.retain(|id, _| segment.counts(*id));
         let mut removed = self.read_what_is_left(index, &mut groups);
         // In case that could not be written down, or not be read.
-        removed.extend(&self.generations[index].gone);
+        removed.extend(&self.segments[index].gone);
 
         let (mut found, mut sound) = (Tally::default(), Tally::default());
         for bytes in groups.values() {
@@ -45,14 +44,14 @@ impl Shelf {
                 }
             }
         }
-        let generation = &self.generations[index];
+        let segment = &self.segments[index];
         let there = |id: &u64| groups.contains_key(id) || removed.contains(id);
         let gaps = match &known {
             // What cannot be found was deleted.
             Some(known) if (first..=known.last).all(|id| there(&id)) => Vec::new(),
             Some(known) => known.lacking(&found, GapReason::Corrupt, now),
-            None if generation.nothing_acknowledged() => Vec::new(),
-            None if groups.is_empty() || (groups.len() as u64) < generation.expected => {
+            None if segment.nothing_acknowledged() => Vec::new(),
+            None if groups.is_empty() || (groups.len() as u64) < segment.expected => {
                 vec![codec::unknown_gap(now)]
             }
             None => Vec::new(),
@@ -64,12 +63,12 @@ impl Shelf {
             _ => 0,
         };
         // The id for the records: one that no group has had, behind all of them, which every
-        // generation keeps for this. Of any other, the end may be on its way already. Spools of
+        // segment keeps for this. Of any other, the end may be on its way already. Spools of
         // before have none to spare.
         let newest = groups.keys().chain(&removed).max().copied();
         let newest = newest.max(known.as_ref().map(|known| known.last));
         let end = newest.map_or(first, |id| id.saturating_add(1));
-        let bound = generation.bound;
+        let bound = segment.bound;
         let free = (first..=bound.min(end)).rev().find(|id| !there(id));
         let id = free.unwrap_or(bound);
         groups.retain(|id, _| !removed.contains(id));
@@ -91,8 +90,8 @@ impl Shelf {
         if replies > 0 {
             self.news.push(Event::RepliesLost { replies });
         }
-        self.generations[index] = Generation::sealed(first, bound, dir, &put_in);
-        self.next_id = self.next_id.max(self.generations[index].last + 1);
+        self.segments[index] = Segment::sealed(first, bound, dir, &put_in);
+        self.next_id = self.next_id.max(self.segments[index].last + 1);
         self.measure_others();
         Ok(())
     }
@@ -104,14 +103,14 @@ impl Shelf {
         index: usize,
         groups: &mut BTreeMap<u64, Vec<u8>>,
     ) -> BTreeSet<u64> {
-        let generation = &self.generations[index];
-        let Ok(mut store) = self.engine.open(&generation.dir) else {
+        let segment = &self.segments[index];
+        let Ok(mut store) = self.engine.open(&segment.dir) else {
             return BTreeSet::new();
         };
         let Ok(ids) = store.ids() else {
             return BTreeSet::new();
         };
-        for id in ids.present.into_iter().filter(|id| generation.counts(*id)) {
+        for id in ids.present.into_iter().filter(|id| segment.counts(*id)) {
             let whole =
                 |bytes: &[u8]| codec::header(bytes).is_ok_and(|header| header.damage().is_none());
             if groups.get(&id).is_some_and(|bytes| whole(bytes)) {
@@ -126,7 +125,7 @@ impl Shelf {
         ids.removed
     }
 
-    /// Makes a generation of these groups beside the damaged one, then puts it in its place. Returns
+    /// Makes a segment of these groups beside the damaged one, then puts it in its place. Returns
     /// where the damaged one is now, and what is in the new one.
     fn build(
         &self,
@@ -147,21 +146,21 @@ impl Shelf {
         }
         store.sync()?;
         drop(store);
-        Generation::write_summary(&new, &tally)?;
+        Segment::write_summary(&new, &tally)?;
         let copy = swap(dir, &new)?;
         if let Err(error) = files::sync_dir(&self.path) {
             tracing::warn!(%error, "cannot sync the spool's directory");
         }
-        files::prune_copies(&self.path, "gen-", CORRUPT, files::KEPT_COPIES);
+        files::prune_copies(&self.path, "gen-", files::CORRUPT, files::KEPT_COPIES);
         Ok((copy, tally))
     }
 }
 
-/// Puts the new generation in the place of the damaged one, which is set aside. Returns where. A
+/// Puts the new segment in the place of the damaged one, which is set aside. Returns where. A
 /// power cut may undo it or leave it half done, until the directory is synced: then the next start
 /// finds the damaged one again, or takes the new one.
 fn swap(dir: &Path, new: &Path) -> std::io::Result<PathBuf> {
-    let copy = files::name_aside(dir, CORRUPT);
+    let copy = files::name_aside(dir, files::CORRUPT);
     // An earlier attempt may have come that far.
     let there = fs::exists(dir);
     if there {

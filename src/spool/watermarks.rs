@@ -28,13 +28,13 @@ const WORKING: u64 = 16;
 
 /// The table of marks.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct Watermarks {
     streams: HashMap<(Arc<str>, Arc<str>), (u64, u64)>,
     moves: u64,
     changed: bool,
 }
 
-impl Marks {
+impl Watermarks {
     /// Raises a mark; a lower number changes nothing.
     pub(super) fn raise(&mut self, mark: Mark) {
         self.moves += 1;
@@ -73,7 +73,7 @@ impl Marks {
             .retain(|_, (_, moved)| !forgotten.contains(moved));
     }
 
-    /// Whether anything was raised since [`Marks::saved`].
+    /// Whether anything was raised since [`Watermarks::saved`].
     pub(super) fn changed(&self) -> bool {
         self.changed
     }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn streams_without_end_push_out_those_of_their_own_device_and_no_others() {
         for seq in [1, WORKING] {
-            let mut marks = Marks::default();
+            let mut marks = Watermarks::default();
             for device in 0..1_000 {
                 marks.raise(Mark {
                     device: format!("real-{device}").into(),
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn made_up_devices_push_out_no_mark_of_one_that_works() {
-        let mut marks = Marks::default();
+        let mut marks = Watermarks::default();
         let real = Mark {
             device: "real".into(),
             stream: "s".into(),
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_mark_never_goes_back() {
-        let mut marks = Marks::default();
+        let mut marks = Watermarks::default();
         marks.raise(mark(1, 9));
         marks.saved();
         marks.raise(mark(1, 4));
@@ -180,16 +180,16 @@ mod tests {
 
     #[test]
     fn the_file_gives_back_the_table_and_the_next_id() {
-        let mut marks = Marks::default();
+        let mut marks = Watermarks::default();
         marks.raise(mark(1, 9));
         marks.raise(mark(2, 3));
-        let (next, read) = Marks::read(&marks.to_file(77)).unwrap();
+        let (next, read) = Watermarks::read(&marks.to_file(77)).unwrap();
         assert_eq!((next, read), (77, marks.all()));
     }
 
     #[test]
     fn the_streams_that_moved_longest_ago_are_forgotten_first() {
-        let mut marks = Marks::default();
+        let mut marks = Watermarks::default();
         for stream in 0..=REMEMBERED {
             marks.raise(mark(stream, 1));
             marks.raise(mark(0, stream as u64 + 1));

@@ -1,4 +1,4 @@
-//! All generations on disk: where groups go, where they are found, and what must be true before
+//! All segments on disk: where groups go, where they are found, and what must be true before
 //! one is given up.
 //!
 //! ```text
@@ -6,31 +6,31 @@
 //!   format               "telehub spool 2"
 //!   marks                high-water marks of all streams and the next group id
 //!   ballast              space for gap records when there is none left (overflow.rs)
-//!   gen-<first id>/      generations, oldest first (generation.rs)
+//!   gen-<first id>/      segments, oldest first (segment.rs)
 //!   gen-….corrupt-TIME   damaged ones, the last three
 //! ```
 //!
 //! Ids grow for ever; they begin at the clock's microseconds and are remembered in `marks`. A
-//! generation takes groups only in the run that created it.
+//! segment takes groups only in the run that created it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::deletions::Deletions;
 use super::files::{self, Lock};
 use super::fs;
-use super::generation::Generation;
-use super::generations::{self, Limits};
-use super::marks::Marks;
-use super::remains::Remains;
+use super::segment::Segment;
+use super::space::{self, Limits};
 use super::store::Engine;
+use super::watermarks::Watermarks;
 use super::{Depth, Event, Usage};
 use crate::clock::unix_now;
 use crate::config;
 use crate::reading::Mark;
 
 /// The spool on disk.
-pub(super) struct Shelf {
+pub(super) struct SegmentLog {
     pub(super) path: PathBuf,
     pub(super) limits: Limits,
     pub(super) engine: Box<dyn Engine>,
@@ -38,23 +38,23 @@ pub(super) struct Shelf {
     pub(super) lock: Option<Lock>,
     /// The version of the format that the directory says it is of.
     pub(super) format: Option<u32>,
-    pub(super) generations: Vec<Generation>,
+    pub(super) segments: Vec<Segment>,
     /// Directories that could not be removed yet.
-    pub(super) remains: Vec<Remains>,
-    pub(super) marks: Marks,
+    pub(super) deletions: Deletions,
+    pub(super) marks: Watermarks,
     pub(super) next_id: u64,
     /// The next id as the marks file has it.
     pub(super) saved_id: u64,
-    /// Bytes of everything in the directory but the generations.
+    /// Bytes of everything in the directory but the segments.
     pub(super) other_bytes: u64,
     /// Bytes that the next commit may take ahead of what it writes: there is room for them.
     pub(super) ahead: u64,
     /// Commands served, for what was used least lately.
     pub(super) commands: u64,
-    /// The generation (by its first group) that the device last failed to read from, and how
+    /// The segment (by its first group) that the device last failed to read from, and how
     /// often in a row.
     pub(super) refused: Option<(u64, u32)>,
-    /// Generations (by their first group) of which a sync has failed while they were found.
+    /// Segments (by their first group) of which a sync has failed while they were found.
     pub(super) in_doubt: BTreeSet<u64>,
     /// The last read stopped because the disk could not be read.
     pub(super) unreadable: bool,
@@ -62,7 +62,7 @@ pub(super) struct Shelf {
     pub(super) unusable: bool,
     /// The directory belongs to somebody else, or somebody else may write to it.
     pub(super) foreign: bool,
-    /// Marks and depth have been told: what is found later is news.
+    /// Watermarks and depth have been told: what is found later is news.
     pub(super) announced: bool,
     /// Devices whose stored batches the broker refuses.
     pub(super) unwanted: HashSet<Arc<str>>,
@@ -72,7 +72,7 @@ pub(super) struct Shelf {
     pub(super) news: Vec<Event>,
 }
 
-impl Shelf {
+impl SegmentLog {
     pub(super) fn new(config: &config::Spool, engine: Box<dyn Engine>) -> Self {
         let limits = Limits {
             max_size: config.max_size,
@@ -90,9 +90,9 @@ impl Shelf {
             engine,
             lock: None,
             format: None,
-            generations: Vec::new(),
-            remains: Vec::new(),
-            marks: Marks::default(),
+            segments: Vec::new(),
+            deletions: Deletions::default(),
+            marks: Watermarks::default(),
             next_id: first_id(),
             saved_id: 0,
             other_bytes: 0,
@@ -113,12 +113,12 @@ impl Shelf {
     /// What is stored.
     pub(super) fn depth(&self) -> Depth {
         let mut depth = Depth::default();
-        for generation in &self.generations {
-            depth.groups += generation.groups;
-            depth.batches += generation.batches;
-            depth.readings += generation.readings;
-            depth.replies += generation.replies;
-            depth.oldest = match (depth.oldest, generation.oldest) {
+        for segment in &self.segments {
+            depth.groups += segment.groups;
+            depth.batches += segment.batches;
+            depth.readings += segment.readings;
+            depth.replies += segment.replies;
+            depth.oldest = match (depth.oldest, segment.oldest) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
@@ -128,28 +128,28 @@ impl Shelf {
 
     /// Bytes on disk.
     pub(super) fn usage(&self) -> Usage {
-        let generations: u64 = self.generations.iter().map(|one| one.disk).sum();
+        let segments: u64 = self.segments.iter().map(|one| one.disk).sum();
         Usage {
-            disk_bytes: generations + self.other_bytes + self.remaining_bytes(),
+            disk_bytes: segments + self.other_bytes + self.deletions.bytes(),
         }
     }
 
     /// Whether any database is open.
     pub(super) fn is_open(&self) -> bool {
-        self.generations.iter().any(|one| one.open.is_some())
+        self.segments.iter().any(|one| one.open.is_some())
     }
 
     /// Nothing was asked for a while: gives back what is drained, and closes what is only read.
     /// Returns whether space came back.
     pub(super) fn idle(&mut self) -> bool {
-        let mut freed = self.make_up();
-        for index in (0..self.generations.len()).rev() {
-            let generation = &mut self.generations[index];
-            if generation.groups == 0 {
+        let mut freed = self.retry_deletions();
+        for index in (0..self.segments.len()).rev() {
+            let segment = &mut self.segments[index];
+            if segment.groups == 0 {
                 self.discard(index);
                 freed = true;
-            } else if generation.taking.is_none() && generation.open.is_some() {
-                generation.close();
+            } else if segment.taking.is_none() && segment.open.is_some() {
+                segment.close();
             }
         }
         freed
@@ -186,34 +186,86 @@ impl Shelf {
                 tracing::warn!("the marks are not saved: devices may send again what is known");
             }
         }
-        self.make_up();
-        for index in (0..self.generations.len()).rev() {
-            let generation = &mut self.generations[index];
-            if let Some(open) = &mut generation.open
+        self.retry_deletions();
+        for index in (0..self.segments.len()).rev() {
+            let segment = &mut self.segments[index];
+            if let Some(open) = &mut segment.open
                 && let Err(error) = open.store.sync()
             {
                 tracing::debug!(%error, "cannot sync at the end");
             }
-            if generation.taking.is_some() {
+            if segment.taking.is_some() {
                 self.finish(index);
             }
         }
-        self.bury_remains();
-        self.generations.clear();
-        self.remains.clear();
+        self.deletions.carry_out(&self.path);
+        self.segments.clear();
+        self.deletions.clear();
         self.lock = None;
     }
 
-    /// Looks at the sizes of everything but the generations and what remains of some.
+    /// Gives a segment up: marks that only it knew are saved first.
+    pub(super) fn discard(&mut self, index: usize) {
+        self.save_marks();
+        let mut segment = self.segments.remove(index);
+        segment.open = None;
+        self.delete_dir(segment.dir, segment.disk, false);
+    }
+
+    /// Removes a directory, now or later. `renamed`: its name is that of a segment no more.
+    pub(super) fn delete_dir(&mut self, dir: PathBuf, bytes: u64, renamed: bool) {
+        self.deletions.add(dir, bytes, renamed);
+        self.deletions.carry_out(&self.path);
+    }
+
+    /// Whether anything that is drained could not be removed yet: a directory, or groups in a
+    /// database that could not be opened.
+    pub(super) fn has_deletions_due(&self) -> bool {
+        !self.deletions.is_empty()
+            || self
+                .segments
+                .iter()
+                .any(|one| !one.deletions_due.is_empty())
+    }
+
+    /// Tries that again. Returns whether space came back.
+    pub(super) fn retry_deletions(&mut self) -> bool {
+        let mut freed = self.deletions.carry_out(&self.path);
+        for index in (0..self.segments.len()).rev() {
+            if self.segments[index].deletions_due.is_empty() {
+                continue;
+            }
+            if self.segments[index].taking.is_none() {
+                // It may have been opened without the engine.
+                self.segments[index].open = None;
+            }
+            let removed = self
+                .open(index)
+                .and_then(|()| self.segments[index].remove(&[], &*self.engine));
+            if let Err(error) = removed {
+                tracing::debug!(%error, "groups are still not removed");
+                continue;
+            }
+            let segment = &mut self.segments[index];
+            if segment.groups == 0 && segment.taking.is_none() {
+                self.discard(index);
+                freed = true;
+            }
+        }
+        self.close_unused();
+        freed
+    }
+
+    /// Looks at the sizes of everything but the segments and what remains of some.
     pub(super) fn measure_others(&mut self) {
         let Ok(names) = fs::names(&self.path) else {
             return;
         };
         self.other_bytes = names
             .iter()
-            .filter(|name| generations::parse_name(&name.to_string_lossy()).is_none())
+            .filter(|name| space::parse_name(&name.to_string_lossy()).is_none())
             .map(|name| self.path.join(name))
-            .filter(|path| !self.is_remains(path))
+            .filter(|path| !self.deletions.contains(path))
             .map(|path| files::entry_bytes(&path))
             .sum();
     }

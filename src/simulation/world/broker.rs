@@ -2,11 +2,11 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::Mutation;
+use super::super::Mutation;
+use super::super::trace::Note;
+use super::super::truth::{Broken, Link, Publish, Told, device_of, uid_of};
 use super::commands::which_of;
-use super::trace::Note;
-use super::truth::{Broken, Link, Publish, Told, device_of, uid_of};
-use super::world::{Ev, SETTLING, World};
+use super::{Ev, SETTLING, World};
 use crate::reading::{Gap, Topic};
 use crate::uplink::simulated::Written;
 
@@ -21,27 +21,27 @@ struct Coming {
 
 /// What it refuses.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Refused {
+pub(in crate::simulation) struct Refused {
     /// `None`: of all devices.
-    pub(super) device: Option<usize>,
-    pub(super) topic: Topic,
-    pub(super) code: u8,
-    pub(super) until: u64,
+    pub(in crate::simulation) device: Option<usize>,
+    pub(in crate::simulation) topic: Topic,
+    pub(in crate::simulation) code: u8,
+    pub(in crate::simulation) until: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Broker {
+pub(in crate::simulation) struct Broker {
     /// ms that one publish takes.
-    pub(super) service: u64,
-    pub(super) away_until: u64,
-    pub(super) hangs_until: u64,
-    pub(super) slow_until: u64,
+    pub(in crate::simulation) service: u64,
+    pub(in crate::simulation) away_until: u64,
+    pub(in crate::simulation) hangs_until: u64,
+    pub(in crate::simulation) slow_until: u64,
     /// How often it has hung up on this run of the hub.
-    pub(super) hung_ups: u64,
-    pub(super) refuses: Vec<Refused>,
+    pub(in crate::simulation) hung_ups: u64,
+    pub(in crate::simulation) refuses: Vec<Refused>,
     /// Devices that something was refused of.
-    pub(super) ever_refused: HashSet<usize>,
+    pub(in crate::simulation) ever_refused: HashSet<usize>,
     coming: VecDeque<Coming>,
     /// PUBACKs on their way back; with a reason code: refusals.
     going: VecDeque<(u16, Result<Publish, u8>)>,
@@ -50,7 +50,7 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    pub(super) fn new(service: u64) -> Self {
+    pub(in crate::simulation) fn new(service: u64) -> Self {
         Self {
             service,
             away_until: 0,
@@ -66,13 +66,13 @@ impl Broker {
     }
 
     /// Another run of the hub begins.
-    pub(super) fn forget(&mut self) {
+    pub(in crate::simulation) fn forget(&mut self) {
         self.hung_ups = 0;
         self.coming.clear();
         self.going.clear();
     }
 
-    pub(super) fn better(&mut self, now: u64, healed: bool, service: u64) {
+    pub(in crate::simulation) fn better(&mut self, now: u64, healed: bool, service: u64) {
         if healed {
             (self.away_until, self.hangs_until, self.slow_until) = (0, 0, 0);
         }
@@ -87,12 +87,12 @@ impl Broker {
 
 impl World {
     /// The connection that is there: run and number.
-    pub(super) fn link(&self) -> Option<Link> {
+    pub(in crate::simulation) fn link(&self) -> Option<Link> {
         let hub = self.hub.as_ref()?;
         Some((hub.run, hub.net.given()?.0))
     }
 
-    pub(super) fn collect_from_uplink(&mut self) -> bool {
+    pub(in crate::simulation) fn collect_from_uplink(&mut self) -> bool {
         let Some(hub) = &mut self.hub else {
             return false;
         };
@@ -119,7 +119,7 @@ impl World {
         new > 0
     }
 
-    pub(super) fn broker_answers(&mut self, run: u64, serial: u64) {
+    pub(in crate::simulation) fn broker_answers(&mut self, run: u64, serial: u64) {
         let now = self.now();
         let Some(hub) = self.hub.as_mut().filter(|hub| hub.run == run) else {
             return;
@@ -138,7 +138,7 @@ impl World {
         self.note(Note::Connects(serial, agrees));
     }
 
-    pub(super) fn writes(&mut self, run: u64, serial: u64) {
+    pub(in crate::simulation) fn writes(&mut self, run: u64, serial: u64) {
         if self.link() != Some((run, serial)) {
             return;
         }
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    pub(super) fn processes(&mut self, run: u64, serial: u64) -> Result<(), Broken> {
+    pub(in crate::simulation) fn processes(&mut self, run: u64, serial: u64) -> Result<(), Broken> {
         if self.link() != Some((run, serial)) {
             return Ok(());
         }
@@ -306,7 +306,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn puback_comes(&mut self, run: u64, serial: u64) {
+    pub(in crate::simulation) fn puback_comes(&mut self, run: u64, serial: u64) {
         if self.link() != Some((run, serial)) {
             return;
         }
@@ -337,7 +337,7 @@ impl World {
     }
 
     /// The connection ends, after some of what is on the way has arrived.
-    pub(super) fn cut(&mut self, hung_up: bool) {
+    pub(in crate::simulation) fn cut(&mut self, hung_up: bool) {
         let arrive = self.chance.below(self.broker.coming.len() + 1);
         self.cut_now(hung_up, arrive);
     }
@@ -373,7 +373,7 @@ impl World {
     }
 
     /// The hub is gone; some of what it had sent arrives all the same.
-    pub(super) fn leave_the_network(&mut self) {
+    pub(in crate::simulation) fn leave_the_network(&mut self) {
         if self.link().is_some() {
             self.cut(false);
         }

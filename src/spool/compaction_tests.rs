@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::disk::Disk;
 use super::fault_tests::{Faults, Faulty};
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::testing::{batch, copy};
 use super::tests::{config, gaps, load_all, shelf_of};
 use super::{Event, Group, GroupId, Loc};
@@ -29,15 +29,15 @@ fn round(number: u64) -> Vec<Arc<Item>> {
 #[derive(Default)]
 struct Told {
     groups: BTreeMap<GroupId, Vec<Arc<Item>>>,
-    thinned: u64,
+    compacted: u64,
     dropped: u64,
     batches: u64,
 }
 
 impl Told {
-    fn commit(&mut self, shelf: &mut Shelf, items: &[Arc<Item>]) {
-        let placed = shelf.commit(items, &[]).unwrap();
-        self.hear(shelf);
+    fn commit(&mut self, log: &mut SegmentLog, items: &[Arc<Item>]) {
+        let placed = log.commit(items, &[]).unwrap();
+        self.hear(log);
         self.stored(items, placed);
     }
 
@@ -49,8 +49,8 @@ impl Told {
         }
     }
 
-    fn hear(&mut self, shelf: &mut Shelf) {
-        for event in std::mem::take(&mut shelf.news) {
+    fn hear(&mut self, log: &mut SegmentLog) {
+        for event in std::mem::take(&mut log.news) {
             match event {
                 Event::Dropped {
                     from,
@@ -62,17 +62,17 @@ impl Told {
                     self.batches += batches;
                     self.groups.retain(|id, _| !(from..=upto).contains(id));
                 }
-                Event::Thinned {
+                Event::Compacted {
                     groups, batches, ..
                 } => {
-                    self.thinned += 1;
+                    self.compacted += 1;
                     self.batches += batches;
-                    for thinned in groups {
-                        let items = self.groups.get_mut(&thinned.group).unwrap();
+                    for compacted in groups {
+                        let items = self.groups.get_mut(&compacted.group).unwrap();
                         let mut at = 0;
                         items.retain(|_| {
                             at += 1;
-                            !thinned.gone.contains(&(at - 1))
+                            !compacted.gone.contains(&(at - 1))
                         });
                     }
                     self.groups.retain(|_, items| !items.is_empty());
@@ -128,16 +128,16 @@ fn assert_fair(groups: &[Group], rounds: u64, twice: bool) -> u64 {
 fn quiet_devices_keep_all_while_a_chatty_one_loses_its_oldest() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), SIZE);
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     let mut told = Told::default();
     const ROUNDS: u64 = 500;
     for number in 0..ROUNDS {
-        told.commit(&mut shelf, &round(number));
-        let used = shelf.usage().disk_bytes;
+        told.commit(&mut log, &round(number));
+        let used = log.usage().disk_bytes;
         assert!(used <= SIZE, "{used}");
     }
-    assert!(told.thinned > 3, "{}", told.thinned);
-    let groups = load_all(&mut shelf);
+    assert!(told.compacted > 3, "{}", told.compacted);
+    let groups = load_all(&mut log);
     let lost = assert_fair(&groups, ROUNDS, false);
     assert_eq!(lost, told.batches);
     let kept = &batches(&groups)["chatty"];
@@ -152,27 +152,27 @@ fn quiet_devices_keep_all_while_a_chatty_one_loses_its_oldest() {
     let ids: BTreeSet<GroupId> = groups.iter().map(|group| group.id).collect();
     assert!(told.groups.keys().all(|id| ids.contains(id)));
     // And all of it again after a restart.
-    let depth = shelf.depth();
-    drop(shelf);
-    let mut shelf = shelf_of(&config);
-    assert_eq!(shelf.depth(), depth);
-    assert_eq!(assert_fair(&load_all(&mut shelf), ROUNDS, false), lost);
+    let depth = log.depth();
+    drop(log);
+    let mut log = shelf_of(&config);
+    assert_eq!(log.depth(), depth);
+    assert_eq!(assert_fair(&load_all(&mut log), ROUNDS, false), lost);
 }
 
 #[test]
 fn equal_devices_lose_their_oldest_together() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf_of(&config(&dir.path().join("spool"), SIZE));
+    let mut log = shelf_of(&config(&dir.path().join("spool"), SIZE));
     let mut told = Told::default();
     for seq in 1..=1_000 {
         let items: Vec<_> = (0..10)
             .map(|n| batch(&format!("d{n}"), "s", seq, 2_000))
             .collect();
-        told.commit(&mut shelf, &items);
+        told.commit(&mut log, &items);
     }
     assert!(told.dropped > 0);
-    assert_eq!(told.thinned, 0);
-    let counts: Vec<_> = batches(&load_all(&mut shelf))
+    assert_eq!(told.compacted, 0);
+    let counts: Vec<_> = batches(&load_all(&mut log))
         .values()
         .map(Vec::len)
         .collect();
@@ -181,33 +181,33 @@ fn equal_devices_lose_their_oldest_together() {
 }
 
 #[test]
-fn what_others_ask_to_delete_of_a_thinned_generation_takes_nothing_else_with_it() {
+fn what_others_ask_to_delete_of_a_thinned_segment_takes_nothing_else_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf_of(&config(&dir.path().join("spool"), SIZE));
+    let mut log = shelf_of(&config(&dir.path().join("spool"), SIZE));
     let mut told = Told::default();
     let mut number = 0;
     // One device's groups are all its own, the other's as well.
-    while told.thinned == 0 {
+    while told.compacted == 0 {
         let chatty: Vec<_> = (1..=30)
             .map(|n| batch("chatty", "s", number * 30 + n, 2_000))
             .collect();
-        told.commit(&mut shelf, &chatty);
-        told.commit(&mut shelf, &[batch("quiet", "s", number + 1, 300)]);
+        told.commit(&mut log, &chatty);
+        told.commit(&mut log, &[batch("quiet", "s", number + 1, 300)]);
         number += 1;
     }
-    let groups = load_all(&mut shelf);
-    let first = shelf.generations[0].first;
-    let last = shelf.generations[0].last;
+    let groups = load_all(&mut log);
+    let first = log.segments[0].first;
+    let last = log.segments[0].last;
     let kept: BTreeSet<u64> = groups.iter().map(|group| group.id.0).collect();
-    shelf.generations[0].close();
+    log.segments[0].close();
     // The intake may have finished groups that it has not heard of as gone.
     let stale: Vec<GroupId> = (first..=last)
         .filter(|id| !kept.contains(id))
         .map(GroupId)
         .collect();
-    assert!(stale.len() as u64 >= shelf.generations[0].groups);
-    shelf.delete(&stale);
-    assert_eq!(batches(&load_all(&mut shelf))["quiet"].len() as u64, number);
+    assert!(stale.len() as u64 >= log.segments[0].groups);
+    log.delete(&stale);
+    assert_eq!(batches(&load_all(&mut log))["quiet"].len() as u64, number);
 }
 
 /// Whatever fails while room is made, and whenever: what is not stored is reported, and batches
@@ -217,7 +217,7 @@ fn a_disk_that_fails_while_room_is_made_loses_nothing_without_a_record() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
     let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
-    let mut shelf = Shelf::new(&config(&dir.path().join("spool"), SIZE), engine);
+    let mut log = SegmentLog::new(&config(&dir.path().join("spool"), SIZE), engine);
     let mut told = Told::default();
     let counters = [&faults.creates, &faults.appends, &faults.syncs];
     let (mut failed, mut rounds) = (0, 0);
@@ -225,21 +225,25 @@ fn a_disk_that_fails_while_room_is_made_loses_nothing_without_a_record() {
         let counter = counters[rounds as usize % counters.len()];
         counter.store(u32::try_from(rounds % 7).unwrap(), Relaxed);
         let items = round(rounds);
-        let first = shelf.commit(&items, &[]);
+        let first = log.commit(&items, &[]);
         counter.store(u32::MAX, Relaxed);
-        told.hear(&mut shelf);
+        told.hear(&mut log);
         match first {
             Ok(placed) => told.stored(&items, placed),
             Err(failure) => {
                 assert!(failure.full, "{failure:?}");
                 failed += 1;
-                told.commit(&mut shelf, &items);
+                told.commit(&mut log, &items);
             }
         }
         rounds += 1;
     }
-    assert!(failed > 20 && told.thinned > 0, "{failed} {}", told.thinned);
-    let groups = load_all(&mut shelf);
+    assert!(
+        failed > 20 && told.compacted > 0,
+        "{failed} {}",
+        told.compacted
+    );
+    let groups = load_all(&mut log);
     for group in &groups {
         if let Some(items) = told.groups.get(&group.id) {
             assert_eq!(&group.items, items);
@@ -258,28 +262,28 @@ fn a_disk_that_fails_while_room_is_made_loses_nothing_without_a_record() {
     }
 }
 
-/// The spool before and after the first rewrite that joins two generations.
+/// The spool before and after the first rewrite that joins two segments.
 fn before_and_after(dir: &Path) -> (Spool, u64, Vec<String>) {
     let config = config(&dir.join("spool"), SIZE);
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     let mut told = Told::default();
     for number in 0.. {
-        if shelf.usage().disk_bytes < SIZE * 2 / 3 {
-            told.commit(&mut shelf, &round(number));
+        if log.usage().disk_bytes < SIZE * 2 / 3 {
+            told.commit(&mut log, &round(number));
             continue;
         }
         copy(&config.path, &dir.join("before"));
         let had: BTreeSet<_> = names(&config.path);
-        let thinned = told.thinned;
-        told.commit(&mut shelf, &round(number));
+        let compacted = told.compacted;
+        told.commit(&mut log, &round(number));
         let gone: Vec<String> = had.difference(&names(&config.path)).cloned().collect();
-        if told.thinned > thinned + 1 {
+        if told.compacted > compacted + 1 {
             // Two in one commit tell nothing of the state between.
             fs::remove_dir_all(dir.join("before")).unwrap();
             continue;
         }
-        if told.thinned > thinned && !gone.is_empty() {
-            drop(shelf);
+        if told.compacted > compacted && !gone.is_empty() {
+            drop(log);
             return (config, number + 1, gone);
         }
         fs::remove_dir_all(dir.join("before")).unwrap();
@@ -306,14 +310,14 @@ fn open(config: &Spool, dir: &Path, rounds: u64, twice: bool, change: impl FnOnc
         path: path.clone(),
         ..config.clone()
     };
-    let mut shelf = shelf_of(&config);
-    assert_fair(&load_all(&mut shelf), rounds, twice);
+    let mut log = shelf_of(&config);
+    assert_fair(&load_all(&mut log), rounds, twice);
     let left = names(&path);
     assert!(
         left.iter().all(|name| name.len() == "gen-".len() + 16),
         "{left:?}"
     );
-    drop(shelf);
+    drop(log);
     fs::remove_dir_all(path).unwrap();
 }
 
@@ -330,7 +334,7 @@ fn whatever_a_power_cut_leaves_of_a_rewrite_opens_with_all_that_is_kept() {
         .unwrap()
         .clone();
     open(&config, dir.path(), rounds, false, |_| {});
-    // The records are stored, the new generation is complete, nothing has been put in its place.
+    // The records are stored, the new segment is complete, nothing has been put in its place.
     open(&config, dir.path(), rounds, true, |path| {
         fs::rename(path.join(&merged), path.join(format!("{merged}.new"))).unwrap();
         for name in gone.iter().chain([&merged]) {

@@ -1,10 +1,10 @@
-//! Generations without the batches of some devices.
+//! Segments without the batches of some devices.
 //!
-//! Crash-safe in this order: the new generation is complete and synced beside the old ones (`.new`,
+//! Crash-safe in this order: the new segment is complete and synced beside the old ones (`.new`,
 //! which a start clears up as long as the old one is there); the gap records are stored; the old
 //! one goes aside (`.dead`), from which moment on a start puts the new one in its place; then the
 //! others go whose groups it has as well. Whichever of those a power cut leaves behind is known by
-//! its first group, which is within the range of the generation before it.
+//! its first group, which is within the range of the segment before it.
 //!
 //! A power cut between the gap records and the change reports batches as dropped that are still
 //! there, and go out after all. Nothing is ever dropped without its record.
@@ -19,34 +19,34 @@ use super::commit::Failure;
 use super::fairness::Cut;
 use super::files;
 use super::fs;
-use super::generation::Generation;
-use super::shelf::Shelf;
+use super::segment::Segment;
+use super::segment_log::SegmentLog;
 use super::store::{Error, Store};
 use super::tally::Tally;
-use super::{Event, GroupId, Thinned};
+use super::{Compacted, Event, GroupId};
 use crate::clock;
 use crate::reading::Item;
 
 /// The outcome of copying.
 #[derive(Debug, Default)]
 struct Copied {
-    /// What the new generation holds.
+    /// What the new segment holds.
     kept: Tally,
     /// What was left out.
     lost: Tally,
     /// Where that was.
-    thinned: Vec<Thinned>,
+    compacted: Vec<Compacted>,
 }
 
-impl Shelf {
-    /// Rewrites generations without the batches of the victims. Gap records say what went.
+impl SegmentLog {
+    /// Rewrites segments without the batches of the victims. Gap records say what went.
     ///
     /// # Errors
     /// Nothing has changed, but for gap records that may be stored already.
-    pub(super) fn thin(&mut self, cut: &Cut) -> Result<(), Failure> {
+    pub(super) fn compact(&mut self, cut: &Cut) -> Result<(), Failure> {
         // What only deleted groups knew goes with them.
         self.save_marks();
-        let dir = self.generations[cut.run.start].dir.clone();
+        let dir = self.segments[cut.run.start].dir.clone();
         let new = dir.with_extension("new");
         let copied = self.copy_without(cut, &new).and_then(|copied| {
             let gaps = self.gaps_for_room(&copied.lost);
@@ -71,10 +71,10 @@ impl Shelf {
             batches,
             readings,
             written = cut.kept,
-            "generations thinned: the devices with the largest share lose their oldest"
+            "segments compacted: the devices with the largest share lose their oldest"
         );
-        self.news.push(Event::Thinned {
-            groups: copied.thinned,
+        self.news.push(Event::Compacted {
+            groups: copied.compacted,
             batches,
             readings,
             gaps,
@@ -82,15 +82,15 @@ impl Shelf {
         Ok(())
     }
 
-    /// Makes the new generation in `new`, durably.
+    /// Makes the new segment in `new`, durably.
     fn copy_without(&mut self, cut: &Cut, new: &Path) -> Result<Copied, Error> {
         let mut last = 0;
         for index in cut.run.clone() {
-            if self.generations[index].taking.is_some() {
-                self.generations[index].seal();
+            if self.segments[index].taking.is_some() {
+                self.segments[index].seal();
             }
             self.open(index)?;
-            last = self.generations[index].last;
+            last = self.segments[index].last;
         }
         if fs::exists(new) {
             files::remove(new)?;
@@ -98,7 +98,7 @@ impl Shelf {
         let mut store = self.engine.create(new)?;
         let mut copied = Copied::default();
         for index in cut.run.clone() {
-            let Some(open) = &mut self.generations[index].open else {
+            let Some(open) = &mut self.segments[index].open else {
                 return Err(Error::Busy("a database was closed meanwhile".into()));
             };
             for id in open.live.iter().copied() {
@@ -110,18 +110,18 @@ impl Shelf {
         drop(store);
         // Of all that it stands for, whether any of the last groups is kept or not.
         copied.kept.last = last;
-        Generation::write_summary(new, &copied.kept)?;
+        Segment::write_summary(new, &copied.kept)?;
         Ok(copied)
     }
 
-    /// Puts the new generation in the place of old ones.
+    /// Puts the new segment in the place of old ones.
     fn swap(&mut self, run: Range<usize>, new: &Path, kept: &Tally) -> Result<(), Error> {
-        for generation in &mut self.generations[run.clone()] {
-            generation.open = None;
+        for segment in &mut self.segments[run.clone()] {
+            segment.open = None;
         }
         let dead = |dir: &Path| dir.with_extension("dead");
         let (first, dir) = {
-            let oldest = &self.generations[run.start];
+            let oldest = &self.segments[run.start];
             (oldest.first, oldest.dir.clone())
         };
         let aside = files::rename(&dir, &dead(&dir));
@@ -136,19 +136,19 @@ impl Shelf {
         if let Err(error) = files::sync_dir(&self.path) {
             tracing::warn!(%error, "cannot sync the spool's directory");
         }
-        let bound = self.generations[run.end - 1].bound;
-        let mut generation = Generation::sealed(first, bound, dir, kept);
-        generation.thinned = true;
-        generation.used = self.commands;
+        let bound = self.segments[run.end - 1].bound;
+        let mut segment = Segment::sealed(first, bound, dir, kept);
+        segment.compacted = true;
+        segment.used = self.commands;
         let old: Vec<(PathBuf, u64)> = self
-            .generations
-            .splice(run, [generation])
+            .segments
+            .splice(run, [segment])
             .map(|one| (one.dir, one.disk))
             .collect();
         for (at, (dir, bytes)) in old.into_iter().enumerate() {
             let first = at == 0;
             let dir = if first { dead(&dir) } else { dir };
-            self.bury(dir, bytes, first);
+            self.delete_dir(dir, bytes, first);
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Copied {
             store.append(id, &encoded.bytes)?;
             self.kept.add(&encoded.tally);
         }
-        self.thinned.push(Thinned {
+        self.compacted.push(Compacted {
             group: GroupId(id),
             gone,
         });

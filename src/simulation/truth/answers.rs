@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::truth::{Broken, Link};
+use super::{Broken, Link};
 
 /// One answer, known by its payload.
 #[derive(Debug, Clone, Default)]
@@ -23,15 +23,15 @@ struct Fact {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(in crate::simulation) struct Answers {
     facts: HashMap<Bytes, Fact>,
     /// Some are too old before they come out.
-    pub(super) may_expire: bool,
+    pub(in crate::simulation) may_expire: bool,
 }
 
 impl Answers {
     /// A command has ended.
-    pub(super) fn made(&mut self, payload: &Bytes, which: usize) {
+    pub(in crate::simulation) fn made(&mut self, payload: &Bytes, which: usize) {
         let fact = self.facts.entry(payload.clone()).or_default();
         fact.which = which;
     }
@@ -41,21 +41,21 @@ impl Answers {
     }
 
     /// A group with it has reached the medium.
-    pub(super) fn synced(&mut self, payload: &Bytes) {
+    pub(in crate::simulation) fn synced(&mut self, payload: &Bytes) {
         if let Some(fact) = self.fact(payload) {
             fact.synced = true;
         }
     }
 
     /// It cannot come any more, and that is nobody's fault.
-    pub(super) fn excuse(&mut self, payload: &Bytes) {
+    pub(in crate::simulation) fn excuse(&mut self, payload: &Bytes) {
         if let Some(fact) = self.fact(payload) {
             fact.excused = true;
         }
     }
 
     /// P2: a group with it is deleted.
-    pub(super) fn deleted(&mut self, payload: &Bytes) -> Result<(), Broken> {
+    pub(in crate::simulation) fn deleted(&mut self, payload: &Bytes) -> Result<(), Broken> {
         let may_expire = self.may_expire;
         let Some(fact) = self.fact(payload) else {
             return Ok(());
@@ -72,7 +72,7 @@ impl Answers {
     }
 
     /// P1: the hub calls it safe.
-    pub(super) fn called_safe(&mut self, payload: &Bytes) -> Result<(), Broken> {
+    pub(in crate::simulation) fn called_safe(&mut self, payload: &Bytes) -> Result<(), Broken> {
         let Some(fact) = self.fact(payload) else {
             return Err("P1: an answer is called safe that was never made".into());
         };
@@ -86,7 +86,7 @@ impl Answers {
     }
 
     /// P1: a device is told that its result is safe.
-    pub(super) fn result_acked(&self, which: usize) -> Result<(), Broken> {
+    pub(in crate::simulation) fn result_acked(&self, which: usize) -> Result<(), Broken> {
         let mut of_it = self.facts.values().filter(|fact| fact.which == which);
         let well = |fact: &Fact| fact.pubacked || fact.synced || fact.excused;
         if of_it.any(well) {
@@ -98,7 +98,11 @@ impl Answers {
     }
 
     /// It reaches the broker.
-    pub(super) fn arrives(&mut self, payload: &Bytes, link: Link) -> Result<(), Broken> {
+    pub(in crate::simulation) fn arrives(
+        &mut self,
+        payload: &Bytes,
+        link: Link,
+    ) -> Result<(), Broken> {
         let Some(fact) = self.fact(payload) else {
             return Err("an answer arrives that was never made".into());
         };
@@ -113,14 +117,14 @@ impl Answers {
     }
 
     /// The broker has said so.
-    pub(super) fn pubacked(&mut self, payload: &Bytes) {
+    pub(in crate::simulation) fn pubacked(&mut self, payload: &Bytes) {
         if let Some(fact) = self.fact(payload) {
             fact.pubacked = true;
         }
     }
 
     /// Commands of which an answer was called safe that has not arrived.
-    pub(super) fn missing(&self) -> Vec<usize> {
+    pub(in crate::simulation) fn missing(&self) -> Vec<usize> {
         let facts = self.facts.values();
         let missing = facts.filter(|fact| fact.safe && !fact.arrived && !fact.excused);
         let mut missing: Vec<usize> = missing.map(|fact| fact.which).collect();
@@ -128,7 +132,7 @@ impl Answers {
         missing
     }
 
-    pub(super) fn len(&self) -> u64 {
+    pub(in crate::simulation) fn len(&self) -> u64 {
         self.facts.len() as u64
     }
 }

@@ -2,18 +2,18 @@
 
 use crate::config::Overflow;
 
-/// Bytes of groups in a generation. Small, because sled's memory follows the open data, because
-/// space comes back a generation at a time, and because a damaged file costs at most this much.
-const GENERATION_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes of groups in a segment. Small, because sled's memory follows the open data, because
+/// space comes back a segment at a time, and because a damaged file costs at most this much.
+const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A generation is at most this part of `max_size`, so that dropping the oldest keeps the rest.
+/// A segment is at most this part of `max_size`, so that dropping the oldest keeps the rest.
 const PARTS: u64 = 16;
 
-/// Below this a generation is mostly overhead.
-const GENERATION_BYTES_MIN: u64 = 128 * 1024;
+/// Below this a segment is mostly overhead.
+const SEGMENT_BYTES_MIN: u64 = 128 * 1024;
 
-/// What a new generation takes before the first group is in it, and what closing it adds.
-pub(super) const GENERATION_COST: u64 = 256 * 1024;
+/// What a new segment takes before the first group is in it, and what closing it adds.
+pub(super) const SEGMENT_COST: u64 = 256 * 1024;
 
 /// Bytes of a group. One value of the engine holds a group of this size; larger groups gain
 /// nothing, smaller ones cost more per byte.
@@ -22,48 +22,48 @@ pub(super) const GROUP_BYTES: usize = 32 * 1024;
 /// With a small rest: still one value.
 const GROUP_BYTES_MAX: usize = GROUP_BYTES * 5 / 4;
 
-/// Bytes of groups in a generation of a spool with this `max_size`.
-pub(super) fn generation_bytes(max_size: u64) -> u64 {
-    (max_size / PARTS).clamp(GENERATION_BYTES_MIN, GENERATION_BYTES)
+/// Bytes of groups in a segment of a spool with this `max_size`.
+pub(super) fn segment_bytes(max_size: u64) -> u64 {
+    (max_size / PARTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES)
 }
 
-/// Of a generation, this part is taken ahead at a time. Each step costs about one commit more of the
+/// Of a segment, this part is taken ahead at a time. Each step costs about one commit more of the
 /// file system's journal (20 kB); at 512 KiB that is nothing beside the thousand small commits that
-/// fit in it. A generation with one batch takes no more of the disk than this.
+/// fit in it. A segment with one batch takes no more of the disk than this.
 const STEPS: u64 = 8;
 
 /// Bytes that a commit may take ahead of what it writes: a step if that leaves both limits their
 /// room, else none. The commit does not depend on it.
 pub(super) fn ahead(limits: Limits, space: Space) -> u64 {
-    let step = generation_bytes(limits.max_size) / STEPS;
+    let step = segment_bytes(limits.max_size) / STEPS;
     let more = space.needed + space.workroom + step;
     let fits = space.used.saturating_add(more) <= limits.max_size
         && space.free >= limits.min_free.saturating_add(more);
     if fits { step } else { 0 }
 }
 
-/// Bytes on disk of a generation with groups of this size.
+/// Bytes on disk of a segment with groups of this size.
 pub(super) fn size_of(bytes: u64) -> u64 {
-    bytes + bytes / 8 + GENERATION_COST
+    bytes + bytes / 8 + SEGMENT_COST
 }
 
-/// Bytes that are kept free below `max_size` and above `min_free`, so that a generation can be
-/// rewritten within both limits. A spool that is too small for it drops whole generations.
+/// Bytes that are kept free below `max_size` and above `min_free`, so that a segment can be
+/// rewritten within both limits. A spool that is too small for it drops whole segments.
 pub(super) fn workroom(max_size: u64) -> u64 {
     /// With less, the workroom would be a sixth of it and more.
     const FROM: u64 = 4 * 1024 * 1024;
     if max_size < FROM {
         return 0;
     }
-    size_of(generation_bytes(max_size))
+    size_of(segment_bytes(max_size))
 }
 
-/// The directory of the generation that begins with this group.
+/// The directory of the segment that begins with this group.
 pub(super) fn name(first: u64) -> String {
     format!("gen-{first:016x}")
 }
 
-/// The first group of the generation in a directory of this name.
+/// The first group of the segment in a directory of this name.
 pub(super) fn parse_name(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("gen-")?;
     (digits.len() == 16)
@@ -189,13 +189,13 @@ mod tests {
         }
 
         #[test]
-        fn a_generation_is_found_by_its_name(first in any::<u64>()) {
+        fn a_segment_is_found_by_its_name(first in any::<u64>()) {
             prop_assert_eq!(parse_name(&name(first)), Some(first));
         }
     }
 
     #[test]
-    fn names_of_copies_are_no_generations() {
+    fn names_of_copies_are_no_segments() {
         assert_eq!(parse_name("gen-0000000000000001.corrupt-17"), None);
         assert_eq!(parse_name("gen-1"), None);
         assert_eq!(parse_name("marks"), None);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_always_room_to_rewrite_a_generation_while_anything_can_be_dropped() {
+    fn there_is_always_room_to_rewrite_a_segment_while_anything_can_be_dropped() {
         let drop = limits(Overflow::DropOldest);
         let with = |workroom| Space { workroom, ..SPACE };
         assert_eq!(room(drop, with(1)), Room::Drop);
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_ahead_that_would_have_to_be_made_room_for() {
-        let step = generation_bytes(1 << 30) / STEPS;
+        let step = segment_bytes(1 << 30) / STEPS;
         let limits = Limits {
             max_size: 1 << 30,
             min_free: 1 << 20,

@@ -1,6 +1,9 @@
 //! One history: the hub, its devices, its disk and its broker, in simulated time. Whatever takes
 //! time is an event in one queue; between two events the hub works until it waits.
 
+pub(super) mod broker;
+pub(super) mod commands;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::path::Path;
@@ -11,13 +14,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::broker::Broker;
-use super::commands::Desk;
 use super::device::{Conn, Device, frame};
 use super::hub::Hub;
 use super::plan::{Fault, Plan, SPOOL};
-use super::shares::Lost;
 use super::trace::{Note, Trace, Uid};
+use super::truth::shares::Lost;
 use super::truth::{Broken, Truth};
 use super::{Mutation, Outcome, Stats};
 use crate::clock::{self, Sample};
@@ -25,9 +26,12 @@ use crate::intake::port::{Arrival, Close, Control};
 use crate::reading::{Batch, Content, Encoding, Item};
 use crate::spool::simulated::chance::Chance;
 use crate::spool::simulated::disk::{Disk, Mood};
-use crate::spool::simulated::{Manner, install, take_synced, with_disk};
+use crate::spool::simulated::medium::{install, with_disk};
+use crate::spool::simulated::{Manner, take_synced};
 use crate::spool::{Command, Event};
 use crate::status::spool::SpoolState;
+use broker::Broker;
+use commands::Desk;
 
 /// Unix seconds at the beginning.
 const BEGIN: f64 = 1.8e9;
@@ -599,10 +603,10 @@ impl World {
                     self.stats.dropped += *batches;
                     Note::Dropped(*batches, *gaps)
                 }
-                Event::Thinned { batches, gaps, .. } => {
+                Event::Compacted { batches, gaps, .. } => {
                     self.stats.dropped += *batches;
                     self.stats.thinnings += 1;
-                    Note::Thinned(*batches, *gaps)
+                    Note::Compacted(*batches, *gaps)
                 }
                 Event::Unusable { .. } => {
                     self.truth.looks(false);

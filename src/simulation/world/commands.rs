@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Mutation;
-use super::trace::Note;
-use super::world::{Ev, World};
+use super::super::Mutation;
+use super::super::trace::Note;
+use super::{Ev, World};
 use crate::clock;
 use crate::commands::authority::Authority;
 use crate::commands::{Action, Commands, Event, Incoming, Now, Order, Said, Settings};
@@ -51,7 +51,7 @@ struct Actuator {
 }
 
 /// See the module.
-pub(super) struct Desk {
+pub(in crate::simulation) struct Desk {
     chance: Chance,
     authority: Arc<Authority>,
     /// `None`: the hub is away.
@@ -71,7 +71,7 @@ pub(super) struct Desk {
 
 impl Desk {
     /// `None`: no commands in this history.
-    pub(super) fn new(mut chance: Chance, devices: usize) -> Option<Self> {
+    pub(in crate::simulation) fn new(mut chance: Chance, devices: usize) -> Option<Self> {
         if !chance.permille(600) {
             return None;
         }
@@ -97,7 +97,7 @@ impl Desk {
     }
 
     /// Nothing is under way any more.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::simulation) fn is_idle(&self) -> bool {
         let room = self.room.as_ref();
         self.answers.is_empty()
             && self.tokens.is_empty()
@@ -107,7 +107,7 @@ impl Desk {
     }
 
     /// For the report.
-    pub(super) fn state(&self) -> String {
+    pub(in crate::simulation) fn state(&self) -> String {
         let kept: Vec<_> = self.actuators.iter().map(|one| &one.kept).collect();
         let open = self.room.as_ref().map(Commands::open);
         let (answers, tokens) = (self.answers.len(), self.tokens.len());
@@ -120,7 +120,7 @@ fn id(which: usize) -> Arc<str> {
 }
 
 /// The command that an answer is of, and whether it is a late one.
-pub(super) fn which_of(payload: &[u8]) -> Option<(usize, bool)> {
+pub(in crate::simulation) fn which_of(payload: &[u8]) -> Option<(usize, bool)> {
     let said: Value = serde_json::from_slice(payload).ok()?;
     let which = said["id"].as_str()?.strip_prefix('c')?.parse().ok()?;
     Some((which, said["late"] == true))
@@ -234,7 +234,7 @@ impl World {
     }
 
     /// A run of the hub begins.
-    pub(super) fn desk_opens(&mut self) {
+    pub(in crate::simulation) fn desk_opens(&mut self) {
         let settings = Settings {
             prefix: "t".into(),
             hub: "h".into(),
@@ -250,7 +250,7 @@ impl World {
     }
 
     /// The hub is gone.
-    pub(super) fn desk_closes(&mut self, in_order: bool) {
+    pub(in crate::simulation) fn desk_closes(&mut self, in_order: bool) {
         let run = self.runs;
         let Some(desk) = &mut self.desk else { return };
         desk.room = None;
@@ -270,7 +270,7 @@ impl World {
     }
 
     /// An orderly stop begins.
-    pub(super) fn desk_stops(&mut self) {
+    pub(in crate::simulation) fn desk_stops(&mut self) {
         self.command(Event::Stop);
         if let Some(desk) = &mut self.desk {
             desk.stopping = true;
@@ -278,7 +278,7 @@ impl World {
     }
 
     /// What goes between the room and the intake.
-    pub(super) fn collect_answers(&mut self) -> bool {
+    pub(in crate::simulation) fn collect_answers(&mut self) -> bool {
         let (Some(hub), Some(desk)) = (&mut self.hub, &mut self.desk) else {
             return false;
         };
@@ -318,7 +318,7 @@ impl World {
         any
     }
 
-    pub(super) fn device_comes(&mut self, n: usize, conn: u64) {
+    pub(in crate::simulation) fn device_comes(&mut self, n: usize, conn: u64) {
         let Some(desk) = &self.desk else { return };
         let remembers = desk.actuators[n].remembers;
         self.command(Event::Online {
@@ -329,13 +329,13 @@ impl World {
         });
     }
 
-    pub(super) fn device_goes(&mut self, n: usize, conn: u64) {
+    pub(in crate::simulation) fn device_goes(&mut self, n: usize, conn: u64) {
         let device = self.devices[n].name.clone();
         self.command(Event::Offline { device, conn });
     }
 
     /// It loses what it has written down.
-    pub(super) fn actuator_resets(&mut self, n: usize) {
+    pub(in crate::simulation) fn actuator_resets(&mut self, n: usize) {
         if let Some(desk) = &mut self.desk {
             let actuator = &mut desk.actuators[n];
             actuator.known.clear();
@@ -345,7 +345,7 @@ impl World {
     }
 
     /// After a welcome: what is not acked is said again.
-    pub(super) fn says_results(&mut self, n: usize, conn: u64) {
+    pub(in crate::simulation) fn says_results(&mut self, n: usize, conn: u64) {
         let kept = match &self.desk {
             Some(desk) => desk.actuators[n].kept.clone(),
             None => return,
@@ -356,7 +356,7 @@ impl World {
     }
 
     /// Somebody asks for something.
-    pub(super) fn asks(&mut self, quiet: bool) {
+    pub(in crate::simulation) fn asks(&mut self, quiet: bool) {
         let (now, run) = (self.now(), self.runs);
         let up = self
             .hub
@@ -417,7 +417,7 @@ impl World {
     }
 
     /// The room's time has come.
-    pub(super) fn command_tick(&mut self) {
+    pub(in crate::simulation) fn command_tick(&mut self) {
         if let Some(desk) = &mut self.desk {
             desk.tick = None;
             self.command(Event::Tick);
@@ -425,7 +425,7 @@ impl World {
     }
 
     /// A command reaches the device.
-    pub(super) fn order_comes(&mut self, n: usize, conn: u64, which: usize) {
+    pub(in crate::simulation) fn order_comes(&mut self, n: usize, conn: u64, which: usize) {
         let open = self.devices[n].conn.as_ref();
         let there = open.is_some_and(|open| open.id == conn);
         let Some(desk) = &mut self.desk else { return };
@@ -450,7 +450,7 @@ impl World {
     }
 
     /// A device has carried it out.
-    pub(super) fn carried_out(&mut self, n: usize, life: u64, which: usize) {
+    pub(in crate::simulation) fn carried_out(&mut self, n: usize, life: u64, which: usize) {
         let Some(desk) = &mut self.desk else { return };
         desk.at_work -= 1;
         let actuator = &mut desk.actuators[n];
@@ -465,7 +465,7 @@ impl World {
     }
 
     /// A result reaches the hub.
-    pub(super) fn result_comes(&mut self, n: usize, conn: u64, which: usize) {
+    pub(in crate::simulation) fn result_comes(&mut self, n: usize, conn: u64, which: usize) {
         let open = self.devices[n].conn.as_ref();
         if open.is_none_or(|open| open.id != conn) {
             return;
@@ -485,7 +485,7 @@ impl World {
     }
 
     /// A device hears that its result is safe.
-    pub(super) fn result_is_safe(&mut self, n: usize, conn: u64, which: usize) {
+    pub(in crate::simulation) fn result_is_safe(&mut self, n: usize, conn: u64, which: usize) {
         let open = self.devices[n].conn.as_ref();
         if open.is_some_and(|open| open.id == conn)
             && let Some(desk) = &mut self.desk
@@ -501,5 +501,5 @@ fn number(id: &str) -> Result<usize, String> {
 }
 
 fn number_of_device(device: &str) -> Result<usize, String> {
-    super::truth::device_of(device).ok_or_else(|| format!("there is no {device}"))
+    super::super::truth::device_of(device).ok_or_else(|| format!("there is no {device}"))
 }

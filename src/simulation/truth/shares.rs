@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::trace::Uid;
-use super::truth::{Broken, Truth, uid_of};
+use super::super::trace::Uid;
+use super::{Broken, Truth, uid_of};
 use crate::reading::{Gap, GapReason, Item};
 use crate::spool::Event;
 
 /// What the spool holds, as far as it was synced, and was not deleted or given up.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(in crate::simulation) struct Held {
     groups: BTreeMap<u64, Vec<Arc<Item>>>,
     /// Every group there has been.
     seen: HashSet<u64>,
@@ -19,13 +19,13 @@ pub(super) struct Held {
 impl Held {
     /// One that is stored again, in another place, is what it was or less: it may have been given
     /// up meanwhile.
-    pub(super) fn stored(&mut self, group: u64, items: &[Arc<Item>]) {
+    pub(in crate::simulation) fn stored(&mut self, group: u64, items: &[Arc<Item>]) {
         if self.seen.insert(group) {
             self.groups.insert(group, items.to_vec());
         }
     }
 
-    pub(super) fn deleted(&mut self, group: u64) {
+    pub(in crate::simulation) fn deleted(&mut self, group: u64) {
         self.groups.remove(&group);
     }
 
@@ -46,14 +46,14 @@ impl Held {
                     !goes
                 });
             }
-            Event::Thinned { groups, .. } => {
-                for thinned in groups {
-                    let Some(items) = self.groups.get_mut(&thinned.group.0) else {
+            Event::Compacted { groups, .. } => {
+                for compacted in groups {
+                    let Some(items) = self.groups.get_mut(&compacted.group.0) else {
                         continue;
                     };
                     let mut at = 0;
                     items.retain(|item| {
-                        let goes = thinned.gone.contains(&at);
+                        let goes = compacted.gone.contains(&at);
                         at += 1;
                         if goes {
                             gone.push(item.clone());
@@ -70,7 +70,7 @@ impl Held {
 
 /// What one command to a disk in order has cost.
 #[derive(Debug, Default)]
-pub(super) struct Lost {
+pub(in crate::simulation) struct Lost {
     uids: Vec<Uid>,
     /// Batches in gap records that went along, and are in new ones now.
     told_before: u64,
@@ -90,8 +90,12 @@ fn shares<'a>(items: impl Iterator<Item = &'a Arc<Item>>) -> HashMap<Arc<str>, u
 
 impl Truth {
     /// The spool has given something up.
-    pub(super) fn given_up(&mut self, event: &Event, lost: &mut Lost) -> Result<(), Broken> {
-        let (Event::Dropped { batches, .. } | Event::Thinned { batches, .. }) = event else {
+    pub(in crate::simulation) fn given_up(
+        &mut self,
+        event: &Event,
+        lost: &mut Lost,
+    ) -> Result<(), Broken> {
+        let (Event::Dropped { batches, .. } | Event::Compacted { batches, .. }) = event else {
             return Ok(());
         };
         let before = shares(self.held.items());
@@ -127,7 +131,7 @@ impl Truth {
     }
 
     /// P3: all of it is in gap records that were just stored, of so many batches in all.
-    pub(super) fn all_in_gaps(&mut self, lost: &Lost, told: u64) {
+    pub(in crate::simulation) fn all_in_gaps(&mut self, lost: &Lost, told: u64) {
         if lost.uids.is_empty() {
             return;
         }
@@ -150,7 +154,7 @@ impl Truth {
 }
 
 /// Whether it was made for want of room, or for age after a refusal, which is not told apart.
-pub(super) fn for_room(gap: &Gap) -> bool {
+pub(in crate::simulation) fn for_room(gap: &Gap) -> bool {
     matches!(gap.reason, GapReason::Overflow | GapReason::Refused)
 }
 

@@ -1,10 +1,10 @@
-//! One generation: a directory with a small database and, once it takes no more groups, a
+//! One segment: a directory with a small database and, once it takes no more groups, a
 //! summary of what was put in.
 //!
 //! ```text
 //! gen-<first id in hex>/
 //!   conf db snap.* blobs/   the engine's
-//!   summary                 a sealed tally of every group; written when the generation is closed
+//!   summary                 a sealed tally of every group; written when the segment is closed
 //!   whole                   it was made to the end: groups may have been put in
 //!   reached                 the last group that was acknowledged, and in which boot; not synced,
 //!                           so never ahead of the database unless that has lost something
@@ -42,8 +42,8 @@ pub(super) struct Open {
     pub(super) removed: BTreeSet<u64>,
 }
 
-/// A generation. Ids of its groups lie in `first..=last`.
-pub(super) struct Generation {
+/// A segment. Ids of its groups lie in `first..=last`.
+pub(super) struct Segment {
     pub(super) first: u64,
     pub(super) last: u64,
     /// No group of it may ever have a larger id than this.
@@ -75,17 +75,17 @@ pub(super) struct Generation {
     /// Deleted in this run, in case that could not be written down.
     pub(super) gone: BTreeSet<u64>,
     /// Of these, what could not be removed from the database because it could not be opened.
-    pub(super) owed: BTreeSet<u64>,
+    pub(super) deletions_due: BTreeSet<u64>,
     /// When it was last used, in commands.
     pub(super) used: u64,
     pub(super) touched: bool,
     /// Groups may have gone from it that others still ask to have deleted.
-    pub(super) thinned: bool,
+    pub(super) compacted: bool,
     /// How much of it is whose, and how many groups there were then: once that was asked for.
     pub(super) shares: Option<(u64, Part)>,
 }
 
-impl Generation {
+impl Segment {
     fn empty(first: u64, last: u64, dir: PathBuf) -> Self {
         Self {
             first,
@@ -106,10 +106,10 @@ impl Generation {
             unsure: false,
             as_found: None,
             gone: BTreeSet::new(),
-            owed: BTreeSet::new(),
+            deletions_due: BTreeSet::new(),
             used: 0,
             touched: fs::exists(&dir.join(TOUCHED)),
-            thinned: false,
+            compacted: false,
             shares: None,
             dir,
         }
@@ -129,16 +129,16 @@ impl Generation {
         });
         match made {
             Ok(store) => {
-                let mut generation = Self::empty(first, first, dir);
-                generation.bound = u64::MAX;
-                generation.taking = Some(Tally::default());
-                generation.open = Some(Open {
+                let mut segment = Self::empty(first, first, dir);
+                segment.bound = u64::MAX;
+                segment.taking = Some(Tally::default());
+                segment.open = Some(Open {
                     store,
                     live: BTreeSet::new(),
                     removed: BTreeSet::new(),
                 });
-                generation.measure();
-                Ok(generation)
+                segment.measure();
+                Ok(segment)
             }
             Err(error) => {
                 let _ = files::remove(&dir);
@@ -150,37 +150,37 @@ impl Generation {
     /// One that takes no more groups, of which this is put in. Its summary was just written, and is
     /// not asked for: a disk that does not give it back now must not make an empty one of it.
     pub(super) fn sealed(first: u64, bound: u64, dir: PathBuf, tally: &Tally) -> Self {
-        let mut generation = Self::empty(first, bound, dir);
-        generation.measure();
-        generation.last = tally.last.max(first);
-        generation.expected = tally.groups;
-        generation.count(tally);
-        generation
+        let mut segment = Self::empty(first, bound, dir);
+        segment.measure();
+        segment.last = tally.last.max(first);
+        segment.expected = tally.groups;
+        segment.count(tally);
+        segment
     }
 
     /// One that is found on disk: closed, known by its summary if it has a sound one and nothing
     /// was deleted from it.
     pub(super) fn found(first: u64, last: u64, dir: PathBuf) -> (Self, Option<Tally>) {
-        let mut generation = Self::empty(first, last, dir);
-        let summary = generation.summary();
+        let mut segment = Self::empty(first, last, dir);
+        let summary = segment.summary();
         if let Some(tally) = &summary {
-            return (Self::sealed(first, last, generation.dir, tally), summary);
+            return (Self::sealed(first, last, segment.dir, tally), summary);
         }
-        generation.measure();
-        generation.unsure = true;
-        if let Some((reached, this_boot)) = generation.reached() {
+        segment.measure();
+        segment.unsure = true;
+        if let Some((reached, this_boot)) = segment.reached() {
             if let Some(later) = reached.checked_sub(first) {
-                generation.last = generation.last.max(reached);
-                generation.expected = later + 1;
+                segment.last = segment.last.max(reached);
+                segment.expected = later + 1;
             }
             if this_boot {
                 // Of a commit that failed or that a kill has cut short, and nobody was told of it.
                 // The kernel may hold pages of it for written that are not: only a reboot would
                 // show. After one, what is found is what is on the disk.
-                generation.void.push(reached + 1..=u64::MAX);
+                segment.void.push(reached + 1..=u64::MAX);
             }
         }
-        (generation, None)
+        (segment, None)
     }
 
     /// Of one without a summary: what is in its file must be found by the engine as well. The
@@ -230,7 +230,7 @@ impl Generation {
         fs::exists(&self.dir.join(SUMMARY))
     }
 
-    /// Writes the summary file of the generation in `dir`, durably.
+    /// Writes the summary file of the segment in `dir`, durably.
     pub(super) fn write_summary(dir: &Path, tally: &Tally) -> std::io::Result<()> {
         files::replace(&dir.join(SUMMARY), &tally.to_file())
     }
@@ -287,7 +287,7 @@ impl Generation {
     }
 
     /// Takes no more groups; leaves a summary. Where that cannot be written, on a full disk, it is
-    /// kept in memory: without it nobody could say what is dropped with this generation.
+    /// kept in memory: without it nobody could say what is dropped with this segment.
     pub(super) fn seal(&mut self) {
         if let Some(tally) = self.taking.take()
             && let Err(error) = Self::write_summary(&self.dir, &tally)
@@ -307,7 +307,7 @@ impl Generation {
     /// Opens the database unless it is open.
     ///
     /// # Errors
-    /// The engine's. `Broken`: the generation has to be replaced.
+    /// The engine's. `Broken`: the segment has to be replaced.
     pub(super) fn open(&mut self, engine: &dyn Engine) -> Result<&mut Open, Error> {
         if self.open.is_none() {
             if self.as_found.is_some() {
@@ -353,7 +353,7 @@ impl Generation {
         })
     }
 
-    /// Whether what is found under this id may be a group of this generation.
+    /// Whether what is found under this id may be a group of this segment.
     pub(super) fn counts(&self, id: u64) -> bool {
         (self.first..=self.last).contains(&id) && !self.void.iter().any(|range| range.contains(&id))
     }

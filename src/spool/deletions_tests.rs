@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::files;
 use super::simulated::chance::Chance;
 use super::simulated::disk::{Disk, Mood};
-use super::simulated::{Manner, Spool, install, with_disk};
+use super::simulated::medium::{install, with_disk};
+use super::simulated::{Manner, Spool};
 use super::tests::items;
 use super::{Command, Event, GroupId, Usage};
 use crate::config::{self, Overflow, SpoolWrite};
@@ -127,7 +128,7 @@ fn a_drained_part_that_could_not_be_removed_does_not_come_again_after_a_stop() {
 #[test]
 fn a_group_deleted_while_the_disk_cannot_be_read_does_not_come_again_after_a_stop() {
     let disk = Simulated::new();
-    // Small generations: the first of several is closed by now.
+    // Small segments: the first of several is closed by now.
     let (mut first, _) = spool(4 << 20, Overflow::DropOldest);
     let groups = commit(&mut first, 60, 10_000).unwrap();
     disk.set(Mood::Unreadable(1000));

@@ -1,15 +1,18 @@
 //! What really happened to every batch, seen from outside, and whether the promises were kept.
 
+pub(super) mod answers;
+pub(super) mod shares;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::answers::Answers;
-use super::shares::{Held, for_room};
 use super::trace::Uid;
 use crate::reading::{Gap, GapReason, Item};
 use crate::spool::simulated::{Stored, is_unknown};
+use answers::Answers;
+use shares::{Held, for_room};
 
 /// A promise that was broken, in words.
 pub(super) type Broken = String;
@@ -38,7 +41,7 @@ pub(super) struct Fact {
     synced: bool,
     /// A group with it was damaged by the world.
     hit: bool,
-    /// It was in the newest generation.
+    /// It was in the newest segment.
     newest: bool,
     /// And the power went after that: nobody knows any more that it was there.
     forgotten: bool,
@@ -117,7 +120,7 @@ pub(super) struct Truth {
     groups: HashMap<u64, Vec<Arc<Item>>>,
     pub(super) held: Held,
     pub(super) answers: Answers,
-    /// There is room to be fair: see `spool::generations`.
+    /// There is room to be fair: see `spool::space`.
     pub(super) fair: bool,
     /// Batches in gap records for lack of room that were stored.
     pub(super) in_gaps: u64,
