@@ -3,15 +3,19 @@
 //! of one and of ten, packed and not. docs/benchmark.md has a table of it.
 //!
 //! `cargo test --test wire_cost -- --ignored --nocapture`; what `[[reduce]]` rules save:
-//! `cargo test --test wire_cost rules -- --ignored --nocapture`
+//! `cargo test --test wire_cost rules -- --ignored --nocapture`; the same readings through a bridge of mosquitto:
+//! `cargo test --test wire_cost bridge -- --ignored --nocapture`
 #![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
 
 #[path = "support/daemon.rs"]
 mod daemon;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use daemon::{Device, Hub, Mosquitto, config, until};
+use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
+use rumqttc::{AsyncClient, MqttOptions, QoS};
 use serde_json::{Value, json};
 
 /// As in the sentence that is measured: a reading every ten seconds of each, and a pack a minute.
@@ -33,6 +37,17 @@ const NAMES: [&str; 10] = [
     "wind",
     "rain",
 ];
+
+/// The next readings of a device.
+fn wander(state: &mut u64, values: &mut [f64]) -> Vec<Value> {
+    let next = NAMES.iter().zip(values).map(|(name, value)| {
+        *state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        *value += (*state >> 40) as f64 / f64::from(1 << 24) * 0.4 - 0.2;
+        let rounded = (*value * 100.0).round() / 100.0;
+        json!({"n": name, "u": "Cel", "v": rounded})
+    });
+    next.collect()
+}
 
 /// Sensors whose values wander as those of sensors do.
 struct Site {
@@ -67,16 +82,7 @@ impl Site {
         for _ in 0..A_MINUTE {
             for (device, seq, values) in &mut self.devices {
                 *seq += 1;
-                let mut pack: Vec<Value> = Vec::new();
-                for (name, value) in NAMES.iter().zip(&mut *values) {
-                    self.state = self
-                        .state
-                        .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                        .wrapping_add(1);
-                    *value += (self.state >> 40) as f64 / f64::from(1 << 24) * 0.4 - 0.2;
-                    let rounded = (*value * 100.0).round() / 100.0;
-                    pack.push(json!({"n": name, "u": "Cel", "v": rounded}));
-                }
+                let pack = wander(&mut self.state, values);
                 device
                     .send(json!({"data": {"seq": *seq, "pack": pack}}))
                     .await;
@@ -178,7 +184,7 @@ async fn what_a_reading_costs_on_the_wire() {
 /// Bytes sent and received for each reading that the sensors took, and the part of them that was kept.
 async fn cost_with(rules: &str, readings: usize, packed: bool) -> ([f64; 2], f64) {
     /// Long enough for a series of steps of a hundredth to leave a deadband several times.
-    const MINUTES: usize = 30;
+    const MINUTES: usize = 20;
     let dir = tempfile::tempdir().unwrap();
     let broker = Mosquitto::start(dir.path());
     let mut lines = String::from("version = \"5\"\nack_timeout = \"60s\"\n");
@@ -211,10 +217,6 @@ async fn what_rules_save_on_the_wire() {
     for (name, rules) in [
         ("none", ""),
         (
-            "deadband = 0.3",
-            "[[reduce]]\ndevice = \"*\"\ndeadband = 0.3\n",
-        ),
-        (
             "deadband = 0.5",
             "[[reduce]]\ndevice = \"*\"\ndeadband = 0.5\n",
         ),
@@ -233,5 +235,100 @@ async fn what_rules_save_on_the_wire() {
                 );
             }
         }
+    }
+}
+
+/// A port that leads to another one, and counts the bytes there and back.
+async fn counted(to: u16) -> (u16, Arc<[AtomicU64; 2]>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let counts = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let shown = counts.clone();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = tokio::net::TcpStream::connect(("127.0.0.1", to))
+                .await
+                .unwrap();
+            let (near, far) = (near.into_split(), far.into_split());
+            for (way, mut from, mut into) in [(0, near.0, far.1), (1, far.0, near.1)] {
+                let counts = counts.clone();
+                tokio::spawn(async move {
+                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                    let mut bytes = vec![0; 16 * 1_024];
+                    while let Ok(n @ 1..) = from.read(&mut bytes).await {
+                        counts[way].fetch_add(n as u64, Relaxed);
+                        if into.write_all(&bytes[..n]).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (port, shown)
+}
+
+/// Bytes sent and received for each reading by a mosquitto on the site that passes on to another one, QoS 1,
+/// what devices publish there: the message that they would send the hub.
+async fn cost_bridged(readings: usize) -> [f64; 2] {
+    let dir = tempfile::tempdir().unwrap();
+    let [near, far] = ["near", "far"].map(|name| dir.path().join(name));
+    for dir in [&near, &far] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let far = Mosquitto::start(&far);
+    let (proxy, counts) = counted(far.port).await;
+    let bridge = format!(
+        "connection uplink\naddress 127.0.0.1:{proxy}\nbridge_protocol_version mqttv50\ntopic # out 1\n\
+         cleansession false\nmax_queued_messages 100000\n"
+    );
+    let near = Mosquitto::start_with(&near, &bridge);
+    let consumer = Consumer::start(far.port).await;
+    let options = MqttOptions::new("devices", "127.0.0.1", near.port);
+    let (client, mut events) = AsyncClient::new(options, 16);
+    tokio::spawn(async move { while events.poll().await.is_ok() {} });
+    let count = || {
+        let got = consumer.got();
+        got.iter()
+            .filter(|one| one.topic.ends_with("/data"))
+            .count()
+    };
+    // The bridge is there once something has come through.
+    until("the bridge", || {
+        let _ = client.try_publish("telehub/barn/first/data", QoS::AtLeastOnce, false, "{}");
+        count() > 0
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = [0, 1].map(|way| counts[way].load(Relaxed));
+    let (already, mut state) = (count(), 1);
+    let mut values: Vec<_> = (0..DEVICES)
+        .map(|n| vec![20.0 + n as f64; readings])
+        .collect();
+    let batches = DEVICES * A_MINUTE * MINUTES;
+    for n in 0..batches {
+        let device = n % DEVICES;
+        let pack = wander(&mut state, &mut values[device]);
+        let message = json!({"seq": n / DEVICES + 1, "pack": pack}).to_string();
+        let topic = format!("telehub/barn/sensor-{device:02}/data");
+        client
+            .publish(topic, QoS::AtLeastOnce, false, message)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    until("all of it", || count() == already + batches).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    [0, 1].map(|way| (counts[way].load(Relaxed) - before[way]) as f64 / (batches * readings) as f64)
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_a_bridge_costs_on_the_wire() {
+    println!("| mosquitto, bridge | readings in a batch | sent, received |");
+    println!("|---|---|---|");
+    for readings in [1, 10] {
+        let [sent, received] = cost_bridged(readings).await;
+        println!("| JSON, MQTT 5 | {readings} | {sent:.1}, {received:.2} |");
     }
 }

@@ -1,7 +1,7 @@
 """Three hubs, three hundred devices that go from hub to hub, a cluster of three RabbitMQ nodes with quorum
 queues, a consumer: each of them killed in turn. Counts what was lost, what came twice, and what came out of order.
 
-    tests/fleet.sh [--devices 300] [--seconds 240] [--rate 0.5]
+    tests/fleet.sh [--devices 300] [--pause 15] [--rate 0.5]
 
 Exit status: 0 nothing was lost, 1 something was.
 """
@@ -210,7 +210,7 @@ def judge(file):
 def play(args, directory):
     telehub, devices = (str(ROOT / "target/debug" / name) for name in ("telehub", "devices"))
     cluster = Cluster(directory / "cluster")
-    started = []
+    started, swarm = [], None
     try:
         cluster.start()
         urls = [f"mqtt://127.0.0.1:{node.port}" for node in cluster.nodes]
@@ -226,22 +226,25 @@ def play(args, directory):
         print("queues:", " ".join(re.findall(r"(quorum|classic)", queues)) or "none", flush=True)
         swarm = subprocess.Popen(
             [devices, "swarm", "--quiet", "--report-json", "--devices", str(args.devices)]
-            + ["--rate", str(args.rate), "--batch", "5", "--duration", f"{args.seconds}s"]
+            + ["--rate", str(args.rate), "--batch", "5"]
             + ["--drain-timeout", "300s", "--keep", "10000"]
             + ["--hub", ",".join(f"ws://127.0.0.1:{hub.port}" for hub in hubs)],
             stdout=subprocess.PIPE,
             text=True,
         )
         began = time.monotonic()
-        # Each has a part of the time, and is away for half of it.
-        pause = args.seconds / 10
         for name, kill, start in troubles(cluster, hubs, keeper):
-            time.sleep(pause / 2)
+            time.sleep(args.pause)
             kill()
             print(f"{time.monotonic() - began:6.1f} s: {name} was killed", flush=True)
-            time.sleep(pause / 2)
+            time.sleep(args.pause)
             start()
+            print(f"{time.monotonic() - began:6.1f} s: {name} is back", flush=True)
+        time.sleep(args.pause)
+        # The devices measure no more, and wait for their acks.
+        swarm.send_signal(signal.SIGINT)
         sent = json.loads(swarm.communicate()[0])
+        print(f"{time.monotonic() - began:6.1f} s: the devices have ended", flush=True)
         until("the spools to drain", lambda: all(hub.is_drained() for hub in hubs), 300)
         size = -1
         while size != (size := keeper.file.stat().st_size):
@@ -249,6 +252,8 @@ def play(args, directory):
         report, elsewhere = judge(keeper.file)
         return sent, report.summary(), elsewhere
     finally:
+        if swarm:
+            swarm.kill()
         for one in started:
             one.kill()
         cluster.stop()
@@ -257,7 +262,7 @@ def play(args, directory):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--devices", type=int, default=300)
-    parser.add_argument("--seconds", type=int, default=240)
+    parser.add_argument("--pause", type=float, default=15, help="seconds before and after each kill")
     parser.add_argument("--rate", type=float, default=0.5, help="batches a second and device")
     parser.add_argument("--keep", help="leave the files in this directory, which must not exist")
     parser.add_argument("--consume", nargs="+", help=argparse.SUPPRESS)
