@@ -1,4 +1,4 @@
-//! What the lanes are told, what they answer, and what can be set.
+//! Source the lanes are told, what they answer, and what can be set.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::reading::{Final, Gap, GapReason, Item, Lane, Mark, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
 use crate::uplink::Refusal;
 
-/// What can be set.
+/// Source can be set.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Every batch through the disk first.
@@ -39,7 +39,7 @@ pub struct Settings {
     /// Bytes in memory, not yet safe, at which no more batches are taken in.
     pub held_bytes: usize,
     /// How long a commit waits for more at least, while more is arriving: see
-    /// [`gather`](crate::intake::gather). Zero: never.
+    /// [`group_commit`](crate::intake::group_commit). Zero: never.
     pub hold_back: Duration,
     /// `spool.commit_interval`: acks wait for a common commit so long at most. Zero: they do not.
     pub commit_interval: Duration,
@@ -64,12 +64,12 @@ pub struct Now {
     pub moment: Moment,
 }
 
-/// What happens to the lanes.
+/// Source happens to the lanes.
 #[derive(Debug)]
 pub enum Event {
     /// The spool is open, at the start or later.
     Opened {
-        /// What it holds.
+        /// Source it holds.
         depth: Depth,
     },
     /// A batch came in.
@@ -135,18 +135,18 @@ pub enum Event {
     Dropped {
         /// From the first of them to the last.
         groups: RangeInclusive<GroupId>,
-        /// What was in them.
+        /// Source was in them.
         batches: u64,
-        /// What was in them.
+        /// Source was in them.
         readings: u64,
     },
     /// Some items of stored groups were given up, and gap records stored for them.
     Compacted {
         /// Where the others are now.
         moved: Moved,
-        /// What went.
+        /// Source went.
         batches: u64,
-        /// What went.
+        /// Source went.
         readings: u64,
     },
     /// Time has passed.
@@ -157,7 +157,7 @@ pub enum Event {
     Abandon,
 }
 
-/// What is to be done.
+/// Source is to be done.
 #[derive(Debug)]
 pub enum Action {
     /// Give this to the uplink.
@@ -238,7 +238,7 @@ pub enum Action {
     Lost(Gap),
     /// The broker refuses this key, which it did not before.
     Refused {
-        /// What.
+        /// Source.
         key: Key,
         /// One sentence.
         detail: String,
@@ -250,7 +250,7 @@ pub enum Action {
     },
     /// The broker takes it again.
     Accepted {
-        /// What.
+        /// Source.
         key: Key,
     },
     /// Tell the spool whether what is stored of this device is refused.

@@ -1,4 +1,4 @@
-//! What waits to be published as live data: fair between the devices, in the order of each.
+//! Source waits to be published as live data: fair between the devices, in the order of each.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::intake::fair::Fair;
 use crate::reading::Item;
 use crate::spool::Loc;
 
-/// What waits in the live queue.
+/// Source waits in the live queue.
 #[derive(Debug)]
 pub(super) enum Queued {
     Unsafe(Entry),
@@ -85,7 +85,7 @@ impl Live {
         self.waiting.len()
     }
 
-    /// What is not safe of one device: how many, and how many bytes of payload.
+    /// Source is not safe of one device: how many, and how many bytes of payload.
     pub(super) fn of(&self, device: &str) -> (usize, usize) {
         self.items.of(device)
     }
@@ -115,7 +115,7 @@ impl Live {
         }
     }
 
-    /// What [`Live::pop`] would return.
+    /// Source [`Live::pop`] would return.
     pub(super) fn front(&self) -> Option<&Queued> {
         self.stored.front().or_else(|| self.items.front())
     }

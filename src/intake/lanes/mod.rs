@@ -15,7 +15,7 @@
 //! 5. While the uplink is up the backlog drains beside the live lane, as `Stored`. When
 //!    all of a group is PUBACKed, the group is deleted.
 //!
-//! Two things hold at any time. What is not safe is in memory exactly once. And no batch is
+//! Two things hold at any time. Source is not safe is in memory exactly once. And no batch is
 //! committed before an older one of its stream is committed or safe, so that the highest number
 //! on disk is a true `welcome.seq`.
 
@@ -39,9 +39,9 @@ use route::{DISK_PATIENCE, HOPELESS};
 use store::LOAD_RETRY;
 
 use crate::intake::backlog::{Backlog, Expiry};
+use crate::intake::byte_window::ByteWindow;
 use crate::intake::flight::Flight;
-use crate::intake::gather::Gather;
-use crate::intake::pace::Pace;
+use crate::intake::group_commit::GroupCommit;
 use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::refusals::Refusals;
 use crate::intake::streams::{Streams, Verdict};
@@ -83,9 +83,9 @@ struct Entry {
     origin: Option<Origin>,
 }
 
-/// What is in flight.
+/// Source is in flight.
 #[derive(Debug)]
-enum What {
+enum Source {
     /// Not safe: its PUBACK makes it so.
     Live(Entry),
     /// Also in `to_commit` or being committed, under this number.
@@ -98,7 +98,7 @@ enum What {
 
 #[derive(Debug)]
 struct Flying {
-    what: What,
+    source: Source,
     item: Arc<Item>,
     lane: Lane,
     /// Bytes of its payload, about.
@@ -130,7 +130,7 @@ impl Pending {
     }
 }
 
-/// What of one device is put aside and not stored yet.
+/// Source of one device is put aside and not stored yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Aside {
     batches: usize,
@@ -164,9 +164,9 @@ enum Phase {
 #[derive(Debug)]
 pub struct Lanes {
     settings: Settings,
-    /// What was taken and what is safe.
+    /// Source was taken and what is safe.
     pub streams: Streams,
-    /// What is left out of what comes in; `None`: nothing.
+    /// Source is left out of what comes in; `None`: nothing.
     reducer: Option<Reducer>,
     phase: Phase,
     route: Route,
@@ -177,15 +177,15 @@ pub struct Lanes {
     spilling: HashMap<Arc<str>, usize>,
     live: Live,
     flight: Flight<Flying>,
-    /// What flies in the live lane: how many, their payloads, and their readings.
+    /// Source flies in the live lane: how many, their payloads, and their readings.
     live_flying: usize,
     live_cost: usize,
     flying_readings: u64,
-    live_pace: Pace,
+    live_window: ByteWindow,
     /// Payloads of what flies in the other lane.
     history_cost: usize,
-    pace: Pace,
-    /// What the broker refuses.
+    drain_window: ByteWindow,
+    /// Source the broker refuses.
     refusals: Refusals,
     /// By device; there is none without batches.
     aside: HashMap<Arc<str>, Aside>,
@@ -194,7 +194,7 @@ pub struct Lanes {
     to_commit_bytes: usize,
     committing: Option<Commit>,
     ticket: u64,
-    gather: Gather,
+    group_commit: GroupCommit,
     /// A commit is held back until then.
     held_until: Option<Instant>,
     disk_bad: bool,
@@ -229,9 +229,11 @@ impl Lanes {
             live_flying: 0,
             live_cost: 0,
             flying_readings: 0,
-            live_pace: Pace::of_at_least(Pace::LEAST_LIVE.max(settings.pack * Pace::PACKS)),
+            live_window: ByteWindow::of_at_least(
+                ByteWindow::LEAST_LIVE.max(settings.pack * ByteWindow::PACKS),
+            ),
             history_cost: 0,
-            pace: Pace::default(),
+            drain_window: ByteWindow::default(),
             refusals: Refusals::default(),
             aside: HashMap::new(),
             last_ack: None,
@@ -239,7 +241,7 @@ impl Lanes {
             to_commit_bytes: 0,
             committing: None,
             ticket: 0,
-            gather: Gather::new(
+            group_commit: GroupCommit::new(
                 settings.hold_back,
                 settings.commit_interval,
                 settings.device_window,
@@ -332,7 +334,7 @@ impl Lanes {
         self.check_sometimes();
     }
 
-    /// The connection is gone. What it handed over stays taken. As [`Streams::detach`].
+    /// The connection is gone. Source it handed over stays taken. As [`Streams::detach`].
     pub fn detach(&mut self, conn: ConnId) -> Option<(ConnId, u64)> {
         self.turned_away.remove(&conn);
         self.streams.detach(conn)
@@ -391,7 +393,7 @@ impl Lanes {
         self.unsafe_items() == 0
     }
 
-    /// What is neither published nor stored.
+    /// Source is neither published nor stored.
     #[must_use]
     pub fn unsafe_items(&self) -> usize {
         let committing = self.committing.as_ref();
@@ -410,7 +412,7 @@ impl Lanes {
         self.live.readings() + self.flying_readings
     }
 
-    /// What the broker refuses.
+    /// Source the broker refuses.
     #[must_use]
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
@@ -427,7 +429,7 @@ impl Lanes {
         self.flight.len()
     }
 
-    /// What is stored and not done.
+    /// Source is stored and not done.
     #[must_use]
     pub fn backlog(&self) -> &Backlog {
         &self.backlog
@@ -435,7 +437,10 @@ impl Lanes {
 
     fn live_unsafe(&self) -> usize {
         let flying = self.flight.iter();
-        self.live.unsafe_len() + flying.filter(|f| matches!(f.what, What::Live(_))).count()
+        self.live.unsafe_len()
+            + flying
+                .filter(|f| matches!(f.source, Source::Live(_)))
+                .count()
     }
 
     fn arrived(&mut self, now: Now, arrival: Arrival, out: &mut Vec<Action>) {
@@ -504,7 +509,7 @@ impl Lanes {
             return;
         }
         let waiting = !self.to_commit.is_empty() || self.committing.is_some();
-        self.gather.arrived(now.mono, conn, waiting);
+        self.group_commit.arrived(now.mono, conn, waiting);
         if apart {
             self.apart(now, entry, out);
         } else {
@@ -540,8 +545,8 @@ impl Lanes {
         self.up = Some(epoch);
         self.stalled_since = None;
         self.last_ack = None;
-        self.pace.connected();
-        self.live_pace.connected();
+        self.drain_window.connected();
+        self.live_window.connected();
     }
 
     fn disconnected(&mut self, now: Now) {
@@ -552,7 +557,7 @@ impl Lanes {
         if let Some(commit) = &mut self.committing {
             commit.passed = 0;
         }
-        // Nothing flies any more. What was diverted waits for its commit, what is stored is the
+        // Nothing flies any more. Source was diverted waits for its commit, what is stored is the
         // backlog's again, and so is what waited in the queue but is on disk.
         for pending in self.to_commit.iter_mut().chain(
             self.committing
@@ -604,7 +609,7 @@ impl Lanes {
 
     fn push_commit(&mut self, pending: Pending) {
         if let Some(conn) = pending.entry.origin.and_then(Origin::conn) {
-            self.gather.waits(conn);
+            self.group_commit.waits(conn);
         }
         let weight = pending.entry.item.weight();
         self.to_commit_bytes += weight;

@@ -1,6 +1,6 @@
-//! What the broker refuses: where it goes, and when it is tried again.
+//! Source the broker refuses: where it goes, and when it is tried again.
 //!
-//! A refusal is not safety. What was refused goes to the disk or stays there, and its key's
+//! A refusal is not safety. Source was refused goes to the disk or stays there, and its key's
 //! breaker opens ([`Refusals`](crate::intake::refusals::Refusals)). Until it closes, new batches of
 //! that device go to the disk at once, and what is stored of it is passed over; nobody else
 //! notices. A new batch that probes goes both ways: it must not be what others of its stream wait
@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Aside, Entry, Flying, Lanes, Now, Pending, Phase, Route, What};
+use super::{Action, Aside, Entry, Flying, Lanes, Now, Pending, Phase, Route, Source};
 use crate::intake::refusals::Key;
 use crate::reading::{Item, Lane, Topic};
 use crate::uplink::Refusal;
@@ -42,21 +42,21 @@ impl Lanes {
         }
         self.open(now, &key, refusal, out);
         let Flying {
-            what, item, lane, ..
+            source, item, lane, ..
         } = flying;
-        match what {
-            What::Live(entry) => {
+        match source {
+            Source::Live(entry) => {
                 self.refusals.count(&key, 1);
                 self.send_to_disk(vec![(None, entry)]);
             }
-            What::Diverted { n } => {
+            Source::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
                 }
             }
-            What::Stored(loc) if lane == Lane::Live => self.backlog.give_back(loc, &item),
-            What::Stored(loc) => self.backlog.park(loc, &item, refusal.cause),
-            What::GivenUp => {}
+            Source::Stored(loc) if lane == Lane::Live => self.backlog.give_back(loc, &item),
+            Source::Stored(loc) => self.backlog.park(loc, &item, refusal.cause),
+            Source::GivenUp => {}
         }
         let data = key.topic != Topic::Result;
         if data && (lane == Lane::Live || self.is_put_aside(&device)) {
@@ -73,18 +73,18 @@ impl Lanes {
         {
             self.backlog.goes_elsewhere(topic);
         }
-        match flying.what {
-            What::Live(entry) if self.refusals.is_open(&device, Topic::Result) => {
+        match flying.source {
+            Source::Live(entry) if self.refusals.is_open(&device, Topic::Result) => {
                 self.send_to_disk(vec![(None, entry)]);
             }
-            What::Live(entry) => self.live.merge(vec![entry]),
-            What::Diverted { n } => {
+            Source::Live(entry) => self.live.merge(vec![entry]),
+            Source::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
                 }
             }
-            What::Stored(loc) => self.backlog.give_back(loc, &flying.item),
-            What::GivenUp => {}
+            Source::Stored(loc) => self.backlog.give_back(loc, &flying.item),
+            Source::GivenUp => {}
         }
         let detail = refusal.detail.clone();
         out.push(Action::RefusedElsewhere { device, detail });
@@ -96,7 +96,7 @@ impl Lanes {
         topic == Topic::Result && self.refusals.is_open(item.device(), topic)
     }
 
-    /// What waits of a device whose live data is refused goes, or stays, on the disk.
+    /// Source waits of a device whose live data is refused goes, or stays, on the disk.
     fn put_aside(&mut self, device: &Arc<str>, key: &Key) {
         let moved = self.divert_device(device);
         self.refusals.count(key, moved);
@@ -157,7 +157,7 @@ impl Lanes {
         self.flag_aside(&key.device);
     }
 
-    /// What is on its way to the disk of this device is waited for by others, or is not any more.
+    /// Source is on its way to the disk of this device is waited for by others, or is not any more.
     fn flag_aside(&mut self, device: &Arc<str>) {
         let aside = self.is_put_aside(device);
         let mut sum = Aside::default();
@@ -216,8 +216,8 @@ impl Lanes {
         if may && self.refusals.may_probe(now.mono, &key) {
             let Some(epoch) = self.up else { return };
             self.refusals.probe(now.mono, &key);
-            let what = What::Diverted { n };
-            let token = self.fly(now, epoch, Lane::Live, item, cost, what, out);
+            let source = Source::Diverted { n };
+            let token = self.fly(now, epoch, Lane::Live, item, cost, source, out);
             if let Some(pending) = self.pending_mut(n) {
                 pending.token = Some(token);
             }
