@@ -57,7 +57,7 @@ enum Reading {
     Replies,
 }
 
-/// Source the reading back does for a key.
+/// What the reading back does for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     /// Nothing: it is refused.
@@ -77,7 +77,7 @@ struct Behind {
     from: GroupId,
     oldest: Option<Moment>,
     wish: Wish,
-    /// Source was refused last: the next probe is another item, if there is one, so that one bad
+    /// What was refused last: the next probe is another item, if there is one, so that one bad
     /// payload does not stand for all.
     tried: Option<Loc>,
     /// The last group whose batches have been counted as passed over.
@@ -148,7 +148,7 @@ pub struct Backlog {
     finished: Vec<GroupId>,
 }
 
-/// Source is to be read.
+/// What is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// Groups after this one,
@@ -176,11 +176,11 @@ fn less(counter: &mut u64, by: u64) {
 }
 
 impl Backlog {
-    /// Source the store held when it was opened, which may be after commits have failed.
+    /// What the store held when it was opened, which may be after commits have failed.
     pub fn opened(&mut self, depth: Depth) {
         self.batches += depth.batches;
         self.readings += depth.readings;
-        // Source was there before this run is older than what this run has stored.
+        // What was there before this run is older than what this run has stored.
         self.oldest = depth.oldest.map(Moment::at).or(self.oldest);
         self.more |= depth.groups > 0;
         self.grew |= depth.groups > 0;
@@ -296,7 +296,7 @@ impl Backlog {
         Some(Load { after, replies })
     }
 
-    /// Source the read brought; `again`: it was cut short, and there may be more. Expired batches
+    /// What the read brought; `again`: it was cut short, and there may be more. Expired batches
     /// are replaced by gap records, one for each stream of a group.
     pub fn loaded(&mut self, groups: Vec<Group>, again: bool, expiry: Expiry) {
         let Some(reading) = self.loading.take() else {
@@ -385,7 +385,7 @@ impl Backlog {
                 }
             }
         }
-        // Source is passed over altogether is as good as never read.
+        // What is passed over altogether is as good as never read.
         let at_rest = |slot: &Slot| slot.state == SlotState::Idle;
         let tracked = self.groups.get(&id);
         if tracked.is_some_and(|tracked| tracked.slots.iter().all(at_rest)) {
@@ -413,7 +413,7 @@ impl Backlog {
             }
             (Reading::Back, None) => false,
             (Reading::Back, Some(behind)) => match behind.wish {
-                // Source was refused last comes last.
+                // What was refused last comes last.
                 Wish::All => behind.tried != Some(loc),
                 Wish::Probe if behind.tried.is_none_or(|tried| loc > tried) => {
                     behind.wish = Wish::Probing;
@@ -501,7 +501,12 @@ impl Backlog {
             return;
         };
         if Some(from) > self.cursor {
-            // The reading on comes by it.
+            // The reading on comes by it, also where it had seen nothing left: what was published
+            // from memory and is refused was not left then.
+            self.more = true;
+            self.grew = true;
+            self.near_end = false;
+            self.fresh.clear();
             self.caught_up();
             return;
         }
@@ -542,7 +547,7 @@ impl Backlog {
         }
     }
 
-    /// Source was at hand is not any more. `key`: of what is in its place.
+    /// What was at hand is not any more. `key`: of what is in its place.
     fn put_aside(&mut self, loc: Loc, item: &Item, key: &Key) {
         let stands_for_itself = self.slot(loc).is_some_and(|slot| match item {
             Item::Batch(_) => slot.batch,
@@ -559,7 +564,7 @@ impl Backlog {
         self.pass_over(key, loc.group, received(item));
     }
 
-    /// Source is there needs a gap record, and the broker refuses those of its device.
+    /// What is there needs a gap record, and the broker refuses those of its device.
     fn wait_for_gap(&mut self, loc: Loc, device: &Arc<str>) {
         self.set(loc, SlotState::Parked);
         self.passed.push((Key::new(device, Topic::Gap), 0));
@@ -586,7 +591,7 @@ impl Backlog {
         }
     }
 
-    /// Source was to be published from memory, or was refused as live data, is the drain's.
+    /// What was to be published from memory, or was refused as live data, is the drain's.
     pub fn give_back(&mut self, loc: Loc, item: &Item) {
         self.set(loc, SlotState::Idle);
         if matches!(item, Item::Reply(_)) {
@@ -635,7 +640,7 @@ impl Backlog {
         }
     }
 
-    /// Source waits for a gap record is looked at again.
+    /// What waits for a gap record is looked at again.
     fn unpark(&mut self) {
         let mut from: Option<GroupId> = None;
         for (id, tracked) in &mut self.groups {
@@ -897,7 +902,7 @@ impl Backlog {
     }
 
     /// How many batches have to go out before a new one may, in order; not less, as far as is
-    /// known. Source the broker refuses is not waited for.
+    /// known. What the broker refuses is not waited for.
     #[must_use]
     pub fn ahead(&self) -> u64 {
         if !self.near_end {

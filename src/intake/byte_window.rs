@@ -62,7 +62,7 @@ impl ByteWindow {
         }
     }
 
-    /// A connection begins. Source was learned of a slow link stays.
+    /// A connection begins. What was learned of a slow link stays.
     pub fn connected(&mut self) {
         self.limit = self.limit.min(START.max(self.least));
         self.halved = None;

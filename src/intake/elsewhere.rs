@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::reading::{Item, Reply};
 
-/// Topics that are remembered. Source was forgotten is tried once more, at the cost of one refusal.
+/// Topics that are remembered. What was forgotten is tried once more, at the cost of one refusal.
 const TOPICS: usize = 256;
 
 /// See the module. Nothing is remembered across runs.

@@ -1,4 +1,4 @@
-//! Source becomes of batches that are too old. Pure.
+//! What becomes of batches that are too old. Pure.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ impl Expiry {
     }
 }
 
-/// Source becomes of an item that is to be published.
+/// What becomes of an item that is to be published.
 pub(super) enum Expired {
     /// It is not too old.
     Published(Arc<Item>),
@@ -36,7 +36,7 @@ pub(super) enum Expired {
 
 /// Replaces expired batches: the first of each stream by the gap of all of them. The others are
 /// within that, and done when it is. `refused`: whether the broker refuses this topic of a device.
-/// Source it refused until it was too old has that as its reason.
+/// What it refused until it was too old has that as its reason.
 pub(super) fn expire(
     items: Vec<(u32, Arc<Item>)>,
     expiry: &Expiry,

@@ -15,7 +15,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Source an item counts for at most: the largest payload there can be, with its envelope.
+/// What an item counts for at most: the largest payload there can be, with its envelope.
 const MOST: usize = 2 << 20;
 
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl<T> Fair<T> {
         }
     }
 
-    /// Source [`Fair::pop`] would return.
+    /// What [`Fair::pop`] would return.
     #[must_use]
     pub fn front(&self) -> Option<&T> {
         let (_, _, device) = self.due.first()?;
@@ -155,7 +155,7 @@ impl<T> Fair<T> {
         queue.cost -= cost;
         self.len -= 1;
         self.cost -= cost;
-        // Source goes out now has begun to be paid for by now.
+        // What goes out now has begun to be paid for by now.
         self.clock = (paid - cost as u64).max(self.clock + cost as u64 / sharing);
         if let Some((next, _)) = queue.items.front() {
             queue.paid += *next as u64;

@@ -72,14 +72,14 @@ impl<T> Flight<T> {
         self.slots.get(at)?.as_ref().map(|(since, _)| *since)
     }
 
-    /// Source this token stands for.
+    /// What this token stands for.
     #[must_use]
     pub fn get(&self, token: u64) -> Option<&T> {
         let at = usize::try_from(token.checked_sub(self.base)?).ok()?;
         self.slots.get(at)?.as_ref().map(|(_, what)| what)
     }
 
-    /// Source this token stands for, to be changed.
+    /// What this token stands for, to be changed.
     pub fn get_mut(&mut self, token: u64) -> Option<&mut T> {
         let at = usize::try_from(token.checked_sub(self.base)?).ok()?;
         self.slots.get_mut(at)?.as_mut().map(|(_, what)| what)

@@ -45,7 +45,7 @@ pub struct GroupCommit {
     waiting: IdMap<ConnId, usize>,
     /// A connection has so many waiting that it may send no more.
     used_up: bool,
-    /// Source a commit takes, smoothed.
+    /// What a commit takes, smoothed.
     takes: Duration,
     last: Option<(Instant, ConnId)>,
     /// When a batch last came while another waited, or soon after one of another connection.

@@ -54,14 +54,14 @@ const FINISH: Duration = Duration::from_secs(2);
 /// below the 10 s that the whole stop may take.
 const ABANDON: Duration = Duration::from_secs(4);
 
-/// Source the intake is connected to.
+/// What the intake is connected to.
 #[derive(Debug)]
 pub struct Wiring {
-    /// Source can be set.
+    /// What can be set.
     pub settings: Settings,
     /// Attach and detach.
     pub control: mpsc::Receiver<Control>,
-    /// Source is left out of them.
+    /// What is left out of them.
     pub rules: Rules,
     /// Batches. When every sender is gone, and every answer has come, the intake finishes.
     pub data: mpsc::Receiver<Arrival>,
@@ -77,9 +77,9 @@ pub struct Wiring {
     pub uplink_events: mpsc::Receiver<uplink::Event>,
     /// The last connection of the uplink that the intake has given up on.
     pub reconnect: watch::Sender<u64>,
-    /// Source is shown.
+    /// What is shown.
     pub board: Arc<Board>,
-    /// Source the topics begin with: `{prefix}/{hub}`.
+    /// What the topics begin with: `{prefix}/{hub}`.
     pub topics: String,
     /// Answers the watchdog.
     pub pulse: Pulse,
@@ -100,7 +100,7 @@ struct Intake {
     safe: Option<mpsc::UnboundedSender<u64>>,
     /// The uplink's present or last connection.
     epoch: u64,
-    /// Source the broker refuses is shown again from then on.
+    /// What the broker refuses is shown again from then on.
     refused_from: Instant,
     /// The moment of all events of one burst. Under load the clocks would be asked for each of a
     /// hundred that were there at the same time.
@@ -199,7 +199,7 @@ impl Intake {
         let began = now();
         let mut abandoned = false;
         let mut uplink_gone = false;
-        // Source is on disk and in flight is safe; its PUBACKs are waited for all the same, or it
+        // What is on disk and in flight is safe; its PUBACKs are waited for all the same, or it
         // would be published again after the next start.
         while !self.lanes.all_safe() || (!abandoned && self.lanes.in_flight() > 0) {
             let now = self::now();
@@ -662,7 +662,7 @@ impl Intake {
     }
 }
 
-/// Source came in.
+/// What came in.
 enum Came {
     /// `None`: there will be no more.
     Answer(Option<Final>),

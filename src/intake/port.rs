@@ -34,7 +34,7 @@ pub enum Close {
     Stopping,
 }
 
-/// Source waits in a [`Mailbox`].
+/// What waits in a [`Mailbox`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Mail {
     /// How many of the batches that this connection handed over are settled: safe, or known
@@ -125,7 +125,7 @@ pub struct Attached {
     pub taken: u64,
 }
 
-/// Source a session tells the intake beside batches.
+/// What a session tells the intake beside batches.
 #[derive(Debug)]
 pub enum Control {
     /// The connection sends in this stream from now on; acks of the stream go to this mailbox.
@@ -142,7 +142,7 @@ pub enum Control {
         /// The answer.
         reply: oneshot::Sender<Attached>,
     },
-    /// The connection is gone. Source it handed over stays taken.
+    /// The connection is gone. What it handed over stays taken.
     Detach {
         /// The connection.
         conn: ConnId,
@@ -160,7 +160,7 @@ pub struct Arrival {
     pub batch: Batch,
     /// Bytes that its readings take once they are resolved: what it costs the uplink.
     pub resolved: usize,
-    /// Source it says.
+    /// What it says.
     pub content: Content,
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Time between samples.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// Samples that the average is made of: a minute. Source the link or the broker does for some
+/// Samples that the average is made of: a minute. What the link or the broker does for some
 /// seconds says little of hours.
 const REMEMBERED: u32 = 60;
 

@@ -1,4 +1,4 @@
-//! Source the broker refuses: a circuit breaker for each kind of topic of each device.
+//! What the broker refuses: a circuit breaker for each kind of topic of each device.
 //!
 //! Pure. A refusal opens the breaker. While it is open nothing of its key is published but one
 //! probe after a pause; the pause doubles with each probe that is refused. A probe that is taken
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::reading::{Moment, Topic};
 use crate::uplink::{Cause, Refusal};
 
-/// Breakers that are remembered. Source is refused again after it was forgotten opens another one,
+/// Breakers that are remembered. What is refused again after it was forgotten opens another one,
 /// at the cost of one more publish; each takes some 400 bytes.
 pub const KEYS: usize = 4_096;
 
@@ -55,7 +55,7 @@ impl Key {
 /// An open breaker, as it is shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
-    /// Source is refused.
+    /// What is refused.
     pub key: Key,
     /// One sentence for people.
     pub detail: Arc<str>,
@@ -86,7 +86,7 @@ struct Breaker {
     stored: bool,
 }
 
-/// Source a refusal has changed.
+/// What a refusal has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Opened {
     /// It is the first of its key.
@@ -394,7 +394,7 @@ mod tests {
             assert!(refuse(&mut refusals, now, 0, cause).new);
             refusals.is_stored(&key(0));
             for pause in expected {
-                // Source was out beside it.
+                // What was out beside it.
                 assert!(!refuse(&mut refusals, now, 0, cause).new);
                 assert_eq!(refusals.next_due(), Some(now + SECOND * pause));
                 assert_eq!(

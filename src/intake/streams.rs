@@ -1,4 +1,4 @@
-//! Source the hub has taken from each stream, and how much of that is safe.
+//! What the hub has taken from each stream, and how much of that is safe.
 //!
 //! Pure. A stream's numbers grow strictly; two marks describe it: `taken`, the highest number
 //! that was ever accepted, and `safe`, up to which every accepted number is PUBACKed or synced.
@@ -37,7 +37,7 @@ pub const STREAMS: usize = 65_536;
 /// that a device is attached to never do, and they are bounded by `max_connections`.
 pub const CONTENTS: usize = 262_144;
 
-/// Source becomes of a batch that arrives.
+/// What becomes of a batch that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It is new and has been noted as taken.
@@ -51,7 +51,7 @@ pub enum Verdict {
     },
 }
 
-/// Source is known of a connection that another one has taken the acks from.
+/// What is known of a connection that another one has taken the acks from.
 #[derive(Debug)]
 struct Displaced {
     conn: ConnId,
@@ -79,7 +79,7 @@ struct Stream {
     told: u64,
     /// Taken numbers above `safe`, ascending, and whether each is safe by itself.
     pending: VecDeque<(u64, bool)>,
-    /// Source the last numbers taken stood for, ascending.
+    /// What the last numbers taken stood for, ascending.
     contents: VecDeque<(u64, Content)>,
     /// Whether `safe` moved since the marks were last handed to the spool.
     dirty: bool,
@@ -99,7 +99,7 @@ impl Stream {
         (self.taken > 0, self.used)
     }
 
-    /// Source the attached connection may be told.
+    /// What the attached connection may be told.
     fn ack(&self) -> u64 {
         self.safe.min(self.heard)
     }
@@ -278,7 +278,7 @@ impl Streams {
         stream.pending.push_back((seq, false));
         stream.contents.push_back((seq, content));
         self.contents += 1;
-        // Source is not safe yet will be sent again for certain if the connection breaks.
+        // What is not safe yet will be sent again for certain if the connection breaks.
         while stream.contents.len() > self.window
             && stream
                 .contents

@@ -156,7 +156,7 @@ fn who_was_attached_before_hears_of_acks_again_when_the_other_has_gone() {
     assert_eq!(streams.detach(2), Some((1, 2)));
     arrive(&mut streams, s, 4);
     assert_eq!(streams.safe(s, 4), Some((Some(1), 4)));
-    // Source comes while the other is there counts as well; who goes first is forgotten.
+    // What comes while the other is there counts as well; who goes first is forgotten.
     attach(&mut streams, 3, "a");
     arrive(&mut streams, s, 5);
     attach(&mut streams, 4, "a");
@@ -269,9 +269,9 @@ struct Device {
     contents: u64,
     /// Not known to be safe.
     kept: BTreeMap<u64, Content>,
-    /// Source it sent over the present connection and was not refused.
+    /// What it sent over the present connection and was not refused.
     said: BTreeMap<u64, Content>,
-    /// Source the broker gets.
+    /// What the broker gets.
     published: BTreeMap<u64, Content>,
     under_way: Vec<u64>,
     /// It has used numbers as it liked, and pushed its own batches out of the hub's memory.

@@ -1,10 +1,10 @@
-//! Source is known of the items of a stored group.
+//! What is known of the items of a stored group.
 
 use std::sync::Arc;
 
 use crate::reading::Item;
 
-/// Source became of a stored item.
+/// What became of a stored item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotState {
     /// Still to be published, and not in memory.
@@ -60,7 +60,7 @@ impl Tracked {
         fits
     }
 
-    /// Source is done stays done.
+    /// What is done stays done.
     pub(super) fn set(&mut self, index: u32, state: SlotState) {
         if let Some(slot) = self.slots.get_mut(index as usize)
             && slot.state != SlotState::Done

@@ -1,4 +1,4 @@
-//! Source the lanes are told, what they answer, and what can be set.
+//! What the lanes are told, what they answer, and what can be set.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::reading::{Final, Gap, GapReason, Item, Lane, Mark, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
 use crate::uplink::Refusal;
 
-/// Source can be set.
+/// What can be set.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Every batch through the disk first.
@@ -64,12 +64,12 @@ pub struct Now {
     pub moment: Moment,
 }
 
-/// Source happens to the lanes.
+/// What happens to the lanes.
 #[derive(Debug)]
 pub enum Event {
     /// The spool is open, at the start or later.
     Opened {
-        /// Source it holds.
+        /// What it holds.
         depth: Depth,
     },
     /// A batch came in.
@@ -135,18 +135,18 @@ pub enum Event {
     Dropped {
         /// From the first of them to the last.
         groups: RangeInclusive<GroupId>,
-        /// Source was in them.
+        /// What was in them.
         batches: u64,
-        /// Source was in them.
+        /// What was in them.
         readings: u64,
     },
     /// Some items of stored groups were given up, and gap records stored for them.
     Compacted {
         /// Where the others are now.
         moved: Moved,
-        /// Source went.
+        /// What went.
         batches: u64,
-        /// Source went.
+        /// What went.
         readings: u64,
     },
     /// Time has passed.
@@ -157,7 +157,7 @@ pub enum Event {
     Abandon,
 }
 
-/// Source is to be done.
+/// What is to be done.
 #[derive(Debug)]
 pub enum Action {
     /// Give this to the uplink.
@@ -238,7 +238,7 @@ pub enum Action {
     Lost(Gap),
     /// The broker refuses this key, which it did not before.
     Refused {
-        /// Source.
+        /// What.
         key: Key,
         /// One sentence.
         detail: String,
@@ -250,7 +250,7 @@ pub enum Action {
     },
     /// The broker takes it again.
     Accepted {
-        /// Source.
+        /// What.
         key: Key,
     },
     /// Tell the spool whether what is stored of this device is refused.

@@ -1,4 +1,4 @@
-//! Source waits to be published as live data: fair between the devices, in the order of each.
+//! What waits to be published as live data: fair between the devices, in the order of each.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::intake::fair::Fair;
 use crate::reading::Item;
 use crate::spool::Loc;
 
-/// Source waits in the live queue.
+/// What waits in the live queue.
 #[derive(Debug)]
 pub(super) enum Queued {
     Unsafe(Entry),
@@ -85,7 +85,7 @@ impl Live {
         self.waiting.len()
     }
 
-    /// Source is not safe of one device: how many, and how many bytes of payload.
+    /// What is not safe of one device: how many, and how many bytes of payload.
     pub(super) fn of(&self, device: &str) -> (usize, usize) {
         self.items.of(device)
     }
@@ -115,7 +115,7 @@ impl Live {
         }
     }
 
-    /// Source [`Live::pop`] would return.
+    /// What [`Live::pop`] would return.
     pub(super) fn front(&self) -> Option<&Queued> {
         self.stored.front().or_else(|| self.items.front())
     }

@@ -15,7 +15,7 @@
 //! 5. While the uplink is up the backlog drains beside the live lane, as `Stored`. When
 //!    all of a group is PUBACKed, the group is deleted.
 //!
-//! Two things hold at any time. Source is not safe is in memory exactly once. And no batch is
+//! Two things hold at any time. What is not safe is in memory exactly once. And no batch is
 //! committed before an older one of its stream is committed or safe, so that the highest number
 //! on disk is a true `welcome.seq`.
 
@@ -83,7 +83,7 @@ struct Entry {
     origin: Option<Origin>,
 }
 
-/// Source is in flight.
+/// What is in flight.
 #[derive(Debug)]
 enum Source {
     /// Not safe: its PUBACK makes it so.
@@ -130,7 +130,7 @@ impl Pending {
     }
 }
 
-/// Source of one device is put aside and not stored yet.
+/// What of one device is put aside and not stored yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Aside {
     batches: usize,
@@ -164,9 +164,9 @@ enum Phase {
 #[derive(Debug)]
 pub struct Lanes {
     settings: Settings,
-    /// Source was taken and what is safe.
+    /// What was taken and what is safe.
     pub streams: Streams,
-    /// Source is left out of what comes in; `None`: nothing.
+    /// What is left out of what comes in; `None`: nothing.
     reducer: Option<Reducer>,
     phase: Phase,
     route: Route,
@@ -177,7 +177,7 @@ pub struct Lanes {
     spilling: HashMap<Arc<str>, usize>,
     live: Live,
     flight: Flight<Flying>,
-    /// Source flies in the live lane: how many, their payloads, and their readings.
+    /// What flies in the live lane: how many, their payloads, and their readings.
     live_flying: usize,
     live_cost: usize,
     flying_readings: u64,
@@ -185,7 +185,7 @@ pub struct Lanes {
     /// Payloads of what flies in the other lane.
     history_cost: usize,
     drain_window: ByteWindow,
-    /// Source the broker refuses.
+    /// What the broker refuses.
     refusals: Refusals,
     /// By device; there is none without batches.
     aside: HashMap<Arc<str>, Aside>,
@@ -334,7 +334,7 @@ impl Lanes {
         self.check_sometimes();
     }
 
-    /// The connection is gone. Source it handed over stays taken. As [`Streams::detach`].
+    /// The connection is gone. What it handed over stays taken. As [`Streams::detach`].
     pub fn detach(&mut self, conn: ConnId) -> Option<(ConnId, u64)> {
         self.turned_away.remove(&conn);
         self.streams.detach(conn)
@@ -393,7 +393,7 @@ impl Lanes {
         self.unsafe_items() == 0
     }
 
-    /// Source is neither published nor stored.
+    /// What is neither published nor stored.
     #[must_use]
     pub fn unsafe_items(&self) -> usize {
         let committing = self.committing.as_ref();
@@ -412,7 +412,7 @@ impl Lanes {
         self.live.readings() + self.flying_readings
     }
 
-    /// Source the broker refuses.
+    /// What the broker refuses.
     #[must_use]
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
@@ -429,7 +429,7 @@ impl Lanes {
         self.flight.len()
     }
 
-    /// Source is stored and not done.
+    /// What is stored and not done.
     #[must_use]
     pub fn backlog(&self) -> &Backlog {
         &self.backlog
@@ -557,7 +557,7 @@ impl Lanes {
         if let Some(commit) = &mut self.committing {
             commit.passed = 0;
         }
-        // Nothing flies any more. Source was diverted waits for its commit, what is stored is the
+        // Nothing flies any more. What was diverted waits for its commit, what is stored is the
         // backlog's again, and so is what waited in the queue but is on disk.
         for pending in self.to_commit.iter_mut().chain(
             self.committing

@@ -43,7 +43,7 @@ impl Lanes {
             match flying.lane {
                 Lane::History => self.drain_window.acked(now.mono, since, flying.cost),
                 Lane::Live => {
-                    // Source it waited for others to go with says nothing of the link.
+                    // What it waited for others to go with says nothing of the link.
                     let sent = (since + self.settings.pack_delay).min(now.mono);
                     self.live_window.acked(now.mono, sent, flying.cost);
                 }
@@ -133,7 +133,7 @@ impl Lanes {
                 && self.may_fly(Lane::History);
             let answers = self.phase == Phase::Running && self.backlog.has_reply();
             let live_waits = !self.live.is_empty();
-            // Source waits in the queue but is stored is older than anything in the backlog.
+            // What waits in the queue but is stored is older than anything in the backlog.
             let held = self.settings.in_order
                 && matches!(self.live.front(), Some(Queued::Unsafe(_)))
                 && self.others_first();
@@ -174,7 +174,7 @@ impl Lanes {
     }
 
     /// Whether something is on the disk, or on its way there, that has to go out before a new
-    /// batch does. Source the broker refuses is not waited for.
+    /// batch does. What the broker refuses is not waited for.
     pub(super) fn others_first(&self) -> bool {
         let counts = |pending: &Pending| !pending.aside;
         let committing = self.committing.as_ref();
@@ -313,7 +313,7 @@ impl Lanes {
     }
 }
 
-/// Source is published instead of this item: a gap record, or an answer without its value. `None`:
+/// What is published instead of this item: a gap record, or an answer without its value. `None`:
 /// nothing is left to be said.
 fn instead_of(
     item: &Arc<Item>,

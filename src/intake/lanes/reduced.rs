@@ -1,4 +1,4 @@
-//! Source the operator's rules leave out of what comes in, and the records that say so.
+//! What the operator's rules leave out of what comes in, and the records that say so.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,13 +14,13 @@ impl Lanes {
         Self { reducer, ..self }
     }
 
-    /// Source became of the readings that there are rules for; `None`: there are no rules.
+    /// What became of the readings that there are rules for; `None`: there are no rules.
     #[must_use]
     pub fn reduced(&self) -> Option<Counts> {
         self.reducer.as_ref().map(Reducer::counts)
     }
 
-    /// Source is left of a new batch, and about how many bytes of payload; `None`: nothing, and so it
+    /// What is left of a new batch, and about how many bytes of payload; `None`: nothing, and so it
     /// is safe.
     pub(super) fn reduce(
         &mut self,
@@ -46,7 +46,7 @@ impl Lanes {
         self.reducer.as_ref().and_then(Reducer::next_total)
     }
 
-    /// Source was left out is told once an hour, and at the stop.
+    /// What was left out is told once an hour, and at the stop.
     pub(super) fn tell_totals(&mut self, now: Now) {
         let Some(reducer) = &mut self.reducer else {
             return;

@@ -1,6 +1,6 @@
-//! Source the broker refuses: where it goes, and when it is tried again.
+//! What the broker refuses: where it goes, and when it is tried again.
 //!
-//! A refusal is not safety. Source was refused goes to the disk or stays there, and its key's
+//! A refusal is not safety. What was refused goes to the disk or stays there, and its key's
 //! breaker opens ([`Refusals`](crate::intake::refusals::Refusals)). Until it closes, new batches of
 //! that device go to the disk at once, and what is stored of it is passed over; nobody else
 //! notices. A new batch that probes goes both ways: it must not be what others of its stream wait
@@ -96,7 +96,7 @@ impl Lanes {
         topic == Topic::Result && self.refusals.is_open(item.device(), topic)
     }
 
-    /// Source waits of a device whose live data is refused goes, or stays, on the disk.
+    /// What waits of a device whose live data is refused goes, or stays, on the disk.
     fn put_aside(&mut self, device: &Arc<str>, key: &Key) {
         let moved = self.divert_device(device);
         self.refusals.count(key, moved);
@@ -157,7 +157,7 @@ impl Lanes {
         self.flag_aside(&key.device);
     }
 
-    /// Source is on its way to the disk of this device is waited for by others, or is not any more.
+    /// What is on its way to the disk of this device is waited for by others, or is not any more.
     fn flag_aside(&mut self, device: &Arc<str>) {
         let aside = self.is_put_aside(device);
         let mut sum = Aside::default();

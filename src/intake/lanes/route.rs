@@ -75,7 +75,7 @@ impl Lanes {
             && let Some(device) = self.live.heaviest()
         {
             if self.spill_device(&device) == 0 {
-                // Source is stored already waits for the broker alone.
+                // What is stored already waits for the broker alone.
                 return;
             }
         }
@@ -162,7 +162,7 @@ impl Lanes {
         self.send_to_disk(entries);
     }
 
-    /// Source is not safe of this device goes to the disk. Returns how many batches that are.
+    /// What is not safe of this device goes to the disk. Returns how many batches that are.
     pub(super) fn divert_device(&mut self, device: &Arc<str>) -> u64 {
         let mut entries = self.take_flying(|other| other == device);
         let queued = self.live.take_unsafe_of(device);
@@ -172,7 +172,7 @@ impl Lanes {
         diverted
     }
 
-    /// Source flies and is not safe, of the devices that are wanted. It flies on.
+    /// What flies and is not safe, of the devices that are wanted. It flies on.
     fn take_flying(&mut self, wanted: impl Fn(&Arc<str>) -> bool) -> Vec<(Option<u64>, Entry)> {
         let mut entries = Vec::new();
         for (token, flying) in self.flight.iter_mut() {

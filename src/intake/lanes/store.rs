@@ -85,7 +85,7 @@ impl Lanes {
         }
     }
 
-    /// Whoever waits for a disk that has no room is told that the hub cannot take data now. Source was
+    /// Whoever waits for a disk that has no room is told that the hub cannot take data now. What was
     /// taken stays, unacked, and is stored if there is room again.
     fn refuse_waiting(&mut self, out: &mut Vec<Action>) {
         let waiting = self.to_commit.iter().filter(|pending| !pending.done);

@@ -1,5 +1,5 @@
 //! The lanes beside a model of the world: a broker, a disk and devices that do anything in any
-//! order, and crash. Source is checked at every step is what product and users were promised.
+//! order, and crash. What is checked at every step is what product and users were promised.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -93,7 +93,7 @@ struct World {
     up: bool,
     /// Publishes that the broker has and has not acknowledged.
     unacked: Vec<(u64, Arc<Item>, Lane)>,
-    /// Source it refuses, and what it has refused.
+    /// What it refuses, and what it has refused.
     refuses: BTreeSet<(usize, Topic)>,
     refused: BTreeSet<BatchId>,
     /// Keys of which the lanes have said that they are refused.
@@ -126,7 +126,7 @@ struct World {
     reported: BTreeSet<BatchId>,
     /// A device was turned away.
     turned_away: bool,
-    /// Source devices send.
+    /// What devices send.
     frame: Bytes,
     /// Answers that were given to the lanes in this run, by their tokens, and those that the lanes
     /// have called safe.
@@ -351,7 +351,7 @@ impl World {
         (batches, batches)
     }
 
-    /// Source the spool has answered before is heard before.
+    /// What the spool has answered before is heard before.
     fn hear_the_spool(&mut self) {
         if matches!(self.load, Some((_, _, Some(_)))) {
             self.step(&Op::Load);
@@ -397,7 +397,7 @@ impl World {
     fn apply_alone(&mut self, event: Event) {
         let mut out = Vec::new();
         self.lanes.apply(self.now, event, &mut out);
-        // Source is over must not be brought again by a read that comes before its end.
+        // What is over must not be brought again by a read that comes before its end.
         let place = |wanted: fn(&Action) -> bool| out.iter().position(wanted);
         let read = place(|action| matches!(action, Action::Load { .. }));
         let end = place(|action| matches!(action, Action::Delete { .. }));
@@ -731,7 +731,7 @@ impl World {
                 self.unacked.clear();
                 self.said.clear();
                 self.unwanted.clear();
-                // Source was not safe is gone with the run: whoever asked has a timeout of their own.
+                // What was not safe is gone with the run: whoever asked has a timeout of their own.
                 let safe = &self.safe;
                 self.answers.retain(|token, _| safe.contains(token));
                 self.start();
@@ -1542,6 +1542,29 @@ fn when_a_topic_is_allowed_again_its_backlog_arrives_in_order() {
         assert_eq!(arrived, (1..=60).collect::<Vec<_>>());
         world.heal();
     }
+}
+
+#[test]
+fn what_was_published_from_memory_and_is_refused_as_history_arrives_later() {
+    // Nothing else is stored, so nothing makes the drain look again.
+    let mut world = World::new(Settings {
+        hold_back: Duration::from_millis(5),
+        device_window: 2,
+        ..settings(true, false)
+    });
+    for op in [
+        Op::Up,
+        Op::Send(0),
+        Op::Send(0),
+        Op::Wait(995),
+        Op::Wait(10_000),
+        Op::Refuses(0, Topic::History, true),
+        Op::CommitDone,
+        Op::Puback,
+    ] {
+        world.step(&op);
+    }
+    world.heal();
 }
 
 #[test]

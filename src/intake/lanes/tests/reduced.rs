@@ -1,4 +1,4 @@
-//! Source `[[reduce]]` leaves out is safe by decision, and nothing else becomes safe by it.
+//! What `[[reduce]]` leaves out is safe by decision, and nothing else becomes safe by it.
 
 use std::collections::VecDeque;
 
@@ -174,7 +174,7 @@ fn a_batch_of_which_nothing_is_left_is_acked_at_once_and_its_number_is_taken() {
     assert_eq!((run.acked, run.conflicts.len()), (2, 0));
     run.send_as(2, &[6]);
     assert_eq!((run.conflicts.clone(), run.published.len()), (vec![2], 1));
-    // Source came again was not counted again.
+    // What came again was not counted again.
     assert_eq!(run.lanes.reduced().unwrap().dropped, 1);
 }
 
