@@ -2,18 +2,18 @@
 
 mod changes;
 mod check;
+mod choices;
 mod document;
 mod files;
 mod load;
 mod nearest;
 mod problem;
 mod show;
-mod strays;
 mod units;
+mod unknown_keys;
 mod url;
 mod values;
 mod web;
-mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -4,11 +4,11 @@
 use std::fmt;
 use std::path::Path;
 
-use super::units::{show_duration, show_size};
-use super::url::BrokerUrl;
-use super::words::{
+use super::choices::{
     AUTH, CRL_EXPIRY, DOTS, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE,
 };
+use super::units::{show_duration, show_size};
+use super::url::BrokerUrl;
 use super::{Commands, Config, Deadband, Devices, ReduceRule, Spool, Uplink, Values};
 
 /// The word for a value of a fixed list.

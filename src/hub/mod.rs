@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use self::reload::Reload;
 use self::remember::Remember;
 use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
-use crate::intake::gather::HOLD_BACK;
+use crate::intake::group_commit::HOLD_BACK;
 use crate::intake::lanes::Settings;
 use crate::intake::port::{Close, IntakePort};
 use crate::intake::{self, Wiring};

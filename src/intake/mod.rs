@@ -6,15 +6,15 @@
 //! never has more than its window.
 
 pub mod backlog;
+pub mod byte_window;
 mod elsewhere;
 mod expiry;
 pub mod fair;
 pub mod flight;
-pub mod gather;
+pub mod group_commit;
 mod ids;
 pub mod lanes;
 pub mod moved;
-pub mod pace;
 pub mod port;
 mod rate;
 pub mod refusals;

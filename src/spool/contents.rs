@@ -74,7 +74,7 @@ impl Segment {
                 "discarding a group that was cut short while it was written"
             );
             open.live.remove(&id);
-            self.void.push(id..=id);
+            self.uncounted.push(id..=id);
         }
         tally.last = self
             .open
@@ -159,7 +159,7 @@ impl Segment {
         if let Some(tally) = &self.taking {
             self.last = tally.last.max(self.first);
         }
-        self.void.push(ids);
+        self.uncounted.push(ids);
     }
 
     /// Sums up what is not deleted; if that cannot be read, at least what was put in. `None`:
@@ -170,7 +170,7 @@ impl Segment {
         {
             return Some(known);
         }
-        let void = self.void.clone();
+        let uncounted = self.uncounted.clone();
         let scanned = match self.scan(engine, false) {
             // The engine needs room to open; the data is there all the same.
             Err(Error::Full) => self.scan(&Salvage, false),
@@ -180,7 +180,7 @@ impl Segment {
             Ok(scanned) => Some(scanned.tally),
             Err(error) => {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot be read through");
-                self.void = void;
+                self.uncounted = uncounted;
                 self.put_in()
             }
         }

@@ -66,7 +66,7 @@ pub(super) struct Segment {
     /// What was put in, when that could not be written into a summary.
     pub(super) unsaved: Option<Tally>,
     /// Ids of commits that failed: whatever is found under them does not count.
-    pub(super) void: Vec<RangeInclusive<u64>>,
+    pub(super) uncounted: Vec<RangeInclusive<u64>>,
     pub(super) open: Option<Open>,
     /// Found without a summary: how much is in it is not known.
     pub(super) unsure: bool,
@@ -101,7 +101,7 @@ impl Segment {
             disk: 0,
             taking: None,
             unsaved: None,
-            void: Vec::new(),
+            uncounted: Vec::new(),
             open: None,
             unsure: false,
             as_found: None,
@@ -177,7 +177,7 @@ impl Segment {
                 // Of a commit that failed or that a kill has cut short, and nobody was told of it.
                 // The kernel may hold pages of it for written that are not: only a reboot would
                 // show. After one, what is found is what is on the disk.
-                segment.void.push(reached + 1..=u64::MAX);
+                segment.uncounted.push(reached + 1..=u64::MAX);
             }
         }
         (segment, None)
@@ -270,7 +270,7 @@ impl Segment {
     pub(super) fn nothing_acknowledged(&self) -> bool {
         let all =
             |range: &RangeInclusive<u64>| range.contains(&self.first) && *range.end() == u64::MAX;
-        self.expected == 0 && self.void.iter().any(all)
+        self.expected == 0 && self.uncounted.iter().any(all)
     }
 
     pub(super) fn count(&mut self, tally: &Tally) {
@@ -355,7 +355,8 @@ impl Segment {
 
     /// Whether what is found under this id may be a group of this segment.
     pub(super) fn counts(&self, id: u64) -> bool {
-        (self.first..=self.last).contains(&id) && !self.void.iter().any(|range| range.contains(&id))
+        (self.first..=self.last).contains(&id)
+            && !self.uncounted.iter().any(|range| range.contains(&id))
     }
 
     /// Closes the database and ends its threads.

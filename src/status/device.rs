@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::commands::DeviceCommands;
 use super::counts::ENDINGS;
 use super::history::{ASLEEP, History, state};
-use super::kept::{Last, Slot};
+use super::last_batches::{Last, Slot};
 use super::memory::Remembered;
 use super::number::{Number, lock};
 use super::report::{DeviceReport, Past, RefusedReport};

@@ -10,7 +10,7 @@ pub mod feed;
 pub mod fill;
 pub mod histogram;
 pub mod history;
-pub mod kept;
+pub mod last_batches;
 pub mod memory;
 pub mod number;
 pub mod per_day;

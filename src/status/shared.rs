@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::counts::{CODES, Counts};
 use super::feed::Feed;
 use super::histogram::Histogram;
-use super::kept::KeptTable;
+use super::last_batches::LastBatches;
 use super::number::Number;
 use super::refused::RefusedBoard;
 use super::tap::Tap;
@@ -17,7 +17,7 @@ pub struct Shared {
     /// For whoever keeps readings.
     pub tap: Tap,
     /// The last batches.
-    pub(super) kept: Mutex<KeptTable>,
+    pub(super) kept: Mutex<LastBatches>,
     /// What the broker refuses of them.
     pub(super) refused: Arc<RefusedBoard>,
     /// Batches taken.

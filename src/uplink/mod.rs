@@ -29,26 +29,26 @@ mod backoff;
 mod blame;
 mod connection;
 mod credentials;
-mod door;
+mod event_queue;
 pub mod examine;
 mod failure;
 mod homeassistant;
 mod ledger;
-mod life;
+mod lifecycle;
 mod mqtt;
-mod outlet;
 mod packer;
 mod parked;
 mod paths;
 mod ports;
 mod publication;
 mod reasons;
+mod retained_states;
 mod route;
 #[cfg(test)]
 pub(crate) mod simulated;
-mod stale;
 mod terms;
 mod topic;
+mod transport;
 mod twins;
 pub mod unpack;
 mod values;
@@ -78,7 +78,7 @@ pub async fn run(
     stop: Stop,
     commands: Option<UplinkWays>,
 ) {
-    life::run(
+    lifecycle::run(
         mqtt::Library,
         settings,
         submissions,

@@ -12,8 +12,8 @@ use tracing::warn;
 use super::Submission;
 use super::blame::Blame;
 use super::connection::packs::Known as KnownPacks;
+use super::event_queue::EventQueue;
 use super::homeassistant::Discovery;
-use super::outlet::Outlet;
 use super::parked::Parked;
 use super::twins::Twins;
 use super::values::Values;
@@ -28,7 +28,7 @@ use crate::stop::Stop;
 /// See the module.
 pub(super) struct Ports {
     pub(super) submissions: mpsc::Receiver<Submission>,
-    pub(super) outlet: Outlet,
+    pub(super) events: EventQueue,
     pub(super) outbox: Arc<Outbox>,
     pub(super) board: Arc<Board>,
     pub(super) reconnect: watch::Receiver<u64>,
@@ -108,25 +108,25 @@ impl Ports {
             tokio::select! {
                 result = &mut work => return Some(result),
                 () = self.stop.requested() => break,
-                () = discard(&mut self.submissions, &mut self.outlet) => return None,
+                () = discard(&mut self.submissions, &mut self.events) => return None,
                 () = self.pulse.asked() => self.pulse.answer().await,
             }
         }
         // No further connect; the intake may still be at work on the way to its own end.
-        discard(&mut self.submissions, &mut self.outlet).await;
+        discard(&mut self.submissions, &mut self.events).await;
         None
     }
 }
 
 /// Drops submissions, which are for connections that have ended, until there are no more.
 /// Cancel safe.
-pub(super) async fn discard(submissions: &mut mpsc::Receiver<Submission>, outlet: &mut Outlet) {
+pub(super) async fn discard(submissions: &mut mpsc::Receiver<Submission>, events: &mut EventQueue) {
     loop {
         tokio::select! {
             stale = submissions.recv() => if stale.is_none() {
                 return;
             },
-            () = outlet.hand_over() => {}
+            () = events.hand_over() => {}
         }
     }
 }

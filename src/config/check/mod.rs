@@ -12,12 +12,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::choices::{LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
 use super::document::Document;
 use super::files::{NamedFile, Use};
 use super::problem::Problem;
 use super::units::show_duration;
 use super::values::{duration, file, id, id_from, path, size, word};
-use super::words::{LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
 use super::{Config, Hub, Log, LogFormat, LogLevel, Overflow, Spool, SpoolWrite, Uplink};
 
 const KIB: u64 = 1 << 10;

@@ -39,9 +39,9 @@ use route::{DISK_PATIENCE, HOPELESS};
 use store::LOAD_RETRY;
 
 use crate::intake::backlog::{Backlog, Expiry};
+use crate::intake::byte_window::ByteWindow;
 use crate::intake::flight::Flight;
-use crate::intake::gather::Gather;
-use crate::intake::pace::Pace;
+use crate::intake::group_commit::GroupCommit;
 use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::refusals::Refusals;
 use crate::intake::streams::{Streams, Verdict};
@@ -85,7 +85,7 @@ struct Entry {
 
 /// What is in flight.
 #[derive(Debug)]
-enum What {
+enum Source {
     /// Not safe: its PUBACK makes it so.
     Live(Entry),
     /// Also in `to_commit` or being committed, under this number.
@@ -98,7 +98,7 @@ enum What {
 
 #[derive(Debug)]
 struct Flying {
-    what: What,
+    source: Source,
     item: Arc<Item>,
     lane: Lane,
     /// Bytes of its payload, about.
@@ -181,10 +181,10 @@ pub struct Lanes {
     live_flying: usize,
     live_cost: usize,
     flying_readings: u64,
-    live_pace: Pace,
+    live_window: ByteWindow,
     /// Payloads of what flies in the other lane.
     history_cost: usize,
-    pace: Pace,
+    drain_window: ByteWindow,
     /// What the broker refuses.
     refusals: Refusals,
     /// By device; there is none without batches.
@@ -194,7 +194,7 @@ pub struct Lanes {
     to_commit_bytes: usize,
     committing: Option<Commit>,
     ticket: u64,
-    gather: Gather,
+    group_commit: GroupCommit,
     /// A commit is held back until then.
     held_until: Option<Instant>,
     disk_bad: bool,
@@ -229,9 +229,11 @@ impl Lanes {
             live_flying: 0,
             live_cost: 0,
             flying_readings: 0,
-            live_pace: Pace::of_at_least(Pace::LEAST_LIVE.max(settings.pack * Pace::PACKS)),
+            live_window: ByteWindow::of_at_least(
+                ByteWindow::LEAST_LIVE.max(settings.pack * ByteWindow::PACKS),
+            ),
             history_cost: 0,
-            pace: Pace::default(),
+            drain_window: ByteWindow::default(),
             refusals: Refusals::default(),
             aside: HashMap::new(),
             last_ack: None,
@@ -239,7 +241,7 @@ impl Lanes {
             to_commit_bytes: 0,
             committing: None,
             ticket: 0,
-            gather: Gather::new(
+            group_commit: GroupCommit::new(
                 settings.hold_back,
                 settings.commit_interval,
                 settings.device_window,
@@ -435,7 +437,10 @@ impl Lanes {
 
     fn live_unsafe(&self) -> usize {
         let flying = self.flight.iter();
-        self.live.unsafe_len() + flying.filter(|f| matches!(f.what, What::Live(_))).count()
+        self.live.unsafe_len()
+            + flying
+                .filter(|f| matches!(f.source, Source::Live(_)))
+                .count()
     }
 
     fn arrived(&mut self, now: Now, arrival: Arrival, out: &mut Vec<Action>) {
@@ -504,7 +509,7 @@ impl Lanes {
             return;
         }
         let waiting = !self.to_commit.is_empty() || self.committing.is_some();
-        self.gather.arrived(now.mono, conn, waiting);
+        self.group_commit.arrived(now.mono, conn, waiting);
         if apart {
             self.apart(now, entry, out);
         } else {
@@ -540,8 +545,8 @@ impl Lanes {
         self.up = Some(epoch);
         self.stalled_since = None;
         self.last_ack = None;
-        self.pace.connected();
-        self.live_pace.connected();
+        self.drain_window.connected();
+        self.live_window.connected();
     }
 
     fn disconnected(&mut self, now: Now) {
@@ -604,7 +609,7 @@ impl Lanes {
 
     fn push_commit(&mut self, pending: Pending) {
         if let Some(conn) = pending.entry.origin.and_then(Origin::conn) {
-            self.gather.waits(conn);
+            self.group_commit.waits(conn);
         }
         let weight = pending.entry.item.weight();
         self.to_commit_bytes += weight;

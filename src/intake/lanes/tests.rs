@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
+use crate::intake::group_commit::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
 use crate::intake::refusals::Key;
 use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Reply, Topic};
@@ -1542,6 +1542,29 @@ fn when_a_topic_is_allowed_again_its_backlog_arrives_in_order() {
         assert_eq!(arrived, (1..=60).collect::<Vec<_>>());
         world.heal();
     }
+}
+
+#[test]
+fn what_was_published_from_memory_and_is_refused_as_history_arrives_later() {
+    // Nothing else is stored, so nothing makes the drain look again.
+    let mut world = World::new(Settings {
+        hold_back: Duration::from_millis(5),
+        device_window: 2,
+        ..settings(true, false)
+    });
+    for op in [
+        Op::Up,
+        Op::Send(0),
+        Op::Send(0),
+        Op::Wait(995),
+        Op::Wait(10_000),
+        Op::Refuses(0, Topic::History, true),
+        Op::CommitDone,
+        Op::Puback,
+    ] {
+        world.step(&op);
+    }
+    world.heal();
 }
 
 #[test]

@@ -4,8 +4,8 @@ use tokio::time::Instant;
 
 use super::{Connection, Data, Record, thing_of};
 use crate::reading::{GapReason, Item};
-use crate::uplink::door::{Signal, Wire};
 use crate::uplink::failure::Failure;
+use crate::uplink::transport::{Signal, Wire};
 use crate::uplink::{Cause, Event, Refusal, reasons};
 
 impl<W: Wire> Connection<'_, W> {
@@ -107,7 +107,7 @@ impl<W: Wire> Connection<'_, W> {
                 self.wire.limit(bytes);
             }
             self.ports.board.uplink.refused.add(1);
-            self.ports.outlet.push(Event::Unpublishable {
+            self.ports.events.push(Event::Unpublishable {
                 epoch,
                 token,
                 error: detail,
@@ -120,7 +120,7 @@ impl<W: Wire> Connection<'_, W> {
     /// The broker does not take it: it is the intake's again.
     pub(super) fn refuse(&mut self, data: &Data, cause: Cause, detail: String) {
         self.ports.board.uplink.refused.add(1);
-        self.ports.outlet.push(Event::Refused {
+        self.ports.events.push(Event::Refused {
             epoch: self.epoch,
             token: data.token,
             refusal: Refusal { cause, detail },

@@ -29,20 +29,20 @@ const LATE: Duration = Duration::from_secs(2);
 
 /// Bytes of one lane that may be in flight.
 #[derive(Debug)]
-pub struct Pace {
+pub struct ByteWindow {
     least: usize,
     limit: usize,
     /// When the limit was last halved: what was sent before says nothing of the new one.
     halved: Option<Instant>,
 }
 
-impl Default for Pace {
+impl Default for ByteWindow {
     fn default() -> Self {
         Self::of_at_least(LEAST)
     }
 }
 
-impl Pace {
+impl ByteWindow {
     /// For live data: a link on which this takes longer than a live batch may wait sends it
     /// through the disk in any case, and a broker that is slow by itself is not made slower.
     pub const LEAST_LIVE: usize = 16 * 1024;
@@ -105,7 +105,7 @@ mod tests {
     fn drain(link: f64, round_trip: f64, item: usize) -> (f64, f64) {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        let mut pace = Pace::default();
+        let mut pace = ByteWindow::default();
         let mut flying: VecDeque<(f64, f64)> = VecDeque::new();
         let (mut now, mut free, mut done, mut longest) = (0.0_f64, 0.0_f64, 0.0, 0.0_f64);
         while now < 60.0 {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn one_at_a_time_is_always_allowed() {
-        let mut pace = Pace::default();
+        let mut pace = ByteWindow::default();
         let start = Instant::now();
         for n in 0..100 {
             let sent = start + Duration::from_secs(n * 100);

@@ -54,7 +54,7 @@ impl Kept {
 
 /// The last batches of all devices.
 #[derive(Debug, Default)]
-pub(super) struct KeptTable {
+pub(super) struct LastBatches {
     slots: Vec<Option<Kept>>,
     free: Vec<usize>,
     bytes: usize,
@@ -62,7 +62,7 @@ pub(super) struct KeptTable {
     clock: u64,
 }
 
-impl KeptTable {
+impl LastBatches {
     /// A place for one more device. To be given back.
     pub(super) fn slot(&mut self) -> Slot {
         Slot(self.free.pop().unwrap_or_else(|| {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     /// The counter against what it counts.
-    fn check(table: &KeptTable) {
+    fn check(table: &LastBatches) {
         let kept = table.slots.iter().flatten();
         let bytes: usize = kept.clone().map(|kept| kept.frame.capacity()).sum();
         assert_eq!((table.bytes, table.turns.len()), (bytes, kept.count()));
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_last_batch_takes_the_place_of_the_one_before() {
-        let mut table = KeptTable::default();
+        let mut table = LastBatches::default();
         let slot = table.slot();
         assert_eq!(table.get(&slot), None);
         for bytes in [100, 7, 3_000, 0] {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn large_batches_without_end_push_out_each_other_and_not_the_small_ones() {
-        let mut table = KeptTable::default();
+        let mut table = LastBatches::default();
         let small = table.slot();
         table.put(&small, &batch(300), false);
         let large: Vec<_> = (0..200).map(|_| table.slot()).collect();
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn devices_that_work_keep_theirs_against_any_that_only_came() {
-        let mut table = KeptTable::default();
+        let mut table = LastBatches::default();
         let works = table.slot();
         table.put(&works, &batch(60_000), true);
         for _ in 0..50_000 {

@@ -9,18 +9,18 @@ use super::backoff::Backoff;
 use super::blame::Blame;
 use super::connection::packs::Known as KnownPacks;
 use super::connection::{self, End, Leave};
-use super::door::{Client, Dial, Wire};
+use super::event_queue::EventQueue;
 use super::failure::Failure;
 use super::homeassistant::Discovery;
-use super::outlet::Outlet;
 use super::parked::Parked;
 use super::paths::{Paths, reason_to_leave};
 use super::ports::Ports;
 use super::publication::Publisher;
 use super::route::{Returns, Target};
+use super::transport::{Client, Dial, Wire};
 use super::twins::Twins;
 use super::values::Values;
-use super::{Event, Settings, Submission, stale};
+use super::{Event, Settings, Submission, retained_states};
 use crate::clock;
 use crate::commands::port::{News, UplinkWays};
 use crate::status::board::{Board, UplinkState};
@@ -51,7 +51,7 @@ pub(super) async fn run<D: Dial>(
     let takes_commands = commands.is_some();
     let ports = Ports {
         submissions,
-        outlet: Outlet::new(events),
+        events: EventQueue::new(events),
         outbox,
         board,
         reconnect,
@@ -75,11 +75,11 @@ pub(super) async fn run<D: Dial>(
             Discovery::new(&broker.prefix, &settings.hub, &settings.version, plain)
         }),
         client_id: broker.client_id.clone(),
-        stale_attempts: stale::ATTEMPTS,
+        stale_attempts: retained_states::ATTEMPTS,
         barren: false,
         stop,
     };
-    let life = Life {
+    let lifecycle = Lifecycle {
         publisher: Publisher::new(
             &broker.prefix,
             &settings.hub,
@@ -99,11 +99,11 @@ pub(super) async fn run<D: Dial>(
         last: None,
         epoch: 0,
     };
-    life.run().await;
+    lifecycle.run().await;
 }
 
 /// What there is beside the connection, over all connections.
-struct Life<D> {
+struct Lifecycle<D> {
     library: D,
     settings: Arc<Settings>,
     publisher: Publisher,
@@ -127,7 +127,7 @@ enum Next {
     Wait(Failure),
 }
 
-impl<D: Dial> Life<D> {
+impl<D: Dial> Lifecycle<D> {
     async fn run(mut self) {
         loop {
             match self.once().await {
@@ -150,7 +150,7 @@ impl<D: Dial> Life<D> {
     }
 
     fn down(&mut self, error: String, hung_up: bool) {
-        self.ports.outlet.push(Event::Down {
+        self.ports.events.push(Event::Down {
             epoch: self.epoch,
             error,
             hung_up,

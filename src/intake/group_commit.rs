@@ -26,7 +26,7 @@ pub const HOLD_BACK_MOST: Duration = Duration::from_millis(100);
 /// With this many bytes nothing is gained by waiting: the size of the spool's groups.
 const ENOUGH: usize = 32 * 1024;
 
-/// Batches are held back while one of the last so many [`Gather::patience`]s brought two at a
+/// Batches are held back while one of the last so many [`GroupCommit::patience`]s brought two at a
 /// time.
 const REMEMBERED: u32 = 4;
 
@@ -35,7 +35,7 @@ const SMOOTH: u32 = 4;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Gather {
+pub struct GroupCommit {
     least: Duration,
     /// `spool.commit_interval`; zero: none.
     interval: Duration,
@@ -52,7 +52,7 @@ pub struct Gather {
     company: Option<Instant>,
 }
 
-impl Gather {
+impl GroupCommit {
     /// `least`: usually [`HOLD_BACK`]; zero: commits are not held back for company. `interval`:
     /// `spool.commit_interval`; `window`: batches that a connection may have unacked.
     #[must_use]
@@ -156,7 +156,7 @@ mod tests {
     /// disk that takes `takes`. Returns batches per commit and the longest wait for an ack.
     fn play(every: Duration, size: usize, takes: Duration, least: Duration) -> (f64, Duration) {
         let begin = Instant::now();
-        let mut gather = Gather::new(least, Duration::ZERO, 32);
+        let mut group_commit = GroupCommit::new(least, Duration::ZERO, 32);
         let mut waiting: Vec<Instant> = Vec::new();
         let mut committing: Option<(Instant, Vec<Instant>)> = None;
         let (mut commits, mut batches, mut longest) = (0.0, 0.0, Duration::ZERO);
@@ -164,20 +164,22 @@ mod tests {
         let (mut now, mut next, mut conn) = (begin, begin, 0);
         while now < begin + MS * 2_000 {
             if let Some((since, items)) = committing.take_if(|(since, _)| *since + takes <= now) {
-                gather.committed(now - since);
+                group_commit.committed(now - since);
                 for arrived in items {
                     longest = longest.max(now - arrived);
                 }
             }
             while next <= now {
                 conn += 1;
-                gather.arrived(now, conn, !waiting.is_empty() || committing.is_some());
+                group_commit.arrived(now, conn, !waiting.is_empty() || committing.is_some());
                 waiting.push(now);
                 next += every;
             }
             if committing.is_none()
                 && let Some(oldest) = waiting.first()
-                && gather.until(now, *oldest, waiting.len() * size).is_none()
+                && group_commit
+                    .until(now, *oldest, waiting.len() * size)
+                    .is_none()
             {
                 commits += 1.0;
                 batches += waiting.len() as f64;
@@ -190,12 +192,12 @@ mod tests {
 
     #[test]
     fn a_lone_device_that_waits_for_each_ack_is_never_held_back() {
-        let mut gather = Gather::new(HOLD_BACK, Duration::ZERO, 32);
+        let mut group_commit = GroupCommit::new(HOLD_BACK, Duration::ZERO, 32);
         let mut now = Instant::now();
         for _ in 0..100 {
-            gather.arrived(now, 1, false);
-            assert_eq!(gather.until(now, now, 300), None);
-            gather.committed(MS);
+            group_commit.arrived(now, 1, false);
+            assert_eq!(group_commit.until(now, now, 300), None);
+            group_commit.committed(MS);
             now += MS;
         }
     }
@@ -224,41 +226,41 @@ mod tests {
     #[test]
     fn full_groups_do_not_wait() {
         let now = Instant::now();
-        let mut gather = Gather::new(HOLD_BACK, Duration::ZERO, 32);
-        gather.arrived(now, 1, true);
-        assert!(gather.until(now, now, 300).is_some());
-        assert_eq!(gather.until(now, now, ENOUGH), None);
+        let mut group_commit = GroupCommit::new(HOLD_BACK, Duration::ZERO, 32);
+        group_commit.arrived(now, 1, true);
+        assert!(group_commit.until(now, now, 300).is_some());
+        assert_eq!(group_commit.until(now, now, ENOUGH), None);
     }
 
     #[test]
     fn with_an_interval_even_a_lone_batch_waits_and_is_safe_within_it() {
         let interval = MS * 1_000;
-        let mut gather = Gather::new(HOLD_BACK, interval, 32);
-        gather.committed(MS * 40);
+        let mut group_commit = GroupCommit::new(HOLD_BACK, interval, 32);
+        group_commit.committed(MS * 40);
         let now = Instant::now();
-        gather.arrived(now, 1, false);
-        gather.waits(1);
+        group_commit.arrived(now, 1, false);
+        group_commit.waits(1);
         // Two commits' time is left for the commit itself.
-        assert_eq!(gather.until(now, now, 300), Some(now + MS * 920));
-        assert_eq!(gather.until(now + MS * 920, now, 300), None);
-        assert_eq!(gather.until(now, now, ENOUGH), None);
+        assert_eq!(group_commit.until(now, now, 300), Some(now + MS * 920));
+        assert_eq!(group_commit.until(now + MS * 920, now, 300), None);
+        assert_eq!(group_commit.until(now, now, ENOUGH), None);
     }
 
     #[test]
     fn who_has_used_up_its_window_waits_no_longer() {
         let now = Instant::now();
-        let mut gather = Gather::new(HOLD_BACK, MS * 1_000, 3);
+        let mut group_commit = GroupCommit::new(HOLD_BACK, MS * 1_000, 3);
         for conn in [1, 2, 1, 2] {
-            gather.arrived(now, conn, true);
-            gather.waits(conn);
+            group_commit.arrived(now, conn, true);
+            group_commit.waits(conn);
         }
         let later = now + MS * 300;
-        assert!(gather.until(later, now, 300).is_some());
-        gather.waits(2);
-        assert_eq!(gather.until(later, now, 300), None);
-        gather.begun();
-        gather.waits(2);
-        assert!(gather.until(later, later, 300).is_some());
+        assert!(group_commit.until(later, now, 300).is_some());
+        group_commit.waits(2);
+        assert_eq!(group_commit.until(later, now, 300), None);
+        group_commit.begun();
+        group_commit.waits(2);
+        assert!(group_commit.until(later, later, 300).is_some());
     }
 
     proptest! {
@@ -274,10 +276,10 @@ mod tests {
         fn what_is_told_to_wait_is_told_a_moment_to_come(since in 0..50u64, bytes in 0..40_000usize, takes in 0..300u64) {
             let oldest = Instant::now();
             let now = oldest + MS * since as u32;
-            let mut gather = Gather::new(HOLD_BACK, Duration::ZERO, 32);
-            gather.committed(MS * takes as u32);
-            gather.arrived(oldest, 1, true);
-            if let Some(at) = gather.until(now, oldest, bytes) {
+            let mut group_commit = GroupCommit::new(HOLD_BACK, Duration::ZERO, 32);
+            group_commit.committed(MS * takes as u32);
+            group_commit.arrived(oldest, 1, true);
+            if let Some(at) = group_commit.until(now, oldest, bytes) {
                 prop_assert!(at > now && at <= oldest + HOLD_BACK_MOST);
             }
         }

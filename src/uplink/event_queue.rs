@@ -10,12 +10,12 @@ use super::Event;
 /// waits for the uplink would be the end of both. What does not fit in the channel waits here;
 /// the connection counts it against the window, which bounds it.
 #[derive(Debug)]
-pub(super) struct Outlet {
+pub(super) struct EventQueue {
     sender: mpsc::Sender<Event>,
     waiting: VecDeque<Event>,
 }
 
-impl Outlet {
+impl EventQueue {
     pub(super) fn new(sender: mpsc::Sender<Event>) -> Self {
         Self {
             sender,
