@@ -223,10 +223,6 @@ async fn what_rules_save_on_the_wire() {
             "deadband = 0.5",
             "[[reduce]]\ndevice = \"*\"\ndeadband = 0.5\n",
         ),
-        (
-            "deadband = \"2%\"",
-            "[[reduce]]\ndevice = \"*\"\ndeadband = \"2%\"\n",
-        ),
     ] {
         for readings in [1, 10] {
             for packed in [false, true] {

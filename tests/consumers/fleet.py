@@ -230,6 +230,8 @@ def play(args, directory):
             + ["--drain-timeout", "300s", "--keep", "10000"]
             + ["--hub", ",".join(f"ws://127.0.0.1:{hub.port}" for hub in hubs)],
             stdout=subprocess.PIPE,
+            # A line for each connection that a killed hub cost.
+            stderr=subprocess.DEVNULL,
             text=True,
         )
         began = time.monotonic()
