@@ -29,6 +29,7 @@ use super::post;
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::tls::{Chain, unix_seconds};
+use super::turns::Caller;
 use super::upgrade::{self, SUBPROTOCOL};
 use crate::session::roster::Seat;
 
@@ -72,7 +73,11 @@ pub(super) async fn handshake(
         None => (Socket::Plain(tcp), None),
         Some(tls) => {
             let (acceptor, generation) = tls.acceptor();
-            let stream = paced::accept(&shared.pace, open.is_known(), &acceptor, tcp).await?;
+            let caller = match open.is_known() {
+                true => Caller::Known,
+                false => Caller::Unknown(origin),
+            };
+            let stream = paced::accept(&shared.pace, caller, &acceptor, tcp).await?;
             let chain = stream.get_ref().1.peer_certificates();
             let shown = chain.map(|chain| {
                 let chain: Chain = chain.iter().map(|one| one.clone().into_owned()).collect();
