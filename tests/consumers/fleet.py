@@ -287,7 +287,6 @@ def main():
     print(f"duplicates, recognised           {summary['duplicates']}, of them through another hub {elsewhere}")
     print(f"out of order, per hub and lane   {summary['out_of_order']}")
     print(f"connections lost by devices      {sent['lost_connections']}")
-    print(f"latency from hub to consumer     {json.dumps(summary['latency_s'])}")
     return 1 if lost or summary["gap_records"] else 0
 
 
