@@ -190,6 +190,39 @@ fn a_record_without_a_usable_value_costs_itself_and_its_base_fields_stay() {
     assert!(detail.contains("finite number"), "{detail}");
 }
 
+#[test]
+fn a_value_that_only_its_base_makes_infinite_costs_its_record_in_every_format() {
+    let message = r#"[{"bn":"a/","bt":1600000000,"bv":1.7e308,"bs":-1.7e308,"n":"x","v":1.7e308},
+        {"n":"y","v":-1.7e308},{"n":"z","s":-1.7e308},{"bv":0,"n":"w","v":1,"s":0}]"#;
+    let FromDevice::Data(data) = decode(Encoding::Json, message.as_bytes()).unwrap() else {
+        panic!("no batch");
+    };
+    let summary = data.pack.check(RECEIVED).unwrap();
+    assert_eq!(
+        (summary.readings, summary.dropped, summary.first_dropped),
+        (2, 2, 1)
+    );
+    assert_eq!(data.pack.readings(), 2);
+    let batch = Batch {
+        device: "d".into(),
+        stream: "s".into(),
+        seq: None,
+        received: Moment::at(RECEIVED),
+        readings: 2,
+        encoding: Encoding::Json,
+        frame: Bytes::copy_from_slice(message.as_bytes()),
+    };
+    // The array's length stands before its records in CBOR.
+    for format in [Format::Cbor, Format::SenmlCbor] {
+        let payload = encode_batch_after(&batch, format, 0.0).unwrap();
+        serde_cbor::from_slice::<serde_cbor::Value>(&payload).unwrap();
+    }
+    let json = encode_batch_after(&batch, Format::SenmlJson, 0.0).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!([&json[0]["n"], &json[1]["n"]], ["a/y", "a/w"]);
+    assert_eq!(json.as_array().unwrap().len(), 2);
+}
+
 fn payload(received: Moment, frame: &str, format: Format, waited: f64) -> Value {
     let batch = Batch {
         device: "d".into(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -221,6 +221,15 @@ async fn take(
 }
 
 fn encoding(head: &Parts) -> Result<Encoding, Problem> {
+    let coded = head.headers.get_all(CONTENT_ENCODING).iter();
+    if coded
+        .into_iter()
+        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        let detail = "the body is taken as it is, without a Content-Encoding";
+        // RFC 9110 §15.5.16: what would have been taken.
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
     let value = head.headers.get(CONTENT_TYPE);
     let value = value.and_then(|value| value.to_str().ok()).unwrap_or("");
     // Parameters, like a charset, change nothing.
@@ -235,6 +244,9 @@ fn encoding(head: &Parts) -> Result<Encoding, Problem> {
     }
 }
 
+/// What is looked at behind the question mark; anything else is passed over.
+const KEYS: [&str; 3] = ["stream", "seq", "age"];
+
 /// What stands behind the question mark.
 #[derive(Debug, Default, PartialEq)]
 struct Query {
@@ -246,10 +258,17 @@ struct Query {
 impl Query {
     fn read(query: &str) -> Result<Self, String> {
         let mut read = Self::default();
+        let mut seen = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if value.is_empty() {
                 continue;
+            }
+            if KEYS.contains(&key) {
+                if seen.contains(&key) {
+                    return Err(format!("{key} comes twice"));
+                }
+                seen.push(key);
             }
             match key {
                 "stream" => {
@@ -268,7 +287,8 @@ impl Query {
                         .parse()
                         .ok()
                         .filter(|age| (0.0..MAX_AGE).contains(age));
-                    read.age = Some(age.ok_or("age must be seconds, 0 to 2^28")?);
+                    read.age =
+                        Some(age.ok_or("age must be seconds, at least 0 and less than 2^28")?);
                 }
                 _ => {}
             }
@@ -321,6 +341,8 @@ mod tests {
             "stream=%ff",
             "stream=%0a",
             "stream=a%2",
+            "stream=a&seq=1&seq=2",
+            "age=1&age=1",
             &long,
         ] {
             assert!(Query::read(wrong).is_err(), "{wrong}");

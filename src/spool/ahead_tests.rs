@@ -20,14 +20,14 @@ use std::time::Duration;
 use disc::Disc;
 
 use super::segment_log::SegmentLog;
-use super::tests::{BIG, config, gaps, items, load_all, seqs, shelf_of};
+use super::tests::{BIG, config, gaps, items, load_all, log_of, seqs};
 use crate::config::Overflow;
 
 /// The step of a spool of this size.
 const STEP: u64 = 512 * 1024;
 
-fn shelf_at(path: &Path) -> SegmentLog {
-    shelf_of(&config(path, BIG))
+fn log_at(path: &Path) -> SegmentLog {
+    log_of(&config(path, BIG))
 }
 
 /// One commit after the other, each of one batch.
@@ -68,7 +68,7 @@ fn content(db: &Path) -> u64 {
 fn after_a_kill_the_room_ahead_is_no_damage_and_no_loss() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut log = shelf_at(&path);
+    let mut log = log_at(&path);
     lone_commits(&mut log, 1..40);
     let db = newest(&path);
     let room = fs::metadata(&db).unwrap().len() - content(&db);
@@ -77,7 +77,7 @@ fn after_a_kill_the_room_ahead_is_no_damage_and_no_loss() {
     let killed = dir.path().join("killed");
     copy(&path, &killed);
     for _ in 0..2 {
-        let mut log = shelf_at(&killed);
+        let mut log = log_at(&killed);
         let groups = load_all(&mut log);
         assert_eq!(seqs(&groups), (1..40).collect::<Vec<_>>());
         assert!(gaps(&groups).is_empty());
@@ -91,7 +91,7 @@ fn after_a_kill_the_room_ahead_is_no_damage_and_no_loss() {
 fn wherever_the_file_is_cut_or_hit_what_is_not_found_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut log = shelf_at(&path);
+    let mut log = log_at(&path);
     lone_commits(&mut log, 1..30);
     let db = newest(&path);
     let (end, len) = (content(&db), fs::metadata(&db).unwrap().len());
@@ -125,7 +125,7 @@ fn wherever_the_file_is_cut_or_hit_what_is_not_found_is_told() {
             file.set_len(at).unwrap();
         }
         drop(file);
-        let mut log = shelf_at(&hurt);
+        let mut log = log_at(&hurt);
         let groups = load_all(&mut log);
         let mut found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
         if at >= end {
@@ -147,7 +147,7 @@ fn wherever_the_file_is_cut_or_hit_what_is_not_found_is_told() {
 fn a_database_that_is_closed_takes_no_more_than_what_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut log = shelf_at(&path);
+    let mut log = log_at(&path);
     lone_commits(&mut log, 1..20);
     let db = newest(&path);
     let open = (fs::metadata(&db).unwrap(), log.usage().disk_bytes);
@@ -158,7 +158,7 @@ fn a_database_that_is_closed_takes_no_more_than_what_is_written() {
     let end = content(&db);
     assert!(closed.len() < end + 64 * 1024, "{} {end}", closed.len());
     assert!(closed.blocks() * 512 < end + 128 * 1024);
-    let groups = load_all(&mut shelf_at(&path));
+    let groups = load_all(&mut log_at(&path));
     assert_eq!(seqs(&groups), (1..20).collect::<Vec<_>>());
 }
 
@@ -167,7 +167,7 @@ fn what_is_taken_ahead_never_takes_the_spool_over_its_limit() {
     let dir = tempfile::tempdir().unwrap();
     let mut small = config(&dir.path().join("spool"), 8 << 20);
     small.overflow = Overflow::Refuse;
-    let mut log = shelf_of(&small);
+    let mut log = log_of(&small);
     let (mut taken, mut refrained) = (0, 0);
     for seq in 1.. {
         if let Err(failure) = log.commit(&items(seq..seq + 1, 60_000), &[]) {
@@ -214,7 +214,7 @@ fn a_lone_commit_makes_the_device_write_less_than_half() {
     // Commits in quick succession share what the file system writes of itself.
     const APART: Duration = Duration::from_secs(1);
     let each = [false, true].map(|ahead| {
-        let mut log = shelf_at(&disc.path.join(format!("spool-{ahead}")));
+        let mut log = log_at(&disc.path.join(format!("spool-{ahead}")));
         let mut commit = |seq: u64| {
             let items = items(seq..seq + 1, 250);
             if ahead {
@@ -250,11 +250,11 @@ fn a_file_system_that_allocates_nothing_ahead_is_used_without_it() {
         return;
     };
     let path = disc.path.join("spool");
-    let mut log = shelf_at(&path);
+    let mut log = log_at(&path);
     lone_commits(&mut log, 1..40);
     let db = newest(&path);
     assert!(fs::metadata(&db).unwrap().len() < content(&db) + STEP / 2);
     drop(log);
-    let groups = load_all(&mut shelf_at(&path));
+    let groups = load_all(&mut log_at(&path));
     assert_eq!(seqs(&groups), (1..40).collect::<Vec<_>>());
 }

@@ -86,6 +86,16 @@ impl SegmentLog {
     /// # Errors
     /// The directory cannot be used now. Damage is no error.
     pub(super) fn attach(&mut self, create: bool) -> Result<(), Failure> {
+        if create
+            && self
+                .lock
+                .as_ref()
+                .is_some_and(|lock| !lock.is_of(&self.path))
+        {
+            // Somebody has removed the directory, and what was in it.
+            self.lock = None;
+            self.unusable = true;
+        }
         if self.lock.is_some() {
             if create && self.format.is_none_or(|version| version < FORMAT) {
                 // A crash came between making the directory and this, or the format is older.

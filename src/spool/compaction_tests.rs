@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::fault_tests::{Faults, Faulty};
 use super::segment_log::SegmentLog;
 use super::testing::{batch, copy};
-use super::tests::{config, gaps, load_all, shelf_of};
+use super::tests::{config, gaps, load_all, log_of};
 use super::{Event, Group, GroupId, Loc};
 use crate::config::Spool;
 use crate::reading::{GapReason, Item};
@@ -128,7 +128,7 @@ fn assert_fair(groups: &[Group], rounds: u64, twice: bool) -> u64 {
 fn quiet_devices_keep_all_while_a_chatty_one_loses_its_oldest() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), SIZE);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     let mut told = Told::default();
     const ROUNDS: u64 = 500;
     for number in 0..ROUNDS {
@@ -154,7 +154,7 @@ fn quiet_devices_keep_all_while_a_chatty_one_loses_its_oldest() {
     // And all of it again after a restart.
     let depth = log.depth();
     drop(log);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     assert_eq!(log.depth(), depth);
     assert_eq!(assert_fair(&load_all(&mut log), ROUNDS, false), lost);
 }
@@ -162,7 +162,7 @@ fn quiet_devices_keep_all_while_a_chatty_one_loses_its_oldest() {
 #[test]
 fn equal_devices_lose_their_oldest_together() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = shelf_of(&config(&dir.path().join("spool"), SIZE));
+    let mut log = log_of(&config(&dir.path().join("spool"), SIZE));
     let mut told = Told::default();
     for seq in 1..=1_000 {
         let items: Vec<_> = (0..10)
@@ -183,7 +183,7 @@ fn equal_devices_lose_their_oldest_together() {
 #[test]
 fn what_others_ask_to_delete_of_a_thinned_segment_takes_nothing_else_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = shelf_of(&config(&dir.path().join("spool"), SIZE));
+    let mut log = log_of(&config(&dir.path().join("spool"), SIZE));
     let mut told = Told::default();
     let mut number = 0;
     // One device's groups are all its own, the other's as well.
@@ -265,7 +265,7 @@ fn a_disk_that_fails_while_room_is_made_loses_nothing_without_a_record() {
 /// The spool before and after the first rewrite that joins two segments.
 fn before_and_after(dir: &Path) -> (Spool, u64, Vec<String>) {
     let config = config(&dir.join("spool"), SIZE);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     let mut told = Told::default();
     for number in 0.. {
         if log.usage().disk_bytes < SIZE * 2 / 3 {
@@ -310,7 +310,7 @@ fn open(config: &Spool, dir: &Path, rounds: u64, twice: bool, change: impl FnOnc
         path: path.clone(),
         ..config.clone()
     };
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     assert_fair(&load_all(&mut log), rounds, twice);
     let left = names(&path);
     assert!(

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::salvage;
 use super::segment_log::SegmentLog;
 use super::testing::copy;
-use super::tests::{BIG, config, gaps, items, load_all, seqs, shelf_of};
+use super::tests::{BIG, config, gaps, items, load_all, log_of, seqs};
 use crate::reading::Gap;
 
 /// Batches in the spool that is damaged.
@@ -33,7 +33,7 @@ fn spool() -> (TempDir, PathBuf) {
     let live = dir.path().join("live");
     let mut config = config(&live, BIG);
     config.max_size = 3 << 20;
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     for at in 0..BATCHES / 20 {
         log.attach(true).unwrap();
         log.write(&items(at * 20 + 1..at * 20 + 21, 2000), &[])
@@ -80,7 +80,7 @@ fn for_every_file(damage: impl Fn(&mut Vec<u8>, usize) -> bool) -> Vec<String> {
             copy(&pristine, &tried);
             let name = file.strip_prefix(&pristine).unwrap();
             fs::write(tried.join(name), &damaged).unwrap();
-            let mut log = shelf_of(&config(&tried, BIG));
+            let mut log = log_of(&config(&tried, BIG));
             let missing = missing(&mut log);
             if !missing.is_empty() {
                 lost.push(format!("{} {round}: {missing:?}", name.display()));
@@ -145,7 +145,7 @@ fn a_missing_file_loses_nothing_silently() {
         let tried = dir.path().join("tried");
         copy(&pristine, &tried);
         fs::remove_file(tried.join(file.strip_prefix(&pristine).unwrap())).unwrap();
-        let mut log = shelf_of(&config(&tried, BIG));
+        let mut log = log_of(&config(&tried, BIG));
         assert_eq!(missing(&mut log), Vec::<u64>::new(), "{}", file.display());
         drop(log);
         fs::remove_dir_all(&tried).unwrap();
@@ -166,7 +166,7 @@ fn a_database_that_was_never_made_to_the_end_is_no_loss() {
     for files in unfinished {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir.path().join("spool"), BIG);
-        let mut log = shelf_of(&config);
+        let mut log = log_of(&config);
         log.commit(&items(1..20, 2000), &[]).unwrap();
         log.stop(Vec::new());
         let half = config.path.join(super::space::name(u64::MAX / 2));
@@ -177,7 +177,7 @@ fn a_database_that_was_never_made_to_the_end_is_no_loss() {
         let scratch = tempfile::tempdir().unwrap();
         let found = super::inspect(&config.path, scratch.path(), Some(&mut |_| Ok(()))).unwrap();
         assert_eq!(found.faults, Vec::<String>::new(), "{files:?}");
-        let mut log = shelf_of(&config);
+        let mut log = log_of(&config);
         let groups = load_all(&mut log);
         assert_eq!(seqs(&groups), (1..20).collect::<Vec<_>>());
         assert!(gaps(&groups).is_empty(), "{files:?}");
@@ -212,7 +212,7 @@ fn a_damaged_place_hides_nothing_that_was_acknowledged_after_it() {
         let mut damaged = content.clone();
         damaged[place] ^= 0x10;
         fs::write(tried.join(newest.file_name().unwrap()).join("db"), damaged).unwrap();
-        let mut log = shelf_of(&config(&tried, BIG));
+        let mut log = log_of(&config(&tried, BIG));
         assert_eq!(missing(&mut log), Vec::<u64>::new(), "{place}");
         let groups = load_all(&mut log);
         let gaps = gaps(&groups);
@@ -233,7 +233,7 @@ fn what_is_deleted_hides_nothing_that_gets_lost_after_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
     let config = config(&live, BIG);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     for at in 0..5 {
         let places = log.commit(&items(at * 10 + 1..at * 10 + 11, 2000), &[]);
         let group = places.unwrap()[0].group;
@@ -244,7 +244,7 @@ fn what_is_deleted_hides_nothing_that_gets_lost_after_the_next_start() {
     let killed = dir.path().join("killed");
     copy(&live, &killed);
     let config = self::config(&killed, BIG);
-    drop(shelf_of(&config));
+    drop(log_of(&config));
     let db = killed.join(super::space::name(log.segments[0].first));
     let db = db.join("db");
     let mut content = fs::read(&db).unwrap();
@@ -257,7 +257,7 @@ fn what_is_deleted_hides_nothing_that_gets_lost_after_the_next_start() {
     // The engine finds nothing from there on, and neither does anybody.
     content[at.unwrap()..].fill(0);
     fs::write(&db, content).unwrap();
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     let groups = load_all(&mut log);
     // That some were deleted may have been written behind it.
     assert!(seqs(&groups).iter().all(|seq| *seq <= 30));

@@ -333,7 +333,7 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::tests::{BIG, config, gaps, items, seqs, shelf_of};
+    use super::super::tests::{BIG, config, gaps, items, log_of, seqs};
     use super::*;
 
     fn look(path: &Path) -> (Inspection, Vec<Group>) {
@@ -356,7 +356,7 @@ mod tests {
     fn a_look_finds_everything_and_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool");
-        let mut log = shelf_of(&config(&path, BIG));
+        let mut log = log_of(&config(&path, BIG));
         log.commit(&items(1..100, 2000), &[]).unwrap();
         assert_eq!(
             inspect(&path, dir.path(), None).unwrap_err().kind(),
@@ -376,10 +376,10 @@ mod tests {
     fn damage_is_told_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool");
-        let mut log = shelf_of(&config(&path, BIG));
+        let mut log = log_of(&config(&path, BIG));
         log.commit(&items(1..100, 2000), &[]).unwrap();
         log.stop(Vec::new());
-        let name = space::name(shelf_of(&config(&path, BIG)).segments[0].first);
+        let name = space::name(log_of(&config(&path, BIG)).segments[0].first);
         let db = path.join(name).join("db");
         let mut bytes = fs::read(&db).unwrap();
         let middle = bytes.len() / 2;

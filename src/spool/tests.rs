@@ -38,10 +38,10 @@ fn disk() -> Box<Disk> {
 }
 
 fn log(dir: &TempDir) -> SegmentLog {
-    shelf_of(&config(&dir.path().join("spool"), BIG))
+    log_of(&config(&dir.path().join("spool"), BIG))
 }
 
-pub(super) fn shelf_of(config: &Spool) -> SegmentLog {
+pub(super) fn log_of(config: &Spool) -> SegmentLog {
     let mut log = SegmentLog::new(config, disk());
     log.attach(false).unwrap();
     log
@@ -217,7 +217,7 @@ fn a_drained_spool_gives_its_space_back_keeps_its_marks_and_never_reuses_an_id()
 fn segments_are_sealed_drained_and_removed_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), 4 << 20);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     for at in 0..10 {
         log.commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
             .unwrap();
@@ -433,7 +433,7 @@ fn a_disk_that_cannot_be_used_does_not_stop_the_start_and_is_used_once_it_can() 
 fn a_full_spool_drops_the_oldest_and_records_exactly_what_went() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), 2 << 20);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     let mut dropped = 0;
     for at in 0..60 {
         log.commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
@@ -464,7 +464,7 @@ fn a_full_spool_drops_the_oldest_and_records_exactly_what_went() {
 #[test]
 fn a_spool_with_next_to_no_room_still_takes_every_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = shelf_of(&config(&dir.path().join("spool"), 1));
+    let mut log = log_of(&config(&dir.path().join("spool"), 1));
     for at in 0..10 {
         log.commit(&items(at * 5 + 1..at * 5 + 6, 2000), &[])
             .unwrap();
@@ -479,7 +479,7 @@ fn a_full_spool_refuses_when_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(&dir.path().join("spool"), 1 << 20);
     config.overflow = Overflow::Refuse;
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     let mut taken = 0;
     let failure = loop {
         match log.commit(&items(taken + 1..taken + 51, 2000), &[]) {
@@ -534,12 +534,12 @@ fn a_spool_of_the_version_before_goes_on_and_says_so_before_it_is_written_to() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
     let config = config(&path, BIG);
-    let mut before = shelf_of(&config);
+    let mut before = log_of(&config);
     before.commit(&items(1..5, 10), &[]).unwrap();
     before.stop(Vec::new());
     fs::write(path.join("format"), "telehub spool 1\n").unwrap();
 
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     log.attach(false).unwrap();
     let format = || fs::read_to_string(path.join("format")).unwrap();
     assert_eq!(format(), "telehub spool 2\n");
@@ -559,13 +559,13 @@ fn the_version_is_raised_when_the_first_answer_is_stored_and_not_before() {
     let path = dir.path().join("spool");
     let config = config(&path, BIG);
     let format = || fs::read_to_string(path.join("format")).unwrap();
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     log.commit(&items(1..5, 10), &[]).unwrap();
     assert_eq!(format(), "telehub spool 2\n");
     log.commit(&[reply(1)], &[]).unwrap();
     assert_eq!(format(), "telehub spool 3\n");
     log.stop(Vec::new());
-    let mut again = shelf_of(&config);
+    let mut again = log_of(&config);
     again.commit(&items(5..7, 10), &[]).unwrap();
     assert_eq!(format(), "telehub spool 3\n");
     assert_eq!(again.depth().replies, 1);
@@ -576,7 +576,7 @@ fn the_version_is_raised_when_the_first_answer_is_stored_and_not_before() {
 fn answers_are_found_among_any_backlog_without_reading_what_holds_none() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     let mut begin = 1;
     // Several segments: one with answers at its end, others without any.
     for answers in [0, 0, 2, 0] {
@@ -606,7 +606,7 @@ fn answers_are_found_among_any_backlog_without_reading_what_holds_none() {
     let (holds, _, segments) = check(&mut log);
     assert!(holds < segments);
     log.stop(Vec::new());
-    let mut again = shelf_of(&config);
+    let mut again = log_of(&config);
     let (holds, opened, _) = check(&mut again);
     assert_eq!(opened, holds, "only what holds answers is opened");
     assert_eq!(seqs(&load_all(&mut again)), (1..begin).collect::<Vec<_>>());
@@ -616,7 +616,7 @@ fn answers_are_found_among_any_backlog_without_reading_what_holds_none() {
 fn answers_that_go_with_the_oldest_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut log = shelf_of(&config(&path, 6 << 20));
+    let mut log = log_of(&config(&path, 6 << 20));
     log.commit(&[reply(1), reply(2)], &[]).unwrap();
     let mut begin = 1;
     let lost = loop {
@@ -642,7 +642,7 @@ fn answers_that_go_with_the_oldest_are_told() {
 fn ids_never_go_back_even_when_the_clock_does() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     // A year ahead, and nothing that would move a mark.
     log.next_id += 365 * 86_400 * 1_000_000;
     let Item::Batch(mut unnumbered) = (*batch("d", "s", 1, 10)).clone() else {
@@ -653,7 +653,7 @@ fn ids_never_go_back_even_when_the_clock_does() {
     let before = log.commit(std::slice::from_ref(&item), &[]).unwrap()[0].group;
     log.delete(&[before]);
     log.stop(Vec::new());
-    let after = shelf_of(&config).commit(&[item], &[]).unwrap()[0].group;
+    let after = log_of(&config).commit(&[item], &[]).unwrap()[0].group;
     assert!(after > before);
 }
 
@@ -661,7 +661,7 @@ fn ids_never_go_back_even_when_the_clock_does() {
 fn copies_of_damaged_data_make_room_before_sound_data_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut log = shelf_of(&config(&path, BIG));
+    let mut log = log_of(&config(&path, BIG));
     log.commit(&items(1..50, 2000), &[]).unwrap();
     let copy = path.join("gen-0000000000000001.corrupt-7");
     fs::create_dir(&copy).unwrap();
@@ -703,7 +703,7 @@ proptest! {
         let mut config = config(&dir.path().join("spool"), BIG);
         config.max_size = 2 << 20;
         let open = || {
-            let mut log = shelf_of(&config);
+            let mut log = log_of(&config);
             log.limits.max_size = 1;
             log.limits.overflow = Overflow::DropOldest;
             log
@@ -811,15 +811,34 @@ fn a_clock_that_stands_in_the_past_hides_nothing_that_is_stored() {
 fn what_an_attempt_at_a_repair_has_left_does_not_come_back_for_what_was_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     log.commit(&items(1..20, 2000), &[]).unwrap();
     log.stop(Vec::new());
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     // It was complete, and an error came before it could take its place.
     let segment = log.segments[0].dir.clone();
     super::testing::copy(&segment, &segment.with_extension("new"));
     log.discard(0);
     drop(log);
-    let mut log = shelf_of(&config);
+    let mut log = log_of(&config);
     assert!(load_all(&mut log).is_empty());
+}
+
+#[test]
+fn a_directory_that_somebody_removes_is_made_anew() {
+    for stored in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spool");
+        fs::create_dir(&path).unwrap();
+        let mut log = log(&dir);
+        if stored {
+            log.commit(&items(1..3, 100), &[]).unwrap();
+        }
+        fs::remove_dir_all(&path).unwrap();
+        log.commit(&items(3..5, 100), &[]).unwrap();
+        assert_eq!(seqs(&load_all(&mut log)), [3, 4]);
+        assert_eq!(log.depth().batches, 2);
+        drop(log);
+        assert_eq!(log_of(&config(&path, BIG)).depth().batches, 2);
+    }
 }

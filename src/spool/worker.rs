@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc as events;
 
+use super::commit::Failure;
 use super::look::{Make, look};
 use super::segment_log::SegmentLog;
 use super::{Command, Event};
@@ -163,27 +164,31 @@ impl Worker {
 
     /// Takes the directory into use. Before anything else.
     pub(super) fn begin(&mut self) {
-        let attached = self.log.attach(false);
-        if let Err(failure) = &attached {
-            self.failing = true;
-            tracing::error!(
-                path = %self.log.path.display(), error = failure.error,
-                "the spool cannot be opened: working without it until it can"
-            );
-        }
+        let attached = self.attach();
         self.tell(Event::Opened {
             marks: self.log.marks.all(),
             depth: self.log.depth(),
         });
         self.log.announced = true;
-        if let Err(failure) = attached {
-            self.tell(Event::Unusable {
-                error: failure.error,
-            });
-        } else {
-            self.look();
+        // The look makes a directory that is missing, which is ours from now on and nobody else's.
+        let taken = attached.and_then(|()| match self.look() {
+            true => self.attach(),
+            false => Ok(()),
+        });
+        if let Err(Failure { error, .. }) = taken {
+            self.failing = true;
+            self.tell(Event::Unusable { error });
         }
         self.tell_usage();
+    }
+
+    fn attach(&mut self) -> Result<(), Failure> {
+        self.log.attach(false).inspect_err(|failure| {
+            tracing::error!(
+                path = %self.log.path.display(), error = failure.error,
+                "the spool cannot be opened: working without it until it can"
+            );
+        })
     }
 
     /// Whether the directory could be used. The first word of trouble is logged and told.

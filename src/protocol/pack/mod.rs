@@ -16,7 +16,8 @@
 //!   refused, because it would change the value. Elsewhere tags are passed over.
 //! - `vd` in JSON is read with or without padding and written without.
 //! - An optional field of null is left out. A record whose value is null, or whose value or sum is
-//!   NaN or infinite, is dropped and counted; its base fields stay.
+//!   NaN or infinite, also when only its base field makes it so, is dropped and counted; its base
+//!   fields stay.
 
 pub(super) mod content;
 pub(super) mod label;
@@ -90,10 +91,23 @@ impl<'a> Pack<'a> {
     /// Number of records that carry a reading.
     #[must_use]
     pub fn readings(&self) -> usize {
-        self.records
-            .iter()
-            .filter(|record| !record.is_base_only() && !record.is_dropped())
-            .count()
+        let (mut value, mut sum) = (None, None);
+        let counts = |record: &&Record<'_>| {
+            if let Some(base) = &record.base {
+                value = base.value.or(value);
+                sum = base.sum.or(sum);
+            }
+            let own = match record.value {
+                Some(Value::Number(own)) => Some(own),
+                _ => None,
+            };
+            let infinite = |base: Option<Number>, own: Option<Number>| matches!((base, own), (Some(base), Some(own)) if base.plus(own).is_none());
+            !record.is_base_only()
+                && !record.is_dropped()
+                && !infinite(value, own)
+                && !infinite(sum, record.sum)
+        };
+        self.records.iter().filter(counts).count()
     }
 
     /// The times of its records. `received`: what relative ones refer to.

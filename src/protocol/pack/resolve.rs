@@ -175,15 +175,20 @@ impl<'p> Resolver<'p> {
     pub(in crate::protocol) fn pass_over(&mut self, fields: &Fields<'p>) -> Result<(), Violation> {
         self.apply(&fields.base)?;
         self.index += 1;
+        self.drop_record();
+        Ok(())
+    }
+
+    /// The record that was just read has no usable value.
+    fn drop_record(&mut self) {
         if self.dropped == 0 {
             self.first_dropped = self.index;
         }
         self.dropped += 1;
-        Ok(())
     }
 
     /// The next record; `None`: it holds base fields for those after it and nothing else, which
-    /// `base_only` says.
+    /// `base_only` says, or with a base field its value or sum is infinite.
     #[inline(always)]
     pub(in crate::protocol) fn step(
         &mut self,
@@ -215,7 +220,10 @@ impl<'p> Resolver<'p> {
                     None => Some(value),
                     Some(base) => base.plus(value),
                 };
-                let sum = sum.ok_or_else(|| bad("has a bv and a v that add up to infinity"))?;
+                let Some(sum) = sum else {
+                    self.drop_record();
+                    return Ok(None);
+                };
                 Some(ResolvedValue::Number(sum))
             }
             Some(ResolvedValue::Text(text)) => {
@@ -233,8 +241,10 @@ impl<'p> Resolver<'p> {
                 own.value
             }
         };
-        let sum = sum(self.sum, own.sum)
-            .ok_or_else(|| bad("has a bs and an s that add up to infinity"))?;
+        let Some(sum) = sum(self.sum, own.sum) else {
+            self.drop_record();
+            return Ok(None);
+        };
         bytes +=
             NUMBER_BYTES * (usize::from(sum.is_some()) + usize::from(own.update_time.is_some()));
         self.readings += 1;
