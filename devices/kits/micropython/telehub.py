@@ -20,6 +20,8 @@ LINGER = 2000
 
 # Bytes of one message of the hub; said in `hello`. It is held in memory while it is read.
 MAX_MESSAGE = 2048
+# Bytes that wait to be sent while pings are answered; batches wait in the queue long before.
+MAX_OUT = 4096
 MAX_HEAD = 4096
 MAX_DEPTH = 12
 MAX_RESULTS = 8
@@ -57,8 +59,8 @@ def _item(out, value, depth=0):
             _head(out, 0, value)
     elif isinstance(value, float):
         # Boards have single precision; what is more exact than that is sent as it is.
-        single = struct.pack(">f", value)
-        if struct.unpack(">f", single)[0] == value or value != value:
+        single = struct.pack(">f", value) if abs(value) < 3e38 else b""
+        if single and struct.unpack(">f", single)[0] == value:
             out.append(0xFA)
             out.extend(single)
         else:
@@ -213,7 +215,8 @@ def _below(limit):
 def _uint(value):
     if isinstance(value, float) and 0 <= value < 1 << 24 and value == int(value):
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    # Every language holds integers up to this exactly; a hub has no use for larger ones.
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1 << 53:
         return value
     return None
 
@@ -295,9 +298,20 @@ class Core:
 
     def save(self, now):
         # Everything that is to survive deep sleep, for `machine.RTC().memory`.
-        gc.collect()  # It needs some memory in one piece.
-        held = [[b[0], max(now - b[1], 0), b[2], b[3]] for b in self.held]
-        return dumps([self.stream, self.last, self.used, held])
+        # In parts, so that only the whole needs memory in one piece.
+        head = bytearray(b"\x84")
+        for value in (self.stream, self.last, self.used):
+            _item(head, value)
+        _head(head, 4, len(self.held))
+        parts = [head]
+        for number, made, pack, tag, _ in self.held:
+            head = bytearray(b"\x84")
+            _item(head, number)
+            _item(head, max(now - made, 0))
+            _head(head, 2, len(pack))
+            parts.extend((head, pack, dumps(tag)))
+        gc.collect()
+        return b"".join(parts)
 
     def restore(self, data, now, slept=0):
         # Takes back what `save` gave, after `slept` milliseconds; False when it is not that.
@@ -447,7 +461,9 @@ class Core:
         body = bytes(rx[at : at + size])
         self.rx = rx[at + size :]
         if op == 9:
-            self._frame(10, body)
+            # Who does not read the answers gets no more of them.
+            if len(self.out) < MAX_OUT:
+                self._frame(10, body)
         elif op == 8:
             self.code = struct.unpack(">H", body[:2])[0] if size >= 2 else 1000
             self._leave(self.code)
@@ -475,11 +491,11 @@ class Core:
         if kind == "welcome":
             self._welcome(body, now)
         elif kind == "ack":
-            self.results.pop(body.get("result"), None)
+            self._settled(body.get("result"))
             self._ack(body, now)
         elif kind == "reject":
             if "result" in body:
-                self.results.pop(body["result"], None)
+                self._settled(body["result"])
             else:
                 self._reject(body, now)
         elif kind == "note":
@@ -489,7 +505,8 @@ class Core:
 
     def _welcome(self, body, now):
         seq = _uint(body.get("seq"))
-        if self.phase != 2 or seq is None:
+        # A stream whose numbers begin above that might run out of them.
+        if self.phase != 2 or seq is None or seq > 1 << 52:
             return
         if body.get("stream") != self.stream:
             return self._leave(1002, "another stream")
@@ -524,6 +541,10 @@ class Core:
             self.in_flight.pop(0)
             self.acked, self.failures, self.alone, self.careful = now, 0, 0, False
 
+    def _settled(self, id):
+        if isinstance(id, str):
+            self.results.pop(id, None)
+
     def _reject(self, body, now):
         seq, code = _uint(body.get("seq")), body.get("code")
         if seq is None and code != "unknown-kind":
@@ -548,7 +569,8 @@ class Core:
         if not isinstance(id, str) or not isinstance(name, str) or not 1 <= len(id) <= 64:
             return
         if id in self.results:
-            self.unsent.append(id)
+            if id not in self.unsent:
+                self.unsent.append(id)
             return
         if len(self.results) >= MAX_RESULTS:
             return self.on_event("fault", "too many commands at once")

@@ -1,4 +1,4 @@
-"""A device's hard day with its default queue, inside MicroPython, to see what heap it needs:
+"""A device's hard day with a full queue, inside MicroPython, to see what heap it needs:
 
     micropython -X heapsize=64wk tests/heap.py [FOLDER]
 
