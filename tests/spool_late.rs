@@ -75,3 +75,25 @@ async fn a_spool_that_comes_late_is_found_without_a_batch_to_store() {
     assert_eq!(hub.status("/spool/batches"), 1);
     assert!(hub.stop().await.success());
 }
+
+#[tokio::test]
+async fn of_two_hubs_with_one_spool_the_second_says_so_while_all_is_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(dir.path());
+    let text = config(dir.path(), broker.port, "");
+    assert!(!dir.path().join("spool").exists());
+    let first = Hub::start(dir.path(), &text).await;
+    until("the directory", || dir.path().join("spool").exists()).await;
+    assert_eq!(first.get("/healthz").0, 200);
+    let second = Hub::start(dir.path(), &text.replace("id = \"barn\"", "id = \"shed\"")).await;
+    until("the report of a spool that is in use", || {
+        let (code, body) = second.get("/healthz");
+        code == 503 && body.contains("in use by another process, a second hub maybe")
+    })
+    .await;
+    assert_eq!(second.status("/spool/state"), "unusable");
+    assert_eq!(first.get("/healthz").0, 200);
+    assert!(first.stop().await.success());
+    until("the spool", || second.get("/healthz").0 == 200).await;
+    assert!(second.stop().await.success());
+}

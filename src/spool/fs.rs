@@ -10,33 +10,16 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock, statvfs};
 
+use super::stat::Stat;
+
 /// Answers from the simulated disk, if this thread has one.
 macro_rules! simulated {
     ($call:expr) => {
         #[cfg(test)]
-        if let Some(answer) = super::simulated::with_disk($call) {
+        if let Some(answer) = super::simulated::medium::with_disk($call) {
             return answer;
         }
     };
-}
-
-/// What the file system says of an entry.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stat {
-    pub(crate) is_dir: bool,
-    /// Bytes on the device (allocated blocks, not the length).
-    pub(crate) bytes: u64,
-}
-
-impl From<fs::Metadata> for Stat {
-    fn from(meta: fs::Metadata) -> Self {
-        /// The unit of `st_blocks`, whatever the file system's own block size is.
-        const BLOCK: u64 = 512;
-        Self {
-            is_dir: meta.is_dir(),
-            bytes: meta.blocks() * BLOCK,
-        }
-    }
 }
 
 /// Of the entry itself, not of what a symbolic link points to.
@@ -195,7 +178,19 @@ pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
 /// A lock on a directory that two processes cannot hold; ends with the value or the process.
 /// The directory itself is locked: no file has to be written for it.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] Option<File>);
+pub(super) struct Lock(Option<File>);
+
+impl Lock {
+    /// Whether the directory of this name is still the one that was locked.
+    pub(super) fn is_of(&self, dir: &Path) -> bool {
+        let Some(file) = &self.0 else {
+            return true;
+        };
+        let [ours, there] = [file.metadata(), fs::metadata(dir)];
+        matches!((ours, there), (Ok(ours), Ok(there))
+            if (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    }
+}
 
 /// Takes the lock.
 ///
@@ -208,7 +203,10 @@ pub(super) fn lock(dir: &Path) -> io::Result<Lock> {
         Ok(()) => Ok(Lock(Some(file))),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
-            format!("{} is in use by another process", dir.display()),
+            format!(
+                "{} is in use by another process, a second hub maybe: give each a spool.path of its own",
+                dir.display()
+            ),
         )),
         Err(error) => Err(error.into()),
     }

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
+use crate::intake::group_commit::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
 use crate::intake::refusals::Key;
 use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Reply, Topic};
-use crate::spool::{Depth, Group, GroupId, Thinned};
+use crate::spool::{Compacted, Depth, Group, GroupId};
 use crate::uplink::{Cause, Refusal};
 
 mod interval;
+mod reduced;
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;
@@ -679,7 +680,7 @@ impl World {
             Op::Thin(d, n) => {
                 self.hear_the_spool();
                 let mut gone = Vec::new();
-                let mut thinned = Vec::new();
+                let mut compacted = Vec::new();
                 for (group, items) in self.disk.iter_mut().take(n) {
                     let (out, kept) = items
                         .iter()
@@ -691,7 +692,7 @@ impl World {
                     }
                     *items = kept.into_iter().map(|(_, item)| item).collect();
                     let positions = out.iter().map(|(at, _)| u32::try_from(*at).unwrap());
-                    thinned.push(Thinned {
+                    compacted.push(Compacted {
                         group: *group,
                         gone: positions.collect(),
                     });
@@ -700,8 +701,8 @@ impl World {
                 self.disk.retain(|_, items| !items.is_empty());
                 let (batches, readings) = self.record(&gone);
                 if batches > 0 {
-                    self.apply(Event::Thinned {
-                        moved: Moved::new(thinned),
+                    self.apply(Event::Compacted {
+                        moved: Moved::new(compacted),
                         batches,
                         readings,
                     });
@@ -1541,6 +1542,29 @@ fn when_a_topic_is_allowed_again_its_backlog_arrives_in_order() {
         assert_eq!(arrived, (1..=60).collect::<Vec<_>>());
         world.heal();
     }
+}
+
+#[test]
+fn what_was_published_from_memory_and_is_refused_as_history_arrives_later() {
+    // Nothing else is stored, so nothing makes the drain look again.
+    let mut world = World::new(Settings {
+        hold_back: Duration::from_millis(5),
+        device_window: 2,
+        ..settings(true, false)
+    });
+    for op in [
+        Op::Up,
+        Op::Send(0),
+        Op::Send(0),
+        Op::Wait(995),
+        Op::Wait(10_000),
+        Op::Refuses(0, Topic::History, true),
+        Op::CommitDone,
+        Op::Puback,
+    ] {
+        world.step(&op);
+    }
+    world.heal();
 }
 
 #[test]
