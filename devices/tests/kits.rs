@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use support::{c_kit, kits, node_modules, not_tested, python, run};
+use support::{c_kit, kits, micropython, node_modules, not_tested, python, run};
 
 /// Runs scenarios against a program. The report, and whether all passed.
 fn conformance(
@@ -175,8 +175,35 @@ fn the_micropython_kit_conforms_on_cpython() {
     match run(Command::new("python3").arg("--version")) {
         Err(why) => not_tested("the MicroPython kit on CPython", &why),
         Ok(_) => {
+            let hostile = ["-m", "unittest", "discover", "-s", "tests"];
+            run(Command::new("python3")
+                .args(hostile)
+                .current_dir(kits().join("micropython")))
+            .unwrap();
             let probe = kits().join("micropython/tests/probe.py");
             passes(&["python3".as_ref(), probe.as_ref()], &[]);
+        }
+    }
+}
+
+#[test]
+fn the_micropython_kit_runs_in_a_heap_of_64_kib() {
+    match micropython() {
+        Err(why) => not_tested("the heap of the MicroPython kit", &why),
+        Ok(bin) => {
+            let kit = kits().join("micropython");
+            let compiled = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-mpy");
+            std::fs::create_dir_all(&compiled).unwrap();
+            run(Command::new(bin.join("mpy-cross"))
+                .arg(kit.join("telehub.py"))
+                .arg("-o")
+                .arg(compiled.join("telehub.mpy")))
+            .unwrap();
+            run(Command::new(bin.join("micropython"))
+                .args(["-X", "heapsize=64wk"])
+                .arg(kit.join("tests/heap.py"))
+                .arg(&compiled))
+            .unwrap();
         }
     }
 }

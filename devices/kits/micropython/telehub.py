@@ -1,10 +1,11 @@
-"""A device of a telehub in MicroPython: one file. Copy it to the board.
+# A device of a telehub in MicroPython: one file. Copy it to the board. Comments stand where docstrings
+# would, since a board holds those in its heap while it compiles.
+#
+# `Core` is the protocol without a network: bytes go in, bytes and events come out; times are
+# milliseconds by a clock of the caller's that only grows. `Device` puts it on a socket. CPython runs
+# both too, which is how they are tested. docs/kits.md has the rules that this follows.
 
-`Core` is the protocol without a network: bytes go in, bytes and events come out; times are
-milliseconds by a clock of the caller's that only grows. `Device` puts it on a socket. CPython runs
-both too, which is how they are tested. docs/kits.md has the rules that this follows.
-"""
-
+import gc
 import hashlib
 import os
 import struct
@@ -17,8 +18,10 @@ ACK_TIMEOUT = 60000
 SETTLED = 60000
 LINGER = 2000
 
+# Bytes of one message of the hub; said in `hello`. It is held in memory while it is read.
 MAX_MESSAGE = 2048
-"""Bytes of one message of the hub; said in `hello`. It is held in memory while it is read."""
+# Bytes that wait to be sent while pings are answered; batches wait in the queue long before.
+MAX_OUT = 4096
 MAX_HEAD = 4096
 MAX_DEPTH = 12
 MAX_RESULTS = 8
@@ -30,21 +33,16 @@ RENUMBERED = 3
 
 
 def _head(out, major, value):
-    major <<= 5
     if value < 24:
-        out.append(major | value)
-    elif value < 0x100:
-        out.append(major | 24)
-        out.append(value)
-    elif value < 0x10000:
-        out.append(major | 25)
-        out.extend(struct.pack(">H", value))
-    elif value < 0x100000000:
-        out.append(major | 26)
-        out.extend(struct.pack(">I", value))
-    else:
-        out.append(major | 27)
-        out.extend(struct.pack(">Q", value))
+        out.append(major << 5 | value)
+        return
+    info = 0
+    while value >> (8 << info):
+        info += 1
+    if info > 3:
+        raise ValueError("a number of more than 64 bits")
+    out.append(major << 5 | 24 + info)
+    out.extend(value.to_bytes(1 << info, "big"))
 
 
 def _item(out, value, depth=0):
@@ -61,8 +59,8 @@ def _item(out, value, depth=0):
             _head(out, 0, value)
     elif isinstance(value, float):
         # Boards have single precision; what is more exact than that is sent as it is.
-        single = struct.pack(">f", value)
-        if struct.unpack(">f", single)[0] == value or value != value:
+        single = struct.pack(">f", value) if abs(value) < 3e38 else b""
+        if single and struct.unpack(">f", single)[0] == value:
             out.append(0xFA)
             out.extend(single)
         else:
@@ -89,7 +87,7 @@ def _item(out, value, depth=0):
 
 
 def dumps(value):
-    """A value in CBOR. Raises ValueError."""
+    # A value in CBOR. Raises ValueError.
     out = bytearray()
     _item(out, value)
     return bytes(out)
@@ -165,7 +163,7 @@ class _Reader:
 
 
 def loads(data):
-    """A value from CBOR. Raises ValueError."""
+    # A value from CBOR. Raises ValueError.
     reader = _Reader(data)
     try:
         value = reader.item()
@@ -180,7 +178,7 @@ def loads(data):
 
 
 def _sha1(data):
-    """SHA-1 for boards whose hashlib lacks it; up to 119 bytes."""
+    # SHA-1 for boards whose hashlib lacks it; up to 119 bytes.
     if hasattr(hashlib, "sha1"):
         return hashlib.sha1(data).digest()
     state = [0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0]
@@ -192,14 +190,8 @@ def _sha1(data):
             if t >= 16:
                 word = w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16]
                 w.append((word << 1 | word >> 31) & 0xFFFFFFFF)
-            if t < 20:
-                f, k = b & c | ~b & d, 0x5A827999
-            elif t < 40:
-                f, k = b ^ c ^ d, 0x6ED9EBA1
-            elif t < 60:
-                f, k = b & c | b & d | c & d, 0x8F1BBCDC
-            else:
-                f, k = b ^ c ^ d, 0xCA62C1D6
+            f = (b & c | ~b & d, b ^ c ^ d, b & c | b & d | c & d, b ^ c ^ d)[t // 20]
+            k = (0x5A827999, 0x6ED9EBA1, 0x8F1BBCDC, 0xCA62C1D6)[t // 20]
             f = ((a << 5 | a >> 27) + f + e + k + w[t]) & 0xFFFFFFFF
             a, b, c, d, e = f, a, (b << 30 | b >> 2) & 0xFFFFFFFF, c, d
         state = [(x + y) & 0xFFFFFFFF for x, y in zip(state, (a, b, c, d, e))]
@@ -216,14 +208,15 @@ def _bytes(count):
 
 
 def _below(limit):
-    """A random number from 0 up to, but not, the limit."""
+    # A random number from 0 up to, but not, the limit.
     return int.from_bytes(_bytes(4), "big") % limit
 
 
 def _uint(value):
     if isinstance(value, float) and 0 <= value < 1 << 24 and value == int(value):
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    # Every language holds integers up to this exactly; a hub has no use for larger ones.
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1 << 53:
         return value
     return None
 
@@ -234,8 +227,8 @@ def _ms(value, otherwise):
 
 
 def pause_after(code, failures, wish=None):
-    """Milliseconds until the next attempt, by how the last one ended: a close code, an HTTP status
-    (below 1000), or 0. As much again as the span is jitter. None: do not come back."""
+    # Milliseconds until the next attempt, by how the last one ended: a close code, an HTTP status
+    # (below 1000), or 0. As much again as the span is jitter. None: do not come back.
     if code == 4002:
         return None
     span, doubled = 450, 6
@@ -252,8 +245,8 @@ def pause_after(code, failures, wish=None):
 
 
 class Core:
-    """One device. Batches wait in memory, `capacity` of them; `stream` is new at every boot, unless
-    `restore` brings one back."""
+    # One device. Batches wait in memory, `capacity` of them; `stream` is new at every boot, unless
+    # `restore` brings one back.
 
     def __init__(self, host, id, token="", capacity=64, clock="none", on_event=None, on_command=None):
         self.host, self.id, self.token = host, id, token
@@ -284,8 +277,8 @@ class Core:
     # From the application.
 
     def put(self, records, now, tag=None):
-        """Takes a batch: a list of records, each a map with SenML's integer labels, such as
-        `{0: "temp", 1: "Cel", 2: 21.5}` (name, unit, value)."""
+        # Takes a batch: a list of records, each a map with SenML's integer labels, such as
+        # `{0: "temp", 1: "Cel", 2: 21.5}` (name, unit, value).
         pack = dumps(records)
         while len(self.held) >= self.capacity:
             gone = self.held.pop(0)
@@ -296,20 +289,32 @@ class Core:
         self.held.append([self.last, now, pack, tag, 0])
 
     def leave(self, sleep=None):
-        """Says bye once everything is safe."""
+        # Says bye once everything is safe.
         self.leaving = {} if sleep is None else {"sleep": sleep}
 
     def idle(self):
-        """Everything is safe, and no result is owed."""
+        # Everything is safe, and no result is owed.
         return not self.held and not self.results
 
     def save(self, now):
-        """Everything that is to survive deep sleep, for `machine.RTC().memory`."""
-        held = [[b[0], max(now - b[1], 0), b[2], b[3]] for b in self.held]
-        return dumps([self.stream, self.last, self.used, held])
+        # Everything that is to survive deep sleep, for `machine.RTC().memory`.
+        # In parts, so that only the whole needs memory in one piece.
+        head = bytearray(b"\x84")
+        for value in (self.stream, self.last, self.used):
+            _item(head, value)
+        _head(head, 4, len(self.held))
+        parts = [head]
+        for number, made, pack, tag, _ in self.held:
+            head = bytearray(b"\x84")
+            _item(head, number)
+            _item(head, max(now - made, 0))
+            _head(head, 2, len(pack))
+            parts.extend((head, pack, dumps(tag)))
+        gc.collect()
+        return b"".join(parts)
 
     def restore(self, data, now, slept=0):
-        """Takes back what `save` gave, after `slept` milliseconds; False when it is not that."""
+        # Takes back what `save` gave, after `slept` milliseconds; False when it is not that.
         try:
             stream, last, used, held = loads(data)
             held = [[b[0], now - b[1] - slept, b[2], b[3], 0] for b in held]
@@ -323,8 +328,9 @@ class Core:
     # From the network.
 
     def connected(self, now):
-        """The connection is up: the request is in `out`."""
+        # The connection is up: the request is in `out`.
         self._offline()
+        gc.collect()
         self.phase = 1
         self.since = self.heard = self.acked = self.allowed = now
         self.silence = WELCOME_TIMEOUT
@@ -340,7 +346,7 @@ class Core:
         self.out.extend((request % (self.id, self.host, bearer, key.decode())).encode())
 
     def disconnected(self, now):
-        """The connection has ended, or could not be made."""
+        # The connection has ended, or could not be made.
         if self.phase == 3 and now - self.since >= SETTLED:
             self.failures = 0
         if self.code in (1007, 1009):
@@ -388,7 +394,7 @@ class Core:
             self._frame(8, struct.pack(">H", code))
 
     def input(self, data, now):
-        """Bytes came."""
+        # Bytes came.
         self.heard = now
         if self.hang_up:
             return
@@ -455,7 +461,9 @@ class Core:
         body = bytes(rx[at : at + size])
         self.rx = rx[at + size :]
         if op == 9:
-            self._frame(10, body)
+            # Who does not read the answers gets no more of them.
+            if len(self.out) < MAX_OUT:
+                self._frame(10, body)
         elif op == 8:
             self.code = struct.unpack(">H", body[:2])[0] if size >= 2 else 1000
             self._leave(self.code)
@@ -483,11 +491,11 @@ class Core:
         if kind == "welcome":
             self._welcome(body, now)
         elif kind == "ack":
-            self.results.pop(body.get("result"), None)
+            self._settled(body.get("result"))
             self._ack(body, now)
         elif kind == "reject":
             if "result" in body:
-                self.results.pop(body["result"], None)
+                self._settled(body["result"])
             else:
                 self._reject(body, now)
         elif kind == "note":
@@ -497,7 +505,8 @@ class Core:
 
     def _welcome(self, body, now):
         seq = _uint(body.get("seq"))
-        if self.phase != 2 or seq is None:
+        # A stream whose numbers begin above that might run out of them.
+        if self.phase != 2 or seq is None or seq > 1 << 52:
             return
         if body.get("stream") != self.stream:
             return self._leave(1002, "another stream")
@@ -532,6 +541,10 @@ class Core:
             self.in_flight.pop(0)
             self.acked, self.failures, self.alone, self.careful = now, 0, 0, False
 
+    def _settled(self, id):
+        if isinstance(id, str):
+            self.results.pop(id, None)
+
     def _reject(self, body, now):
         seq, code = _uint(body.get("seq")), body.get("code")
         if seq is None and code != "unknown-kind":
@@ -556,7 +569,8 @@ class Core:
         if not isinstance(id, str) or not isinstance(name, str) or not 1 <= len(id) <= 64:
             return
         if id in self.results:
-            self.unsent.append(id)
+            if id not in self.unsent:
+                self.unsent.append(id)
             return
         if len(self.results) >= MAX_RESULTS:
             return self.on_event("fault", "too many commands at once")
@@ -576,7 +590,7 @@ class Core:
     # To the network.
 
     def tick(self, now):
-        """What to do now: "wait" (`pause` ms), "connect", "talk", "hang up", "stop"."""
+        # What to do now: "wait" (`pause` ms), "connect", "talk", "hang up", "stop".
         if not self.phase:
             if self.stopped:
                 return "stop"
@@ -593,7 +607,7 @@ class Core:
         return "hang up" if self.hang_up else "talk"
 
     def pause(self, now):
-        """Milliseconds until the next attempt."""
+        # Milliseconds until the next attempt.
         return max(self.retry - now, 0)
 
     def _frame(self, op, payload):
@@ -614,7 +628,7 @@ class Core:
         self._frame(2, dumps(message))
 
     def _fill(self, now):
-        """Puts what may be sent now into `out`, while that is short."""
+        # Puts what may be sent now into `out`, while that is short.
         while len(self.out) < 1024 and now >= self.allowed and not self.hang_up:
             if self.unsent:
                 self._send_result()
@@ -679,8 +693,8 @@ def _ticks_diff(a, b):
 
 
 class Device:
-    """A device on a socket. `ca` is the hub's CA in DER: with it the connection is TLS. Call `step`
-    often, or `finish` before sleep."""
+    # A device on a socket. `ca` is the hub's CA in DER: with it the connection is TLS. Call `step`
+    # often, or `finish` before sleep.
 
     def __init__(self, host, port, id, token="", ca=None, scale=1.0, **options):
         self.host, self.port, self.ca, self.scale = host, port, ca, scale
@@ -689,19 +703,19 @@ class Device:
         self._ticked, self._now = _ticks(), 0
 
     def now(self):
-        """Milliseconds since the start, by a counter that does not wrap."""
+        # Milliseconds since the start, by a counter that does not wrap.
         ticks = _ticks()
         self._now += _ticks_diff(ticks, self._ticked) / self.scale
         self._ticked = ticks
         return int(self._now)
 
     def put(self, records, tag=None):
-        """As `Core.put`, taken now."""
+        # As `Core.put`, taken now.
         self.core.put(records, self.now(), tag)
 
     def finish(self, timeout, sleep=None):
-        """Waits until everything is safe, says bye and hangs up; False when that took longer than
-        `timeout` milliseconds. Then `core.save` keeps what is left."""
+        # Waits until everything is safe, says bye and hangs up; False when that took longer than
+        # `timeout` milliseconds. Then `core.save` keeps what is left.
         self.core.leave(sleep)
         end = self.now() + timeout
         while self.step(20):
@@ -711,8 +725,8 @@ class Device:
         return self.core.idle()
 
     def step(self, wait=0):
-        """Does what there is to do and waits for the network for at most `wait` milliseconds. False
-        when the device has stopped."""
+        # Does what there is to do and waits for the network for at most `wait` milliseconds. False
+        # when the device has stopped.
         now = self.now()
         todo = self.core.tick(now)
         if todo == "stop":
@@ -766,7 +780,7 @@ class Device:
         return error.args and (error.args[0] in (11, 35) or type(error).__name__.startswith("SSLWant"))
 
     def _read(self):
-        """Bytes, b"" at the end, None when there are none yet."""
+        # Bytes, b"" at the end, None when there are none yet.
         try:
             if hasattr(self._socket, "recv"):
                 return self._socket.recv(512)
@@ -775,7 +789,7 @@ class Device:
             return None if self._again(error) else b""
 
     def _talk(self, wait):
-        """Moves bytes both ways. False when the connection is gone."""
+        # Moves bytes both ways. False when the connection is gone.
         core = self.core
         self._poll.modify(self._socket, self._both if core.out else self._in)
         pending = hasattr(self._socket, "pending") and self._socket.pending()
@@ -808,7 +822,7 @@ class Device:
         return True
 
     def _linger(self):
-        """Throws away what still comes until the hub hangs up, so that what was sent arrives."""
+        # Throws away what still comes until the hub hangs up, so that what was sent arrives.
         end = self.now() + LINGER
         try:
             if hasattr(self._socket, "shutdown"):

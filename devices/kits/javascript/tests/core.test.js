@@ -156,3 +156,65 @@ test("a queue in IndexedDB keeps batches, numbers and stream over a reload", asy
   assert.ok(again.next > 4, "what may have been sent counts as used");
   assert.equal(again.push(encode([]), 0).seq, 6);
 });
+
+test("no value of a known field throws, whatever the hub puts there", () => {
+  const kinds = {
+    welcome: ["seq", "stream", "window", "max_message", "max_rate", "ping_interval", "ping_timeout"],
+    ack: ["seq", "result"],
+    reject: ["seq", "result", "code", "detail"],
+    note: ["code", "detail", "seq"],
+    command: ["id", "name", "args", "timeout"],
+  };
+  const odd = [null, true, -1, 2 ** 64, 1e300, NaN, -Infinity, "x".repeat(60000), "5", Uint8Array.of(1), [], [5], {}, [[]]];
+  for (const [kind, fields] of Object.entries(kinds)) {
+    for (const field of fields) {
+      for (const value of odd) {
+        const core = coreWith(1);
+        const good = { stream: core.queue.stream, seq: 0, id: "1", name: "a", code: "malformed" };
+        for (const body of [{ [field]: value }, { ...good, [field]: value }]) {
+          core.received(encode({ [kind]: body }), 0);
+          while (core.outgoing(1) !== undefined);
+          core.tick(2);
+          assert.ok(Number.isFinite(core.wakeAt(2)));
+        }
+      }
+    }
+  }
+});
+
+test("what a hub sends in JSON throws no more than CBOR does", () => {
+  const core = coreWith(1);
+  welcome(core);
+  for (const message of ["", "[", "null", "[]", '{"note":{"code":{"toString":1}}}', '{"note":{"__proto__":null}}',
+    '{"__proto__":{"seq":1}}', `{"note":{"detail":${"[".repeat(30000)}${"]".repeat(30000)}}}`]) {
+    core.received(message, 0);
+  }
+  core.received(encode({ note: { code: "good" } }), 0);
+  assert.equal(core.events().at(-1).code, "good");
+});
+
+test("a mark above what numbers can be is no welcome", () => {
+  for (const seq of [2 ** 52 + 1, Number.MAX_SAFE_INTEGER, 2 ** 64]) {
+    const core = coreWith(1);
+    core.received(encode({ welcome: { stream: core.queue.stream, seq } }), 0);
+    assert.equal(core.welcomed, false);
+  }
+});
+
+test("the same command a thousand times is answered once", () => {
+  const core = coreWith(0);
+  welcome(core);
+  const command = encode({ command: { id: "1", name: "echo", timeout: 5 } });
+  core.received(command, 0);
+  core.result("1", true, { name: "echo" });
+  for (let times = 0; times < 1000; times++) core.received(command, 0);
+  assert.equal(core.unsent.length, 1);
+});
+
+test("a second welcome changes nothing", () => {
+  const core = coreWith(1);
+  welcome(core);
+  sent(core);
+  welcome(core, 900);
+  assert.deepEqual([core.sent, core.queue.length], [1, 1]);
+});

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import math
 import os
 import ssl as tls
 import time
@@ -17,6 +18,10 @@ CONNECT_TIMEOUT = 30.0
 """Seconds for TCP, TLS and the upgrade together."""
 CLOSE_TIMEOUT = 5.0
 """Seconds for the answer to a close frame."""
+MAX_UNREAD = 1 << 20
+"""Bytes that the hub may leave unread: pings are answered whether it reads the answers or not."""
+LOOK = 1.0
+"""Real seconds between two looks at that."""
 
 
 class CommandFailed(Exception):
@@ -182,6 +187,8 @@ class Device:
             while True:
                 now = self._now()
                 core.tick(now)
+                if socket.transport.get_write_buffer_size() > MAX_UNREAD:
+                    return core.lost("the hub does not read", now)
                 self._tell()
                 if sending is None:
                     message = core.outgoing(now)
@@ -194,7 +201,7 @@ class Device:
                     self._spawn(self._probe(socket))
                 waking = waking or asyncio.ensure_future(self._wake.wait())
                 waiting = [task for task in (receiving, sending, waking) if task]
-                timeout = max(core.wake_at(now) - now, 0.01) * self._scale
+                timeout = min(max(core.wake_at(now) - now, 0.01) * self._scale, LOOK)
                 await asyncio.wait(
                     waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -276,6 +283,7 @@ class Device:
 
 def _retry_after(text):
     try:
-        return float(text)
+        seconds = float(text)
     except (TypeError, ValueError):
         return None
+    return seconds if math.isfinite(seconds) else None

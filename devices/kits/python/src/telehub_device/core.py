@@ -28,6 +28,10 @@ ALONE = 2
 """Ends that speak of a fault with one batch alone in flight, until that batch is given up."""
 RENUMBERED = 3
 """New numbers for one batch after `bad-seq`, until it is given up."""
+LARGEST = 1 << 53
+"""Every language holds integers up to this exactly; a hub has no use for larger ones."""
+LARGEST_MARK = 1 << 52
+"""A stream whose numbers begin above this might run out of them."""
 
 
 @dataclass
@@ -138,7 +142,7 @@ def decode(message):
             raise ValueError("nested too deeply")
         else:
             value = cbor2.loads(message)
-    except (ValueError, RecursionError, EOFError, cbor2.CBORError) as error:
+    except Exception as error:  # noqa: BLE001: what a tag means may fail in any way
         raise ValueError(f"the hub sent what cannot be read: {error}") from None
     if not isinstance(value, dict) or len(value) != 1:
         raise ValueError("the hub sent a message that is not a map with one key")
@@ -147,12 +151,19 @@ def decode(message):
 
 
 def _uint(value):
-    """An unsigned integer, or an exact float; else `None`."""
+    """An unsigned integer, or an exact float, up to LARGEST; else `None`."""
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value <= LARGEST else None
+
+
+def _text(value, longest):
+    """The beginning of a text, and of anything else that it was none: its text may be without end."""
+    if isinstance(value, str):
+        return value[:longest]
+    return "" if value is None else f"({type(value).__name__})"
 
 
 def _seconds(value, default):
@@ -331,7 +342,7 @@ class Core:
 
     def _welcome(self, body, now):
         seq = _uint(body.get("seq"))
-        if self.welcomed or seq is None:
+        if self.welcomed or seq is None or seq > LARGEST_MARK:
             return self._event(Fault("a welcome that makes no sense was ignored"))
         if body.get("stream") != self.queue.stream:
             return self._fail("the hub welcomed another stream")
@@ -369,7 +380,7 @@ class Core:
             self.failures = 0
 
     def _reject(self, body, now):
-        code, detail = str(body.get("code")), str(body.get("detail"))[:200]
+        code, detail = _text(body.get("code"), 64), _text(body.get("detail"), 200)
         if "result" in body:
             return self._settled(body["result"])
         seq = _uint(body.get("seq"))
@@ -392,7 +403,7 @@ class Core:
         self._event(Rejected(None, None, code, detail))
 
     def _note(self, body, _now):
-        self._event(Note(str(body.get("code"))[:64], str(body.get("detail"))[:400]))
+        self._event(Note(_text(body.get("code"), 64), _text(body.get("detail"), 400)))
 
     def _command(self, body, _now):
         id, name = body.get("id"), body.get("name")
@@ -403,7 +414,8 @@ class Core:
         if id in self._results or id in self._answered:
             # It was carried out already; only the answer is wanted again.
             self._results.setdefault(id, self._answered.get(id))
-            self._unsent_results.append(id)
+            if id not in self._unsent_results:
+                self._unsent_results.append(id)
             return
         if len(self._results) + len(self._running) >= MAX_RESULTS:
             return self._event(Fault(f"too many commands at once: {id[:64]} was ignored"))
