@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::bench;
-use crate::client::{Full, Options, Rng};
+use crate::client::{Full, Options, Rng, tls};
 use crate::conformance;
 use crate::rogue;
 use crate::sensors;
@@ -51,6 +51,7 @@ enum Command {
     Demo(crate::demo::DemoArgs),
     /// Everything in one command (not in this build: add `--features demo`)
     #[cfg(not(feature = "demo"))]
+    #[command(hide = true)]
     Demo {
         /// Whatever the demo would take
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -66,6 +67,9 @@ pub struct Common {
     /// The hub; /v1/devices/ID is appended
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8787")]
     pub hub: String,
+    /// For wss://: the certificate of the authority that the hub's is of, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Speak JSON in text frames instead of CBOR in binary ones
     #[arg(long)]
     pub json: bool,
@@ -82,10 +86,18 @@ pub struct Common {
 
 impl Common {
     /// What a device is told of all this.
-    #[must_use]
-    pub fn options(&self, id: String, token: Option<String>, full: Full) -> Options {
-        Options {
+    ///
+    /// # Errors
+    /// The file of `--ca` cannot be used.
+    pub fn options(
+        &self,
+        id: String,
+        token: Option<String>,
+        full: Full,
+    ) -> anyhow::Result<Options> {
+        Ok(Options {
             hub: self.hub.clone(),
+            tls: self.ca.as_deref().map(tls::trust).transpose()?,
             id,
             token,
             encoding: if self.json {
@@ -99,7 +111,7 @@ impl Common {
             model: "",
             drain: self.drain_timeout,
             no_clock: self.no_clock,
-        }
+        })
     }
 }
 
@@ -141,6 +153,9 @@ struct MachineArgs {
     /// Time between two readings of all sensors
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     interval: Duration,
+    /// Say nothing while all goes well: for a service, whose log is on a disk
+    #[arg(long)]
+    quiet: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -210,9 +225,9 @@ fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let mut options = args.common.options(id, token, Full::Wait);
+    let mut options = args.common.options(id, token, Full::Wait)?;
     options.model = "replay";
-    let code = sensors::run(options, source)?;
+    let code = sensors::run(options, source, false)?;
     let fault = fault.lock().unwrap_or_else(PoisonError::into_inner).take();
     match fault {
         Some(fault) => bail!(
@@ -232,16 +247,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Machine(args) => {
             let (id, token) = args.identity.resolve("machine")?;
             let source = Machine::new(&id, args.interval);
-            let mut options = args.common.options(id, token, Full::DropOldest);
+            let mut options = args.common.options(id, token, Full::DropOldest)?;
             options.model = "machine";
-            sensors::run(options, source)
+            sensors::run(options, source, args.quiet)
         }
         Command::Thermometer(args) => {
             let (id, token) = args.identity.resolve("thermometer")?;
             let source = Thermometer::new(&id, args.interval, Rng::fresh());
-            let mut options = args.common.options(id, token, Full::DropOldest);
+            let mut options = args.common.options(id, token, Full::DropOldest)?;
             options.model = "thermometer";
-            sensors::run(options, source)
+            sensors::run(options, source, false)
         }
         Command::Vibration(args) => {
             at_least_one(args.samples, "--samples")?;
@@ -251,9 +266,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let (id, token) = args.identity.resolve("vibration")?;
             let (samples, hertz) = (args.samples, args.hertz);
             let source = Vibration::new(&id, args.interval, samples, hertz, Rng::fresh());
-            let mut options = args.common.options(id, token, Full::DropOldest);
+            let mut options = args.common.options(id, token, Full::DropOldest)?;
             options.model = "vibration";
-            sensors::run(options, source)
+            sensors::run(options, source, false)
         }
         Command::Replay(args) => replay(args),
         Command::Lamp(args) => crate::lamp::run(args),

@@ -134,7 +134,9 @@ impl<S: Source> Device<S> {
                     None => return None,
                 },
             };
-            let attempt = self.meanwhile(connect(request.clone())).await?;
+            let attempt = self
+                .meanwhile(connect(request.clone(), self.options.tls.clone()))
+                .await?;
             let since = Instant::now();
             let mut wish = None;
             match attempt {

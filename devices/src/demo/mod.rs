@@ -139,6 +139,7 @@ impl Demo {
         let start = |id: &str, second: u64| -> (Options, Rng) {
             let options = Options {
                 hub: format!("ws://127.0.0.1:{port}"),
+                tls: None,
                 id: id.to_owned(),
                 token: None,
                 encoding: Encoding::Cbor,

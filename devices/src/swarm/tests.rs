@@ -17,7 +17,7 @@ struct Line {
 async fn swarm(hub: &FakeHub, options: &str) -> (Report, Value) {
     let line = format!("swarm --quiet --hub {} {options}", hub.url);
     let args = Line::parse_from(line.split(' ')).args;
-    let report = drive(args, HashMap::new()).await;
+    let report = drive(args, HashMap::new()).await.unwrap();
     let json = serde_json::from_str(&report.json()).unwrap();
     (report, json)
 }
