@@ -159,7 +159,6 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
             .to_string()
             .starts_with("telehub.toml:4: devices.tls.client_ca: has no effect")
     );
-    assert_eq!(warnings("[admin]\nlisten = \"0.0.0.0:8788\"\n").len(), 1);
     let guarded = "[admin]\nlisten = \"0.0.0.0:8788\"\ntoken_file = \"/t\"\n";
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
@@ -337,4 +336,22 @@ proptest! {
             prop_assert!(errors.0.iter().all(|problem| problem.line.is_some()));
         }
     }
+}
+
+#[test]
+fn discovery_turns_value_topics_on_and_says_so() {
+    for text in [
+        "[homeassistant]\ndiscovery = true\n[values]\nmax_rate = 2\n",
+        "[homeassistant]\ndiscovery = true\n[values]\nenabled = false\n",
+    ] {
+        let checked = config::parse(text, "telehub.toml").unwrap();
+        assert_eq!(checked.warnings, []);
+        let shown = checked.config.to_string();
+        assert!(shown.contains("[values]\nenabled = true\n"), "{shown}");
+    }
+    let off = config::parse("", "telehub.toml")
+        .unwrap()
+        .config
+        .to_string();
+    assert!(off.contains("[values]\nenabled = false\n"), "{off}");
 }
