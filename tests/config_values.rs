@@ -308,7 +308,7 @@ prop_compose! {
             history: Duration::from_secs(u64::from(port)),
             history_size: (1 << 20) + u64::from(port),
         });
-        config.values = config::Values { enabled: values, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
+        config.values = config::Values { enabled: values || choice == 2, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
         config.homeassistant.discovery = choice == 2;
         config.commands.enabled = commands;
         config.commands.admin = commands;

@@ -1,5 +1,6 @@
 //! What devices say now: the newest value of each name, for the overview.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -33,8 +34,9 @@ pub(in crate::admin) fn values(history: &History, devices: &[String], name: Opti
         }
     }
     let told = answer.into_iter().map(|(id, all)| {
-        let those = all.iter().filter(|one| fits(one, name)).take(NAMES);
-        let values: Vec<_> = those.map(newest).collect();
+        let mut those: Vec<_> = all.iter().filter(|one| fits(one, name)).collect();
+        those.sort_by(|a, b| natural(&a.name, &b.name));
+        let values: Vec<_> = those.into_iter().take(NAMES).map(newest).collect();
         (id.to_owned(), Value::from(values))
     });
     told.collect::<serde_json::Map<_, _>>().into()
@@ -42,6 +44,36 @@ pub(in crate::admin) fn values(history: &History, devices: &[String], name: Opti
 
 fn fits(series: &Series, name: Option<&str>) -> bool {
     name.is_none_or(|name| series.name.to_lowercase().contains(name))
+}
+
+/// As people sort: `flow/3` before `flow/11`.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    loop {
+        let (run, other) = (digits(a), digits(b));
+        if !run.is_empty() && !other.is_empty() {
+            let (n, m) = (run.trim_start_matches('0'), other.trim_start_matches('0'));
+            // The longer number is the larger one.
+            let order = n.len().cmp(&m.len()).then_with(|| n.cmp(m));
+            if order.is_ne() {
+                return order;
+            }
+            (a, b) = (&a[run.len()..], &b[other.len()..]);
+            continue;
+        }
+        let (mut left, mut right) = (a.chars(), b.chars());
+        match (left.next(), right.next()) {
+            (None, None) => return Ordering::Equal,
+            (one, two) if one != two => return one.cmp(&two),
+            _ => (a, b) = (left.as_str(), right.as_str()),
+        }
+    }
+}
+
+/// The digits that a text begins with.
+fn digits(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit());
+    &text[..end.unwrap_or(text.len())]
 }
 
 fn newest(series: &Series) -> Value {
@@ -77,6 +109,19 @@ mod tests {
         assert_eq!(told, json!({"d00007": [temp, door], "nobody": []}));
         let told = values(&history(), &asked, Some("temp"));
         assert_eq!(told, json!({"d00007": [temp], "nobody": []}));
+    }
+
+    #[test]
+    fn names_are_sorted_as_people_sort() {
+        let sorted = ["", "flow/3", "flow/11", "flow/11a", "flow/x", "flöw/2"];
+        for (at, a) in sorted.iter().enumerate() {
+            for (other, b) in sorted.iter().enumerate() {
+                assert_eq!(natural(a, b), at.cmp(&other), "{a} {b}");
+            }
+        }
+        let long = "9".repeat(400);
+        assert_eq!(natural("007", "7"), Ordering::Equal);
+        assert_eq!(natural(&long, "1"), Ordering::Greater);
     }
 
     #[test]

@@ -28,7 +28,6 @@ const COLUMNS = {
   // Those that are not well first.
   state: { of: (entry) => RANKS.indexOf(standing(entry.report)), up: true },
   last_reading: { of: (entry) => entry.report.last_reading, up: true },
-  last_seen: { of: (entry) => entry.report.last_seen, up: true },
   rtt_ms: { of: (entry) => entry.report.rtt_ms, up: false },
   rate: { of: (entry, ticks) => entry.rate.perSecond(ticks), up: false },
   rejected: { of: (entry) => entry.report.rejected, up: false },
@@ -130,7 +129,6 @@ export function deviceTable(model, announce, soon) {
       why,
       now: cell(cell(row, "td", "c-now"), "bdi", ""),
       reading: cell(row, "td", "c-reading num"),
-      seen: cell(row, "td", "c-seen num"),
       rtt: cell(row, "td", "c-rtt num"),
       rate: cell(row, "td", "c-rate num"),
       rejected: cell(row, "td", "c-rejected num"),
@@ -159,7 +157,6 @@ export function deviceTable(model, announce, soon) {
     write(made, "why", stands === "online" ? "" : trouble(report, now));
     write(made, "now", values.of(report.id) || NOTHING);
     write(made, "reading", report.last_reading ? ago(now - report.last_reading) : NOTHING);
-    write(made, "seen", report.last_seen ? ago(now - report.last_seen) : NOTHING);
     write(made, "rtt", online ? milliseconds(report.rtt_ms) : "–");
     write(made, "rate", online ? rate(speed.perSecond(ticks)) : "–");
     write(made, "rejected", count(report.rejected));
