@@ -279,7 +279,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => crate::demo::run(args),
         #[cfg(not(feature = "demo"))]
         Command::Demo { rest } => bail!(
-            "this build has no broker in it; use: cargo run -p devices --features demo -- demo {}",
+            "this build has no broker in it; use: cargo build --workspace --features devices/demo --bins \
+             && target/debug/devices demo {}",
             rest.join(" ")
         ),
         Command::Bench(args) => bench::run(args),
