@@ -79,7 +79,8 @@ net="telehub-package-$$"
 as_root ip netns add "$net"
 as_root ip -n "$net" link set lo up
 # A link to announce the hub on.
-as_root ip -n "$net" link add lan type dummy
+as_root ip -n "$net" link add lan type veth peer name port
+as_root ip -n "$net" link set port up
 as_root ip -n "$net" link set lan up multicast on
 as_root ip -n "$net" address add 10.99.0.1/24 dev lan
 root_prefix=()
