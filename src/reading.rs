@@ -66,6 +66,8 @@ pub enum GapReason {
     TooLarge,
     /// The broker refused it until it was too old or made way in a full spool.
     Refused,
+    /// Nothing is lost: a rule of the operator's (`[[reduce]]`) left it out.
+    Reduced,
 }
 
 impl GapReason {
@@ -78,6 +80,7 @@ impl GapReason {
             Self::Corrupt => "corrupt",
             Self::TooLarge => "too-large",
             Self::Refused => "refused",
+            Self::Reduced => "reduced",
         }
     }
 }
@@ -88,7 +91,8 @@ impl fmt::Display for GapReason {
     }
 }
 
-/// A record of dropped data, published on `…/gap` like data.
+/// A record of dropped data, published on `…/gap` like data. With [`GapReason::Reduced`] it is a
+/// total: `batches` counts those that went whole, `readings` all that were left out from `from` to `to`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
     /// The device whose data is missing; [`Gap::UNKNOWN`] when not even that could be read.

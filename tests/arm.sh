@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
 target_dir="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
 
-# Outage, spool, drain, formats; generations that roll over and overflow; kills; a spool that comes
+# Outage, spool, drain, formats; segments that roll over and overflow; kills; a spool that comes
 # late; orderly stops. And the 32-bit one once more with its clock after 2038.
 full=(flow long_outage crash spool_late stopping)
 brief=(flow long_outage)

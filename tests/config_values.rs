@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use telehub::config::{
-    self, Admin, Auth, Broker, Config, CrlExpiry, DeviceTls, DrainOrder, Format, LogFormat,
-    LogLevel, MqttVersion, Overflow, SpoolWrite, TopicDots, UplinkTls,
+    self, Admin, Auth, Broker, Config, CrlExpiry, Deadband, DeviceTls, DrainOrder, Format,
+    LogFormat, LogLevel, MqttVersion, Overflow, ReduceRule, SpoolWrite, TopicDots, UplinkTls,
 };
 
 fn read(text: &str) -> Config {
@@ -96,8 +96,9 @@ fn the_shipped_file_states_the_defaults_and_names_every_key() {
     for line in shipped.lines() {
         let line = line.strip_prefix('#').unwrap_or(line);
         if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|line| line.strip_suffix(']'))
+            .strip_prefix("[[")
+            .and_then(|line| line.strip_suffix("]]"))
+            .or_else(|| line.strip_prefix('[')?.strip_suffix(']'))
         {
             name.clone_into(&mut section);
         } else if let Some((key, _)) = line.split_once(" = ")
@@ -121,6 +122,7 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
         .collect();
     let config = read(&all.replace("mqtt://localhost:1883", "mqtts://localhost:8883"));
     assert_eq!(config.hub.id, "barn");
+    assert_eq!(config.reduce.len(), 1);
     assert!(
         config.devices.tls.is_some()
             && config.uplink.brokers[0]
@@ -140,6 +142,31 @@ fn every_commented_line_of_the_shipped_file_is_valid_once_its_needs_are_met() {
             history_size: 16 << 20,
         })
     );
+}
+
+#[test]
+fn rules_are_read_in_their_order_and_printed_as_they_are_understood() {
+    let text = "[[reduce]]\ndevice = \"barn-*\"\nname = \"*/temperature\"\ndeadband = 0.5\n\
+                [[reduce]]\ndevice = \"*\"\ndeadband = \"2%\"\nmin_interval = \"60s\"\nmax_interval = \"12h\"\n";
+    let config = read(text);
+    let rule = |device: &str, name: &str, min, deadband, max| ReduceRule {
+        device: device.to_owned(),
+        name: name.to_owned(),
+        min_interval: Duration::from_secs(min),
+        deadband: Some(deadband),
+        max_interval: Duration::from_secs(max),
+    };
+    assert_eq!(
+        config.reduce,
+        [
+            rule("barn-*", "*/temperature", 0, Deadband::Absolute(0.5), 3_600),
+            rule("*", "*", 60, Deadband::Percent(2.0), 43_200),
+        ]
+    );
+    assert_eq!(read(&config.to_string()), config);
+    assert!(config.to_string().contains("deadband = \"2%\""));
+    assert_eq!(config::changes(&read(""), &config), ["reduce"]);
+    assert_eq!(read("").reduce, []);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The databases, oldest first.
-fn generations(spool: &Path) -> Vec<PathBuf> {
+fn segments(spool: &Path) -> Vec<PathBuf> {
     let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
     let mut found = entries(spool);
     found.retain(|path| name(path).starts_with("gen-") && !name(path).contains('.'));
@@ -55,7 +55,7 @@ fn generations(spool: &Path) -> Vec<PathBuf> {
 
 /// Changes the content of a file of the oldest database.
 fn edit(spool: &Path, file: &str, edit: impl FnOnce(&mut Vec<u8>)) {
-    let path = generations(spool)[0].join(file);
+    let path = segments(spool)[0].join(file);
     let mut bytes = fs::read(&path).unwrap();
     edit(&mut bytes);
     fs::write(path, bytes).unwrap();
@@ -116,12 +116,12 @@ const DAMAGES: [Damage; 15] = [
     Damage {
         name: "no database",
         left: Left::Accounted,
-        inflict: |spool| fs::remove_file(generations(spool)[0].join("db")).unwrap(),
+        inflict: |spool| fs::remove_file(segments(spool)[0].join("db")).unwrap(),
     },
     Damage {
         name: "the engine's other file gone",
         left: Left::All,
-        inflict: |spool| fs::remove_file(generations(spool)[0].join("conf")).unwrap(),
+        inflict: |spool| fs::remove_file(segments(spool)[0].join("conf")).unwrap(),
     },
     Damage {
         name: "a summary of nonsense",
@@ -137,7 +137,7 @@ const DAMAGES: [Damage; 15] = [
         name: "a file where a database was",
         left: Left::Accounted,
         inflict: |spool| {
-            let oldest = generations(spool)[0].clone();
+            let oldest = segments(spool)[0].clone();
             fs::remove_dir_all(&oldest).unwrap();
             fs::write(oldest, "nonsense").unwrap();
         },
@@ -149,7 +149,7 @@ const DAMAGES: [Damage; 15] = [
             fs::create_dir(spool.join("photos")).unwrap();
             fs::write(spool.join("photos/1.jpg"), "x").unwrap();
             fs::write(spool.join("notes.txt"), "x").unwrap();
-            fs::write(generations(spool)[0].join("core"), "x").unwrap();
+            fs::write(segments(spool)[0].join("core"), "x").unwrap();
         },
     },
     Damage {
@@ -260,7 +260,7 @@ async fn pristine(dir: &Path) {
         device.acked(BATCHES).await;
         assert!(hub.stop().await.success());
     }
-    assert_eq!(generations(&dir.join("spool")).len(), 2);
+    assert_eq!(segments(&dir.join("spool")).len(), 2);
 }
 
 async fn suffer(damages: &[Damage]) {
@@ -359,10 +359,7 @@ async fn an_export_gives_what_a_dying_device_still_reads_and_records_of_the_rest
             .env("TMPDIR", dir.path())
             .env("LD_PRELOAD", &library)
             .env("FAULTS", &faults)
-            .env(
-                "FAULTS_BELOW",
-                generations(&here.join("spool"))[0].join("db"),
-            )
+            .env("FAULTS_BELOW", segments(&here.join("spool"))[0].join("db"))
             .output()
             .unwrap()
     };
@@ -399,7 +396,7 @@ async fn copies_of_damaged_data_are_few_however_often_it_happens() {
         device.data(1).await;
         device.acked(1).await;
         assert!(hub.stop().await.success());
-        let newest = generations(&spool).pop().unwrap();
+        let newest = segments(&spool).pop().unwrap();
         fs::write(newest.join("db"), "nonsense").unwrap();
         // With a summary it would be looked into no earlier than it is drained.
         fs::remove_file(newest.join("summary")).unwrap();

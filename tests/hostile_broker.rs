@@ -117,6 +117,7 @@ impl Rig {
             None,
         ));
         let wiring = Wiring {
+            rules: telehub::reduce::Rules::default(),
             topics: "t/h".into(),
             settings,
             control: control_rx,

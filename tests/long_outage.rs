@@ -1,4 +1,4 @@
-//! Outages of many generations of the spool: it rolls over, overflows, is killed in between, and
+//! Outages of many segments of the spool: it rolls over, overflows, is killed in between, and
 //! drains. Sizes above 4 GiB, because the same test runs with the binary for 32-bit boards.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -11,7 +11,7 @@ use std::path::Path;
 use daemon::{Consumer, Device, Hub, Mosquitto, config, until};
 use serde_json::json;
 
-/// Text in each batch: a few hundred of them are many generations.
+/// Text in each batch: a few hundred of them are many segments.
 const TEXT: usize = 40_000;
 
 /// More than 4 GiB, which a size or a free space of 32 bits would not hold.
@@ -60,7 +60,7 @@ fn has_room(dir: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn a_long_outage_fills_many_generations_survives_a_kill_and_drains() {
+async fn a_long_outage_fills_many_segments_survives_a_kill_and_drains() {
     const BATCHES: u64 = 600;
     let dir = tempfile::tempdir().unwrap();
     let mut broker = Mosquitto::start(dir.path());
@@ -86,16 +86,16 @@ async fn a_long_outage_fills_many_generations_survives_a_kill_and_drains() {
     let on_disk = hub.status("/spool/disk_bytes").as_u64().unwrap();
     assert!(on_disk > BATCHES * TEXT as u64, "{on_disk}");
     let spool = dir.path().join("spool");
-    let generations = || {
+    let segments = || {
         let entries = std::fs::read_dir(&spool).unwrap().map(Result::unwrap);
         entries.filter(|entry| entry.path().is_dir()).count()
     };
-    assert!(generations() > 4, "{}", generations());
+    assert!(segments() > 4, "{}", segments());
 
     broker.start_again();
     hub.until_drained().await;
     until("every batch", || arrived(&consumer).len() as u64 == BATCHES).await;
-    until("drained generations to go", || generations() <= 1).await;
+    until("drained segments to go", || segments() <= 1).await;
     assert!(consumer.got().iter().all(|got| got.kind() != "gap"));
     assert!(hub.stop().await.success());
 }

@@ -128,6 +128,8 @@ const STEADY: &[(&str, &str)] = &[
     ("telehub_uplink_values_total", "in values.rs"),
     ("telehub_uplink_refused_values_total", "in values.rs"),
     ("telehub_uplink_dropped_values_total", "in uplink::values"),
+    ("telehub_reduce_batches_total", "in reduce.rs"),
+    ("telehub_reduce_readings_total", "in reduce.rs"),
     ("telehub_devices_lost", "in alarms.rs"),
     ("telehub_devices_silent", "in alarms.rs"),
     ("telehub_devices_unseen", "in alarms.rs"),

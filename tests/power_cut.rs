@@ -71,7 +71,7 @@ const OUTAGE: Life = Life {
     end: End::Load,
 };
 
-/// Generations of 512 KiB.
+/// Segments of 512 KiB.
 const SMALL: &str = "max_size = \"8MiB\"";
 
 const ROLL_OVER: Life = Life {

@@ -5,6 +5,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+#[path = "support/imports.rs"]
+mod imports;
+
 /// Which other rooms a room may name. What is not listed may name none.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("reading", &[]),
@@ -17,10 +20,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("pulse", &[]),
     ("service", &["pulse", "status", "stop"]),
     ("packed", &[]),
+    ("pattern", &[]),
+    (
+        "reduce",
+        &["config", "lru", "pattern", "protocol", "reading"],
+    ),
     ("protocol", &["reading"]),
     (
         "commands",
-        &["protocol", "reading", "clock", "pulse", "status", "stop"],
+        &[
+            "pattern", "protocol", "reading", "clock", "pulse", "status", "stop",
+        ],
     ),
     (
         "config",
@@ -37,6 +47,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "commands",
             "pulse",
             "reading",
+            "reduce",
             "protocol",
             "config",
             "status",
@@ -51,7 +62,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "pulse", "reading", "spool", "uplink", "status", "clock", "lru",
+            "pulse", "reading", "reduce", "spool", "uplink", "status", "clock", "lru",
         ],
     ),
     (
@@ -86,7 +97,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "hub",
         &[
             "commands", "log", "pulse", "service", "admin", "clock", "config", "intake", "listen",
-            "memory", "session", "spool", "status", "stop", "uplink",
+            "memory", "reduce", "session", "spool", "status", "stop", "uplink",
         ],
     ),
 ];
@@ -276,6 +287,57 @@ fn the_simulators_share_no_code_with_the_hub() {
         !manifest.lines().any(|line| line.starts_with("telehub")),
         "devices depends on telehub"
     );
+}
+
+/// The circles among the files of this folder, as lines.
+fn circles_in(sources: &Path) -> Vec<String> {
+    let mut paths = Vec::new();
+    rust_files(sources, &mut paths);
+    let files: Vec<_> = paths.iter().map(|path| (&**path, code(path))).collect();
+    let circles = imports::circles(&imports::imports(sources, &files));
+    let names = |circle: BTreeSet<imports::Module>| {
+        let names = circle.iter().map(|module| module.join("::"));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    circles.into_iter().map(names).collect()
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    for sources in ["src", "devices/src"] {
+        assert_eq!(circles_in(&root().join(sources)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_circle_would_be_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    file("lib.rs", "mod a; mod b; mod c; mod d;");
+    file(
+        "a.rs",
+        "use crate::{c, b::{self, X as Y}};\nfn f() { b::g() }",
+    );
+    file("b/mod.rs", "mod inner;\nuse self::inner::Deep;");
+    file(
+        "b/inner.rs",
+        "use super::Thing;\nfn h() { super::super::c::i() }",
+    );
+    file("c.rs", "// use crate::a::X;\nmod unused {}");
+    file("d.rs", "use crate::a::X;");
+    assert_eq!(circles_in(dir.path()), Vec::<String>::new());
+    // A module's name alone ties nothing; what is taken from it does.
+    file("c.rs", "use super::b;");
+    assert_eq!(circles_in(dir.path()), Vec::<String>::new());
+    file("c.rs", "use super::b;\nfn j() { b::inner::h() }");
+    assert_eq!(circles_in(dir.path()), ["b::inner, c"]);
+    file("c.rs", "pub(crate) use super::d::{\n    A,\n};");
+    file("a.rs", "fn f() { crate::c::i() }");
+    assert_eq!(circles_in(dir.path()), ["a, c, d"]);
 }
 
 #[test]

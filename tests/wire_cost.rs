@@ -2,7 +2,8 @@
 //! (`uplink.sent_bytes`), on a mosquitto with MQTT 5; in each format, live and from the spool, in batches
 //! of one and of ten, packed and not. docs/benchmark.md has a table of it.
 //!
-//! `cargo test --test wire_cost -- --ignored --nocapture`
+//! `cargo test --test wire_cost -- --ignored --nocapture`; what `[[reduce]]` rules save:
+//! `cargo test --test wire_cost rules -- --ignored --nocapture`
 #![allow(clippy::unwrap_used, missing_docs, clippy::print_stdout)]
 
 #[path = "support/daemon.rs"]
@@ -169,6 +170,67 @@ async fn what_a_reading_costs_on_the_wire() {
                     let month = (cost[0].iter().sum::<f64>() * readings + pings) / 1e6;
                     println!("a month of {readings} readings: {month:.1} MB sent and received");
                 }
+            }
+        }
+    }
+}
+
+/// Bytes sent and received for each reading that the sensors took, and the part of them that was kept.
+async fn cost_with(rules: &str, readings: usize, packed: bool) -> ([f64; 2], f64) {
+    /// Long enough for a series of steps of a hundredth to leave a deadband several times.
+    const MINUTES: usize = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(dir.path());
+    let mut lines = String::from("version = \"5\"\nack_timeout = \"60s\"\n");
+    if packed {
+        lines.push_str("pack = \"256KiB\"\npack_delay = \"2s\"\n");
+    }
+    lines.push_str(rules);
+    let hub = Hub::start(dir.path(), &config(dir.path(), broker.port, &lines)).await;
+    hub.until_uplink("connected").await;
+    let mut site = Site::new(&hub, readings).await;
+    until("quiet", || hub.status("/uplink/in_flight") == 0).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = bytes(&hub);
+    for _ in 0..MINUTES {
+        site.minute().await;
+        site.acked().await;
+    }
+    let (after, count) = (bytes(&hub), site.count(MINUTES));
+    let cost = [0, 1].map(|way| (after[way] - before[way]) / count);
+    let kept = hub.status("/reduce/kept_readings").as_f64();
+    assert!(hub.stop().await.success());
+    (cost, kept.map_or(1.0, |kept| kept / count))
+}
+
+#[tokio::test]
+#[ignore = "a measurement of minutes"]
+async fn what_rules_save_on_the_wire() {
+    println!("| rule | readings in a batch | packs | kept | sent, received |");
+    println!("|---|---|---|---|---|");
+    for (name, rules) in [
+        ("none", ""),
+        (
+            "deadband = 0.3",
+            "[[reduce]]\ndevice = \"*\"\ndeadband = 0.3\n",
+        ),
+        (
+            "deadband = 0.5",
+            "[[reduce]]\ndevice = \"*\"\ndeadband = 0.5\n",
+        ),
+        (
+            "deadband = \"2%\"",
+            "[[reduce]]\ndevice = \"*\"\ndeadband = \"2%\"\n",
+        ),
+    ] {
+        for readings in [1, 10] {
+            for packed in [false, true] {
+                let ([sent, received], kept) = cost_with(rules, readings, packed).await;
+                let packs = if packed { "yes" } else { "no" };
+                let kept = 100.0 * kept;
+                println!(
+                    "| {name} | {readings} | {packs} | {kept:.1} % | {sent:.1}, {received:.2} |"
+                );
             }
         }
     }

@@ -11,6 +11,8 @@
     reason = "only the definition of the command line is used, of a program whose parts these are"
 )]
 
+#[path = "../src/args.rs"]
+mod args;
 #[path = "../src/bench/mod.rs"]
 mod bench;
 #[path = "../src/cli.rs"]

@@ -8,6 +8,7 @@
     reason = "what a command found out goes to stdout, what happens on the way to stderr"
 )]
 
+mod args;
 mod bench;
 mod cli;
 mod client;

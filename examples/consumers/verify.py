@@ -43,18 +43,52 @@ class Numbers:
 
 class Stream:
     def __init__(self):
-        self.seen, self.explained = Numbers(), Numbers()
+        self.seen, self.explained, self.totals = Numbers(), Numbers(), set()
         self.newest = {"data": 0, "history": 0}
 
-    def holes(self):
+    def missing(self):
         whole = Numbers()
         for first, last in self.seen.ranges + self.explained.ranges:
             whole.add(first, last)
-        return whole.holes()
+        return whole
+
+    def holes(self, awaited=False):
+        """The ranges that nothing explains, and how many numbers wait for the next total.
+
+        A total of the hub's rules (reason `reduced`) explains as many missing numbers as it says, not
+        one more. What is missing above the last one is told within the hour, where `awaited`."""
+        whole = self.missing()
+        for first, last, batches, _time in sorted(self.totals):
+            within = [
+                (max(first, low), min(last, high))
+                for low, high in [*whole.holes(), *self.ends(whole, first, last)]
+                if low <= last and high >= first
+            ]
+            if sum(high - low + 1 for low, high in within) <= batches:
+                for low, high in within:
+                    whole.add(low, high)
+        told = max((last for _first, last, *_ in self.totals), default=0)
+        holes, waiting = [], 0
+        for low, high in whole.holes():
+            if awaited and high > told:
+                waiting += high - max(low, told + 1) + 1
+                high = told
+            if low <= high:
+                holes.append((low, high))
+        return holes, waiting
+
+    @staticmethod
+    def ends(whole, first, last):
+        """What a total reaches beyond the first and the last number that came."""
+        if not whole.ranges:
+            return [(first, last)]
+        low, high = whole.ranges[0][0], whole.ranges[-1][1]
+        return [(first, low - 1)] * (first < low) + [(high + 1, last)] * (last > high)
 
 
 class Report:
-    def __init__(self, clock=time.time):
+    def __init__(self, clock=time.time, awaited=False):
+        self.awaited, self.left_out = awaited, 0
         self.streams, self.unnumbered, self.clock = {}, set(), clock
         self.batches = self.readings = self.duplicates = self.gaps = self.disordered = 0
         self.latency = {"data": [], "history": []}
@@ -68,7 +102,9 @@ class Report:
             )
             if where.kind == "gap":
                 self.gaps += 1
-                if what["from"] is not None:
+                if what.get("reason") == "reduced":
+                    self.total(stream, what)
+                elif what["from"] is not None:
                     stream.explained.add(what["from"], what["to"])
             elif self.is_new(stream, what):
                 self.batches += 1
@@ -77,6 +113,13 @@ class Report:
                 self.in_order(where, stream, what)
             else:
                 self.duplicates += 1
+
+    def total(self, stream, gap):
+        """What the hub's rules left out: no loss, and no more than it says."""
+        key = (gap["from"] or 0, gap["to"] or 0, gap["batches"], gap["time"])
+        if key not in stream.totals:
+            stream.totals.add(key)
+            self.left_out += gap["readings"]
 
     def is_new(self, stream, batch):
         if batch["seq"] is not None:
@@ -97,17 +140,22 @@ class Report:
         stream.newest[where.kind] = max(before, batch["seq"])
 
     def summary(self):
-        holes = [
-            {"hub": hub, "device": device, "stream": name, "from": first, "to": last}
-            for (hub, device, name), stream in sorted(self.streams.items())
-            for first, last in stream.holes()
-        ]
+        holes, waiting = [], 0
+        for (hub, device, name), stream in sorted(self.streams.items()):
+            ranges, more = stream.holes(self.awaited)
+            waiting += more
+            holes += [
+                {"hub": hub, "device": device, "stream": name, "from": first, "to": last}
+                for first, last in ranges
+            ]
         return {
             "streams": len(self.streams),
             "batches": self.batches,
             "readings": self.readings,
             "duplicates": self.duplicates,
             "gap_records": self.gaps,
+            "left_out_by_rules": self.left_out,
+            "awaiting_total": waiting,
             "holes": holes,
             "out_of_order": self.disordered,
             "latency_s": {lane: quantiles(all_) for lane, all_ in self.latency.items() if all_},
@@ -131,6 +179,11 @@ def arguments():
     parser.add_argument("--until-quiet", type=float, metavar="S", help="stop after S silent seconds")
     parser.add_argument("--batches", type=int, metavar="N", help="stop after N different batches")
     parser.add_argument("--sparse", action="store_true", help="devices leave numbers out on purpose")
+    parser.add_argument(
+        "--reduced",
+        action="store_true",
+        help="the hubs have [[reduce]] rules: numbers above the last total of a stream are not judged",
+    )
     parser.add_argument("--json", action="store_true", help="the summary as one line of JSON")
     return parser.parse_args()
 
@@ -155,7 +208,8 @@ def watch(args, report):
 
 
 def main():
-    args, report = arguments(), Report()
+    args = arguments()
+    report = Report(awaited=args.reduced)
     try:
         watch(args, report)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::protocol::number::Number;
 use crate::protocol::pack::resolved::{Resolved, ResolvedValue};
 use crate::protocol::visit::visit;
-use crate::status::kept::Last;
+use crate::status::last_batches::Last;
 use crate::status::report::ReadingReport;
 
 /// The first `limit` readings of a batch. None when the frame is not what was taken, which the

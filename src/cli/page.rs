@@ -115,6 +115,17 @@ pub(super) fn page(
         "live",
         format!("{} batches, {} readings", live.batches, live.readings),
     );
+    if let Some(reduce) = &report.reduce {
+        line(
+            "reduce",
+            format!(
+                "{} of {} readings left out by rules, {} batches as a whole",
+                reduce.left_out_readings,
+                reduce.left_out_readings + reduce.kept_readings,
+                reduce.left_out_batches
+            ),
+        );
+    }
     let dropped = format!("{} batches dropped", spool.dropped_batches);
     let lost = if spool.dropped_batches > 0 {
         Mood::Bad

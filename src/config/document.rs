@@ -2,9 +2,9 @@
 //!
 //! Keys are declared by asking for them, so what is valid is said in one place, `check.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::problem::{Errors, Problem};
 
@@ -15,6 +15,10 @@ pub(super) struct Document<'t> {
     root: DeTable<'t>,
     /// Keys that were asked for, by section. The hub's whole vocabulary, once all is read.
     pub(super) known: BTreeMap<&'static str, Vec<&'static str>>,
+    /// Sections that may be there several times: `[[section]]`.
+    pub(super) lists: BTreeSet<&'static str>,
+    /// Which one of the entries of a list is being read.
+    entry: usize,
     /// Lines of the keys that are there.
     lines: BTreeMap<String, usize>,
     problems: Vec<Problem>,
@@ -33,6 +37,8 @@ impl<'t> Document<'t> {
             text,
             root: root.into_inner(),
             known: BTreeMap::new(),
+            lists: BTreeSet::new(),
+            entry: 0,
             lines: BTreeMap::new(),
             problems: Vec::new(),
         };
@@ -79,9 +85,34 @@ impl<'t> Document<'t> {
 
     /// The table of a section; `devices.tls` is `tls` within `devices`.
     fn table(&self, section: &str) -> Option<&DeTable<'t>> {
+        if self.lists.contains(section) {
+            return self.list(section)?.get(self.entry)?.get_ref().as_table();
+        }
         section.split('.').try_fold(&self.root, |table, name| {
             table.get(name)?.get_ref().as_table()
         })
+    }
+
+    fn list(&self, section: &str) -> Option<&DeArray<'t>> {
+        self.root.get(section)?.get_ref().as_array()
+    }
+
+    /// How often a section is there that may be there several times.
+    pub(super) fn entries(&mut self, section: &'static str) -> usize {
+        self.lists.insert(section);
+        self.list(section).map_or(0, |list| list.len())
+    }
+
+    /// Reads on in one of these.
+    pub(super) fn enter(&mut self, section: &'static str, entry: usize) {
+        self.entry = entry;
+        let path = format!("{section}.");
+        self.lines.retain(|key, _| !key.starts_with(&path));
+    }
+
+    /// Whether the entry is there.
+    pub(super) fn is_inside(&self, section: &str) -> bool {
+        self.table(section).is_some()
     }
 
     /// Whether the section is there, possibly empty.
@@ -97,7 +128,10 @@ impl<'t> Document<'t> {
         key: &'static str,
         read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
     ) -> Option<T> {
-        self.known.entry(section).or_default().push(key);
+        let keys = self.known.entry(section).or_default();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
         let (name, value) = self.table(section)?.get_key_value(key)?;
         let (start, result) = (name.span().start, read(value.get_ref()));
         let path = format!("{section}.{key}");
@@ -115,6 +149,9 @@ impl<'t> Document<'t> {
     pub(super) fn line_of(&self, section: &str, key: &str) -> usize {
         if let Some(line) = self.lines.get(&format!("{section}.{key}")) {
             return *line;
+        }
+        if let Some(entry) = self.list(section).and_then(|list| list.get(self.entry)) {
+            return self.line(entry.span().start);
         }
         let mut path = section;
         loop {

@@ -2,18 +2,18 @@
 
 mod changes;
 mod check;
+mod choices;
 mod document;
 mod files;
 mod load;
 mod nearest;
 mod problem;
 mod show;
-mod strays;
 mod units;
+mod unknown_keys;
 mod url;
 mod values;
 mod web;
-mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[uplink]`
     pub uplink: Uplink,
+    /// `[[reduce]]`, in their order.
+    pub reduce: Vec<ReduceRule>,
     /// `[values]`
     pub values: Values,
     /// `[homeassistant]`
@@ -249,6 +251,30 @@ pub struct UplinkTls {
     pub ca: Option<PathBuf>,
     /// PEM client certificate chain and private key.
     pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// How far a number may move without being told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Deadband {
+    /// In the reading's own unit; 0 or more.
+    Absolute(f64),
+    /// Of the last number that was told; 0 to 100.
+    Percent(f64),
+}
+
+/// One `[[reduce]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReduceRule {
+    /// Which devices: a pattern.
+    pub device: String,
+    /// Which names, base name included: a pattern.
+    pub name: String,
+    /// No number of a series is told sooner after the one before; zero: it may be.
+    pub min_interval: Duration,
+    /// `None`: however little it moves.
+    pub deadband: Option<Deadband>,
+    /// After this time the next reading is told whatever it says.
+    pub max_interval: Duration,
 }
 
 /// `[values]`

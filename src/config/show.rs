@@ -4,12 +4,12 @@
 use std::fmt;
 use std::path::Path;
 
-use super::units::{show_duration, show_size};
-use super::url::BrokerUrl;
-use super::words::{
+use super::choices::{
     AUTH, CRL_EXPIRY, DOTS, DRAIN, FORMAT, LEVEL, LOG_FORMAT, OVERFLOW, VERSION, WRITE,
 };
-use super::{Commands, Config, Devices, Spool, Uplink, Values};
+use super::units::{show_duration, show_size};
+use super::url::BrokerUrl;
+use super::{Commands, Config, Deadband, Devices, ReduceRule, Spool, Uplink, Values};
 
 /// The word for a value of a fixed list.
 fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
@@ -34,6 +34,7 @@ impl fmt::Display for Config {
         devices(f, &self.devices)?;
         spool(f, &self.spool)?;
         uplink(f, &self.uplink)?;
+        self.reduce.iter().try_for_each(|rule| reduce(f, rule))?;
         values(f, &self.values)?;
         writeln!(f, "\n[homeassistant]")?;
         writeln!(f, "discovery = {}", self.homeassistant.discovery)?;
@@ -126,6 +127,21 @@ fn uplink(f: &mut fmt::Formatter<'_>, uplink: &Uplink) -> fmt::Result {
     text(f, "pack", &show_size(uplink.pack as u64))?;
     text(f, "pack_delay", &show_duration(uplink.pack_delay))?;
     text(f, "topic_dots", word(DOTS, uplink.topic_dots))
+}
+
+fn reduce(f: &mut fmt::Formatter<'_>, rule: &ReduceRule) -> fmt::Result {
+    writeln!(f, "\n[[reduce]]")?;
+    text(f, "device", &rule.device)?;
+    text(f, "name", &rule.name)?;
+    if !rule.min_interval.is_zero() {
+        text(f, "min_interval", &show_duration(rule.min_interval))?;
+    }
+    match rule.deadband {
+        None => {}
+        Some(Deadband::Absolute(width)) => writeln!(f, "deadband = {}", toml::Value::from(width))?,
+        Some(Deadband::Percent(percent)) => text(f, "deadband", &format!("{percent}%"))?,
+    }
+    text(f, "max_interval", &show_duration(rule.max_interval))
 }
 
 fn values(f: &mut fmt::Formatter<'_>, values: &Values) -> fmt::Result {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::Deadband;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// Characters of an id: it is a topic level and a path segment.
@@ -226,6 +227,56 @@ pub(super) fn size(
             "{} is out of range, because {why}; write a size from \"{low}\" to \"{high}\"",
             quoted(&text)
         ))
+    }
+}
+
+/// A pattern for names: `chars` and `*`. `others`: what is allowed beside letters and digits.
+pub(super) fn pattern(
+    chars: &'static str,
+    others: &'static [u8],
+    length: usize,
+    example: &'static str,
+) -> impl FnOnce(&DeValue<'_>) -> Result<String, String> {
+    move |value| {
+        let text = expect_text(value, example)?;
+        let allowed =
+            |byte: u8| byte.is_ascii_alphanumeric() || byte == b'*' || others.contains(&byte);
+        if (1..=length).contains(&text.len()) && text.bytes().all(allowed) {
+            return Ok(text.to_owned());
+        }
+        Err(format!(
+            "{} is not a pattern: 1 to {length} of {chars}, and * for any number of characters; write \
+             {example}, or \"*\" for all",
+            quoted(text)
+        ))
+    }
+}
+
+/// A number, or a text of a number and `%`.
+pub(super) fn deadband(value: &DeValue<'_>) -> Result<Deadband, String> {
+    const FORM: &str =
+        "0.5 for a step in the unit of the reading, or \"2%\" for a part of its value";
+    let number = match value {
+        DeValue::Integer(number) if number.radix() == 10 => {
+            number.as_str().replace('_', "").parse().ok()
+        }
+        DeValue::Float(number) => number.as_str().replace('_', "").parse().ok(),
+        _ => None,
+    };
+    if let Some(number) = number {
+        let number: f64 = number;
+        return match number.is_finite() && number >= 0.0 {
+            true => Ok(Deadband::Absolute(number)),
+            false => Err(format!("{number} is no step; write {FORM}")),
+        };
+    }
+    let text = expect_text(value, FORM)?;
+    let percent = text
+        .strip_suffix('%')
+        .and_then(|number| number.trim().parse::<f64>().ok());
+    match percent {
+        Some(percent) if (0.0..=100.0).contains(&percent) => Ok(Deadband::Percent(percent)),
+        _ => Err(format!("{} is no deadband; write {FORM}", quoted(text))),
     }
 }
 

@@ -25,12 +25,13 @@ use tokio::task::JoinSet;
 use self::reload::Reload;
 use self::remember::Remember;
 use crate::config::{self, Auth, Config, DrainOrder, Overflow, SpoolWrite};
-use crate::intake::gather::HOLD_BACK;
+use crate::intake::group_commit::HOLD_BACK;
 use crate::intake::lanes::Settings;
 use crate::intake::port::{Close, IntakePort};
 use crate::intake::{self, Wiring};
 use crate::listen::Server;
 use crate::pulse::Heart;
+use crate::reduce::Rules;
 use crate::service::{self, Manager};
 use crate::session::roster::Roster;
 use crate::status::board::Board;
@@ -104,12 +105,14 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
         devices,
         spool,
         uplink,
+        reduce,
         values,
         homeassistant,
         commands,
         admin,
         log: _,
     } = config;
+    let rules = Rules::new(reduce);
     let board = Board::new(&hub.id);
     board.spool.max_size.set(spool.max_size);
     board.spool.set_path(&spool.path);
@@ -178,6 +181,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let max_size = spool.max_size;
     let wiring = Wiring {
         settings: lane_settings(&spool, &uplink, &devices),
+        rules: rules.clone(),
         control: control_rx,
         data: data_rx,
         answers,
@@ -197,6 +201,7 @@ pub async fn run(config: Config, start: Start) -> anyhow::Result<()> {
     let uplink_settings = uplink::Settings {
         pulse: heart.pulse("the uplink"),
         values,
+        rules,
         homeassistant,
         device_window: devices.window as usize,
         ..uplink::Settings::new(uplink, &hub.id)

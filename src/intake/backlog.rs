@@ -22,9 +22,10 @@ use super::expiry::{Expired, expire};
 use super::fair::Fair;
 use super::moved::Moved;
 use super::refusals::Key;
-use super::tracked::{Fate, Slot, Tracked};
+use super::tracked::{Slot, SlotState, Tracked};
 use crate::reading::{Item, Lane, Moment, Topic};
 use crate::spool::{Depth, Group, GroupId, Loc};
+use crate::uplink::Cause;
 
 pub use super::expiry::Expiry;
 
@@ -41,7 +42,7 @@ struct Done {
 
 impl Done {
     fn count(&mut self, slot: &Slot) {
-        if slot.fate == Fate::Done && slot.batch {
+        if slot.state == SlotState::Done && slot.batch {
             self.batches += 1;
             self.readings += u64::from(slot.readings);
         }
@@ -205,21 +206,21 @@ impl Backlog {
     }
 
     /// An item has been stored. Items of a group come in the order of their index.
-    pub fn stored(&mut self, loc: Loc, item: &Item, fate: Fate) {
+    pub fn stored(&mut self, loc: Loc, item: &Item, state: SlotState) {
         let tracked = self.groups.entry(loc.group).or_default();
         let batch = matches!(item, Item::Batch(_));
         tracked.slots.push(Slot {
-            fate,
+            state,
             batch,
             readings: item.readings(),
         });
-        if fate == Fate::Done {
+        if state == SlotState::Done {
             tracked.done += 1;
         } else if let Item::Batch(batch) = item {
             self.batches += 1;
             self.readings += u64::from(batch.readings);
             self.oldest.get_or_insert(batch.received);
-        } else if matches!(item, Item::Reply(_)) && fate == Fate::Idle {
+        } else if matches!(item, Item::Reply(_)) && state == SlotState::Idle {
             self.look_for_replies(loc.group);
         }
     }
@@ -230,18 +231,25 @@ impl Backlog {
             let Some(tracked) = self.groups.get(&id) else {
                 continue;
             };
-            let idle = |slot: &&Slot| slot.fate == Fate::Idle;
+            let idle = |slot: &&Slot| slot.state == SlotState::Idle;
             let waiting = tracked.slots.iter().filter(idle);
             let batches = waiting.filter(|slot| slot.batch).count() as u64;
             if self.near_end && batches > 0 {
                 self.fresh.push_back((id, batches));
             }
             self.grew = true;
-            if tracked.slots.iter().all(|slot| slot.fate == Fate::Idle) {
+            if tracked
+                .slots
+                .iter()
+                .all(|slot| slot.state == SlotState::Idle)
+            {
                 self.groups.remove(&id);
                 self.more = true;
             } else {
-                self.more |= tracked.slots.iter().any(|slot| slot.fate == Fate::Idle);
+                self.more |= tracked
+                    .slots
+                    .iter()
+                    .any(|slot| slot.state == SlotState::Idle);
                 self.collect(id);
             }
         }
@@ -354,7 +362,7 @@ impl Backlog {
         let idle: Vec<(u32, Arc<Item>)> = (0..)
             .zip(&tracked.slots)
             .zip(group.items)
-            .filter(|((_, slot), item)| slot.fate == Fate::Idle && wanted(item))
+            .filter(|((_, slot), item)| slot.state == SlotState::Idle && wanted(item))
             .map(|((index, _), item)| (index, self.elsewhere.redirect(item)))
             .collect();
         let held = &self.held;
@@ -363,7 +371,7 @@ impl Backlog {
         for (index, what) in expire(idle, expiry, &refused) {
             let loc = Loc { group: id, index };
             match what {
-                Expired::Within(by) => self.set(loc, Fate::Covered(by)),
+                Expired::Within(by) => self.set(loc, SlotState::Covered(by)),
                 Expired::Kept(device) => self.wait_for_gap(loc, &device),
                 Expired::Over(item) => {
                     self.lost.push(item);
@@ -378,7 +386,7 @@ impl Backlog {
             }
         }
         // What is passed over altogether is as good as never read.
-        let at_rest = |slot: &Slot| slot.fate == Fate::Idle;
+        let at_rest = |slot: &Slot| slot.state == SlotState::Idle;
         let tracked = self.groups.get(&id);
         if tracked.is_some_and(|tracked| tracked.slots.iter().all(at_rest)) {
             self.groups.remove(&id);
@@ -441,7 +449,7 @@ impl Backlog {
     }
 
     fn make_ready(&mut self, loc: Loc, item: Arc<Item>, by: Reading) {
-        self.set(loc, Fate::Ready);
+        self.set(loc, SlotState::Ready);
         *self.bytes(by) += item.weight();
         let (device, cost) = (item.device().clone(), item.payload_estimate());
         let queue = match *item {
@@ -493,7 +501,12 @@ impl Backlog {
             return;
         };
         if Some(from) > self.cursor {
-            // The reading on comes by it.
+            // The reading on comes by it, also where it had seen nothing left: what was published
+            // from memory and is refused was not left then.
+            self.more = true;
+            self.grew = true;
+            self.near_end = false;
+            self.fresh.clear();
             self.caught_up();
             return;
         }
@@ -547,39 +560,40 @@ impl Backlog {
             self.wait_for_gap(loc, item.device());
             return;
         }
-        self.set(loc, Fate::Idle);
+        self.set(loc, SlotState::Idle);
         self.pass_over(key, loc.group, received(item));
     }
 
     /// What is there needs a gap record, and the broker refuses those of its device.
     fn wait_for_gap(&mut self, loc: Loc, device: &Arc<str>) {
-        self.set(loc, Fate::Parked);
+        self.set(loc, SlotState::Parked);
         self.passed.push((Key::new(device, Topic::Gap), 0));
     }
 
     /// The gap record at this place does not go out: those in it are for themselves again.
     fn uncover(&mut self, loc: Loc) {
-        let covered = Fate::Covered(loc.index);
+        let covered = SlotState::Covered(loc.index);
         if let Some(tracked) = self.groups.get_mut(&loc.group) {
             let slots = tracked.slots.iter_mut();
             slots
-                .filter(|slot| slot.fate == covered)
-                .for_each(|slot| slot.fate = Fate::Parked);
+                .filter(|slot| slot.state == covered)
+                .for_each(|slot| slot.state = SlotState::Parked);
         }
     }
 
-    /// The broker has refused what was published from there, and its key is held.
-    pub fn park(&mut self, loc: Loc, item: &Item) {
+    /// The broker has refused what was published from there, and its key is held. Where it may be
+    /// the payload that it dislikes, the next probe is another one; else the order is kept.
+    pub fn park(&mut self, loc: Loc, item: &Item, cause: Cause) {
         let key = Key::new(item.device(), item.topic(Lane::History));
         self.put_aside(loc, item, &key);
         if let Some(behind) = self.behind.get_mut(&key) {
-            behind.tried = Some(loc);
+            behind.tried = (!cause.is_of_topic()).then_some(loc);
         }
     }
 
     /// What was to be published from memory, or was refused as live data, is the drain's.
     pub fn give_back(&mut self, loc: Loc, item: &Item) {
-        self.set(loc, Fate::Idle);
+        self.set(loc, SlotState::Idle);
         if matches!(item, Item::Reply(_)) {
             self.look_for_replies(loc.group);
             return;
@@ -599,7 +613,7 @@ impl Backlog {
     /// Looks for one item of a key that is held. Returns whether there may be one.
     pub fn probe(&mut self, key: &Key) -> bool {
         let Some(behind) = self.behind.get_mut(key) else {
-            let parked = |slot: &Slot| slot.fate == Fate::Parked;
+            let parked = |slot: &Slot| slot.state == SlotState::Parked;
             let mut slots = self.groups.values().flat_map(|tracked| &tracked.slots);
             if key.topic != Topic::Gap || !slots.any(parked) {
                 return false;
@@ -631,8 +645,8 @@ impl Backlog {
         let mut from: Option<GroupId> = None;
         for (id, tracked) in &mut self.groups {
             for slot in &mut tracked.slots {
-                if slot.fate == Fate::Parked {
-                    slot.fate = Fate::Idle;
+                if slot.state == SlotState::Parked {
+                    slot.state = SlotState::Idle;
                     from = from.or(Some(*id));
                 }
             }
@@ -683,7 +697,7 @@ impl Backlog {
                 (loc, item)
             }
         };
-        self.set(loc, Fate::Busy);
+        self.set(loc, SlotState::Busy);
         Some((loc, item))
     }
 
@@ -725,7 +739,7 @@ impl Backlog {
             }
             return;
         }
-        self.set(loc, Fate::Ready);
+        self.set(loc, SlotState::Ready);
         self.bytes_on += item.weight();
         self.first.push_front((loc, item));
     }
@@ -735,13 +749,13 @@ impl Backlog {
         let Some(tracked) = self.groups.get_mut(&loc.group) else {
             return;
         };
-        let covered = Fate::Covered(loc.index);
+        let covered = SlotState::Covered(loc.index);
         for (index, slot) in (0..).zip(&mut tracked.slots) {
-            let this = index == loc.index && slot.fate != Fate::Done;
-            if !this && slot.fate != covered {
+            let this = index == loc.index && slot.state != SlotState::Done;
+            if !this && slot.state != covered {
                 continue;
             }
-            slot.fate = Fate::Done;
+            slot.state = SlotState::Done;
             tracked.done += 1;
             if slot.batch {
                 self.drained += 1;
@@ -762,8 +776,8 @@ impl Backlog {
         let mut from = None;
         self.groups.retain(|id, tracked| {
             for slot in &mut tracked.slots {
-                if !matches!(slot.fate, Fate::Done | Fate::Idle) {
-                    slot.fate = Fate::Idle;
+                if !matches!(slot.state, SlotState::Done | SlotState::Idle) {
+                    slot.state = SlotState::Idle;
                     from = from.or(Some(*id));
                 }
             }
@@ -823,7 +837,7 @@ impl Backlog {
     }
 
     /// The store took items out of groups, so many batches and readings in all.
-    pub fn thinned(&mut self, moved: &Moved, batches: u64, readings: u64) {
+    pub fn compacted(&mut self, moved: &Moved, batches: u64, readings: u64) {
         let mut done = Done::default();
         let mut again: Option<GroupId> = None;
         for (id, gone) in moved.groups() {
@@ -836,16 +850,16 @@ impl Backlog {
                 at += 1;
                 if !kept {
                     done.count(slot);
-                    tracked.done -= usize::from(slot.fate == Fate::Done);
+                    tracked.done -= usize::from(slot.state == SlotState::Done);
                 }
                 kept
             });
             for slot in &mut tracked.slots {
-                let Fate::Covered(index) = slot.fate else {
+                let SlotState::Covered(index) = slot.state else {
                     continue;
                 };
                 let record = moved.to(Loc { group: id, index });
-                slot.fate = record.map_or(Fate::Idle, |to| Fate::Covered(to.index));
+                slot.state = record.map_or(SlotState::Idle, |to| SlotState::Covered(to.index));
                 if record.is_none() {
                     // Its record is about what is gone, and another one is needed.
                     again = Some(again.map_or(id, |known| known.min(id)));
@@ -927,9 +941,9 @@ impl Backlog {
         tracked.slots.get(loc.index as usize)
     }
 
-    fn set(&mut self, loc: Loc, fate: Fate) {
+    fn set(&mut self, loc: Loc, state: SlotState) {
         if let Some(tracked) = self.groups.get_mut(&loc.group) {
-            tracked.set(loc.index, fate);
+            tracked.set(loc.index, state);
         }
     }
 
@@ -985,15 +999,15 @@ impl Backlog {
         assert_eq!(self.bytes_replies, replies, "bytes of answers");
         let mut at_hand = 0;
         for (id, tracked) in &self.groups {
-            let of = |fate| {
+            let of = |state| {
                 tracked
                     .slots
                     .iter()
-                    .filter(|slot| slot.fate == fate)
+                    .filter(|slot| slot.state == state)
                     .count()
             };
-            assert_eq!(tracked.done, of(Fate::Done), "done of group {id}");
-            at_hand += of(Fate::Ready);
+            assert_eq!(tracked.done, of(SlotState::Done), "done of group {id}");
+            at_hand += of(SlotState::Ready);
         }
         let here = self.ready.len() + self.replies.len() + self.first.len();
         assert_eq!(at_hand, here, "at hand");

@@ -6,15 +6,15 @@
 //! never has more than its window.
 
 pub mod backlog;
+pub mod byte_window;
 mod elsewhere;
 mod expiry;
 pub mod fair;
 pub mod flight;
-pub mod gather;
+pub mod group_commit;
 mod ids;
 pub mod lanes;
 pub mod moved;
-pub mod pace;
 pub mod port;
 mod rate;
 pub mod refusals;
@@ -35,6 +35,7 @@ use self::rate::DrainRate;
 use crate::clock;
 use crate::pulse::Pulse;
 use crate::reading::{Final, GapReason, Item, unnamed_stream};
+use crate::reduce::{Reducer, Rules};
 use crate::spool::{self, Command};
 use crate::status::board::{Board, RefusedTopic, SpoolState};
 use crate::status::refused::LISTED;
@@ -60,6 +61,8 @@ pub struct Wiring {
     pub settings: Settings,
     /// Attach and detach.
     pub control: mpsc::Receiver<Control>,
+    /// What is left out of them.
+    pub rules: Rules,
     /// Batches. When every sender is gone, and every answer has come, the intake finishes.
     pub data: mpsc::Receiver<Arrival>,
     /// `None`: there are no commands.
@@ -117,7 +120,8 @@ pub async fn run(mut wiring: Wiring, opened: impl FnOnce()) -> anyhow::Result<()
     let Some(spool::Event::Opened { marks, depth }) = wiring.spool_events.recv().await else {
         anyhow::bail!("the spool ended before it was open");
     };
-    let mut lanes = Lanes::new(wiring.settings);
+    let reducer = Reducer::new(wiring.rules.clone());
+    let mut lanes = Lanes::new(wiring.settings).with_reducer(reducer);
     lanes.streams.restore(marks);
     let mut intake = Intake {
         lanes,
@@ -393,7 +397,7 @@ impl Intake {
                     readings,
                 }
             }
-            spool::Event::Thinned {
+            spool::Event::Compacted {
                 groups,
                 batches,
                 readings,
@@ -406,7 +410,7 @@ impl Intake {
                     "the spool is full; the oldest of the devices with the largest shares went"
                 );
                 board.spool.dropped_batches.add(batches);
-                Event::Thinned {
+                Event::Compacted {
                     moved: Moved::new(groups),
                     batches,
                     readings,
@@ -613,6 +617,14 @@ impl Intake {
         board.spool.drain_millirate.set(millirate);
         self.show_refused();
         let board = &self.wiring.board;
+        if let Some(counts) = self.lanes.reduced() {
+            board.reduce.show(
+                counts.kept,
+                counts.left_out,
+                counts.shortened,
+                counts.dropped,
+            );
+        }
         board.live_batches.set(self.lanes.live_batches() as u64);
         board.live_readings.set(self.lanes.live_readings());
         board.stir();

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::spool::{GroupId, Loc, Thinned};
+use crate::spool::{Compacted, GroupId, Loc};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -14,11 +14,11 @@ pub struct Moved(HashMap<GroupId, Vec<u32>>);
 impl Moved {
     /// From what the spool says.
     #[must_use]
-    pub fn new(groups: Vec<Thinned>) -> Self {
+    pub fn new(groups: Vec<Compacted>) -> Self {
         Self(
             groups
                 .into_iter()
-                .map(|thinned| (thinned.group, thinned.gone))
+                .map(|compacted| (compacted.group, compacted.gone))
                 .collect(),
         )
     }
@@ -59,7 +59,7 @@ mod tests {
         ) {
             gone.retain(|at| *at < len);
             let group = GroupId(7);
-            let moved = Moved::new(vec![Thinned { group, gone: gone.iter().copied().collect() }]);
+            let moved = Moved::new(vec![Compacted { group, gone: gone.iter().copied().collect() }]);
             let kept: Vec<u32> = (0..len).filter(|at| !gone.contains(at)).collect();
             for index in 0..len {
                 let to = moved.to(Loc { group, index }).map(|loc| kept[loc.index as usize]);

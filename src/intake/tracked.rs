@@ -6,7 +6,7 @@ use crate::reading::Item;
 
 /// What became of a stored item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum SlotState {
     /// Still to be published, and not in memory.
     Idle,
     /// At hand, to be published.
@@ -24,7 +24,7 @@ pub enum Fate {
 /// An item.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
-    pub(super) fate: Fate,
+    pub(super) state: SlotState,
     pub(super) batch: bool,
     pub(super) readings: u32,
 }
@@ -47,7 +47,7 @@ impl Tracked {
             self.slots = items
                 .iter()
                 .map(|_| Slot {
-                    fate: Fate::Idle,
+                    state: SlotState::Idle,
                     batch: false,
                     readings: 0,
                 })
@@ -61,11 +61,11 @@ impl Tracked {
     }
 
     /// What is done stays done.
-    pub(super) fn set(&mut self, index: u32, fate: Fate) {
+    pub(super) fn set(&mut self, index: u32, state: SlotState) {
         if let Some(slot) = self.slots.get_mut(index as usize)
-            && slot.fate != Fate::Done
+            && slot.state != SlotState::Done
         {
-            slot.fate = fate;
+            slot.state = state;
         }
     }
 }

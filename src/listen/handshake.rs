@@ -5,13 +5,12 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,10 +18,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tracing::debug;
 
 use super::Shared;
 use super::access::{Grant, Shown};
+use super::admission::{admit, note, refuse_page};
 use super::attempts::Origin;
 use super::gate::{Gate, Open};
 use super::paced;
@@ -30,8 +29,8 @@ use super::post;
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::tls::{Chain, unix_seconds};
+use super::turns::Caller;
 use super::upgrade::{self, SUBPROTOCOL};
-use crate::config::is_id;
 use crate::session::roster::Seat;
 
 /// Bytes of a request head. Ours are below 1 KiB; a browser's cookies may take some.
@@ -74,7 +73,11 @@ pub(super) async fn handshake(
         None => (Socket::Plain(tcp), None),
         Some(tls) => {
             let (acceptor, generation) = tls.acceptor();
-            let stream = paced::accept(&shared.pace, open.is_known(), &acceptor, tcp).await?;
+            let caller = match open.is_known() {
+                true => Caller::Known,
+                false => Caller::Unknown(origin),
+            };
+            let stream = paced::accept(&shared.pace, caller, &acceptor, tcp).await?;
             let chain = stream.get_ref().1.peer_certificates();
             let shown = chain.map(|chain| {
                 let chain: Chain = chain.iter().map(|one| one.clone().into_owned()).collect();
@@ -140,25 +143,6 @@ pub(super) async fn handshake(
     }))
 }
 
-/// `Retry-After` has whole seconds: never less than it takes.
-fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + 1
-}
-
-/// Logs a refusal. Only what may be a device's id is repeated of the request.
-pub(super) fn note(shared: &Shared, gate: &Gate, origin: Origin, refusal: Refusal, path: &str) {
-    if refusal == Refusal::Stopping {
-        return debug!(address = %origin, "refused while stopping");
-    }
-    let id = path.rsplit('/').next().filter(|id| is_id(id));
-    let (loudness, reason) = (refusal.loudness(), refusal.detail());
-    gate.log(loudness, origin, reason, id.unwrap_or_default());
-    if let Some(id) = id {
-        let remote = origin.to_string();
-        shared.roster.board().devices.refused(id, reason, remote);
-    }
-}
-
 /// Decides what a request gets.
 fn answer(
     shared: &Shared,
@@ -196,44 +180,4 @@ fn answer(
         upgrade: hyper::upgrade::on(Request::from_parts(head, body)),
     };
     Ok((response, accepted))
-}
-
-/// Refuses a web page that may not be a device; it counts as an attempt without credentials.
-pub(super) fn refuse_page(
-    shared: &Shared,
-    gate: &Gate,
-    headers: &HeaderMap,
-    local: Option<IpAddr>,
-    origin: Origin,
-) -> Result<(), Refusal> {
-    let judged = shared.pages.judge(headers, local);
-    judged.map_err(|refusal| match gate.failure(origin) {
-        Ok(()) => refusal,
-        Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
-    })
-}
-
-/// Whether somebody may come as this device now.
-pub(super) fn admit(
-    shared: &Shared,
-    gate: &Gate,
-    device: &str,
-    token: Option<&str>,
-    shown: Option<&Shown>,
-    origin: Origin,
-) -> Result<Grant, Refusal> {
-    let judged = shared.access.judge(device, token, shown);
-    let grant = judged.map_err(|refusal| match gate.failure(origin) {
-        Ok(()) => refusal,
-        Err(wait) => Refusal::TooManyAttempts(whole_seconds(wait)),
-    })?;
-    if shared.stop.is_requested() {
-        return Err(Refusal::Stopping);
-    }
-    // A device that sleeps and comes when it said that it would has no fault.
-    if !shared.roster.is_on_time(device) {
-        gate.entry(device)
-            .map_err(|wait| Refusal::TooOften(whole_seconds(wait)))?;
-    }
-    Ok(grant)
 }

@@ -5,6 +5,7 @@
 //! and nothing else.
 
 mod access;
+mod admission;
 mod attempts;
 #[cfg(fuzzing)]
 #[doc(hidden)]

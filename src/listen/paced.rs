@@ -14,7 +14,8 @@ use tokio::time::sleep_until;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
-use super::turns::{Step, Turn, Turns};
+use super::attempts::Origin;
+use super::turns::{Caller, Step, Turn, Turns};
 
 /// What this thread has computed, whatever else the machine does meanwhile.
 fn computed() -> Duration {
@@ -26,7 +27,7 @@ fn computed() -> Duration {
 
 #[derive(Debug)]
 struct State {
-    turns: Turns,
+    turns: Turns<Origin>,
     /// How those that wait are told to ask again.
     waiting: HashMap<Step, Arc<Notify>>,
 }
@@ -48,12 +49,12 @@ impl Pace {
     }
 
     /// Waits for a turn to compute.
-    async fn turn(self: Arc<Self>, known: bool) {
-        let place = Place::new(self, known);
+    async fn turn(self: Arc<Self>, caller: Caller<Origin>) {
+        let place = Place::new(self, caller);
         loop {
             let turn = {
                 let mut state = place.pace.lock();
-                state.turns.ask(place.step, Instant::now())
+                state.turns.ask(place.step, place.caller, Instant::now())
             };
             match turn {
                 Turn::Now => return,
@@ -66,33 +67,39 @@ impl Pace {
         }
     }
 
-    fn spent(&self, known: bool, took: Duration) {
-        self.lock().turns.spent(known, took, Instant::now());
+    fn spent(&self, caller: Caller<Origin>, took: Duration) {
+        self.lock().turns.spent(caller, took, Instant::now());
     }
 }
 
 /// A place in the queue; given up when dropped.
 struct Place {
     pace: Arc<Pace>,
+    caller: Caller<Origin>,
     step: Step,
     notify: Arc<Notify>,
 }
 
 impl Place {
-    fn new(pace: Arc<Pace>, known: bool) -> Self {
+    fn new(pace: Arc<Pace>, caller: Caller<Origin>) -> Self {
         let notify = Arc::new(Notify::new());
         let mut state = pace.lock();
-        let step = state.turns.queue(known);
+        let step = state.turns.queue(caller, Instant::now());
         state.waiting.insert(step, notify.clone());
         drop(state);
-        Self { pace, step, notify }
+        Self {
+            pace,
+            caller,
+            step,
+            notify,
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.pace.lock();
-        state.turns.leave(self.step);
+        state.turns.leave(self.step, self.caller);
         state.waiting.remove(&self.step);
         // Whoever is first now has nobody else to tell it.
         if let Some(first) = state.turns.first()
@@ -106,7 +113,7 @@ impl Drop for Place {
 /// A handshake, one step after the other.
 struct Paced {
     pace: Arc<Pace>,
-    known: bool,
+    caller: Caller<Origin>,
     accept: Accept<TcpStream>,
     turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -118,27 +125,27 @@ impl Future for Paced {
         let this = &mut *self;
         let turn = this
             .turn
-            .get_or_insert_with(|| Box::pin(this.pace.clone().turn(this.known)));
+            .get_or_insert_with(|| Box::pin(this.pace.clone().turn(this.caller)));
         ready!(turn.as_mut().poll(cx));
         this.turn = None;
         let before = computed();
         let step = Pin::new(&mut this.accept).poll(cx);
         let took = computed().checked_sub(before).unwrap_or_default();
-        this.pace.spent(this.known, took);
+        this.pace.spent(this.caller, took);
         step
     }
 }
 
-/// Shakes hands, in turn with all others. `known`: a device has got in from this address before.
+/// Shakes hands, in turn with all others.
 pub(super) async fn accept(
     pace: &Arc<Pace>,
-    known: bool,
+    caller: Caller<Origin>,
     acceptor: &TlsAcceptor,
     tcp: TcpStream,
 ) -> io::Result<TlsStream<TcpStream>> {
     Paced {
         pace: pace.clone(),
-        known,
+        caller,
         accept: acceptor.accept(tcp),
         turn: None,
     }

@@ -13,9 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::Shared;
 use super::access::{Access, Shown};
+use super::admission::{admit, note, refuse_page};
 use super::attempts::Origin;
 use super::gate::{Gate, Open};
-use super::handshake::{admit, note, refuse_page};
 use super::refusal::Refusal;
 use super::upgrade;
 use crate::config::is_id;

@@ -18,6 +18,7 @@ pub mod out;
 pub mod pack;
 pub mod payload;
 pub mod reject;
+pub mod select;
 pub mod visit;
 
 pub use client::decode_to_device;

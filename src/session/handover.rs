@@ -39,7 +39,7 @@ pub(super) enum Stream {
 }
 
 /// A batch on its way through the session.
-pub(super) struct Hand {
+pub(super) struct Handover {
     candidate: Candidate,
     /// When it came.
     since: Instant,
@@ -119,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// Takes a batch in hand and moves it on. There is none in hand before, because nothing is
     /// read while there is.
     pub(super) fn take(&mut self, candidate: Candidate) -> Result<(), Ending> {
-        self.hand = Some(Hand {
+        self.handover = Some(Handover {
             candidate,
             since: self.now,
         });
@@ -128,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Moves the batch in hand on, as far as it can go now.
     pub(super) fn hand_over(&mut self) -> Result<(), Ending> {
-        if self.hand.is_none() || !matches!(self.stream, Stream::Attached { .. }) {
+        if self.handover.is_none() || !matches!(self.stream, Stream::Attached { .. }) {
             return Ok(());
         }
         if self.unsettled >= self.settings.window || self.room.is_some() {
@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let Stream::Attached { attached, highest } = &mut self.stream else {
             return None;
         };
-        let Hand { candidate, since } = self.hand.take()?;
+        let Handover { candidate, since } = self.handover.take()?;
         // What is not above it is a resend, or is refused.
         let new = candidate.seq.is_none_or(|seq| seq > *highest);
         *highest = candidate.seq.unwrap_or(0).max(*highest);

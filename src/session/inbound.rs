@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::notes::Implausible;
 use crate::clock::{self, ClockState};
 use crate::protocol;
 use crate::protocol::fast;
@@ -31,6 +30,15 @@ pub(super) struct Candidate {
     pub(super) first_dropped: usize,
     pub(super) encoding: Encoding,
     pub(super) frame: Bytes,
+}
+
+/// In which way a time cannot be true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Implausible {
+    /// Before there was a telehub.
+    Early,
+    /// In the future.
+    Late,
 }
 
 /// A good message.

@@ -39,7 +39,7 @@ use tracing::info;
 
 use self::acks::Acks;
 use self::ending::Ending;
-use self::handover::{Hand, Stream, Waiting};
+use self::handover::{Handover, Stream, Waiting};
 use self::liveness::{Action, Liveness};
 use self::notes::Notes;
 use self::parting::Parting;
@@ -122,7 +122,7 @@ struct Session<'a, S> {
     /// Where commands come from, if they are on.
     commands: Option<commands::Link>,
     /// A batch that cannot go on yet.
-    hand: Option<Hand>,
+    handover: Option<Handover>,
     /// Room in the intake for the batch in hand.
     room: Option<Waiting<Option<OwnedPermit<Arrival>>>>,
     /// Batches handed over and not settled.
@@ -236,7 +236,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             greeted: false,
             notes: Notes::default(),
             commands,
-            hand: None,
+            handover: None,
             room: None,
             unsettled: 0,
             acks: Acks::new(settings.window),
@@ -306,7 +306,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     fn may_read(&mut self) -> bool {
         let attaching = matches!(self.stream, Stream::Attaching { .. });
         let untold = self.commands.as_ref().is_some_and(commands::Link::is_full);
-        if self.hand.is_some() || attaching || untold || self.throttled.is_some() {
+        if self.handover.is_some() || attaching || untold || self.throttled.is_some() {
             self.liveness.pause();
             return false;
         }

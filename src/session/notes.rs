@@ -2,7 +2,7 @@
 
 use crate::protocol::message::{Note, NoteCode};
 
-use super::inbound::Candidate;
+use super::inbound::{Candidate, Implausible};
 
 /// Notes of one kind in one connection. One may be lost in a log; a device that sends the same
 /// fault every second needs no thousandth.
@@ -67,13 +67,4 @@ impl Notes {
         }
         notes
     }
-}
-
-/// In which way a time cannot be true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Implausible {
-    /// Before there was a telehub.
-    Early,
-    /// In the future.
-    Late,
 }

@@ -1,10 +1,10 @@
 //! What a fault does to the world.
 
-use super::broker::Refused;
 use super::plan::Fault;
+use super::world::broker::Refused;
 use super::world::{Ev, World};
 use crate::spool::simulated::disk::Mood;
-use crate::spool::simulated::with_disk;
+use crate::spool::simulated::medium::with_disk;
 
 impl World {
     pub(super) fn strikes(&mut self, fault: Fault) {

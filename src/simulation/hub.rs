@@ -148,6 +148,7 @@ impl Hub {
         let opened = Arc::new(AtomicBool::new(false));
         let net = Net::default();
         let wiring = Wiring {
+            rules: crate::reduce::Rules::default(),
             topics: "t/h".into(),
             settings: plan.lanes,
             control: control_rx,

@@ -17,14 +17,10 @@
 //! ```
 #![allow(clippy::unwrap_used)]
 
-mod answers;
-mod broker;
-mod commands;
 mod device;
 mod faults;
 mod hub;
 mod plan;
-mod shares;
 mod trace;
 mod truth;
 mod world;
@@ -36,7 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::world::World;
 use crate::clock;
-use crate::spool::simulated::install;
+use crate::spool::simulated::medium::install;
 
 /// A fault of the hub that is put in on purpose: each must be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{self, DrainOrder, Format, Overflow, SpoolWrite};
-use crate::intake::gather::HOLD_BACK;
+use crate::intake::group_commit::HOLD_BACK;
 use crate::intake::lanes;
 use crate::reading::Topic;
 use crate::spool::simulated::chance::Chance;

@@ -51,7 +51,7 @@ pub(super) enum Note {
     CommitFailed(u64, bool),
     Loaded(usize, bool),
     Dropped(u64, u64),
-    Thinned(u64, u64),
+    Compacted(u64, u64),
     OtherSpoolEvent,
     /// Device and command.
     Asks(usize, usize),

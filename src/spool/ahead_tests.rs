@@ -19,29 +19,29 @@ use std::time::Duration;
 
 use disc::Disc;
 
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::tests::{BIG, config, gaps, items, load_all, seqs, shelf_of};
 use crate::config::Overflow;
 
 /// The step of a spool of this size.
 const STEP: u64 = 512 * 1024;
 
-fn shelf_at(path: &Path) -> Shelf {
+fn shelf_at(path: &Path) -> SegmentLog {
     shelf_of(&config(path, BIG))
 }
 
 /// One commit after the other, each of one batch.
-fn lone_commits(shelf: &mut Shelf, range: std::ops::Range<u64>) {
+fn lone_commits(log: &mut SegmentLog, range: std::ops::Range<u64>) {
     for seq in range {
-        shelf.commit(&items(seq..seq + 1, 200), &[]).unwrap();
+        log.commit(&items(seq..seq + 1, 200), &[]).unwrap();
     }
 }
 
 /// The file of the newest database.
 fn newest(path: &Path) -> PathBuf {
     let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
-    let generations = names.filter(|entry| entry.file_name().to_string_lossy().starts_with("gen-"));
-    let newest = generations.map(|entry| entry.path()).max().unwrap();
+    let segments = names.filter(|entry| entry.file_name().to_string_lossy().starts_with("gen-"));
+    let newest = segments.map(|entry| entry.path()).max().unwrap();
     newest.join("db")
 }
 
@@ -68,8 +68,8 @@ fn content(db: &Path) -> u64 {
 fn after_a_kill_the_room_ahead_is_no_damage_and_no_loss() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut shelf = shelf_at(&path);
-    lone_commits(&mut shelf, 1..40);
+    let mut log = shelf_at(&path);
+    lone_commits(&mut log, 1..40);
     let db = newest(&path);
     let room = fs::metadata(&db).unwrap().len() - content(&db);
     assert!(room > STEP / 2, "{room}");
@@ -77,8 +77,8 @@ fn after_a_kill_the_room_ahead_is_no_damage_and_no_loss() {
     let killed = dir.path().join("killed");
     copy(&path, &killed);
     for _ in 0..2 {
-        let mut shelf = shelf_at(&killed);
-        let groups = load_all(&mut shelf);
+        let mut log = shelf_at(&killed);
+        let groups = load_all(&mut log);
         assert_eq!(seqs(&groups), (1..40).collect::<Vec<_>>());
         assert!(gaps(&groups).is_empty());
     }
@@ -91,8 +91,8 @@ fn after_a_kill_the_room_ahead_is_no_damage_and_no_loss() {
 fn wherever_the_file_is_cut_or_hit_what_is_not_found_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut shelf = shelf_at(&path);
-    lone_commits(&mut shelf, 1..30);
+    let mut log = shelf_at(&path);
+    lone_commits(&mut log, 1..30);
     let db = newest(&path);
     let (end, len) = (content(&db), fs::metadata(&db).unwrap().len());
     let all: BTreeSet<u64> = (1..30).collect();
@@ -125,8 +125,8 @@ fn wherever_the_file_is_cut_or_hit_what_is_not_found_is_told() {
             file.set_len(at).unwrap();
         }
         drop(file);
-        let mut shelf = shelf_at(&hurt);
-        let groups = load_all(&mut shelf);
+        let mut log = shelf_at(&hurt);
+        let groups = load_all(&mut log);
         let mut found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
         if at >= end {
             assert!(gaps(&groups).is_empty(), "nothing was hit at {at} of {end}");
@@ -147,13 +147,13 @@ fn wherever_the_file_is_cut_or_hit_what_is_not_found_is_told() {
 fn a_database_that_is_closed_takes_no_more_than_what_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut shelf = shelf_at(&path);
-    lone_commits(&mut shelf, 1..20);
+    let mut log = shelf_at(&path);
+    lone_commits(&mut log, 1..20);
     let db = newest(&path);
-    let open = (fs::metadata(&db).unwrap(), shelf.usage().disk_bytes);
+    let open = (fs::metadata(&db).unwrap(), log.usage().disk_bytes);
     assert!(open.0.blocks() * 512 >= STEP);
     assert!(open.1 >= open.0.blocks() * 512, "what is taken counts");
-    shelf.stop(Vec::new());
+    log.stop(Vec::new());
     let closed = fs::metadata(&db).unwrap();
     let end = content(&db);
     assert!(closed.len() < end + 64 * 1024, "{} {end}", closed.len());
@@ -167,16 +167,16 @@ fn what_is_taken_ahead_never_takes_the_spool_over_its_limit() {
     let dir = tempfile::tempdir().unwrap();
     let mut small = config(&dir.path().join("spool"), 8 << 20);
     small.overflow = Overflow::Refuse;
-    let mut shelf = shelf_of(&small);
+    let mut log = shelf_of(&small);
     let (mut taken, mut refrained) = (0, 0);
     for seq in 1.. {
-        if let Err(failure) = shelf.commit(&items(seq..seq + 1, 60_000), &[]) {
+        if let Err(failure) = log.commit(&items(seq..seq + 1, 60_000), &[]) {
             assert!(failure.full, "{failure:?}");
             break;
         }
-        taken += u64::from(shelf.ahead > 0);
-        refrained += u64::from(shelf.ahead == 0);
-        let used = shelf.usage().disk_bytes;
+        taken += u64::from(log.ahead > 0);
+        refrained += u64::from(log.ahead == 0);
+        let used = log.usage().disk_bytes;
         assert!(used <= small.max_size, "{used} after {seq}");
     }
     assert!(taken > 50 && refrained > 0, "{taken} {refrained}");
@@ -214,14 +214,14 @@ fn a_lone_commit_makes_the_device_write_less_than_half() {
     // Commits in quick succession share what the file system writes of itself.
     const APART: Duration = Duration::from_secs(1);
     let each = [false, true].map(|ahead| {
-        let mut shelf = shelf_at(&disc.path.join(format!("spool-{ahead}")));
+        let mut log = shelf_at(&disc.path.join(format!("spool-{ahead}")));
         let mut commit = |seq: u64| {
             let items = items(seq..seq + 1, 250);
             if ahead {
-                shelf.commit(&items, &[]).unwrap();
+                log.commit(&items, &[]).unwrap();
             } else {
                 // By the way inside, to which nobody has allowed any room.
-                shelf.write(&items, &[]).unwrap();
+                log.write(&items, &[]).unwrap();
             }
         };
         commit(1);
@@ -250,11 +250,11 @@ fn a_file_system_that_allocates_nothing_ahead_is_used_without_it() {
         return;
     };
     let path = disc.path.join("spool");
-    let mut shelf = shelf_at(&path);
-    lone_commits(&mut shelf, 1..40);
+    let mut log = shelf_at(&path);
+    lone_commits(&mut log, 1..40);
     let db = newest(&path);
     assert!(fs::metadata(&db).unwrap().len() < content(&db) + STEP / 2);
-    drop(shelf);
+    drop(log);
     let groups = load_all(&mut shelf_at(&path));
     assert_eq!(seqs(&groups), (1..40).collect::<Vec<_>>());
 }

@@ -8,29 +8,26 @@ use super::commit::Failure;
 use super::contents::Scanned;
 use super::files;
 use super::fs;
-use super::generation::Generation;
-use super::generations;
-use super::marks::Marks;
-use super::overflow::BALLAST;
 use super::salvage::Salvage;
-use super::shelf::Shelf;
+use super::segment::Segment;
+use super::segment_log::SegmentLog;
+use super::space;
 use super::store::Error;
 use super::tally::Tally;
+use super::watermarks::Watermarks;
 
 /// Version of everything below the spool's directory. 2: batches have uptime and boot.
 const FORMAT: u32 = 2;
 
-/// 3: there are final answers to commands in it. The number is raised when the first of them is
-/// stored, so that whoever uses no commands can go back to an older telehub.
-const FORMAT_WITH_REPLIES: u32 = 3;
+/// 3: there are final answers to commands in it, or totals of what `[[reduce]]` left out. The number
+/// is raised when the first of them is stored, so that whoever uses neither can go back to an older
+/// telehub.
+const FORMAT_WITH_MORE: u32 = 3;
 
-/// More ids than a generation can use up: 4 MiB of groups, of some 80 bytes at least.
+/// More ids than a segment can use up: 4 MiB of groups, of some 80 bytes at least.
 const IDS_OF_ONE: u64 = 1 << 20;
 
 const FORMAT_TEXT: &str = "telehub spool ";
-
-/// The tag of copies that are damaged.
-pub(super) const CORRUPT: &str = "corrupt";
 
 /// The version of the spool in `path`, as its format file has it.
 pub(super) fn format(path: &Path) -> Option<u32> {
@@ -40,11 +37,11 @@ pub(super) fn format(path: &Path) -> Option<u32> {
 
 /// The version, if it is one that we do not know yet.
 pub(super) fn newer_format(path: &Path) -> Option<u32> {
-    format(path).filter(|version| *version > FORMAT_WITH_REPLIES)
+    format(path).filter(|version| *version > FORMAT_WITH_MORE)
 }
 
-/// The last id that a generation which begins with `first` may have. `following`: the first one of
-/// the generation after it. How far the newest goes is not known before it is read, and the clock,
+/// The last id that a segment which begins with `first` may have. `following`: the first one of
+/// the segment after it. How far the newest goes is not known before it is read, and the clock,
 /// from which ids begin, may stand before all of them, as `next_id` does then.
 pub(super) fn last_id(first: u64, following: Option<u64>, next_id: u64) -> u64 {
     following.map_or_else(
@@ -53,10 +50,10 @@ pub(super) fn last_id(first: u64, following: Option<u64>, next_id: u64) -> u64 {
     )
 }
 
-/// Whether an entry of the directory has a name that we give, generations aside.
+/// Whether an entry of the directory has a name that we give, segments aside.
 pub(super) fn is_ours(name: &str) -> bool {
     // The hub keeps what it knows of its devices beside what they sent.
-    let known = ["format", "marks", "devices.json", BALLAST];
+    let known = ["format", "marks", "devices.json", files::BALLAST];
     let leftover = [".tmp", ".new", ".dead"];
     known.contains(&name) || leftover.iter().any(|suffix| name.ends_with(suffix))
 }
@@ -82,7 +79,7 @@ fn foreign(dir: &Path) -> io::Result<Option<String>> {
     })
 }
 
-impl Shelf {
+impl SegmentLog {
     /// Takes the directory into use unless that is done. `create`: makes it if it is not there;
     /// otherwise an absent directory is an empty spool, and nothing is written.
     ///
@@ -107,10 +104,10 @@ impl Shelf {
         }
         let lock = files::lock(&self.path)?;
         let next = self.next_id;
-        self.generations.clear();
-        self.remains.clear();
+        self.segments.clear();
+        self.deletions.clear();
         if let Err(failure) = self.read_directory() {
-            self.generations.clear();
+            self.segments.clear();
             return Err(failure);
         }
         self.next_id = self.next_id.max(next);
@@ -161,7 +158,7 @@ impl Shelf {
                 }
             }
             Ok(false) => {
-                let copy = files::set_aside(&self.path, CORRUPT)?;
+                let copy = files::set_aside(&self.path, files::CORRUPT)?;
                 self.prune_whole_copies();
                 tracing::error!(copy = %copy.display(), "the spool is not a directory: set aside, beginning a new one");
             }
@@ -197,8 +194,8 @@ impl Shelf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         files::prune_copies(
             files::parent(&self.path),
-            &format!("{name}.{CORRUPT}-"),
-            CORRUPT,
+            &format!("{name}.{}-", files::CORRUPT),
+            files::CORRUPT,
             files::KEPT_COPIES,
         );
     }
@@ -213,13 +210,13 @@ impl Shelf {
         Ok(())
     }
 
-    /// Before a final answer to a command is stored: an older telehub must set the spool aside
-    /// instead of taking it for damaged.
-    pub(super) fn expect_replies(&mut self) -> io::Result<()> {
-        if self.format == Some(FORMAT_WITH_REPLIES) {
+    /// Before a final answer to a command or a total is stored: an older telehub must set the spool
+    /// aside instead of taking it for damaged.
+    pub(super) fn expect_more(&mut self) -> io::Result<()> {
+        if self.format == Some(FORMAT_WITH_MORE) {
             return Ok(());
         }
-        self.write_format(FORMAT_WITH_REPLIES)
+        self.write_format(FORMAT_WITH_MORE)
     }
 
     fn read_directory(&mut self) -> Result<(), Failure> {
@@ -228,7 +225,7 @@ impl Shelf {
         for entry in fs::names(&self.path)? {
             let path = self.path.join(&entry);
             let name = entry.to_string_lossy();
-            if let Some(first) = generations::parse_name(&name) {
+            if let Some(first) = space::parse_name(&name) {
                 firsts.push(first);
             } else if name.ends_with(".dead") || name.ends_with(".tmp") || name.ends_with(".new") {
                 leftovers.push(path);
@@ -243,20 +240,20 @@ impl Shelf {
         for (at, first) in firsts.iter().copied().enumerate() {
             if self.is_within_the_one_before(first) {
                 // Its groups are in that one: a power cut came before it was removed.
-                let dead = self.path.join(generations::name(first));
+                let dead = self.path.join(space::name(first));
                 let bytes = files::disk_bytes(&dead);
-                self.bury(dead, bytes, false);
+                self.delete_dir(dead, bytes, false);
                 continue;
             }
             let following = firsts.get(at + 1).copied();
             let last = last_id(first, following, self.next_id);
-            self.read_generation(first, last, following.is_none())?;
+            self.read_segment(first, last, following.is_none())?;
         }
         Ok(())
     }
 
     fn is_within_the_one_before(&self, first: u64) -> bool {
-        self.generations
+        self.segments
             .last()
             .is_some_and(|before| first <= before.last)
     }
@@ -266,13 +263,13 @@ impl Shelf {
         let target = leftover.with_extension("");
         let first = target
             .file_name()
-            .and_then(|name| generations::parse_name(&name.to_string_lossy()));
+            .and_then(|name| space::parse_name(&name.to_string_lossy()));
         if let Some(first) = first
             && leftover
                 .extension()
                 .is_some_and(|extension| extension == "new")
             && !fs::exists(&target)
-            && Generation::found(first, first, leftover.to_owned())
+            && Segment::found(first, first, leftover.to_owned())
                 .1
                 .is_some()
         {
@@ -296,7 +293,7 @@ impl Shelf {
                 return;
             }
         };
-        match Marks::read(&bytes) {
+        match Watermarks::read(&bytes) {
             Ok((next_id, marks)) => {
                 self.next_id = self.next_id.max(next_id);
                 self.saved_id = next_id;
@@ -307,37 +304,36 @@ impl Shelf {
             }
             Err(damage) => {
                 tracing::warn!(%damage, "the marks are unreadable: devices may send again what is known");
-                if let Err(error) = files::set_aside(&path, CORRUPT) {
+                if let Err(error) = files::set_aside(&path, files::CORRUPT) {
                     tracing::debug!(%error, "cannot set the marks aside");
                 }
-                files::prune_copies(&self.path, "marks.", CORRUPT, files::KEPT_COPIES);
+                files::prune_copies(&self.path, "marks.", files::CORRUPT, files::KEPT_COPIES);
             }
         }
     }
 
-    fn read_generation(&mut self, first: u64, last: u64, newest: bool) -> Result<(), Failure> {
-        let dir = self.path.join(generations::name(first));
-        let (mut generation, summary) = Generation::found(first, last, dir);
+    fn read_segment(&mut self, first: u64, last: u64, newest: bool) -> Result<(), Failure> {
+        let dir = self.path.join(space::name(first));
+        let (mut segment, summary) = Segment::found(first, last, dir);
         let mut damage = None;
         let last_was_written = newest && summary.is_none();
-        let scanned =
-            |generation: &mut Generation| match generation.scan(&*self.engine, last_was_written) {
-                Err(Error::Full) => generation
-                    .scan(&Salvage, last_was_written)
-                    .map_err(|_| Error::Full),
-                other => other,
-            };
+        let scanned = |segment: &mut Segment| match segment.scan(&*self.engine, last_was_written) {
+            Err(Error::Full) => segment
+                .scan(&Salvage, last_was_written)
+                .map_err(|_| Error::Full),
+            other => other,
+        };
         let (mut in_doubt, mut half_made) = (false, false);
-        let known = match (&summary, generation.touched) {
+        let known = match (&summary, segment.touched) {
             (Some(_), false) => summary,
-            _ => match scanned(&mut generation) {
+            _ => match scanned(&mut segment) {
                 Ok(Scanned {
                     tally,
                     put_in,
                     sound,
                 }) => {
                     if summary.is_none()
-                        && let Err(why) = self.make_sure(&mut generation)
+                        && let Err(why) = self.make_sure(&mut segment)
                     {
                         in_doubt = true;
                         damage = Some(why);
@@ -347,9 +343,9 @@ impl Shelf {
                     let whole = sound.groups == tally.groups;
                     if summary.is_none() && !in_doubt && whole {
                         if put_in.groups > tally.groups {
-                            generation.touch();
+                            segment.touch();
                         }
-                        if let Err(error) = Generation::write_summary(&generation.dir, &put_in) {
+                        if let Err(error) = Segment::write_summary(&segment.dir, &put_in) {
                             tracing::debug!(%error, "no summary written");
                         }
                     }
@@ -357,10 +353,10 @@ impl Shelf {
                     for mark in summary.iter().flat_map(Tally::implied_marks) {
                         self.marks.raise(mark);
                     }
-                    generation.last = generation.last.max(put_in.last);
+                    segment.last = segment.last.max(put_in.last);
                     Some(sound)
                 }
-                Err(Error::Broken(why)) if generation.was_never_whole() => {
+                Err(Error::Broken(why)) if segment.was_never_whole() => {
                     tracing::debug!(why, "removing a database that a crash left half made");
                     half_made = true;
                     None
@@ -370,24 +366,24 @@ impl Shelf {
                     summary
                 }
                 Err(error) => {
-                    tracing::warn!(dir = %generation.dir.display(), %error, "a part of the spool cannot be read now");
+                    tracing::warn!(dir = %segment.dir.display(), %error, "a part of the spool cannot be read now");
                     // Not empty, for all we know.
-                    generation.groups = generation.groups.max(generation.expected).max(1);
+                    segment.groups = segment.groups.max(segment.expected).max(1);
                     summary
                 }
             },
         };
-        self.next_id = self.next_id.max(generation.last + 1);
-        let readable = generation.open.is_some();
-        generation.close();
-        self.generations.push(generation);
-        let index = self.generations.len() - 1;
+        self.next_id = self.next_id.max(segment.last + 1);
+        let readable = segment.open.is_some();
+        segment.close();
+        self.segments.push(segment);
+        let index = self.segments.len() - 1;
         let replaced = damage.as_ref().map(|why| self.replace(index, why));
         if let Some(Err(error)) = &replaced {
             tracing::warn!(%error, "a damaged part of the spool stays where it is for now");
             // Not empty, for all we know: tried again when it is to be read.
-            let generation = &mut self.generations[index];
-            generation.groups = generation.groups.max(generation.expected).max(1);
+            let segment = &mut self.segments[index];
+            segment.groups = segment.groups.max(segment.expected).max(1);
         }
         match replaced {
             // Nobody is told of it before it is known to last.
@@ -398,7 +394,7 @@ impl Shelf {
                 }
             }
         }
-        if half_made || damage.is_none() && readable && self.generations[index].groups == 0 {
+        if half_made || damage.is_none() && readable && self.segments[index].groups == 0 {
             self.discard(index);
         }
         Ok(())
@@ -410,14 +406,14 @@ impl Shelf {
     /// # Errors
     /// It failed, now or at an earlier attempt, which may have dropped what it could not write:
     /// another one that succeeds would prove nothing. Everything has to be written anew.
-    fn make_sure(&mut self, generation: &mut Generation) -> Result<(), String> {
-        if let Some(open) = &mut generation.open
+    fn make_sure(&mut self, segment: &mut Segment) -> Result<(), String> {
+        if let Some(open) = &mut segment.open
             && let Err(error) = open.store.sync()
         {
-            self.in_doubt.insert(generation.first);
-            tracing::warn!(dir = %generation.dir.display(), %error, "a part of the spool cannot be synced");
+            self.in_doubt.insert(segment.first);
+            tracing::warn!(dir = %segment.dir.display(), %error, "a part of the spool cannot be synced");
         }
-        if self.in_doubt.contains(&generation.first) {
+        if self.in_doubt.contains(&segment.first) {
             return Err("nobody knows whether all of it is on the disk".into());
         }
         Ok(())

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::codec;
 use super::files;
 use super::fs;
-use super::generation::Generation;
-use super::generations::{self, GENERATION_COST};
-use super::shelf::Shelf;
+use super::segment::Segment;
+use super::segment_log::SegmentLog;
+use super::space::{self, SEGMENT_COST};
 use super::store::Error;
 use super::tally::Tally;
 use super::{GroupId, Loc};
-use crate::reading::{Item, Mark};
+use crate::reading::{GapReason, Item, Mark};
 
 /// A failed commit.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-impl Shelf {
+impl SegmentLog {
     /// Stores items and marks; both are durable when this returns.
     ///
     /// # Errors
@@ -57,18 +57,22 @@ impl Shelf {
             self.save_marks();
             return Ok(Vec::new());
         }
-        let is_reply = |item: &Arc<Item>| matches!(**item, Item::Reply(_));
-        if items.iter().any(is_reply) || self.depth().replies > 0 {
-            self.expect_replies()?;
+        let is_more = |item: &Arc<Item>| match &**item {
+            Item::Reply(_) => true,
+            Item::Gap(gap) => gap.reason == GapReason::Reduced,
+            Item::Batch(_) => false,
+        };
+        if items.iter().any(is_more) || self.depth().replies > 0 {
+            self.expect_more()?;
         }
         let bytes: usize = items.iter().map(|item| item.weight()).sum();
         self.make_room(bytes as u64)?;
         let placed = self.write(items, marks)?;
         if self
             .taking()
-            .is_some_and(|index| self.generations[index].expected <= placed.len() as u64)
+            .is_some_and(|index| self.segments[index].expected <= placed.len() as u64)
         {
-            // A generation has just begun, so this is not asked for with every commit.
+            // A segment has just begun, so this is not asked for with every commit.
             self.take_ballast();
         }
         for mark in marks {
@@ -83,14 +87,14 @@ impl Shelf {
             return false;
         }
         // Under `refuse` nobody else would: no commit comes while the spool counts as full.
-        if self.room_for(generations::GROUP_BYTES as u64).is_err() && !self.give_back() {
+        if self.room_for(space::GROUP_BYTES as u64).is_err() && !self.give_back() {
             self.lend_ballast();
         }
         self.may_write().is_ok()
     }
 
     fn may_write(&self) -> Result<(), Failure> {
-        self.room_for(generations::GROUP_BYTES as u64)?;
+        self.room_for(space::GROUP_BYTES as u64)?;
         // Its name ends like that of whatever a crash has left behind, which is cleared up.
         let path = self.path.join("probe.tmp");
         fs::write_synced(&path, &[0; 4096])?;
@@ -102,12 +106,12 @@ impl Shelf {
     /// what may have reached them is annulled: what was in doubt is never built on.
     pub(super) fn write(&mut self, items: &[Arc<Item>], marks: &[Mark]) -> Result<Vec<Loc>, Error> {
         let begin = self.next_id;
-        let from = self.taking().unwrap_or(self.generations.len());
+        let from = self.taking().unwrap_or(self.segments.len());
         let ahead = self.ahead;
         let written = self.append(items, marks);
         let synced = written.and_then(|(placed, tallies)| {
-            for generation in &mut self.generations[from..] {
-                if let Some(open) = &mut generation.open {
+            for segment in &mut self.segments[from..] {
+                if let Some(open) = &mut segment.open {
                     open.store.take_ahead(ahead);
                     open.store.sync()?;
                 }
@@ -115,7 +119,7 @@ impl Shelf {
             for (at, (index, tally)) in tallies.iter().enumerate() {
                 let next = tallies.get(at + 1).map(|(next, _)| next);
                 if next != Some(index) {
-                    self.generations[*index].note_reached(tally.last)?;
+                    self.segments[*index].note_reached(tally.last)?;
                 }
             }
             Ok((placed, tallies))
@@ -126,23 +130,23 @@ impl Shelf {
                     for mark in tally.implied_marks() {
                         self.marks.raise(mark);
                     }
-                    self.generations[index].reach(&tally);
+                    self.segments[index].reach(&tally);
                 }
-                let newest = self.generations.len() - 1;
+                let newest = self.segments.len() - 1;
                 for index in (from..newest).rev() {
                     self.finish(index);
                 }
-                if let Some(newest) = self.generations.last_mut() {
+                if let Some(newest) = self.segments.last_mut() {
                     newest.measure();
                 }
                 self.close_unused();
                 Ok(placed)
             }
             Err(error) => {
-                for index in (from..self.generations.len()).rev() {
-                    let generation = &mut self.generations[index];
-                    generation.annul(begin..=self.next_id);
-                    generation.open = None;
+                for index in (from..self.segments.len()).rev() {
+                    let segment = &mut self.segments[index];
+                    segment.annul(begin..=self.next_id);
+                    segment.open = None;
                     self.finish(index);
                 }
                 // Never given to another group, not even after the clock went back.
@@ -152,10 +156,10 @@ impl Shelf {
         }
     }
 
-    /// The generation that takes groups, if there is one.
+    /// The segment that takes groups, if there is one.
     pub(super) fn taking(&self) -> Option<usize> {
-        let last = self.generations.len().checked_sub(1)?;
-        self.generations[last].taking.is_some().then_some(last)
+        let last = self.segments.len().checked_sub(1)?;
+        self.segments[last].taking.is_some().then_some(last)
     }
 
     #[expect(clippy::type_complexity, reason = "places, and one tally per group")]
@@ -164,50 +168,50 @@ impl Shelf {
         items: &[Arc<Item>],
         mut marks: &[Mark],
     ) -> Result<(Vec<Loc>, Vec<(usize, Tally)>), Error> {
-        let limit = generations::generation_bytes(self.limits.max_size);
+        let limit = space::segment_bytes(self.limits.max_size);
         let mut placed = Vec::with_capacity(items.len());
         let mut tallies = Vec::new();
         let mut rest = items;
-        for count in generations::split(items.iter().map(|item| item.weight())) {
+        for count in space::split(items.iter().map(|item| item.weight())) {
             let (group, after) = rest.split_at(count);
             rest = after;
             let index = match self.taking() {
-                Some(index) if self.generations[index].bytes < limit => index,
+                Some(index) if self.segments[index].bytes < limit => index,
                 taking => {
                     // What the new one holds may become durable at any time. It must not be found
                     // after a power cut without the groups before it: its marks cover them.
                     if let Some(index) = taking
                         && !placed.is_empty()
-                        && let Some(open) = &mut self.generations[index].open
+                        && let Some(open) = &mut self.segments[index].open
                     {
                         open.store.sync()?;
                     }
-                    if let Some(before) = self.generations.last_mut() {
+                    if let Some(before) = self.segments.last_mut() {
                         // One is left out, for the records of what may get lost in that one.
                         before.bound = before.bound.min(self.next_id);
                         self.next_id += 1;
                     }
-                    let dir = self.path.join(generations::name(self.next_id));
-                    let new = Generation::create(dir, self.next_id, &*self.engine)?;
-                    self.generations.push(new);
-                    self.generations.len() - 1
+                    let dir = self.path.join(space::name(self.next_id));
+                    let new = Segment::create(dir, self.next_id, &*self.engine)?;
+                    self.segments.push(new);
+                    self.segments.len() - 1
                 }
             };
             let id = self.next_id;
             self.next_id += 1;
             let encoded = codec::encode(id, group, marks);
             marks = &[];
-            let generation = &mut self.generations[index];
-            generation.used = self.commands;
-            let open = generation
+            let segment = &mut self.segments[index];
+            segment.used = self.commands;
+            let open = segment
                 .open
                 .as_mut()
                 .expect("one that takes groups is open");
             open.store.append(id, &encoded.bytes)?;
             open.live.insert(id);
-            generation.groups += 1;
-            generation.last = id;
-            generation.bytes += encoded.bytes.len() as u64;
+            segment.groups += 1;
+            segment.last = id;
+            segment.bytes += encoded.bytes.len() as u64;
             placed.extend((0..count).map(|index| Loc {
                 group: GroupId(id),
                 index: u32::try_from(index).expect("a group is small"),
@@ -217,26 +221,26 @@ impl Shelf {
         Ok((placed, tallies))
     }
 
-    /// A generation takes no more groups: it is dropped if nothing is left in it, else sealed.
+    /// A segment takes no more groups: it is dropped if nothing is left in it, else sealed.
     pub(super) fn finish(&mut self, index: usize) {
-        if self.generations[index].groups == 0 {
+        if self.segments[index].groups == 0 {
             self.discard(index);
         } else {
-            self.generations[index].seal();
+            self.segments[index].seal();
         }
     }
 
     /// Bytes that a commit of items of this weight may take on disk.
     pub(super) fn estimate(&self, bytes: u64) -> u64 {
-        let limit = generations::generation_bytes(self.limits.max_size);
-        let room = self.taking().map_or(0, |index| {
-            limit.saturating_sub(self.generations[index].bytes)
-        });
-        let new_generations = if bytes > room {
+        let limit = space::segment_bytes(self.limits.max_size);
+        let room = self
+            .taking()
+            .map_or(0, |index| limit.saturating_sub(self.segments[index].bytes));
+        let new_segments = if bytes > room {
             1 + (bytes - room) / limit
         } else {
             0
         };
-        bytes + bytes / 8 + new_generations * GENERATION_COST
+        bytes + bytes / 8 + new_segments * SEGMENT_COST
     }
 }

@@ -1,17 +1,17 @@
-//! The groups in a generation: summed up, deleted, annulled.
+//! The groups in a segment: summed up, deleted, annulled.
 
 use std::ops::RangeInclusive;
 
 use super::codec;
 use super::fs;
-use super::generation::{Generation, TOUCHED};
 use super::salvage::Salvage;
+use super::segment::{Segment, TOUCHED};
 use super::store::{Engine, Error};
 use super::tally::Tally;
 use super::wire::Damage;
 use crate::clock;
 
-/// What is in a generation.
+/// What is in a segment.
 pub(super) struct Scanned {
     /// All that is not deleted, damaged or not.
     pub(super) tally: Tally,
@@ -21,7 +21,7 @@ pub(super) struct Scanned {
     pub(super) sound: Tally,
 }
 
-impl Generation {
+impl Segment {
     /// Reads every group and sums up what is there; of deleted ones, the marks.
     ///
     /// `newest`: a last group that is cut short was being written when the power went; it was
@@ -74,7 +74,7 @@ impl Generation {
                 "discarding a group that was cut short while it was written"
             );
             open.live.remove(&id);
-            self.void.push(id..=id);
+            self.uncounted.push(id..=id);
         }
         tally.last = self
             .open
@@ -101,13 +101,13 @@ impl Generation {
         self.touch();
         let taking = self.taking.is_some();
         self.open(engine)?;
-        let owed = std::mem::take(&mut self.owed);
+        let deletions_due = std::mem::take(&mut self.deletions_due);
         let Some(open) = &mut self.open else {
             return Ok(());
         };
         let gone: Vec<u64> = ids
             .iter()
-            .chain(&owed)
+            .chain(&deletions_due)
             .copied()
             .filter(|id| open.live.remove(id) || open.removed.contains(id))
             .collect();
@@ -125,7 +125,7 @@ impl Generation {
             if !taking {
                 // By one that was opened without the engine, on a full disk: made up for later.
                 self.open = None;
-                self.owed.extend(gone);
+                self.deletions_due.extend(gone);
             }
         }
         Ok(())
@@ -135,7 +135,7 @@ impl Generation {
     pub(super) fn owe(&mut self, ids: &[u64]) {
         self.touch();
         self.gone.extend(ids);
-        self.owed.extend(ids);
+        self.deletions_due.extend(ids);
     }
 
     /// Notes that something in it is deleted, so that its summary says too much.
@@ -146,7 +146,7 @@ impl Generation {
         self.touched = true;
         // Not synced: after a power cut the removal itself may be gone, too.
         if let Err(error) = fs::create(&self.dir.join(TOUCHED)) {
-            tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a generation");
+            tracing::debug!(dir = %self.dir.display(), %error, "cannot mark a segment");
         }
     }
 
@@ -159,7 +159,7 @@ impl Generation {
         if let Some(tally) = &self.taking {
             self.last = tally.last.max(self.first);
         }
-        self.void.push(ids);
+        self.uncounted.push(ids);
     }
 
     /// Sums up what is not deleted; if that cannot be read, at least what was put in. `None`:
@@ -170,7 +170,7 @@ impl Generation {
         {
             return Some(known);
         }
-        let void = self.void.clone();
+        let uncounted = self.uncounted.clone();
         let scanned = match self.scan(engine, false) {
             // The engine needs room to open; the data is there all the same.
             Err(Error::Full) => self.scan(&Salvage, false),
@@ -180,7 +180,7 @@ impl Generation {
             Ok(scanned) => Some(scanned.tally),
             Err(error) => {
                 tracing::debug!(dir = %self.dir.display(), %error, "cannot be read through");
-                self.void = void;
+                self.uncounted = uncounted;
                 self.put_in()
             }
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::salvage;
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::testing::copy;
 use super::tests::{BIG, config, gaps, items, load_all, seqs, shelf_of};
 use crate::reading::Gap;
@@ -27,29 +27,28 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A spool of two sealed generations and one that a crash left open.
+/// A spool of two sealed segments and one that a crash left open.
 fn spool() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
     let mut config = config(&live, BIG);
     config.max_size = 3 << 20;
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     for at in 0..BATCHES / 20 {
-        shelf.attach(true).unwrap();
-        shelf
-            .write(&items(at * 20 + 1..at * 20 + 21, 2000), &[])
+        log.attach(true).unwrap();
+        log.write(&items(at * 20 + 1..at * 20 + 21, 2000), &[])
             .unwrap();
     }
-    assert!(shelf.generations.len() >= 3, "{}", shelf.generations.len());
+    assert!(log.segments.len() >= 3, "{}", log.segments.len());
     let pristine = dir.path().join("pristine");
     copy(&live, &pristine);
-    drop(shelf);
+    drop(log);
     (dir, pristine)
 }
 
 /// What is neither loaded nor in a gap.
-fn missing(shelf: &mut Shelf) -> Vec<u64> {
-    let groups = load_all(shelf);
+fn missing(log: &mut SegmentLog) -> Vec<u64> {
+    let groups = load_all(log);
     let (loaded, gaps) = (seqs(&groups), gaps(&groups));
     if gaps.iter().any(|gap| *gap.device == *Gap::UNKNOWN) {
         return Vec::new();
@@ -81,15 +80,15 @@ fn for_every_file(damage: impl Fn(&mut Vec<u8>, usize) -> bool) -> Vec<String> {
             copy(&pristine, &tried);
             let name = file.strip_prefix(&pristine).unwrap();
             fs::write(tried.join(name), &damaged).unwrap();
-            let mut shelf = shelf_of(&config(&tried, BIG));
-            let missing = missing(&mut shelf);
+            let mut log = shelf_of(&config(&tried, BIG));
+            let missing = missing(&mut log);
             if !missing.is_empty() {
                 lost.push(format!("{} {round}: {missing:?}", name.display()));
             }
             // Work goes on.
-            shelf.commit(&items(9_001..9_002, 10), &[]).unwrap();
-            assert!(seqs(&load_all(&mut shelf)).contains(&9_001));
-            drop(shelf);
+            log.commit(&items(9_001..9_002, 10), &[]).unwrap();
+            assert!(seqs(&load_all(&mut log)).contains(&9_001));
+            drop(log);
             fs::remove_dir_all(&tried).unwrap();
         }
     }
@@ -146,9 +145,9 @@ fn a_missing_file_loses_nothing_silently() {
         let tried = dir.path().join("tried");
         copy(&pristine, &tried);
         fs::remove_file(tried.join(file.strip_prefix(&pristine).unwrap())).unwrap();
-        let mut shelf = shelf_of(&config(&tried, BIG));
-        assert_eq!(missing(&mut shelf), Vec::<u64>::new(), "{}", file.display());
-        drop(shelf);
+        let mut log = shelf_of(&config(&tried, BIG));
+        assert_eq!(missing(&mut log), Vec::<u64>::new(), "{}", file.display());
+        drop(log);
         fs::remove_dir_all(&tried).unwrap();
     }
 }
@@ -167,10 +166,10 @@ fn a_database_that_was_never_made_to_the_end_is_no_loss() {
     for files in unfinished {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir.path().join("spool"), BIG);
-        let mut shelf = shelf_of(&config);
-        shelf.commit(&items(1..20, 2000), &[]).unwrap();
-        shelf.stop(Vec::new());
-        let half = config.path.join(super::generations::name(u64::MAX / 2));
+        let mut log = shelf_of(&config);
+        log.commit(&items(1..20, 2000), &[]).unwrap();
+        log.stop(Vec::new());
+        let half = config.path.join(super::space::name(u64::MAX / 2));
         fs::create_dir(&half).unwrap();
         for (name, content) in files {
             fs::write(half.join(name), content).unwrap();
@@ -178,8 +177,8 @@ fn a_database_that_was_never_made_to_the_end_is_no_loss() {
         let scratch = tempfile::tempdir().unwrap();
         let found = super::inspect(&config.path, scratch.path(), Some(&mut |_| Ok(()))).unwrap();
         assert_eq!(found.faults, Vec::<String>::new(), "{files:?}");
-        let mut shelf = shelf_of(&config);
-        let groups = load_all(&mut shelf);
+        let mut log = shelf_of(&config);
+        let groups = load_all(&mut log);
         assert_eq!(seqs(&groups), (1..20).collect::<Vec<_>>());
         assert!(gaps(&groups).is_empty(), "{files:?}");
         assert!(!half.exists(), "{files:?}");
@@ -191,13 +190,13 @@ fn a_database_that_was_never_made_to_the_end_is_no_loss() {
 #[test]
 fn a_damaged_place_hides_nothing_that_was_acknowledged_after_it() {
     let (dir, pristine) = spool();
-    let mut generations: Vec<_> = fs::read_dir(&pristine)
+    let mut segments: Vec<_> = fs::read_dir(&pristine)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.join("db").exists())
         .collect();
-    generations.sort();
-    let newest = generations.pop().unwrap();
+    segments.sort();
+    let newest = segments.pop().unwrap();
     fs::remove_file(newest.join("reached")).unwrap();
     let content = fs::read(newest.join("db")).unwrap();
     let groups = salvage::groups(&content);
@@ -213,16 +212,16 @@ fn a_damaged_place_hides_nothing_that_was_acknowledged_after_it() {
         let mut damaged = content.clone();
         damaged[place] ^= 0x10;
         fs::write(tried.join(newest.file_name().unwrap()).join("db"), damaged).unwrap();
-        let mut shelf = shelf_of(&config(&tried, BIG));
-        assert_eq!(missing(&mut shelf), Vec::<u64>::new(), "{place}");
-        let groups = load_all(&mut shelf);
+        let mut log = shelf_of(&config(&tried, BIG));
+        assert_eq!(missing(&mut log), Vec::<u64>::new(), "{place}");
+        let groups = load_all(&mut log);
         let gaps = gaps(&groups);
         assert_eq!(gaps.len(), 1, "{place}: {gaps:?}");
         // One group, and not the batches behind it.
         assert!((1..20).contains(&gaps[0].batches), "{place}: {gaps:?}");
         assert_eq!(seqs(&groups).len() as u64 + gaps[0].batches, BATCHES);
-        assert_eq!(shelf.marks.all()[0].seq, BATCHES, "{place}");
-        drop(shelf);
+        assert_eq!(log.marks.all()[0].seq, BATCHES, "{place}");
+        drop(log);
         fs::remove_dir_all(&tried).unwrap();
     }
 }
@@ -234,19 +233,19 @@ fn what_is_deleted_hides_nothing_that_gets_lost_after_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
     let config = config(&live, BIG);
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     for at in 0..5 {
-        let places = shelf.commit(&items(at * 10 + 1..at * 10 + 11, 2000), &[]);
+        let places = log.commit(&items(at * 10 + 1..at * 10 + 11, 2000), &[]);
         let group = places.unwrap()[0].group;
         if at < 3 {
-            shelf.delete(&[group]);
+            log.delete(&[group]);
         }
     }
     let killed = dir.path().join("killed");
     copy(&live, &killed);
     let config = self::config(&killed, BIG);
     drop(shelf_of(&config));
-    let db = killed.join(super::generations::name(shelf.generations[0].first));
+    let db = killed.join(super::space::name(log.segments[0].first));
     let db = db.join("db");
     let mut content = fs::read(&db).unwrap();
     let groups = salvage::groups(&content);
@@ -258,8 +257,8 @@ fn what_is_deleted_hides_nothing_that_gets_lost_after_the_next_start() {
     // The engine finds nothing from there on, and neither does anybody.
     content[at.unwrap()..].fill(0);
     fs::write(&db, content).unwrap();
-    let mut shelf = shelf_of(&config);
-    let groups = load_all(&mut shelf);
+    let mut log = shelf_of(&config);
+    let groups = load_all(&mut log);
     // That some were deleted may have been written behind it.
     assert!(seqs(&groups).iter().all(|seq| *seq <= 30));
     let gaps = gaps(&groups);

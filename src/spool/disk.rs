@@ -1,4 +1,4 @@
-//! sled, and nothing else of it anywhere: one database per generation.
+//! sled, and nothing else of it anywhere: one database per segment.
 //!
 //! What sled 0.34 needs to be told, and why:
 //!
@@ -9,7 +9,7 @@
 //! * An item above a quarter of a segment goes to a blob file that is never synced. A leaf here
 //!   holds at most `TREE_BYTES + CHUNK_BYTES`, which stays below that quarter.
 //! * Removing rewrites leaves, too. What is removed is listed in a tree of its own instead; the
-//!   space comes back with the whole generation.
+//!   space comes back with the whole segment.
 //! * Its file grows with each commit, for which the file system writes its journal. It is made
 //!   longer in steps instead (`ahead`); what reads as zeros is the end of the log.
 //! * It panics on files it does not like, so every call is caught.
@@ -37,7 +37,7 @@ const TREE_BYTES: usize = 64 * 1024;
 
 const _: () = assert!(TREE_BYTES + CHUNK_BYTES + 16 * 1024 <= SEGMENT_BYTES / 4);
 
-/// sled's page cache. A generation is read once in order, so more is no use.
+/// sled's page cache. A segment is read once in order, so more is no use.
 const CACHE_BYTES: u64 = 256 * 1024;
 
 /// sled's own flusher: writes what removals left behind. Without it nothing is collected.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::codec;
 use super::salvage::Salvage;
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::store::Error;
 use super::{Group, GroupId};
 use crate::clock;
@@ -14,7 +14,7 @@ use crate::reading::Item;
 /// one that the drain has reached.
 const OPEN_READERS: usize = 2;
 
-/// How often the device may fail to read from a generation before what it does not give counts
+/// How often the device may fail to read from a segment before what it does not give counts
 /// as lost. The intake waits 5 s between attempts: a cable that comes loose for a moment, or a
 /// controller that is reset, is back by then.
 const READ_ATTEMPTS: u32 = 5;
@@ -35,14 +35,14 @@ fn group(id: u64, bytes: &[u8]) -> Group {
     }
 }
 
-impl Shelf {
+impl SegmentLog {
     /// Reads groups after a position until their items weigh `max_bytes`, at least one. Sets
     /// `unreadable` when it stopped because the disk cannot be read at this time.
     pub(super) fn load(&mut self, after: Option<GroupId>, max_bytes: usize) -> Vec<Group> {
         self.read_groups(after, max_bytes, false)
     }
 
-    /// The same, of the groups with final answers to commands in them alone. Generations without
+    /// The same, of the groups with final answers to commands in them alone. Segments without
     /// any are not even opened.
     pub(super) fn load_replies(&mut self, after: Option<GroupId>, max_bytes: usize) -> Vec<Group> {
         self.read_groups(after, max_bytes, true)
@@ -60,10 +60,10 @@ impl Shelf {
         let mut position = after.map_or(0, |id| id.0.saturating_add(1));
         let mut bytes = 0;
         let mut index = 0;
-        while index < self.generations.len() && (groups.is_empty() || bytes < max_bytes) {
-            let generation = &self.generations[index];
-            let nothing = generation.groups == 0 || replies && generation.replies == 0;
-            if generation.last < position || nothing {
+        while index < self.segments.len() && (groups.is_empty() || bytes < max_bytes) {
+            let segment = &self.segments[index];
+            let nothing = segment.groups == 0 || replies && segment.replies == 0;
+            if segment.last < position || nothing {
                 index += 1;
                 continue;
             }
@@ -91,7 +91,7 @@ impl Shelf {
         groups
     }
 
-    /// The first group of a generation from a position on; `None`: there is none any more.
+    /// The first group of a segment from a position on; `None`: there is none any more.
     ///
     /// # Errors
     /// It cannot be read at this time. A group that is damaged, or that the device has refused
@@ -100,7 +100,7 @@ impl Shelf {
         let mut repaired = false;
         loop {
             let read = self.open(index).and_then(|()| {
-                let Some(open) = &mut self.generations[index].open else {
+                let Some(open) = &mut self.segments[index].open else {
                     return Ok(None);
                 };
                 let Some(id) = open.live.range(position..).next().copied() else {
@@ -125,14 +125,14 @@ impl Shelf {
                 return Err(Error::Device(why));
             }
             self.replace(index, &why)?;
-            self.generations[index].used = self.commands;
+            self.segments[index].used = self.commands;
         }
     }
 
-    /// Notes that the device did not read from this generation. Returns whether that has
+    /// Notes that the device did not read from this segment. Returns whether that has
     /// happened often enough.
     pub(super) fn refuses(&mut self, index: usize) -> bool {
-        let first = self.generations[index].first;
+        let first = self.segments[index].first;
         let attempts = match self.refused {
             Some((known, attempts)) if known == first => attempts + 1,
             _ => 1,
@@ -143,28 +143,28 @@ impl Shelf {
 
     /// Has the database opened afresh for the next attempt, in case it was the handle.
     fn reopen(&mut self, index: usize) {
-        if self.generations[index].taking.is_some() {
-            self.generations[index].seal();
+        if self.segments[index].taking.is_some() {
+            self.segments[index].seal();
         } else {
-            self.generations[index].open = None;
+            self.segments[index].open = None;
         }
     }
 
-    /// Opens a generation, replacing it by gap records if it is damaged.
+    /// Opens a segment, replacing it by gap records if it is damaged.
     pub(super) fn open(&mut self, index: usize) -> Result<(), Error> {
-        self.generations[index].used = self.commands;
-        match self.generations[index].open(&*self.engine) {
+        self.segments[index].used = self.commands;
+        match self.segments[index].open(&*self.engine) {
             Ok(_) => Ok(()),
             Err(Error::Broken(why)) => {
                 self.replace(index, &why)?;
-                self.generations[index].used = self.commands;
-                self.generations[index].open(&*self.engine).map(|_| ())
+                self.segments[index].used = self.commands;
+                self.segments[index].open(&*self.engine).map(|_| ())
             }
             Err(Error::Full) => {
-                if self.give_up_ballast() && self.generations[index].open(&*self.engine).is_ok() {
+                if self.give_up_ballast() && self.segments[index].open(&*self.engine).is_ok() {
                     return Ok(());
                 }
-                let found = self.generations[index].open(&Salvage);
+                let found = self.segments[index].open(&Salvage);
                 found.map(|_| ()).map_err(|_| Error::Full)
             }
             Err(error) => Err(error),
@@ -174,7 +174,7 @@ impl Shelf {
     /// Closes the databases that were not used lately.
     pub(super) fn close_unused(&mut self) {
         let mut readers: Vec<(u64, usize)> = self
-            .generations
+            .segments
             .iter()
             .enumerate()
             .filter(|(_, one)| one.open.is_some() && one.taking.is_none())
@@ -183,7 +183,7 @@ impl Shelf {
         readers.sort_unstable();
         let surplus = readers.len().saturating_sub(OPEN_READERS);
         for (_, index) in readers.into_iter().take(surplus) {
-            self.generations[index].close();
+            self.segments[index].close();
         }
     }
 
@@ -194,29 +194,29 @@ impl Shelf {
         ids.sort_unstable();
         ids.dedup();
         let mut freed = false;
-        for index in (0..self.generations.len()).rev() {
-            let generation = &mut self.generations[index];
-            let begin = ids.partition_point(|id| *id < generation.first);
-            let end = ids.partition_point(|id| *id <= generation.last);
+        for index in (0..self.segments.len()).rev() {
+            let segment = &mut self.segments[index];
+            let begin = ids.partition_point(|id| *id < segment.first);
+            let end = ids.partition_point(|id| *id <= segment.last);
             let here = &ids[begin..end.max(begin)];
             if here.is_empty() {
                 continue;
             }
-            let all = here.len() as u64 >= generation.groups && !generation.thinned;
+            let all = here.len() as u64 >= segment.groups && !segment.compacted;
             // Before it is opened, and perhaps found damaged and replaced.
-            generation.gone.extend(here);
-            if generation.open.is_none() && all {
-                generation.groups = 0;
+            segment.gone.extend(here);
+            if segment.open.is_none() && all {
+                segment.groups = 0;
             } else if let Err(error) = self
                 .open(index)
-                .and_then(|()| self.generations[index].remove(here, &*self.engine))
+                .and_then(|()| self.segments[index].remove(here, &*self.engine))
             {
                 tracing::debug!(%error, "groups are not removed yet");
-                self.generations[index].owe(here);
+                self.segments[index].owe(here);
             }
-            let generation = &mut self.generations[index];
-            generation.used = self.commands;
-            if generation.groups == 0 && generation.taking.is_none() {
+            let segment = &mut self.segments[index];
+            segment.used = self.commands;
+            if segment.groups == 0 && segment.taking.is_none() {
                 self.discard(index);
                 freed = true;
             }

@@ -1,20 +1,20 @@
 //! Who pays when the spool is full.
 //!
-//! Pure: how many bytes of each device are in each generation goes in, which generations are to be
+//! Pure: how many bytes of each device are in each segment goes in, which segments are to be
 //! rewritten without whose batches comes out. The rule, in this order:
 //!
-//! 1. The devices with the largest shares pay. As few of them as there must be for one generation
+//! 1. The devices with the largest shares pay. As few of them as there must be for one segment
 //!    to be found in which they make up a third: rewriting it then frees at least half as much as
 //!    it writes.
 //! 2. A device with at least half the share of the smallest of these, and nothing older, pays as
 //!    well: nobody is spared for being a few bytes smaller. When all devices have about the same
-//!    share, all pay, and the oldest generation goes as a whole, which costs no writing at all.
-//! 3. Of the generations in which they make up a third, the oldest pays.
+//!    share, all pay, and the oldest segment goes as a whole, which costs no writing at all.
+//! 3. Of the segments in which they make up a third, the oldest pays.
 //!
 //! From this follow the two bounds that the tests hold. *Writing*: at most two bytes are written
 //! for each byte that is freed, whatever the devices do. *Unfairness*: a device loses something
 //! only while the devices with more than twice its share hold less than a third of the spool
-//! together; had they more, some generation would be a third theirs, and it would have paid. A
+//! together; had they more, some segment would be a third theirs, and it would have paid. A
 //! device loses its oldest first, but for what lies so thinly among the batches of others that
 //! taking it out does not pay.
 
@@ -23,14 +23,14 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes that a rewrite may write for each byte that it frees. One would ask for generations that
+/// Bytes that a rewrite may write for each byte that it frees. One would ask for segments that
 /// are half one device's, and let two devices with a quarter each push out everyone else.
 const KEPT_PER_FREED: u64 = 2;
 
 /// Devices whose shares differ by less than this factor are equally to blame.
 const ALIKE: u64 = 2;
 
-/// What a generation holds.
+/// What a segment holds.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Part {
     /// Bytes of batches, each device once.
@@ -53,7 +53,7 @@ impl Part {
 /// What has to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cut {
-    /// The generation that pays.
+    /// The segment that pays.
     pub(super) at: usize,
     /// It, and smaller ones before it that become one with it.
     pub(super) run: Range<usize>,
@@ -67,8 +67,8 @@ pub(super) struct Cut {
     pub(super) rest: u64,
 }
 
-/// Decides. `parts`: oldest first. `largest`: bytes of one generation at most. `overhead`: what a
-/// generation costs beside its content; rewriting so much to have one less is worth it.
+/// Decides. `parts`: oldest first. `largest`: bytes of one segment at most. `overhead`: what a
+/// segment costs beside its content; rewriting so much to have one less is worth it.
 ///
 /// `None`: there are no batches in any of them.
 pub(super) fn cut(parts: &[Part], largest: u64, overhead: u64) -> Option<Cut> {
@@ -131,7 +131,7 @@ impl Cut {
     }
 }
 
-/// The rank up to which devices have to pay for this generation to be worth a rewrite.
+/// The rank up to which devices have to pay for this segment to be worth a rewrite.
 fn needed(part: &Part, ranks: &HashMap<&Arc<str>, usize>) -> Option<usize> {
     let enough = part.bytes().div_ceil(KEPT_PER_FREED + 1);
     let mut shares: Vec<(usize, u64)> = part

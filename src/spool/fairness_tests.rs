@@ -35,7 +35,7 @@ fn victims(cut: &Cut) -> Vec<&str> {
     names
 }
 
-/// Does to `parts` what the spool does to its generations.
+/// Does to `parts` what the spool does to its segments.
 fn carry_out(parts: &mut Vec<Part>, cut: &Cut) {
     let mut one = Part::default();
     for part in parts.drain(cut.run.clone()) {
@@ -87,7 +87,7 @@ proptest! {
     }
 
     #[test]
-    fn the_largest_device_of_all_pays_or_is_not_in_the_generation_that_does(parts in any_parts()) {
+    fn the_largest_device_of_all_pays_or_is_not_in_the_segment_that_does(parts in any_parts()) {
         let Some(cut) = cut(&parts, LARGEST, OVERHEAD) else { return Ok(()) };
         let largest = (0..12).map(|device| format!("d{device}")).max_by_key(|id| share(&parts, id)).unwrap();
         let largest = share(&parts, &largest);
@@ -96,7 +96,7 @@ proptest! {
         }
     }
 
-    /// The policy at work beside the plain sum of what each device has sent: sixteen generations,
+    /// The policy at work beside the plain sum of what each device has sent: sixteen segments,
     /// devices of constant rates, an outage of any length.
     #[test]
     fn in_a_long_outage_a_device_within_a_fair_share_loses_nothing(
@@ -155,7 +155,7 @@ fn what_was_thinned_before_is_joined_with_what_follows() {
 }
 
 #[test]
-fn equal_devices_pay_with_the_whole_oldest_generation_and_nothing_is_written() {
+fn equal_devices_pay_with_the_whole_oldest_segment_and_nothing_is_written() {
     let parts = vec![part(&[(0, 1_000), (1, 900), (2, 1_100), (3, 1_000)]); 4];
     let cut = cut(&parts, LARGEST, OVERHEAD).unwrap();
     assert_eq!((cut.run.clone(), cut.kept), (0..1, 0));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::disk::Disk;
 use super::salvage;
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::store::{Engine, Error, Ids, Store};
 use super::testing::copy;
 use super::tests::{BIG, config, gaps, items, load_all, seqs};
@@ -117,30 +117,30 @@ fn a_failed_commit_leaves_nothing_behind_in_this_run_and_the_next_one_works() {
     ];
     for (counter, calls) in fails {
         let dir = tempfile::tempdir().unwrap();
-        // Small generations: the failing commit spans several.
+        // Small segments: the failing commit spans several.
         let config = config(&dir.path().join("spool"), 3 << 20);
         let faults = Faults::none();
         let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
-        let mut shelf = Shelf::new(&config, engine);
-        shelf.attach(true).unwrap();
-        let first = shelf.write(&items(1..20, 2000), &[]).unwrap();
+        let mut log = SegmentLog::new(&config, engine);
+        log.attach(true).unwrap();
+        let first = log.write(&items(1..20, 2000), &[]).unwrap();
         counter(&faults).store(calls, Relaxed);
         assert!(matches!(
-            shelf.write(&items(20..300, 2000), &[]),
+            log.write(&items(20..300, 2000), &[]),
             Err(Error::Full)
         ));
-        assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
+        assert_eq!(seqs(&load_all(&mut log)), (1..20).collect::<Vec<_>>());
         // The faults last: trying again is no worse.
-        assert!(shelf.write(&items(20..300, 2000), &[]).is_err());
+        assert!(log.write(&items(20..300, 2000), &[]).is_err());
         counter(&faults).store(u32::MAX, Relaxed);
-        let second = shelf.write(&items(20..300, 2000), &[]).unwrap();
+        let second = log.write(&items(20..300, 2000), &[]).unwrap();
         assert!(second[0].group > first.last().unwrap().group);
-        assert_eq!(seqs(&load_all(&mut shelf)), (1..300).collect::<Vec<_>>());
-        shelf.stop(Vec::new());
-        let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
-        shelf.attach(false).unwrap();
-        assert_eq!(shelf.depth().batches, 299);
-        assert_eq!(seqs(&load_all(&mut shelf)), (1..300).collect::<Vec<_>>());
+        assert_eq!(seqs(&load_all(&mut log)), (1..300).collect::<Vec<_>>());
+        log.stop(Vec::new());
+        let mut log = SegmentLog::new(&config, Box::new(Disk { own_sync: true }));
+        log.attach(false).unwrap();
+        assert_eq!(log.depth().batches, 299);
+        assert_eq!(seqs(&load_all(&mut log)), (1..300).collect::<Vec<_>>());
     }
 }
 
@@ -150,11 +150,11 @@ fn a_commit_that_spans_databases_makes_each_durable_before_it_begins_the_next() 
     let config = config(&dir.path().join("spool"), 3 << 20);
     let faults = Faults::none();
     let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
-    let mut shelf = Shelf::new(&config, engine);
-    shelf.attach(true).unwrap();
-    shelf.write(&items(1..20, 2000), &[]).unwrap();
-    shelf.write(&items(20..300, 2000), &[]).unwrap();
-    assert!(shelf.generations.len() > 2);
+    let mut log = SegmentLog::new(&config, engine);
+    log.attach(true).unwrap();
+    log.write(&items(1..20, 2000), &[]).unwrap();
+    log.write(&items(20..300, 2000), &[]).unwrap();
+    assert!(log.segments.len() > 2);
     assert_eq!(faults.unsynced_at_create.load(Relaxed), 0);
 }
 
@@ -164,30 +164,30 @@ fn a_commit_that_spans_databases_makes_each_durable_before_it_begins_the_next() 
 fn what_a_killed_process_has_written_is_synced_before_it_is_spoken_of() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
-    let mut killed = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    let mut killed = SegmentLog::new(&config, Box::new(Disk { own_sync: true }));
     killed.attach(true).unwrap();
     killed.write(&items(1..20, 2000), &[]).unwrap();
-    killed.generations[0].open = None;
+    killed.segments[0].open = None;
     drop(killed);
 
     let faults = Faults::none();
     let engine = || Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
     faults.syncs.store(0, Relaxed);
-    let mut shelf = Shelf::new(&config, engine());
-    assert!(shelf.attach(false).is_err(), "believed without a sync");
-    assert!(shelf.marks.all().is_empty());
+    let mut log = SegmentLog::new(&config, engine());
+    assert!(log.attach(false).is_err(), "believed without a sync");
+    assert!(log.marks.all().is_empty());
     // A sync that failed once proves nothing when it succeeds: all of it is written anew.
     faults.syncs.store(u32::MAX, Relaxed);
-    shelf.attach(false).unwrap();
+    log.attach(false).unwrap();
     assert!(copies(&config.path) > 0);
-    assert_eq!(shelf.marks.all()[0].seq, 19);
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
-    shelf.stop(Vec::new());
+    assert_eq!(log.marks.all()[0].seq, 19);
+    assert_eq!(seqs(&load_all(&mut log)), (1..20).collect::<Vec<_>>());
+    log.stop(Vec::new());
 
     faults.asked.store(0, Relaxed);
-    let mut shelf = Shelf::new(&config, engine());
-    shelf.attach(false).unwrap();
-    assert_eq!(shelf.depth().batches, 19);
+    let mut log = SegmentLog::new(&config, engine());
+    log.attach(false).unwrap();
+    assert_eq!(log.depth().batches, 19);
     let asked = faults.asked.load(Relaxed);
     assert_eq!(asked, 0, "what has a summary is known to last");
 }
@@ -197,13 +197,13 @@ fn a_directory_that_a_crash_left_without_its_format_gets_one_with_the_first_comm
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
     std::fs::create_dir(&config.path).unwrap();
-    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
-    shelf.attach(false).unwrap();
+    let mut log = SegmentLog::new(&config, Box::new(Disk { own_sync: true }));
+    log.attach(false).unwrap();
     assert!(
         !config.path.join("format").exists(),
         "a start writes nothing"
     );
-    shelf.commit(&items(1..20, 2000), &[]).unwrap();
+    log.commit(&items(1..20, 2000), &[]).unwrap();
     assert!(config.path.join("format").exists());
 }
 
@@ -221,74 +221,74 @@ fn a_full_disk_while_room_is_made_drops_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
     let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
-    let mut shelf = Shelf::new(&config(&dir.path().join("spool"), BIG), engine);
-    shelf.commit(&items(1..20, 2000), &[]).unwrap();
-    shelf.limits.max_size = 1;
+    let mut log = SegmentLog::new(&config(&dir.path().join("spool"), BIG), engine);
+    log.commit(&items(1..20, 2000), &[]).unwrap();
+    log.limits.max_size = 1;
     faults.creates.store(0, Relaxed);
-    let failure = shelf.commit(&items(20..30, 2000), &[]).unwrap_err();
+    let failure = log.commit(&items(20..30, 2000), &[]).unwrap_err();
     assert!(failure.full);
-    assert!(shelf.news.is_empty());
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
+    assert!(log.news.is_empty());
+    assert_eq!(seqs(&load_all(&mut log)), (1..20).collect::<Vec<_>>());
     faults.creates.store(u32::MAX, Relaxed);
-    shelf.commit(&items(20..30, 2000), &[]).unwrap();
-    assert_eq!(seqs(&load_all(&mut shelf)), (20..30).collect::<Vec<_>>());
+    log.commit(&items(20..30, 2000), &[]).unwrap();
+    assert_eq!(seqs(&load_all(&mut log)), (20..30).collect::<Vec<_>>());
 }
 
-/// A shelf with batches 1 to 99 in it, closed and opened again.
-fn filled(path: &Path, faults: &Arc<Faults>) -> Shelf {
+/// A log with batches 1 to 99 in it, closed and opened again.
+fn filled(path: &Path, faults: &Arc<Faults>) -> SegmentLog {
     let config = config(path, BIG);
     let engine = || Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
-    let mut shelf = Shelf::new(&config, engine());
-    shelf.commit(&items(1..100, 2000), &[]).unwrap();
-    shelf.stop(Vec::new());
-    let mut shelf = Shelf::new(&config, engine());
-    shelf.attach(false).unwrap();
-    shelf
+    let mut log = SegmentLog::new(&config, engine());
+    log.commit(&items(1..100, 2000), &[]).unwrap();
+    log.stop(Vec::new());
+    let mut log = SegmentLog::new(&config, engine());
+    log.attach(false).unwrap();
+    log
 }
 
 #[test]
 fn a_device_that_does_not_read_for_a_while_makes_no_gap() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
-    let mut shelf = filled(&dir.path().join("spool"), &faults);
+    let mut log = filled(&dir.path().join("spool"), &faults);
     faults.bad_reads.store(4, Relaxed);
     for _ in 0..4 {
-        assert!(shelf.load(None, 1000).is_empty());
-        assert!(shelf.unreadable);
+        assert!(log.load(None, 1000).is_empty());
+        assert!(log.unreadable);
     }
-    let groups = load_all(&mut shelf);
-    assert!(!shelf.unreadable);
+    let groups = load_all(&mut log);
+    assert!(!log.unreadable);
     assert_eq!(seqs(&groups), (1..100).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
 }
 
 #[test]
-fn a_generation_that_is_still_written_is_read_again_as_well() {
+fn a_segment_that_is_still_written_is_read_again_as_well() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
     let engine = Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
-    let mut shelf = Shelf::new(&config(&dir.path().join("spool"), BIG), engine);
-    shelf.commit(&items(1..20, 2000), &[]).unwrap();
+    let mut log = SegmentLog::new(&config(&dir.path().join("spool"), BIG), engine);
+    log.commit(&items(1..20, 2000), &[]).unwrap();
     faults.bad_reads.store(1, Relaxed);
-    assert!(shelf.load(None, 1000).is_empty());
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..20).collect::<Vec<_>>());
-    shelf.commit(&items(20..30, 2000), &[]).unwrap();
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..30).collect::<Vec<_>>());
+    assert!(log.load(None, 1000).is_empty());
+    assert_eq!(seqs(&load_all(&mut log)), (1..20).collect::<Vec<_>>());
+    log.commit(&items(20..30, 2000), &[]).unwrap();
+    assert_eq!(seqs(&load_all(&mut log)), (1..30).collect::<Vec<_>>());
 }
 
 #[test]
 fn what_a_device_refuses_for_good_is_saved_without_the_engine_and_does_not_hold_up_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
-    let mut shelf = filled(&dir.path().join("spool"), &faults);
+    let mut log = filled(&dir.path().join("spool"), &faults);
     faults.bad_reads.store(u32::MAX, Relaxed);
     for _ in 0..5 {
-        assert!(shelf.load(None, 1000).is_empty());
-        assert!(shelf.unreadable);
+        assert!(log.load(None, 1000).is_empty());
+        assert!(log.unreadable);
     }
     // The copy is sound, but the engine still refuses: nothing is made up meanwhile.
     faults.bad_reads.store(0, Relaxed);
-    let groups = load_all(&mut shelf);
+    let groups = load_all(&mut log);
     assert_eq!(seqs(&groups), (1..100).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
     assert_eq!(copies(&dir.path().join("spool")), 1);
@@ -296,17 +296,17 @@ fn what_a_device_refuses_for_good_is_saved_without_the_engine_and_does_not_hold_
 
 /// Nine groups of ten batches, as a kill leaves them, of which the fifth is damaged; found when no
 /// other database can be made.
-fn damaged(dir: &Path, faults: &Arc<Faults>) -> Shelf {
+fn damaged(dir: &Path, faults: &Arc<Faults>) -> SegmentLog {
     let (path, killed) = (dir.join("spool"), dir.join("killed"));
     let engine = || Box::new(Faulty(faults.clone(), Disk { own_sync: true }));
     let config = config(&path, BIG);
-    let mut shelf = Shelf::new(&config, engine());
+    let mut log = SegmentLog::new(&config, engine());
     for at in 0..9 {
         let batches = items(at * 10 + 1..at * 10 + 11, 2000);
-        shelf.commit(&batches, &[]).unwrap();
+        log.commit(&batches, &[]).unwrap();
     }
     copy(&path, &killed);
-    drop(shelf);
+    drop(log);
     std::fs::remove_dir_all(&path).unwrap();
     copy(&killed, &path);
     let entries = std::fs::read_dir(&path).unwrap();
@@ -324,21 +324,21 @@ fn damaged(dir: &Path, faults: &Arc<Faults>) -> Shelf {
     std::fs::write(&db, content).unwrap();
 
     faults.creates.store(0, Relaxed);
-    let mut shelf = Shelf::new(&config, engine());
-    shelf.attach(false).unwrap();
-    shelf
+    let mut log = SegmentLog::new(&config, engine());
+    log.attach(false).unwrap();
+    log
 }
 
 #[test]
 fn a_damaged_part_that_cannot_be_replaced_yet_is_not_taken_for_empty() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
-    let mut shelf = damaged(dir.path(), &faults);
-    shelf.idle();
-    assert!(shelf.load(None, usize::MAX).is_empty());
-    assert!(shelf.unreadable);
+    let mut log = damaged(dir.path(), &faults);
+    log.idle();
+    assert!(log.load(None, usize::MAX).is_empty());
+    assert!(log.unreadable);
     faults.creates.store(u32::MAX, Relaxed);
-    let groups = load_all(&mut shelf);
+    let groups = load_all(&mut log);
     let lost = gaps(&groups);
     assert_eq!(
         (lost.len(), lost[0].from, lost[0].to),
@@ -351,11 +351,11 @@ fn a_damaged_part_that_cannot_be_replaced_yet_is_not_taken_for_empty() {
 fn of_a_damaged_part_that_has_to_make_way_everything_that_is_known_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
-    let mut shelf = damaged(dir.path(), &faults);
+    let mut log = damaged(dir.path(), &faults);
     faults.creates.store(u32::MAX, Relaxed);
-    shelf.limits.max_size = 1;
-    shelf.commit(&items(91..95, 10), &[]).unwrap();
-    let lost = gaps(&load_all(&mut shelf));
+    log.limits.max_size = 1;
+    log.commit(&items(91..95, 10), &[]).unwrap();
+    let lost = gaps(&load_all(&mut log));
     let known = (lost[0].from, lost[0].to, lost[0].batches);
     assert_eq!(known, (Some(1), Some(90), 90), "{lost:?}");
     // There may have been more.

@@ -9,6 +9,12 @@ use super::fs;
 pub(super) use super::fs::{Lock, free_bytes, lock, remove};
 use crate::clock::unix_now;
 
+/// The tag of copies that are damaged.
+pub(super) const CORRUPT: &str = "corrupt";
+
+/// The file that holds the reserved space.
+pub(super) const BALLAST: &str = "ballast";
+
 /// Set-aside copies that are kept, the newest ones.
 pub(super) const KEPT_COPIES: usize = 3;
 
@@ -82,7 +88,7 @@ pub(super) fn read_through(path: &Path) -> io::Result<()> {
 /// It cannot be opened.
 pub(super) fn read_around(path: &Path) -> io::Result<Vec<u8>> {
     #[cfg(test)]
-    if super::simulated::is_on() {
+    if super::simulated::medium::is_on() {
         return fs::read(path);
     }
     let file = File::open(path)?;

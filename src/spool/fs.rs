@@ -10,33 +10,16 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock, statvfs};
 
+use super::stat::Stat;
+
 /// Answers from the simulated disk, if this thread has one.
 macro_rules! simulated {
     ($call:expr) => {
         #[cfg(test)]
-        if let Some(answer) = super::simulated::with_disk($call) {
+        if let Some(answer) = super::simulated::medium::with_disk($call) {
             return answer;
         }
     };
-}
-
-/// What the file system says of an entry.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stat {
-    pub(crate) is_dir: bool,
-    /// Bytes on the device (allocated blocks, not the length).
-    pub(crate) bytes: u64,
-}
-
-impl From<fs::Metadata> for Stat {
-    fn from(meta: fs::Metadata) -> Self {
-        /// The unit of `st_blocks`, whatever the file system's own block size is.
-        const BLOCK: u64 = 512;
-        Self {
-            is_dir: meta.is_dir(),
-            bytes: meta.blocks() * BLOCK,
-        }
-    }
 }
 
 /// Of the entry itself, not of what a symbolic link points to.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec;
-use super::marks::Marks;
 use super::tally::{SUMMARY_MAGIC, Tally};
+use super::watermarks::Watermarks;
 use super::wire::{Writer, seal};
 use crate::reading::{Batch, Boot, Encoding, Gap, GapReason, Item, Mark, Moment};
 
@@ -43,13 +43,13 @@ fn forged(bytes: Vec<u8>) {
 /// # Panics
 /// When one is taken, and says something else when it is written again.
 pub fn forged_files(content: &[u8]) {
-    if let Ok((next, marks)) = Marks::read(&seal(super::marks::MAGIC, content)) {
-        let mut table = Marks::default();
+    if let Ok((next, marks)) = Watermarks::read(&seal(super::watermarks::MAGIC, content)) {
+        let mut table = Watermarks::default();
         for mark in &marks {
             table.raise(mark.clone());
         }
         let file = table.to_file(next);
-        let (again, kept) = Marks::read(&file).expect("what was just written");
+        let (again, kept) = Watermarks::read(&file).expect("what was just written");
         assert!(again == next && kept.len() <= marks.len());
     }
     if let Ok(tally) = Tally::from_file(&seal(SUMMARY_MAGIC, content)) {

@@ -1,4 +1,4 @@
-//! A look into the spool of a stopped hub that changes nothing in it: every generation is copied
+//! A look into the spool of a stopped hub that changes nothing in it: every segment is copied
 //! (a few megabytes at a time) and the copy is opened, because opening a database writes to it.
 //! A damaged copy is repaired as the hub would do it, so that what is shown is what the hub will
 //! publish.
@@ -12,12 +12,12 @@ use super::attach;
 use super::codec::{self, Left};
 use super::disk::{self, Disk};
 use super::files;
-use super::generation::Generation;
-use super::generations::{self, Limits};
-use super::marks::Marks;
-use super::shelf::{self, Shelf};
+use super::segment::Segment;
+use super::segment_log::{self, SegmentLog};
+use super::space::{self, Limits};
 use super::store::Error;
 use super::tally::Tally;
+use super::watermarks::Watermarks;
 use super::{Depth, Group, GroupId, Usage};
 use crate::clock;
 use crate::config::Overflow;
@@ -51,8 +51,8 @@ pub struct Inspection {
     pub gaps: u64,
     /// Final answers to commands that wait to be published.
     pub replies: u64,
-    /// Generations, each a directory of its own.
-    pub generations: u64,
+    /// Segments, each a directory of its own.
+    pub segments: u64,
     /// Sizes on disk.
     pub usage: Usage,
     /// Highest safe number of every stream, as of the last time it was written down; higher ones
@@ -72,10 +72,10 @@ pub type Each<'a> = &'a mut dyn FnMut(Group) -> io::Result<()>;
 /// Looks through the spool in `path`, oldest group first. An absent spool is an empty one.
 ///
 /// With `each`, every group is read, its checksums are compared, and it is handed over; a damaged
-/// one comes as gap records, as the hub would publish them. Without, generations that have a
+/// one comes as gap records, as the hub would publish them. Without, segments that have a
 /// sound summary are not opened.
 ///
-/// `scratch`: an existing directory with room for two of the largest generation (some 10 MB).
+/// `scratch`: an existing directory with room for two of the largest segment (some 10 MB).
 ///
 /// # Errors
 /// `ResourceBusy`: a running hub has the spool. `Unsupported`: a newer telehub has written it.
@@ -109,7 +109,7 @@ pub fn inspect(path: &Path, scratch: &Path, each: Option<Each<'_>>) -> io::Resul
     for (at, (first, dir)) in directory.iter().enumerate() {
         let following = directory.get(at + 1).map(|(first, _)| *first);
         let last = attach::last_id(*first, following, next_id);
-        look.generation(*first, last, dir)?;
+        look.segment(*first, last, dir)?;
     }
     Ok(look.finish())
 }
@@ -122,7 +122,7 @@ struct Look<'a, 'e> {
 }
 
 impl Look<'_, '_> {
-    /// The generations, oldest first.
+    /// The segments, oldest first.
     fn list(&mut self, path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let mut directory = Vec::new();
         let mut replacements = Vec::new();
@@ -130,10 +130,9 @@ impl Look<'_, '_> {
             let name = entry?.file_name();
             let text = name.to_string_lossy();
             let entry = path.join(&name);
-            if let Some(first) = generations::parse_name(&text) {
+            if let Some(first) = space::parse_name(&text) {
                 directory.push((first, entry));
-            } else if let Some(first) = text.strip_suffix(".new").and_then(generations::parse_name)
-            {
+            } else if let Some(first) = text.strip_suffix(".new").and_then(space::parse_name) {
                 replacements.push((first, entry));
             } else if text.contains(".corrupt-") {
                 self.found.set_aside.push(entry);
@@ -143,7 +142,7 @@ impl Look<'_, '_> {
         }
         for (first, dir) in replacements {
             // A repair was cut short after the damaged one was set aside: this one stands for it.
-            let whole = Generation::found(first, first, dir.clone()).1.is_some();
+            let whole = Segment::found(first, first, dir.clone()).1.is_some();
             if whole && !directory.iter().any(|(other, _)| *other == first) {
                 directory.push((first, dir));
             }
@@ -153,27 +152,27 @@ impl Look<'_, '_> {
         let mut covered = None;
         directory.retain(|(first, dir)| {
             let replaced = covered.is_some_and(|last| *first <= last);
-            if !replaced && let (known, Some(_)) = Generation::found(*first, *first, dir.clone()) {
+            if !replaced && let (known, Some(_)) = Segment::found(*first, *first, dir.clone()) {
                 covered = Some(known.last);
             }
             !replaced
         });
-        self.found.generations = directory.len() as u64;
+        self.found.segments = directory.len() as u64;
         self.found.set_aside.sort();
         self.found.foreign.sort();
         Ok(directory)
     }
 
     fn format(&mut self, path: &Path) {
-        if attach::format(path).is_none() && self.found.generations > 0 {
+        if attach::format(path).is_none() && self.found.segments > 0 {
             self.fault("format: missing or unreadable");
         }
     }
 
     /// Reads the marks; returns the first id that no group has.
     fn marks(&mut self, path: &Path) -> u64 {
-        let begin = shelf::first_id();
-        match fs::read(path.join("marks")).map(|bytes| Marks::read(&bytes)) {
+        let begin = segment_log::first_id();
+        match fs::read(path.join("marks")).map(|bytes| Watermarks::read(&bytes)) {
             Ok(Ok((next_id, marks))) => {
                 self.found.marks = marks;
                 return begin.max(next_id);
@@ -185,24 +184,24 @@ impl Look<'_, '_> {
         begin
     }
 
-    fn generation(&mut self, first: u64, last: u64, dir: &Path) -> io::Result<()> {
-        let name = generations::name(first);
-        let (mut generation, summary) = Generation::found(first, last, dir.to_owned());
-        if summary.is_none() && generation.has_summary() {
+    fn segment(&mut self, first: u64, last: u64, dir: &Path) -> io::Result<()> {
+        let name = space::name(first);
+        let (mut segment, summary) = Segment::found(first, last, dir.to_owned());
+        if summary.is_none() && segment.has_summary() {
             self.fault(format!("{name}: the checksum of its summary is wrong"));
         }
         if self.each.is_none()
-            && !generation.touched
+            && !segment.touched
             && let Some(tally) = &summary
         {
             self.sum.add(tally);
             return Ok(());
         }
-        let half_made = generation.was_never_whole();
-        drop(generation);
+        let half_made = segment.was_never_whole();
+        drop(segment);
         let copy = self.scratch.join(&name);
         copy_tree(dir, &copy)?;
-        let copied = Generation::found(first, last, copy.clone());
+        let copied = Segment::found(first, last, copy.clone());
         let read = self.read(&name, half_made, copied);
         // Also what a repair has set aside.
         for entry in fs::read_dir(self.scratch)?.flatten() {
@@ -218,7 +217,7 @@ impl Look<'_, '_> {
         &mut self,
         name: &str,
         half_made: bool,
-        (generation, summary): (Generation, Option<Tally>),
+        (segment, summary): (Segment, Option<Tally>),
     ) -> io::Result<()> {
         let engine = Disk { own_sync: false };
         let no_limits = Limits {
@@ -226,17 +225,17 @@ impl Look<'_, '_> {
             min_free: 0,
             overflow: Overflow::Refuse,
         };
-        let mut shelf = Shelf::bare(self.scratch.to_owned(), no_limits, Box::new(engine));
-        shelf.generations.push(generation);
-        // Of the last generation that was not closed, an end that is cut short is no damage.
-        match shelf.generations[0].scan(&engine, summary.is_none()) {
+        let mut log = SegmentLog::bare(self.scratch.to_owned(), no_limits, Box::new(engine));
+        log.segments.push(segment);
+        // Of the last segment that was not closed, an end that is cut short is no damage.
+        match log.segments[0].scan(&engine, summary.is_none()) {
             Ok(_) => {}
             Err(Error::Broken(_)) if half_made => return Ok(()),
             Err(Error::Broken(why)) => {
                 self.fault(format!("{name}: {why}"));
-                let repaired = shelf
+                let repaired = log
                     .replace(0, &why)
-                    .and_then(|()| shelf.generations[0].open(&engine).map(|_| ()));
+                    .and_then(|()| log.segments[0].open(&engine).map(|_| ()));
                 if let Err(error) = repaired {
                     self.fault(format!("{name}: not readable at all: {error}"));
                     return Ok(());
@@ -244,7 +243,7 @@ impl Look<'_, '_> {
             }
             Err(error) => return Err(io::Error::other(error.to_string())),
         }
-        let Some(open) = &mut shelf.generations[0].open else {
+        let Some(open) = &mut log.segments[0].open else {
             return Ok(());
         };
         for id in open.live.iter().copied() {
@@ -357,13 +356,13 @@ mod tests {
     fn a_look_finds_everything_and_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool");
-        let mut shelf = shelf_of(&config(&path, BIG));
-        shelf.commit(&items(1..100, 2000), &[]).unwrap();
+        let mut log = shelf_of(&config(&path, BIG));
+        log.commit(&items(1..100, 2000), &[]).unwrap();
         assert_eq!(
             inspect(&path, dir.path(), None).unwrap_err().kind(),
             io::ErrorKind::ResourceBusy
         );
-        drop(shelf);
+        drop(log);
         let (found, groups) = look(&path);
         assert_eq!(found.faults, Vec::<String>::new());
         assert_eq!((found.depth.batches, found.depth.readings), (99, 990));
@@ -377,10 +376,10 @@ mod tests {
     fn damage_is_told_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spool");
-        let mut shelf = shelf_of(&config(&path, BIG));
-        shelf.commit(&items(1..100, 2000), &[]).unwrap();
-        shelf.stop(Vec::new());
-        let name = generations::name(shelf_of(&config(&path, BIG)).generations[0].first);
+        let mut log = shelf_of(&config(&path, BIG));
+        log.commit(&items(1..100, 2000), &[]).unwrap();
+        log.stop(Vec::new());
+        let name = space::name(shelf_of(&config(&path, BIG)).segments[0].first);
         let db = path.join(name).join("db");
         let mut bytes = fs::read(&db).unwrap();
         let middle = bytes.len() / 2;

@@ -2,18 +2,20 @@
 //!
 //! One thread owns the store. It takes [`Command`]s in order and answers with [`Event`]s.
 //!
-//! Items travel in groups (`codec`), groups live in small databases, the generations
-//! (`generation`, `contents`) on the `shelf`: put there (`commit`), read and deleted again
-//! (`drain`). A generation goes when the last of its groups is deleted, or later if the disk does
-//! not let it go (`remains`). When room is needed (`overflow`) the devices with the largest shares
-//! pay (`fairness`, `thin`). What is found damaged is repaired, and becomes gap records where it
-//! cannot be (`repair`, `salvage`). The engine is behind `store`; `disk` alone names sled.
+//! Items travel in groups (`codec`), groups live in small databases, the segments
+//! (`segment`, `contents`) on the `segment_log`: put there (`commit`), read and deleted again
+//! (`drain`). A segment goes when the last of its groups is deleted, or later if the disk does
+//! not let it go (`deletions`). When room is needed (`overflow`) the devices with the largest shares
+//! pay (`fairness`, `compaction`). What is found damaged is repaired, and becomes gap records where it
+//! cannot be (`recovery`, `salvage`). The engine is behind `store`; `disk` alone names sled.
 
 mod ahead;
 mod attach;
 mod codec;
 mod commit;
+mod compaction;
 mod contents;
+mod deletions;
 mod disk;
 mod drain;
 mod fairness;
@@ -22,41 +24,40 @@ mod fs;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod generation;
-mod generations;
 mod inspect;
 pub mod look;
-mod marks;
 mod overflow;
-mod remains;
-mod repair;
+mod recovery;
 mod replies;
 mod salvage;
-mod shelf;
+mod segment;
+mod segment_log;
+mod space;
+mod stat;
 mod store;
 mod tally;
-mod thin;
+mod watermarks;
 mod wire;
 mod worker;
 
 #[cfg(test)]
 mod ahead_tests;
 #[cfg(test)]
+mod compaction_tests;
+#[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod deletions_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod powercut_tests;
-#[cfg(test)]
-mod remains_tests;
 #[cfg(test)]
 pub(crate) mod simulated;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod thin_tests;
 
 use std::fmt;
 use std::io;
@@ -87,8 +88,8 @@ pub fn start(
         path: config.path.clone(),
         min_free: config.min_free,
     };
-    let shelf = shelf::Shelf::new(config, engine);
-    worker::start(shelf, worker::IDLE_AFTER, Some(looker))
+    let log = segment_log::SegmentLog::new(config, engine);
+    worker::start(log, worker::IDLE_AFTER, Some(looker))
 }
 
 /// A group of items, stored as one value with a checksum. Ids grow in the order of arrival.
@@ -145,7 +146,7 @@ pub struct Usage {
 /// A group out of which items were taken. Those behind them move up; with the last of them the
 /// group is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Thinned {
+pub struct Compacted {
     /// The group.
     pub group: GroupId,
     /// Positions that are gone, as they were, ascending.
@@ -161,7 +162,7 @@ pub enum Command {
         ticket: u64,
         /// The items, at least one.
         items: Vec<Arc<Item>>,
-        /// Marks that moved since the last commit without going through the disk; stored along.
+        /// Watermarks that moved since the last commit without going through the disk; stored along.
         marks: Vec<Mark>,
     },
     /// Read the groups after this one (`None`: from the first).
@@ -266,9 +267,9 @@ pub enum Event {
     },
     /// Some batches of old groups were given up for new ones, those of the devices with the
     /// largest shares. The gap records that say so are already stored, in newer groups.
-    Thinned {
+    Compacted {
         /// Where they were.
-        groups: Vec<Thinned>,
+        groups: Vec<Compacted>,
         /// What went.
         batches: u64,
         /// And the readings in these.

@@ -3,14 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::attach::CORRUPT;
 use super::codec;
 use super::commit::Failure;
 use super::fairness::{self, Part};
 use super::files;
 use super::fs;
-use super::generations::{self, GENERATION_COST, Room, Space};
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
+use super::space::{self, Room, SEGMENT_COST, Space};
 use super::store::Error;
 use super::tally::Tally;
 use super::{Event, GroupId};
@@ -18,16 +17,13 @@ use crate::clock;
 use crate::config::Overflow;
 use crate::reading::{Gap, GapReason, Item};
 
-/// The file that holds the reserved space.
-pub(super) const BALLAST: &str = "ballast";
-
-/// A new generation with some groups of gap records.
+/// A new segment with some groups of gap records.
 const BALLAST_BYTES: u64 = 512 * 1024;
 
 /// A spool with a smaller `max_size` has no space to spare for it.
 const BALLAST_FROM: u64 = 32 * BALLAST_BYTES;
 
-impl Shelf {
+impl SegmentLog {
     /// The records of what makes way for want of room. What the broker refuses would have gone
     /// out otherwise.
     pub(super) fn gaps_for_room(&self, lost: &Tally) -> Vec<Gap> {
@@ -58,9 +54,9 @@ impl Shelf {
                 workroom: self.workroom(),
                 droppable: self.older_than(end) > 0,
             };
-            match generations::room(self.limits, space) {
+            match space::room(self.limits, space) {
                 Room::Enough => {
-                    self.ahead = generations::ahead(self.limits, space);
+                    self.ahead = space::ahead(self.limits, space);
                     return Ok(());
                 }
                 // Copies of damaged data go before any sound data does.
@@ -68,7 +64,7 @@ impl Shelf {
                 Room::Full(_) if self.lend_ballast() => {}
                 Room::Full(error) => return Err(Failure { full: true, error }),
                 // Or everything would be dropped for nothing.
-                Room::Drop if self.cannot_remove() => {
+                Room::Drop if self.deletions.are_hopeful() => {
                     return Err(Failure {
                         full: false,
                         error: "a drained part of the spool cannot be removed".into(),
@@ -90,23 +86,23 @@ impl Shelf {
             free: files::free_bytes(&self.path)?,
             freed: 0,
             workroom: 0,
-            droppable: !self.generations.is_empty(),
+            droppable: !self.segments.is_empty(),
         };
-        match generations::room(self.limits, space) {
+        match space::room(self.limits, space) {
             Room::Enough | Room::Drop => Ok(()),
             Room::Full(error) => Err(Failure { full: true, error }),
         }
     }
 
-    /// How many generations began before this id. They are in order.
+    /// How many segments began before this id. They are in order.
     fn older_than(&self, end: u64) -> usize {
-        self.generations.partition_point(|one| one.first < end)
+        self.segments.partition_point(|one| one.first < end)
     }
 
-    /// Room for the generation that is written before others are removed.
+    /// Room for the segment that is written before others are removed.
     fn workroom(&self) -> u64 {
         match self.limits.overflow {
-            Overflow::DropOldest => generations::workroom(self.limits.max_size),
+            Overflow::DropOldest => space::workroom(self.limits.max_size),
             Overflow::Refuse => 0,
         }
     }
@@ -114,48 +110,48 @@ impl Shelf {
     /// Gives back what is drained, and what could not be removed so far, which otherwise waits for
     /// the spool to be idle. Returns whether there was anything.
     pub(super) fn give_back(&mut self) -> bool {
-        let freed = self.make_up();
-        let before = self.generations.len();
+        let freed = self.retry_deletions();
+        let before = self.segments.len();
         for index in (0..before).rev() {
-            if self.generations[index].groups == 0 {
+            if self.segments[index].groups == 0 {
                 self.discard(index);
             }
         }
-        freed || self.generations.len() < before
+        freed || self.segments.len() < before
     }
 
     /// Removes what was set aside earlier. Returns whether there was anything.
     fn drop_copies(&mut self) -> bool {
         let before = self.other_bytes;
-        files::prune_copies(&self.path, "gen-", CORRUPT, 0);
+        files::prune_copies(&self.path, "gen-", files::CORRUPT, 0);
         self.measure_others();
         self.other_bytes < before
     }
 
-    /// Gives up some of what is in generations that began before `end`: see `fairness`.
+    /// Gives up some of what is in segments that began before `end`: see `fairness`.
     fn give_up_some(&mut self, end: u64) -> Result<(), Failure> {
-        if self.generations[0].groups == 0 {
+        if self.segments[0].groups == 0 {
             self.discard(0);
             return Ok(());
         }
         let parts: Vec<Part> = (0..self.older_than(end)).map(|at| self.part(at)).collect();
-        let largest = generations::generation_bytes(self.limits.max_size);
-        let Some(cut) = fairness::cut(&parts, largest, GENERATION_COST) else {
+        let largest = space::segment_bytes(self.limits.max_size);
+        let Some(cut) = fairness::cut(&parts, largest, SEGMENT_COST) else {
             return self.drop_whole(0);
         };
         if cut.kept == 0 || !self.has_workroom(cut.kept + cut.rest)? {
             return self.drop_whole(cut.at);
         }
-        match self.thin(&cut) {
+        match self.compact(&cut) {
             // By a quota, say. What is dropped as a whole needs no room but for its records.
             Err(failure) if failure.full => self.drop_whole(cut.at),
-            thinned => thinned,
+            compacted => compacted,
         }
     }
 
     /// Whether so much may be written before anything is removed.
     fn has_workroom(&self, bytes: u64) -> Result<bool, Failure> {
-        let needed = generations::size_of(bytes);
+        let needed = space::size_of(bytes);
         let free = files::free_bytes(&self.path)?;
         Ok(
             self.usage().disk_bytes.saturating_add(needed) <= self.limits.max_size
@@ -163,26 +159,26 @@ impl Shelf {
         )
     }
 
-    /// What is in a generation, by device. Looked up once; what is deleted later is taken off
+    /// What is in a segment, by device. Looked up once; what is deleted later is taken off
     /// evenly.
     fn part(&mut self, index: usize) -> Part {
-        let generation = &mut self.generations[index];
-        if generation.taking.is_none() && generation.shares.is_none() {
-            let Some(tally) = generation.tally(&*self.engine) else {
+        let segment = &mut self.segments[index];
+        if segment.taking.is_none() && segment.shares.is_none() {
+            let Some(tally) = segment.tally(&*self.engine) else {
                 return Part::default();
             };
             let part = part_of(&tally, &mut self.names);
-            generation.shares = Some((generation.groups, part));
+            segment.shares = Some((segment.groups, part));
         }
-        let (put_in, part) = match (&generation.taking, &generation.shares) {
+        let (put_in, part) = match (&segment.taking, &segment.shares) {
             (Some(tally), _) => (tally.groups, part_of(tally, &mut self.names)),
             (None, Some((groups, part))) => (*groups, part.clone()),
             (None, None) => return Part::default(),
         };
-        if generation.groups >= put_in {
+        if segment.groups >= put_in {
             return part;
         }
-        let left = |bytes: u64| bytes.saturating_mul(generation.groups) / put_in;
+        let left = |bytes: u64| bytes.saturating_mul(segment.groups) / put_in;
         let shares = part.shares.into_iter();
         Part {
             shares: shares.map(|(id, bytes)| (id, left(bytes))).collect(),
@@ -190,16 +186,16 @@ impl Shelf {
         }
     }
 
-    /// Turns a generation into gap records.
+    /// Turns a segment into gap records.
     fn drop_whole(&mut self, index: usize) -> Result<(), Failure> {
         // If it still takes groups, the records go into a new one.
-        self.generations[index].seal();
-        let generation = &mut self.generations[index];
+        self.segments[index].seal();
+        let segment = &mut self.segments[index];
         let now = clock::now();
-        let tally = generation.tally(&*self.engine);
+        let tally = segment.tally(&*self.engine);
         if tally.is_none() {
             // The next attempt may find out what is in it.
-            let broken = matches!(generation.open(&*self.engine), Err(Error::Broken(_)));
+            let broken = matches!(segment.open(&*self.engine), Err(Error::Broken(_)));
             if !broken && !self.refuses(index) {
                 return Err(Failure {
                     full: false,
@@ -208,14 +204,14 @@ impl Shelf {
             }
         }
         let known = tally.is_some();
-        let tally = tally.unwrap_or_else(|| self.generations[index].salvaged());
+        let tally = tally.unwrap_or_else(|| self.segments[index].salvaged());
         let mut gaps = self.gaps_for_room(&tally);
         if !known || gaps.is_empty() && tally.replies == 0 {
             gaps.push(codec::unknown_gap(now));
         }
         let gaps = self.record(gaps)?;
-        let generation = &self.generations[index];
-        let (from, upto) = (GroupId(generation.first), GroupId(generation.last));
+        let segment = &self.segments[index];
+        let (from, upto) = (GroupId(segment.first), GroupId(segment.last));
         let (batches, readings) = (tally.batches(), tally.readings());
         self.discard(index);
         self.news.push(Event::Dropped {
@@ -251,7 +247,7 @@ impl Shelf {
     /// Reserves the space in which gap records can be stored when there is none left, so that
     /// old data can make way. Best effort; costs no writing, only blocks.
     pub(super) fn take_ballast(&mut self) {
-        let path = self.path.join(BALLAST);
+        let path = self.path.join(files::BALLAST);
         if self.limits.max_size < BALLAST_FROM || fs::exists(&path) {
             return;
         }
@@ -265,12 +261,12 @@ impl Shelf {
     /// Frees the reserved space when nothing is stored: an empty spool must not be full of it.
     /// Returns whether there was any.
     pub(super) fn lend_ballast(&mut self) -> bool {
-        self.generations.is_empty() && self.give_up_ballast()
+        self.segments.is_empty() && self.give_up_ballast()
     }
 
     /// Frees the reserved space. Returns whether there was any.
     pub(super) fn give_up_ballast(&mut self) -> bool {
-        let given = files::remove(&self.path.join(BALLAST))
+        let given = files::remove(&self.path.join(files::BALLAST))
             // The blocks are free once this is on disk.
             .and_then(|()| files::sync_dir(&self.path));
         self.measure_others();
@@ -278,7 +274,7 @@ impl Shelf {
     }
 }
 
-/// What each device has in this tally. Names are shared by all generations: there may be 256 of
+/// What each device has in this tally. Names are shared by all segments: there may be 256 of
 /// them, with a thousand devices in each.
 fn part_of(tally: &Tally, names: &mut HashSet<Arc<str>>) -> Part {
     let mut part = Part {

@@ -23,7 +23,7 @@ use disc::Disc;
 
 use super::Event;
 use super::disk::Disk;
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::testing::batch;
 use super::tests::{config, gaps, items, load_all, seqs};
 use crate::reading::Item;
@@ -31,14 +31,14 @@ use crate::reading::Item;
 const DIR: &str = "SPOOL_POWERCUT_DIR";
 const UNSYNCED: &str = "SPOOL_POWERCUT_UNSYNCED";
 
-fn shelf(path: &Path, own_sync: bool) -> Shelf {
-    // Generations of a quarter of a megabyte, so that cuts meet every moment of their life.
+fn log(path: &Path, own_sync: bool) -> SegmentLog {
+    // Segments of a quarter of a megabyte, so that cuts meet every moment of their life.
     let config = config(&path.join("spool"), 4 << 20);
-    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync }));
-    shelf.limits.max_size = 4 << 20;
+    let mut log = SegmentLog::new(&config, Box::new(Disk { own_sync }));
+    log.limits.max_size = 4 << 20;
     // As a commit has it that finds room: the writer below does not ask.
-    shelf.ahead = 32 * 1024;
-    shelf
+    log.ahead = 32 * 1024;
+    log
 }
 
 /// The process that is cut: commits, deletes the older half now and then, says what is safe.
@@ -48,14 +48,14 @@ fn writer() {
     let Some(dir) = std::env::var_os(DIR) else {
         return;
     };
-    let mut shelf = shelf(Path::new(&dir), std::env::var_os(UNSYNCED).is_none());
-    shelf.attach(true).unwrap();
+    let mut log = log(Path::new(&dir), std::env::var_os(UNSYNCED).is_none());
+    log.attach(true).unwrap();
     let mut out = std::io::stdout();
     let mut seq = 1;
     let mut held = std::collections::VecDeque::new();
     loop {
         let count = 1 + seq * 7 % 40;
-        let placed = shelf.write(&items(seq..seq + count, 900), &[]).unwrap();
+        let placed = log.write(&items(seq..seq + count, 900), &[]).unwrap();
         held.push_back((
             placed.iter().map(|loc| loc.group).collect::<BTreeSet<_>>(),
             seq + count,
@@ -67,7 +67,7 @@ fn writer() {
             for (groups, end) in held.drain(..15).collect::<Vec<_>>() {
                 writeln!(out, "deleted {}", end - 1).unwrap();
                 out.flush().unwrap();
-                shelf.delete(&groups.into_iter().collect::<Vec<_>>());
+                log.delete(&groups.into_iter().collect::<Vec<_>>());
             }
         }
     }
@@ -90,18 +90,18 @@ fn full_writer() {
     let Some(dir) = std::env::var_os(DIR) else {
         return;
     };
-    let mut shelf = shelf(Path::new(&dir), true);
-    shelf.attach(true).unwrap();
+    let mut log = log(Path::new(&dir), true);
+    log.attach(true).unwrap();
     let mut out = std::io::stdout();
-    let mut thinned = 0;
+    let mut compacted = 0;
     for commit in 1.. {
-        shelf.commit(&crowd(commit), &[]).unwrap();
-        let news = std::mem::take(&mut shelf.news);
+        log.commit(&crowd(commit), &[]).unwrap();
+        let news = std::mem::take(&mut log.news);
         let rewrites = news.iter();
-        thinned += rewrites
-            .filter(|event| matches!(event, Event::Thinned { .. }))
+        compacted += rewrites
+            .filter(|event| matches!(event, Event::Compacted { .. }))
             .count();
-        writeln!(out, "deleted {thinned}").unwrap();
+        writeln!(out, "deleted {compacted}").unwrap();
         writeln!(out, "safe {commit}").unwrap();
         out.flush().unwrap();
     }
@@ -122,23 +122,23 @@ fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
     for round in 0..cuts() {
         // Full after some fifty commits; then at any moment.
         let (commit, millis) = (60 + dice.below(60), dice.below(50));
-        let (safe, thinned) = life_of("full_writer", &disc.path, (commit, millis), true);
+        let (safe, compacted) = life_of("full_writer", &disc.path, (commit, millis), true);
         commits += safe;
-        rewrites += thinned;
+        rewrites += compacted;
         disc.cut_power();
         let copy = disc.keep("full");
-        let mut shelf = shelf(&disc.path, true);
-        shelf.attach(true).unwrap();
+        let mut log = log(&disc.path, true);
+        log.attach(true).unwrap();
         // On a busy machine the engine may keep its lock for a while after a database was closed.
-        let mut groups = load_all(&mut shelf);
+        let mut groups = load_all(&mut log);
         for _ in 0..10 {
-            if !shelf.unreadable {
+            if !log.unreadable {
                 break;
             }
             std::thread::sleep(Duration::from_secs(1));
-            groups = load_all(&mut shelf);
+            groups = load_all(&mut log);
         }
-        assert!(!shelf.unreadable, "round {round}: {:?}", shelf.depth());
+        assert!(!log.unreadable, "round {round}: {:?}", log.depth());
         let mut found: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
         let mut last: BTreeMap<String, u64> = BTreeMap::new();
         for item in groups.iter().flat_map(|group| &group.items) {
@@ -169,10 +169,10 @@ fn a_full_spool_keeps_what_is_not_reported_as_dropped_through_power_cuts() {
             assert!(
                 missing.is_empty(),
                 "round {round}: {name} lacks {missing:?} of {:?}",
-                shelf.depth()
+                log.depth()
             );
         }
-        drop(shelf);
+        drop(log);
         std::fs::remove_dir_all(disc.path.join("spool")).unwrap();
         copy.map_or(Ok(()), std::fs::remove_dir_all).unwrap();
     }
@@ -247,9 +247,9 @@ fn rounds(count: u64, own_sync: bool) -> Option<(u64, u64, u64)> {
         total += safe;
         disc.cut_power();
         let copy = disc.keep(&format!("committed-{round}"));
-        let mut shelf = shelf(&disc.path, true);
-        shelf.attach(true).unwrap();
-        let groups = load_all(&mut shelf);
+        let mut log = log(&disc.path, true);
+        log.attach(true).unwrap();
+        let groups = load_all(&mut log);
         let found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
         let missing: Vec<_> = (deleted + 1..=safe)
             .filter(|seq| !found.contains(seq))
@@ -268,7 +268,7 @@ fn rounds(count: u64, own_sync: bool) -> Option<(u64, u64, u64)> {
         {
             std::fs::remove_dir_all(copy).unwrap();
         }
-        drop(shelf);
+        drop(log);
         std::fs::remove_dir_all(disc.path.join("spool")).unwrap();
     }
     Some((lost, damaged, total))
@@ -326,34 +326,34 @@ fn a_full_disk_fails_commits_and_recovers_without_loss() {
     };
     let mut config = config(&disc.path.join("spool"), 1 << 30);
     config.overflow = crate::config::Overflow::Refuse;
-    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    let mut log = SegmentLog::new(&config, Box::new(Disk { own_sync: true }));
     // A foreign program takes most of the disk.
     std::fs::write(disc.path.join("foreign"), vec![1; 6 << 20]).unwrap();
     let mut seq = 1;
     let full = loop {
-        match shelf.commit(&items(seq..seq + 50, 2000), &[]) {
+        match log.commit(&items(seq..seq + 50, 2000), &[]) {
             Ok(_) => seq += 50,
             Err(failure) => break failure,
         }
     };
     assert!(full.full, "{full:?}");
-    assert!(shelf.commit(&items(seq..seq + 50, 2000), &[]).is_err());
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..seq).collect::<Vec<_>>());
+    assert!(log.commit(&items(seq..seq + 50, 2000), &[]).is_err());
+    assert_eq!(seqs(&load_all(&mut log)), (1..seq).collect::<Vec<_>>());
     // Full to the last block, and started anew.
     let mut foreign = std::fs::File::create(disc.path.join("more")).unwrap();
     while foreign.write_all(&[1; 4096]).is_ok() {}
-    drop(shelf);
-    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
-    shelf.attach(false).unwrap();
-    let groups = load_all(&mut shelf);
+    drop(log);
+    let mut log = SegmentLog::new(&config, Box::new(Disk { own_sync: true }));
+    log.attach(false).unwrap();
+    let groups = load_all(&mut log);
     assert_eq!(seqs(&groups), (1..seq).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
     std::fs::remove_file(disc.path.join("foreign")).unwrap();
-    shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
-    shelf.stop(Vec::new());
-    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
-    shelf.attach(false).unwrap();
-    let groups = load_all(&mut shelf);
+    log.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
+    log.stop(Vec::new());
+    let mut log = SegmentLog::new(&config, Box::new(Disk { own_sync: true }));
+    log.attach(false).unwrap();
+    let groups = load_all(&mut log);
     assert_eq!(seqs(&groups), (1..seq + 50).collect::<Vec<_>>());
     assert!(gaps(&groups).is_empty());
 }
@@ -369,16 +369,16 @@ fn old_data_makes_way_even_when_others_have_taken_the_last_block() {
         return;
     };
     let config = config(&disc.path.join("spool"), 1 << 30);
-    let mut shelf = Shelf::new(&config, Box::new(Disk { own_sync: true }));
+    let mut log = SegmentLog::new(&config, Box::new(Disk { own_sync: true }));
     let mut seq = 1;
-    while shelf.generations.len() < 4 {
-        shelf.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
+    while log.segments.len() < 4 {
+        log.commit(&items(seq..seq + 50, 2000), &[]).unwrap();
         seq += 50;
     }
     let mut foreign = std::fs::File::create(disc.path.join("foreign")).unwrap();
     while foreign.write_all(&[1; 4096]).is_ok() {}
-    shelf.commit(&items(seq..seq + 500, 2000), &[]).unwrap();
-    let groups = load_all(&mut shelf);
+    log.commit(&items(seq..seq + 500, 2000), &[]).unwrap();
+    let groups = load_all(&mut log);
     let found: BTreeSet<u64> = seqs(&groups).into_iter().collect();
     assert!(found.contains(&(seq + 499)));
     let dropped: u64 = gaps(&groups).iter().map(|gap| gap.batches).sum();

@@ -66,7 +66,7 @@ impl Store for Found {
     fn sync(&mut self) -> Result<(), Error> {
         fs::sync(&self.1)?;
         #[cfg(test)]
-        super::simulated::synced(self.0.iter().map(|(id, bytes)| (*id, &bytes[..])));
+        super::simulated::medium::synced(self.0.iter().map(|(id, bytes)| (*id, &bytes[..])));
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What the spool asks of a storage engine: one small database per generation, in a directory
+//! What the spool asks of a storage engine: one small database per segment, in a directory
 //! of its own, that keeps byte strings under growing ids.
 
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::wire::{Damage, Reader, Writer, seal, unseal};
 use crate::reading::{Batch, Doubt, Gap, GapReason, Item, Mark, Moment, Reply, is_unnamed};
 
-/// Of a generation's summary file. The last character is the version.
+/// Of a segment's summary file. The last character is the version.
 pub(super) const SUMMARY_MAGIC: [u8; 4] = *b"ths1";
 
 /// Beside a gap's reason: its time is in doubt.
@@ -26,7 +26,7 @@ pub(super) struct Line {
     pub(super) bytes: u64,
 }
 
-/// The content of a group or a generation, summed up.
+/// The content of a group or a segment, summed up.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Tally {
     /// Groups summed up.
@@ -39,7 +39,7 @@ pub(super) struct Tally {
     pub(super) lines: Vec<Line>,
     /// Gap records, whole, merged where they can be.
     pub(super) gaps: Vec<Gap>,
-    /// Marks that were stored along.
+    /// Watermarks that were stored along.
     pub(super) marks: Vec<Mark>,
     /// Final answers to commands, and what they weigh. A group's header holds them whole.
     pub(super) replies: u64,
@@ -386,6 +386,8 @@ pub(super) fn encode_gaps(gaps: &[Gap], writer: &mut Writer) {
             GapReason::Corrupt => 2,
             GapReason::TooLarge => 3,
             GapReason::Refused => 4,
+            // In spools of version 3 only.
+            GapReason::Reduced => 5,
         };
         writer.u8(reason | if gap.clock.is_some() { IN_DOUBT } else { 0 });
         writer.f64(gap.time);
@@ -412,6 +414,7 @@ pub(super) fn decode_gaps(reader: &mut Reader<'_>) -> Result<Vec<Gap>, Damage> {
                 2 => GapReason::Corrupt,
                 3 => GapReason::TooLarge,
                 4 => GapReason::Refused,
+                5 => GapReason::Reduced,
                 _ => return Err(Damage::Wrong),
             },
             time: reader.f64()?,

@@ -124,6 +124,7 @@ pub(super) fn any_item() -> impl Strategy<Value = Arc<Item>> {
         Just(GapReason::Corrupt),
         Just(GapReason::TooLarge),
         Just(GapReason::Refused),
+        Just(GapReason::Reduced),
     ];
     let range = proptest::option::of(1..1000u64);
     let gap = (

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 
 use super::disk::Disk;
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::testing::{batch, reply};
 use super::*;
 use crate::config::{Overflow, Spool, SpoolWrite};
@@ -37,24 +37,24 @@ fn disk() -> Box<Disk> {
     Box::new(Disk { own_sync: true })
 }
 
-fn shelf(dir: &TempDir) -> Shelf {
+fn log(dir: &TempDir) -> SegmentLog {
     shelf_of(&config(&dir.path().join("spool"), BIG))
 }
 
-pub(super) fn shelf_of(config: &Spool) -> Shelf {
-    let mut shelf = Shelf::new(config, disk());
-    shelf.attach(false).unwrap();
-    shelf
+pub(super) fn shelf_of(config: &Spool) -> SegmentLog {
+    let mut log = SegmentLog::new(config, disk());
+    log.attach(false).unwrap();
+    log
 }
 
 pub(super) fn items(range: std::ops::Range<u64>, size: usize) -> Vec<Arc<Item>> {
     range.map(|seq| batch("d", "s", seq, size)).collect()
 }
 
-pub(super) fn load_all(shelf: &mut Shelf) -> Vec<Group> {
+pub(super) fn load_all(log: &mut SegmentLog) -> Vec<Group> {
     let mut all: Vec<Group> = Vec::new();
     loop {
-        let next = shelf.load(all.last().map(|group| group.id), 100_000);
+        let next = log.load(all.last().map(|group| group.id), 100_000);
         if next.is_empty() {
             return all;
         }
@@ -101,19 +101,19 @@ fn entries(dir: &Path) -> Vec<String> {
 #[test]
 fn an_idle_spool_writes_nothing_and_has_no_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf(&dir);
-    assert!(shelf.load(None, 1000).is_empty());
-    shelf.stop(Vec::new());
+    let mut log = log(&dir);
+    assert!(log.load(None, 1000).is_empty());
+    log.stop(Vec::new());
     assert_eq!(entries(dir.path()), Vec::<String>::new());
 }
 
 #[test]
 fn items_come_back_in_order_where_they_were_placed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf(&dir);
+    let mut log = log(&dir);
     let sent = items(1..200, 700);
-    let placed = shelf.commit(&sent, &[]).unwrap();
-    let groups = load_all(&mut shelf);
+    let placed = log.commit(&sent, &[]).unwrap();
+    let groups = load_all(&mut log);
     assert_eq!(flat(&groups), sent);
     assert!(groups.len() > 3);
     for (item, loc) in sent.iter().zip(placed) {
@@ -125,13 +125,13 @@ fn items_come_back_in_order_where_they_were_placed() {
 #[test]
 fn an_item_of_the_largest_frame_comes_back() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf(&dir);
+    let mut log = log(&dir);
     let mut sent = items(1..4, 256 * 1024);
     sent.extend(items(4..8, 10));
-    shelf.commit(&sent, &[]).unwrap();
-    assert_eq!(flat(&load_all(&mut shelf)), sent);
-    drop(shelf);
-    assert_eq!(flat(&load_all(&mut self::shelf(&dir))), sent);
+    log.commit(&sent, &[]).unwrap();
+    assert_eq!(flat(&load_all(&mut log)), sent);
+    drop(log);
+    assert_eq!(flat(&load_all(&mut self::log(&dir))), sent);
     for name in entries(&dir.path().join("spool")) {
         let blobs = dir.path().join("spool").join(name).join("blobs");
         if blobs.exists() {
@@ -143,32 +143,31 @@ fn an_item_of_the_largest_frame_comes_back() {
 #[test]
 fn everything_survives_a_restart_with_and_without_an_orderly_end() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf(&dir);
+    let mut log = log(&dir);
     let mark = Mark {
         device: "live".into(),
         stream: "s".into(),
         seq: 44,
     };
-    shelf
-        .commit(&items(1..50, 700), std::slice::from_ref(&mark))
+    log.commit(&items(1..50, 700), std::slice::from_ref(&mark))
         .unwrap();
-    drop(shelf);
-    let mut shelf = self::shelf(&dir);
-    let depth = shelf.depth();
+    drop(log);
+    let mut log = self::log(&dir);
+    let depth = log.depth();
     assert_eq!(
         (depth.batches, depth.readings, depth.oldest),
         (49, 490, Some(1000.0))
     );
-    shelf.commit(&items(50..60, 700), &[]).unwrap();
-    shelf.stop(Vec::new());
-    let mut shelf = self::shelf(&dir);
+    log.commit(&items(50..60, 700), &[]).unwrap();
+    log.stop(Vec::new());
+    let mut log = self::log(&dir);
     assert!(
-        !shelf.is_open(),
+        !log.is_open(),
         "summaries tell all that is asked at the start"
     );
-    assert_eq!(shelf.depth().batches, 59);
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..60).collect::<Vec<_>>());
-    let marks = shelf.marks.all();
+    assert_eq!(log.depth().batches, 59);
+    assert_eq!(seqs(&load_all(&mut log)), (1..60).collect::<Vec<_>>());
+    let marks = log.marks.all();
     assert!(marks.contains(&mark));
     assert!(marks.contains(&Mark {
         device: "d".into(),
@@ -180,69 +179,61 @@ fn everything_survives_a_restart_with_and_without_an_orderly_end() {
 #[test]
 fn what_was_deleted_stays_deleted_after_an_orderly_end() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf(&dir);
-    shelf.commit(&items(1..100, 2000), &[]).unwrap();
-    let groups = load_all(&mut shelf);
+    let mut log = log(&dir);
+    log.commit(&items(1..100, 2000), &[]).unwrap();
+    let groups = load_all(&mut log);
     let gone: Vec<_> = groups[..2].iter().map(|group| group.id).collect();
-    shelf.delete(&gone);
-    shelf.stop(Vec::new());
-    let mut shelf = self::shelf(&dir);
-    assert_eq!(shelf.depth().groups, groups.len() as u64 - 2);
-    assert_eq!(load_all(&mut shelf)[0].id, groups[2].id);
+    log.delete(&gone);
+    log.stop(Vec::new());
+    let mut log = self::log(&dir);
+    assert_eq!(log.depth().groups, groups.len() as u64 - 2);
+    assert_eq!(load_all(&mut log)[0].id, groups[2].id);
 }
 
 #[test]
 fn a_drained_spool_gives_its_space_back_keeps_its_marks_and_never_reuses_an_id() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf(&dir);
-    shelf.commit(&items(1..100, 2000), &[]).unwrap();
-    let ids: Vec<_> = load_all(&mut shelf).iter().map(|group| group.id).collect();
-    shelf.delete(&ids);
-    assert!(shelf.idle());
-    assert!(!shelf.is_open());
+    let mut log = log(&dir);
+    log.commit(&items(1..100, 2000), &[]).unwrap();
+    let ids: Vec<_> = load_all(&mut log).iter().map(|group| group.id).collect();
+    log.delete(&ids);
+    assert!(log.idle());
+    assert!(!log.is_open());
     assert_eq!(
         entries(&dir.path().join("spool")),
         ["ballast", "format", "marks"]
     );
-    assert!(shelf.usage().disk_bytes < 600_000);
-    shelf.stop(Vec::new());
-    let mut shelf = self::shelf(&dir);
-    assert_eq!(shelf.depth(), Depth::default());
-    assert_eq!(shelf.marks.all()[0].seq, 99);
-    shelf.next_id = shelf.next_id.min(ids.last().unwrap().0 + 1);
-    let placed = shelf.commit(&items(1..2, 10), &[]).unwrap();
+    assert!(log.usage().disk_bytes < 600_000);
+    log.stop(Vec::new());
+    let mut log = self::log(&dir);
+    assert_eq!(log.depth(), Depth::default());
+    assert_eq!(log.marks.all()[0].seq, 99);
+    log.next_id = log.next_id.min(ids.last().unwrap().0 + 1);
+    let placed = log.commit(&items(1..2, 10), &[]).unwrap();
     assert!(placed[0].group > *ids.last().unwrap());
 }
 
 #[test]
-fn generations_are_sealed_drained_and_removed_one_by_one() {
+fn segments_are_sealed_drained_and_removed_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), 4 << 20);
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     for at in 0..10 {
-        shelf
-            .commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
+        log.commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
             .unwrap();
     }
-    let before = shelf.generations.len();
+    let before = log.segments.len();
     assert!(before >= 3, "{before}");
-    let groups = load_all(&mut shelf);
+    let groups = load_all(&mut log);
     assert_eq!(seqs(&groups), (1..501).collect::<Vec<_>>());
-    assert!(
-        shelf
-            .generations
-            .iter()
-            .filter(|one| one.open.is_some())
-            .count()
-            <= 3
-    );
+    assert!(log.segments.iter().filter(|one| one.open.is_some()).count() <= 3);
     let ids: Vec<_> = groups.iter().map(|group| group.id).collect();
     for part in ids[..ids.len() * 3 / 4].chunks(3) {
-        shelf.delete(part);
+        log.delete(part);
     }
-    assert!(shelf.generations.len() < before);
+    assert!(log.segments.len() < before);
     assert_eq!(
-        seqs(&load_all(&mut shelf)),
+        seqs(&load_all(&mut log)),
         seqs(&groups[ids.len() * 3 / 4..])
     );
 }
@@ -299,7 +290,12 @@ fn ten_outages_leave_no_more_on_disk_than_one() {
 }
 
 fn run(config: &Spool) -> (CommandSender, Receiver<Event>, JoinHandle<()>) {
-    worker::start(Shelf::new(config, disk()), Duration::from_millis(50), None).unwrap()
+    worker::start(
+        SegmentLog::new(config, disk()),
+        Duration::from_millis(50),
+        None,
+    )
+    .unwrap()
 }
 
 fn next(events: &mut Receiver<Event>) -> Event {
@@ -437,18 +433,17 @@ fn a_disk_that_cannot_be_used_does_not_stop_the_start_and_is_used_once_it_can() 
 fn a_full_spool_drops_the_oldest_and_records_exactly_what_went() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), 2 << 20);
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     let mut dropped = 0;
     for at in 0..60 {
-        shelf
-            .commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
+        log.commit(&items(at * 50 + 1..at * 50 + 51, 2000), &[])
             .unwrap();
         assert!(
-            shelf.usage().disk_bytes <= config.max_size,
+            log.usage().disk_bytes <= config.max_size,
             "{:?}",
-            shelf.usage()
+            log.usage()
         );
-        for event in std::mem::take(&mut shelf.news) {
+        for event in std::mem::take(&mut log.news) {
             let Event::Dropped { batches, .. } = event else {
                 panic!()
             };
@@ -456,7 +451,7 @@ fn a_full_spool_drops_the_oldest_and_records_exactly_what_went() {
         }
     }
     assert!(dropped > 0);
-    let groups = load_all(&mut shelf);
+    let groups = load_all(&mut log);
     let kept = seqs(&groups);
     assert_eq!(kept, (dropped + 1..3001).collect::<Vec<_>>());
     let gaps = gaps(&groups);
@@ -469,13 +464,12 @@ fn a_full_spool_drops_the_oldest_and_records_exactly_what_went() {
 #[test]
 fn a_spool_with_next_to_no_room_still_takes_every_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shelf = shelf_of(&config(&dir.path().join("spool"), 1));
+    let mut log = shelf_of(&config(&dir.path().join("spool"), 1));
     for at in 0..10 {
-        shelf
-            .commit(&items(at * 5 + 1..at * 5 + 6, 2000), &[])
+        log.commit(&items(at * 5 + 1..at * 5 + 6, 2000), &[])
             .unwrap();
     }
-    let groups = load_all(&mut shelf);
+    let groups = load_all(&mut log);
     assert_eq!(seqs(&groups), (46..51).collect::<Vec<_>>());
     assert_eq!(gaps(&groups).iter().map(|gap| gap.batches).sum::<u64>(), 45);
 }
@@ -485,20 +479,20 @@ fn a_full_spool_refuses_when_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(&dir.path().join("spool"), 1 << 20);
     config.overflow = Overflow::Refuse;
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     let mut taken = 0;
     let failure = loop {
-        match shelf.commit(&items(taken + 1..taken + 51, 2000), &[]) {
+        match log.commit(&items(taken + 1..taken + 51, 2000), &[]) {
             Ok(_) => taken += 50,
             Err(failure) => break failure,
         }
     };
     assert!(failure.full, "{failure:?}");
-    let groups = load_all(&mut shelf);
+    let groups = load_all(&mut log);
     assert_eq!(seqs(&groups), (1..taken + 1).collect::<Vec<_>>());
     let ids: Vec<_> = groups.iter().map(|group| group.id).collect();
-    shelf.delete(&ids);
-    shelf.commit(&items(1..50, 2000), &[]).unwrap();
+    log.delete(&ids);
+    log.commit(&items(1..50, 2000), &[]).unwrap();
 }
 
 #[test]
@@ -507,8 +501,8 @@ fn a_spool_of_a_newer_version_is_set_aside_and_kept() {
     let path = dir.path().join("spool");
     fs::create_dir(&path).unwrap();
     fs::write(path.join("format"), "telehub spool 9\n").unwrap();
-    let mut shelf = shelf(&dir);
-    shelf.commit(&items(1..5, 10), &[]).unwrap();
+    let mut log = log(&dir);
+    log.commit(&items(1..5, 10), &[]).unwrap();
     let names = entries(dir.path());
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(names[1].starts_with("spool.version9-"));
@@ -521,8 +515,8 @@ fn spools_of_newer_versions_are_not_gathered_without_end_and_none_is_removed() {
     for copies in 1..6 {
         std::fs::create_dir_all(&config.path).unwrap();
         std::fs::write(config.path.join("format"), "telehub spool 9\n").unwrap();
-        let mut shelf = Shelf::new(&config, disk());
-        let attached = shelf.attach(false);
+        let mut log = SegmentLog::new(&config, disk());
+        let attached = log.attach(false);
         assert_eq!(attached.is_ok(), copies <= 3);
         if let Err(failure) = attached {
             assert!(
@@ -545,16 +539,16 @@ fn a_spool_of_the_version_before_goes_on_and_says_so_before_it_is_written_to() {
     before.stop(Vec::new());
     fs::write(path.join("format"), "telehub spool 1\n").unwrap();
 
-    let mut shelf = shelf_of(&config);
-    shelf.attach(false).unwrap();
+    let mut log = shelf_of(&config);
+    log.attach(false).unwrap();
     let format = || fs::read_to_string(path.join("format")).unwrap();
     assert_eq!(format(), "telehub spool 2\n");
-    assert_eq!(seqs(&load_all(&mut shelf)), [1, 2, 3, 4]);
+    assert_eq!(seqs(&load_all(&mut log)), [1, 2, 3, 4]);
 
     // A disk that could not take it then is asked again before anything is stored.
     fs::write(path.join("format"), "telehub spool 1\n").unwrap();
-    shelf.format = None;
-    shelf.commit(&items(5..7, 10), &[]).unwrap();
+    log.format = None;
+    log.commit(&items(5..7, 10), &[]).unwrap();
     assert_eq!(format(), "telehub spool 2\n");
     assert_eq!(entries(dir.path()), ["spool"]);
 }
@@ -565,12 +559,12 @@ fn the_version_is_raised_when_the_first_answer_is_stored_and_not_before() {
     let path = dir.path().join("spool");
     let config = config(&path, BIG);
     let format = || fs::read_to_string(path.join("format")).unwrap();
-    let mut shelf = shelf_of(&config);
-    shelf.commit(&items(1..5, 10), &[]).unwrap();
+    let mut log = shelf_of(&config);
+    log.commit(&items(1..5, 10), &[]).unwrap();
     assert_eq!(format(), "telehub spool 2\n");
-    shelf.commit(&[reply(1)], &[]).unwrap();
+    log.commit(&[reply(1)], &[]).unwrap();
     assert_eq!(format(), "telehub spool 3\n");
-    shelf.stop(Vec::new());
+    log.stop(Vec::new());
     let mut again = shelf_of(&config);
     again.commit(&items(5..7, 10), &[]).unwrap();
     assert_eq!(format(), "telehub spool 3\n");
@@ -582,24 +576,22 @@ fn the_version_is_raised_when_the_first_answer_is_stored_and_not_before() {
 fn answers_are_found_among_any_backlog_without_reading_what_holds_none() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     let mut begin = 1;
-    // Several generations: one with answers at its end, others without any.
+    // Several segments: one with answers at its end, others without any.
     for answers in [0, 0, 2, 0] {
-        shelf
-            .commit(&items(begin..begin + 600, 8_000), &[])
-            .unwrap();
+        log.commit(&items(begin..begin + 600, 8_000), &[]).unwrap();
         begin += 600;
         for number in 0..answers {
             let with = [items(begin..begin + 1, 10).remove(0), reply(number)];
-            shelf.commit(&with, &[]).unwrap();
+            log.commit(&with, &[]).unwrap();
             begin += 1;
         }
     }
-    let check = |shelf: &mut Shelf| {
-        let first = shelf.load_replies(None, 1);
-        let next = shelf.load_replies(Some(first[0].id), 1);
-        assert!(shelf.load_replies(Some(next[0].id), 1).is_empty());
+    let check = |log: &mut SegmentLog| {
+        let first = log.load_replies(None, 1);
+        let next = log.load_replies(Some(first[0].id), 1);
+        assert!(log.load_replies(Some(next[0].id), 1).is_empty());
         let answers = |groups: &[Group]| -> Vec<Arc<Item>> {
             let all = flat(groups).into_iter();
             all.filter(|item| matches!(**item, Item::Reply(_)))
@@ -607,13 +599,13 @@ fn answers_are_found_among_any_backlog_without_reading_what_holds_none() {
         };
         assert_eq!(answers(&first), [reply(0)]);
         assert_eq!(answers(&next), [reply(1)]);
-        let holds = shelf.generations.iter().filter(|one| one.replies > 0);
-        let opened = shelf.generations.iter().filter(|one| one.open.is_some());
-        (holds.count(), opened.count(), shelf.generations.len())
+        let holds = log.segments.iter().filter(|one| one.replies > 0);
+        let opened = log.segments.iter().filter(|one| one.open.is_some());
+        (holds.count(), opened.count(), log.segments.len())
     };
-    let (holds, _, generations) = check(&mut shelf);
-    assert!(holds < generations);
-    shelf.stop(Vec::new());
+    let (holds, _, segments) = check(&mut log);
+    assert!(holds < segments);
+    log.stop(Vec::new());
     let mut again = shelf_of(&config);
     let (holds, opened, _) = check(&mut again);
     assert_eq!(opened, holds, "only what holds answers is opened");
@@ -624,14 +616,14 @@ fn answers_are_found_among_any_backlog_without_reading_what_holds_none() {
 fn answers_that_go_with_the_oldest_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut shelf = shelf_of(&config(&path, 6 << 20));
-    shelf.commit(&[reply(1), reply(2)], &[]).unwrap();
+    let mut log = shelf_of(&config(&path, 6 << 20));
+    log.commit(&[reply(1), reply(2)], &[]).unwrap();
     let mut begin = 1;
     let lost = loop {
-        shelf.commit(&items(begin..begin + 60, 8_000), &[]).unwrap();
+        log.commit(&items(begin..begin + 60, 8_000), &[]).unwrap();
         begin += 60;
         assert!(begin < 3_000, "it never runs full");
-        let news = std::mem::take(&mut shelf.news);
+        let news = std::mem::take(&mut log.news);
         let lost: u64 = news
             .iter()
             .filter_map(|event| match event {
@@ -643,24 +635,24 @@ fn answers_that_go_with_the_oldest_are_told() {
             break lost;
         }
     };
-    assert_eq!((lost, shelf.depth().replies), (2, 0));
+    assert_eq!((lost, log.depth().replies), (2, 0));
 }
 
 #[test]
 fn ids_never_go_back_even_when_the_clock_does() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
     // A year ahead, and nothing that would move a mark.
-    shelf.next_id += 365 * 86_400 * 1_000_000;
+    log.next_id += 365 * 86_400 * 1_000_000;
     let Item::Batch(mut unnumbered) = (*batch("d", "s", 1, 10)).clone() else {
         unreachable!()
     };
     unnumbered.seq = None;
     let item = Arc::new(Item::Batch(unnumbered));
-    let before = shelf.commit(std::slice::from_ref(&item), &[]).unwrap()[0].group;
-    shelf.delete(&[before]);
-    shelf.stop(Vec::new());
+    let before = log.commit(std::slice::from_ref(&item), &[]).unwrap()[0].group;
+    log.delete(&[before]);
+    log.stop(Vec::new());
     let after = shelf_of(&config).commit(&[item], &[]).unwrap()[0].group;
     assert!(after > before);
 }
@@ -669,16 +661,16 @@ fn ids_never_go_back_even_when_the_clock_does() {
 fn copies_of_damaged_data_make_room_before_sound_data_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
-    let mut shelf = shelf_of(&config(&path, BIG));
-    shelf.commit(&items(1..50, 2000), &[]).unwrap();
+    let mut log = shelf_of(&config(&path, BIG));
+    log.commit(&items(1..50, 2000), &[]).unwrap();
     let copy = path.join("gen-0000000000000001.corrupt-7");
     fs::create_dir(&copy).unwrap();
     fs::write(copy.join("db"), vec![1; 1 << 20]).unwrap();
-    shelf.measure_others();
-    shelf.limits.max_size = shelf.usage().disk_bytes;
-    shelf.commit(&items(50..60, 2000), &[]).unwrap();
+    log.measure_others();
+    log.limits.max_size = log.usage().disk_bytes;
+    log.commit(&items(50..60, 2000), &[]).unwrap();
     assert!(!copy.exists());
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..60).collect::<Vec<_>>());
+    assert_eq!(seqs(&load_all(&mut log)), (1..60).collect::<Vec<_>>());
 }
 
 #[derive(Debug, Clone)]
@@ -703,25 +695,25 @@ fn any_step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
 
-    /// The spool beside a map of what it must hold. Small generations, so that they turn over.
+    /// The spool beside a map of what it must hold. Small segments, so that they turn over.
     #[test]
     fn the_spool_does_what_a_sorted_map_does(steps in proptest::collection::vec(any_step(), 1..20)) {
         let dir = tempfile::tempdir().unwrap();
-        // Generations of an eighth of a megabyte, and never full.
+        // Segments of an eighth of a megabyte, and never full.
         let mut config = config(&dir.path().join("spool"), BIG);
         config.max_size = 2 << 20;
         let open = || {
-            let mut shelf = shelf_of(&config);
-            shelf.limits.max_size = 1;
-            shelf.limits.overflow = Overflow::DropOldest;
-            shelf
+            let mut log = shelf_of(&config);
+            log.limits.max_size = 1;
+            log.limits.overflow = Overflow::DropOldest;
+            log
         };
-        // `max_size` decides the size of generations only; room is never asked for.
-        let commit = |shelf: &mut Shelf, items: &[Arc<Item>]| {
-            shelf.attach(true).unwrap();
-            shelf.write(items, &[]).unwrap()
+        // `max_size` decides the size of segments only; room is never asked for.
+        let commit = |log: &mut SegmentLog, items: &[Arc<Item>]| {
+            log.attach(true).unwrap();
+            log.write(items, &[]).unwrap()
         };
-        let mut shelf = open();
+        let mut log = open();
         let mut model: BTreeMap<GroupId, Vec<Arc<Item>>> = BTreeMap::new();
         let mut seq = 0;
         let mut highest = GroupId(0);
@@ -732,7 +724,7 @@ proptest! {
                         seq += 1;
                         batch("d", "s", seq, size)
                     }).collect();
-                    let placed = commit(&mut shelf, &items);
+                    let placed = commit(&mut log, &items);
                     prop_assert!(placed[0].group > highest);
                     highest = placed.last().unwrap().group;
                     for (item, loc) in items.into_iter().zip(placed) {
@@ -747,26 +739,26 @@ proptest! {
                     let mut which: Vec<_> = which.into_iter().map(|index| *index.get(&ids)).collect();
                     which.sort();
                     which.dedup();
-                    shelf.delete(&which);
+                    log.delete(&which);
                     for id in which { model.remove(&id); }
                 }
                 Step::Load(after) => {
                     let ids: Vec<_> = model.keys().copied().collect();
                     let after = after.filter(|_| !ids.is_empty()).map(|index| *index.get(&ids));
                     let expected = model.iter().find(|(id, _)| after.is_none_or(|after| **id > after));
-                    let loaded = shelf.load(after, 1);
+                    let loaded = log.load(after, 1);
                     prop_assert_eq!(loaded.first().map(|group| group.id), expected.map(|(id, _)| *id));
                 }
-                Step::Idle => { shelf.idle(); }
+                Step::Idle => { log.idle(); }
                 Step::Restart { orderly } => {
-                    if orderly { shelf.stop(Vec::new()); }
-                    drop(shelf);
-                    shelf = open();
-                    prop_assert_eq!(shelf.depth().groups, model.len() as u64);
-                    prop_assert_eq!(shelf.marks.all().first().map_or(0, |mark| mark.seq), seq);
+                    if orderly { log.stop(Vec::new()); }
+                    drop(log);
+                    log = open();
+                    prop_assert_eq!(log.depth().groups, model.len() as u64);
+                    prop_assert_eq!(log.marks.all().first().map_or(0, |mark| mark.seq), seq);
                 }
             }
-            let loaded: BTreeMap<_, _> = load_all(&mut shelf).into_iter().map(|group| (group.id, group.items)).collect();
+            let loaded: BTreeMap<_, _> = load_all(&mut log).into_iter().map(|group| (group.id, group.items)).collect();
             prop_assert_eq!(&loaded, &model);
         }
     }
@@ -789,14 +781,14 @@ fn a_clock_that_stands_in_the_past_hides_nothing_that_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
     clock_at(1.8e9);
-    let mut shelf = Shelf::new(&config, disk());
+    let mut log = SegmentLog::new(&config, disk());
     for seq in 1..10 {
-        shelf.commit(&items(seq..seq + 1, 100), &[]).unwrap();
+        log.commit(&items(seq..seq + 1, 100), &[]).unwrap();
     }
-    let generation = shelf.generations[0].dir.clone();
-    drop(shelf);
+    let segment = log.segments[0].dir.clone();
+    drop(log);
     // Never synced, so it may be gone as well.
-    std::fs::remove_file(generation.join("reached")).unwrap();
+    std::fs::remove_file(segment.join("reached")).unwrap();
     clock_at(1.0e9);
     let mut shown = Vec::new();
     let found = inspect(
@@ -809,9 +801,9 @@ fn a_clock_that_stands_in_the_past_hides_nothing_that_is_stored() {
     );
     assert_eq!(found.unwrap().faults, Vec::<String>::new());
     assert_eq!(seqs(&shown), (1..10).collect::<Vec<_>>(), "spool export");
-    let mut shelf = Shelf::new(&config, disk());
-    shelf.attach(false).unwrap();
-    assert_eq!(seqs(&load_all(&mut shelf)), (1..10).collect::<Vec<_>>());
+    let mut log = SegmentLog::new(&config, disk());
+    log.attach(false).unwrap();
+    assert_eq!(seqs(&load_all(&mut log)), (1..10).collect::<Vec<_>>());
     simulated::set(None);
 }
 
@@ -819,15 +811,15 @@ fn a_clock_that_stands_in_the_past_hides_nothing_that_is_stored() {
 fn what_an_attempt_at_a_repair_has_left_does_not_come_back_for_what_was_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("spool"), BIG);
-    let mut shelf = shelf_of(&config);
-    shelf.commit(&items(1..20, 2000), &[]).unwrap();
-    shelf.stop(Vec::new());
-    let mut shelf = shelf_of(&config);
+    let mut log = shelf_of(&config);
+    log.commit(&items(1..20, 2000), &[]).unwrap();
+    log.stop(Vec::new());
+    let mut log = shelf_of(&config);
     // It was complete, and an error came before it could take its place.
-    let generation = shelf.generations[0].dir.clone();
-    super::testing::copy(&generation, &generation.with_extension("new"));
-    shelf.discard(0);
-    drop(shelf);
-    let mut shelf = shelf_of(&config);
-    assert!(load_all(&mut shelf).is_empty());
+    let segment = log.segments[0].dir.clone();
+    super::testing::copy(&segment, &segment.with_extension("new"));
+    log.discard(0);
+    drop(log);
+    let mut log = shelf_of(&config);
+    assert!(load_all(&mut log).is_empty());
 }

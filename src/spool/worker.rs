@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc as events;
 
 use super::look::{Make, look};
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::{Command, Event};
 use crate::pulse::Work;
 
@@ -58,9 +58,9 @@ impl CommandSender {
     }
 }
 
-/// Starts the thread over a shelf that has not been attached.
+/// Starts the thread over a log that has not been attached.
 pub(super) fn start(
-    shelf: Shelf,
+    log: SegmentLog,
     idle: Duration,
     looker: Option<Looker>,
 ) -> io::Result<(CommandSender, events::Receiver<Event>, JoinHandle<()>)> {
@@ -69,7 +69,7 @@ pub(super) fn start(
     let work = Work::default();
     let worker = Worker {
         looker,
-        ..Worker::new(shelf, idle)
+        ..Worker::new(log, idle)
     };
     let busy = work.clone();
     let thread = std::thread::Builder::new()
@@ -120,7 +120,7 @@ pub(super) const IDLE_AFTER: Duration = IDLE;
 
 /// What the thread does, without waiting for anybody.
 pub(super) struct Worker {
-    shelf: Shelf,
+    log: SegmentLog,
     events: Vec<Event>,
     /// `None`: only what is asked for shows whether the disk can be used.
     looker: Option<Looker>,
@@ -135,9 +135,9 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(shelf: Shelf, idle: Duration) -> Self {
+    pub(super) fn new(log: SegmentLog, idle: Duration) -> Self {
         Self {
-            shelf,
+            log,
             events: Vec::new(),
             looker: None,
             idle,
@@ -158,24 +158,24 @@ impl Worker {
     }
 
     fn tell_usage(&mut self) {
-        self.tell(Event::Usage(self.shelf.usage()));
+        self.tell(Event::Usage(self.log.usage()));
     }
 
     /// Takes the directory into use. Before anything else.
     pub(super) fn begin(&mut self) {
-        let attached = self.shelf.attach(false);
+        let attached = self.log.attach(false);
         if let Err(failure) = &attached {
             self.failing = true;
             tracing::error!(
-                path = %self.shelf.path.display(), error = failure.error,
+                path = %self.log.path.display(), error = failure.error,
                 "the spool cannot be opened: working without it until it can"
             );
         }
         self.tell(Event::Opened {
-            marks: self.shelf.marks.all(),
-            depth: self.shelf.depth(),
+            marks: self.log.marks.all(),
+            depth: self.log.depth(),
         });
-        self.shelf.announced = true;
+        self.log.announced = true;
         if let Err(failure) = attached {
             self.tell(Event::Unusable {
                 error: failure.error,
@@ -192,7 +192,7 @@ impl Worker {
             return true;
         };
         // One that holds something makes room by giving that up.
-        let min_free = (self.shelf.depth().groups == 0).then_some(looker.min_free);
+        let min_free = (self.log.depth().groups == 0).then_some(looker.min_free);
         let Err(error) = look(&looker.path, min_free, Make::Yes) else {
             return true;
         };
@@ -211,7 +211,7 @@ impl Worker {
         if self.failing {
             Some(self.probe)
         } else {
-            let restless = self.shelf.is_open() && !self.rested || self.shelf.owes();
+            let restless = self.log.is_open() && !self.rested || self.log.has_deletions_due();
             let look = self.looker.is_some().then_some(LOOK);
             if restless { Some(self.idle) } else { look }
         }
@@ -223,8 +223,8 @@ impl Worker {
             self.probe();
             return;
         }
-        if !std::mem::replace(&mut self.rested, true) || self.shelf.owes() {
-            if self.shelf.idle() {
+        if !std::mem::replace(&mut self.rested, true) || self.log.has_deletions_due() {
+            if self.log.idle() {
                 self.tell_usage();
             }
         } else if !self.look() {
@@ -234,7 +234,7 @@ impl Worker {
 
     /// Whether a spool that failed can be written again, when nobody else finds out.
     fn probe(&mut self) {
-        let well = self.look() && self.shelf.probe();
+        let well = self.look() && self.log.probe();
         self.tell_news();
         if well {
             self.failing = false;
@@ -245,7 +245,7 @@ impl Worker {
     }
 
     fn tell_news(&mut self) {
-        for event in std::mem::take(&mut self.shelf.news) {
+        for event in std::mem::take(&mut self.log.news) {
             self.tell(event);
         }
     }
@@ -259,7 +259,7 @@ impl Worker {
                 items,
                 marks,
             } => {
-                let outcome = self.shelf.commit(&items, &marks);
+                let outcome = self.log.commit(&items, &marks);
                 self.tell_news();
                 match outcome {
                     Ok(placed) => {
@@ -279,7 +279,7 @@ impl Worker {
                         self.tell(Event::CommitFailed {
                             ticket,
                             full: failure.full,
-                            foreign: self.shelf.foreign,
+                            foreign: self.log.foreign,
                             error: failure.error,
                         });
                     }
@@ -292,27 +292,27 @@ impl Worker {
                 replies,
             } => {
                 let groups = if replies {
-                    self.shelf.load_replies(after, max_bytes)
+                    self.log.load_replies(after, max_bytes)
                 } else {
-                    self.shelf.load(after, max_bytes)
+                    self.log.load(after, max_bytes)
                 };
-                let again = self.shelf.unreadable;
+                let again = self.log.unreadable;
                 self.tell(Event::Loaded { groups, again });
             }
             Command::Delete { groups } => {
-                if self.shelf.delete(&groups) {
+                if self.log.delete(&groups) {
                     self.tell_usage();
                 }
             }
             Command::Unwanted { device, unwanted } => {
                 if unwanted {
-                    self.shelf.unwanted.insert(device);
+                    self.log.unwanted.insert(device);
                 } else {
-                    self.shelf.unwanted.remove(&device);
+                    self.log.unwanted.remove(&device);
                 }
             }
             Command::Stop { marks } => {
-                self.shelf.stop(marks);
+                self.log.stop(marks);
                 self.tell(Event::Stopped);
                 self.stopped = true;
             }

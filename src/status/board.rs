@@ -17,6 +17,7 @@ pub use super::number::Number;
 use super::number::lock;
 use super::per_day::BytesPerDay;
 pub use super::process::bytes_written;
+pub use super::reduce::ReduceBoard;
 pub use super::report::{
     ClockReport, DeviceReport, DevicesReport, LiveReport, RefusedTopic, SpoolReport, StatusReport,
     UplinkReport,
@@ -45,6 +46,8 @@ pub struct Board {
     pub devices: DeviceTable,
     /// The commands' part.
     pub commands: CommandBoard,
+    /// What rules leave out.
+    pub reduce: ReduceBoard,
     /// Gauge: batches in the live lane, in flight included.
     pub live_batches: Number,
     /// Gauge: readings in these.
@@ -70,6 +73,7 @@ impl Board {
             spool: SpoolBoard::new(),
             devices,
             commands: CommandBoard::default(),
+            reduce: ReduceBoard::default(),
             live_batches: Number::default(),
             live_readings: Number::default(),
             stirred: Notify::new(),
@@ -215,6 +219,7 @@ impl Board {
                 lost: census.lost,
                 silent: census.silent,
             },
+            reduce: self.reduce.report(),
             live: LiveReport {
                 batches: self.live_batches.get(),
                 readings: self.live_readings.get(),

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::commands::DeviceCommands;
 use super::counts::ENDINGS;
-use super::devices::Shared;
 use super::history::{ASLEEP, History, state};
-use super::kept::{Last, Slot};
+use super::last_batches::{Last, Slot};
 use super::memory::Remembered;
 use super::number::{Number, lock};
 use super::report::{DeviceReport, Past, RefusedReport};
 use super::rhythm::Rhythm;
 use super::sampling::Budget;
+use super::shared::Shared;
 use super::tap::OF_ONE;
 use crate::clock;
 use crate::reading::Batch;

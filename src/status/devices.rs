@@ -3,63 +3,18 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::counts::{CODES, Counts, ENDINGS, EVICTIONS};
+use super::counts::{Counts, ENDINGS, EVICTIONS};
 use super::device::{DeviceBoard, Expected};
-use super::feed::{Feed, News};
-use super::histogram::Histogram;
-use super::kept::KeptTable;
+use super::feed::News;
 use super::memory::{Memory, Remembered};
 use super::number::{Number, lock};
-use super::refused::RefusedBoard;
-use super::tap::Tap;
+use super::shared::Shared;
 use crate::clock;
 use crate::lru::Lru;
 
 /// Devices that are remembered, unless fewer are asked for. An entry is a few hundred bytes, and
 /// more for those that come and go.
 pub const KNOWN_DEVICES: usize = 16_384;
-
-/// What the devices' parts of the board have in common: sums over all devices, those that are no
-/// longer remembered too.
-#[derive(Debug)]
-pub struct Shared {
-    pub(super) feed: Arc<Feed>,
-    /// For whoever keeps readings.
-    pub tap: Tap,
-    /// The last batches.
-    pub(super) kept: Mutex<KeptTable>,
-    /// What the broker refuses of them.
-    pub(super) refused: Arc<RefusedBoard>,
-    /// Batches taken.
-    pub batches: Number,
-    /// Readings in these.
-    pub readings: Number,
-    /// Messages rejected, by code.
-    pub rejected: Counts<{ CODES.len() }>,
-    /// Records left out because they had no usable value.
-    pub dropped_records: Number,
-    /// Batches whose device was told that they are safe.
-    pub acked: Number,
-    /// From the arrival of a batch to its ack.
-    pub ack_latency: Histogram,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            feed: Arc::default(),
-            tap: Tap::default(),
-            kept: Mutex::default(),
-            refused: Arc::default(),
-            batches: Number::default(),
-            readings: Number::default(),
-            rejected: Counts::new(CODES),
-            dropped_records: Number::default(),
-            acked: Number::default(),
-            ack_latency: Histogram::default(),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Known {

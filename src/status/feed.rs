@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::kept::Last;
+use super::last_batches::Last;
 use super::number::{Number, lock};
 use super::sampling::Budget;
 use crate::clock;

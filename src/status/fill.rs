@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 /// Seconds between two looks that are kept.
 const STEP: f64 = 10.0;
 
-/// Seconds over which the growth is averaged: longer than the spool's generations take to be
+/// Seconds over which the growth is averaged: longer than the spool's segments take to be
 /// filled and emptied on a small board, short enough to follow a device that begins to send more.
 const WINDOW: f64 = 900.0;
 

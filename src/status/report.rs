@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::reduce::ReduceReport;
 pub use super::refused::RefusedTopic;
 use super::spool::SpoolState;
 use super::uplink::{ProbeState, UplinkState};
@@ -18,6 +19,9 @@ pub struct StatusReport {
     pub spool: SpoolReport,
     pub devices: DevicesReport,
     pub live: LiveReport,
+    /// Only where there are rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<ReduceReport>,
     #[serde(default)]
     pub clock: ClockReport,
 }

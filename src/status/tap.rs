@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::kept::Last;
+use super::last_batches::Last;
 use super::number::lock;
 use super::sampling::Budget;
 use crate::clock;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::Settings;
-use super::door::{Client, Retained, Signal, Subscription, Wire};
 use super::failure::Failure;
 use super::mqtt::Library;
 use super::paths::Paths;
@@ -19,6 +18,7 @@ use super::publication::{Publication, Publisher};
 use super::reasons::{self, ERRORS};
 use super::route::Target;
 use super::terms::{Terms, Version};
+use super::transport::{Client, Retained, Signal, Subscription, Wire};
 use crate::clock;
 use crate::packed;
 

@@ -20,6 +20,7 @@ use crate::commands::port::UplinkWays;
 use crate::config;
 use crate::pulse::Pulse;
 use crate::reading::{Item, Lane};
+use crate::reduce::Rules;
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
 use crate::stop::Stop;
@@ -28,25 +29,26 @@ mod backoff;
 mod blame;
 mod connection;
 mod credentials;
-mod door;
+mod event_queue;
 pub mod examine;
 mod failure;
 mod homeassistant;
 mod ledger;
-mod life;
+mod lifecycle;
 mod mqtt;
-mod outlet;
 mod packer;
 mod parked;
 mod paths;
+mod ports;
 mod publication;
 mod reasons;
+mod retained_states;
 mod route;
 #[cfg(test)]
 pub(crate) mod simulated;
-mod stale;
 mod terms;
 mod topic;
+mod transport;
 mod twins;
 pub mod unpack;
 mod values;
@@ -76,7 +78,7 @@ pub async fn run(
     stop: Stop,
     commands: Option<UplinkWays>,
 ) {
-    life::run(
+    lifecycle::run(
         mqtt::Library,
         settings,
         submissions,
@@ -97,6 +99,8 @@ pub struct Settings {
     pub broker: config::Uplink,
     /// `[values]`
     pub values: config::Values,
+    /// `[[reduce]]`: how seldom values may come.
+    pub rules: Rules,
     /// `[homeassistant]`
     pub homeassistant: config::HomeAssistant,
     /// The hub's id, a topic level.
@@ -118,6 +122,7 @@ impl Settings {
         Self {
             broker,
             values: config::Values::default(),
+            rules: Rules::default(),
             homeassistant: config::HomeAssistant::default(),
             hub: hub.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -257,4 +262,16 @@ pub enum Cause {
 impl Cause {
     /// The packet is larger than the broker takes.
     pub const TOO_LARGE: Self = Self::Reason(reasons::PACKET_TOO_LARGE);
+
+    /// Whether it is the topic that is refused, whatever is published there. By any other reason
+    /// it may be the payload.
+    #[must_use]
+    pub fn is_of_topic(self) -> bool {
+        matches!(
+            self,
+            Self::Reason(
+                reasons::NOT_AUTHORIZED | reasons::TOPIC_NAME_INVALID | reasons::QUOTA_EXCEEDED
+            )
+        )
+    }
 }

@@ -10,11 +10,11 @@ use tracing::debug;
 
 use super::Settings;
 use super::connection::Leave;
-use super::door::{Attempt, Client, Dial};
 use super::failure::Failure;
 use super::publication::Publication;
 use super::reasons;
 use super::route::{Returns, Route, Target, Versions};
+use super::transport::{Attempt, Client, Dial};
 use crate::clock;
 
 /// Where the brokers are, and what they speak.

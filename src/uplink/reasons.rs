@@ -18,10 +18,16 @@ pub(super) const NO_SUBSCRIBERS: u8 = 0x10;
 pub(super) const ERRORS: u8 = 0x80;
 /// CONNACK: the broker does not speak this version.
 pub(super) const UNSUPPORTED_VERSION: u8 = 0x84;
+/// What is published there is not for this client.
+pub(super) const NOT_AUTHORIZED: u8 = 0x87;
 /// DISCONNECT: another connection has the same client id.
 pub(super) const TAKEN_OVER: u8 = 0x8E;
+/// PUBACK: the broker takes no such topic.
+pub(super) const TOPIC_NAME_INVALID: u8 = 0x90;
 /// The packet is larger than the broker takes.
 pub(super) const PACKET_TOO_LARGE: u8 = 0x95;
+/// A limit of the broker's is reached.
+pub(super) const QUOTA_EXCEEDED: u8 = 0x97;
 /// CONNACK to a CONNECT whose will is retained.
 pub(super) const RETAIN_NOT_SUPPORTED: u8 = 0x9A;
 

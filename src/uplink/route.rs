@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::door::Verdict;
+use super::terms::Verdict;
 use super::terms::Version;
 use crate::config::{Broker, MqttVersion, UplinkTls};
 

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{mpsc, watch};
 
-use super::door::{Attempt, Dial, Missed, Signal, Subscription, Verdict, Wire};
 use super::failure::Failure;
 use super::publication::Head;
 use super::route::Target;
-use super::terms::Terms;
-use super::{Event, Settings, Submission, life};
+use super::terms::{Terms, Verdict};
+use super::transport::{Attempt, Dial, Missed, Signal, Subscription, Wire};
+use super::{Event, Settings, Submission, lifecycle};
 use crate::status::board::Board;
 use crate::status::presence::Outbox;
 use crate::stop::Stop;
@@ -354,7 +354,7 @@ pub(crate) async fn run(
 ) {
     net.lock().chance = chance;
     let library = Library(net);
-    life::run(
+    lifecycle::run(
         library,
         settings,
         submissions,

@@ -62,3 +62,14 @@ impl Terms {
         }
     }
 }
+
+/// What a failed attempt says about the version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Open,
+    /// CONNACK says that the broker does not speak it.
+    Unsupported,
+    /// The broker hung up on CONNECT.
+    HungUp,
+}

@@ -16,8 +16,13 @@ def gap(first, last):
     return where, {"device": "cow", "stream": "a", "from": first, "to": last}
 
 
-def judged(*messages):
-    report = Report(clock=lambda: 100.0)
+def total(first, last, batches, readings=1):
+    where, what = gap(first, last)
+    return where, what | {"reason": "reduced", "batches": batches, "readings": readings, "time": 1.0}
+
+
+def judged(*messages, awaited=False):
+    report = Report(clock=lambda: 100.0, awaited=awaited)
     for message in messages:
         report.take([message])
     return report.summary()
@@ -35,6 +40,29 @@ class Verify(unittest.TestCase):
         holes = judged(batch(1), batch(6), gap(2, 4))["holes"]
         self.assertEqual([(hole["from"], hole["to"]) for hole in holes], [(5, 5)])
         self.assertEqual(judged(batch(1), batch(6), gap(2, 5))["holes"], [])
+
+    def test_a_total_of_the_rules_explains_as_many_numbers_as_it_says_and_no_more(self):
+        came = [batch(1), batch(4), batch(9)]
+        whole = judged(*came, total(2, 8, 6, 12), total(2, 8, 6, 12))
+        self.assertEqual((whole["holes"], whole["left_out_by_rules"]), ([], 12))
+        holes = judged(*came, total(2, 8, 5))["holes"]
+        self.assertEqual([(hole["from"], hole["to"]) for hole in holes], [(2, 3), (5, 8)])
+        # A loss in between has a record of its own, and what was only shortened came.
+        self.assertEqual(judged(*came, total(2, 9, 5), gap(6, 6))["holes"], [])
+
+    def test_what_is_missing_above_the_last_total_is_awaited_where_that_is_asked_for(self):
+        came = [batch(1), batch(3), batch(5), total(2, 2, 1)]
+        self.assertEqual(len(judged(*came)["holes"]), 1)
+        awaited = judged(*came, awaited=True)
+        self.assertEqual((awaited["holes"], awaited["awaiting_total"]), ([], 1))
+        below = judged(batch(1), batch(3), batch(5), batch(7), total(6, 6, 1), awaited=True)
+        self.assertEqual([hole["from"] for hole in below["holes"]], [2, 4])
+
+    def test_a_total_that_reaches_beyond_what_came_leaves_no_room_for_holes_within(self):
+        # 7 and 8 were left out as well, and have not been followed by anything.
+        self.assertEqual(judged(batch(1), batch(3), batch(6), total(2, 8, 5))["holes"], [])
+        holes = judged(batch(1), batch(3), batch(6), total(2, 8, 4))["holes"]
+        self.assertEqual([hole["from"] for hole in holes], [2, 4])
 
     def test_the_second_one_is_a_duplicate_on_either_lane(self):
         summary = judged(batch(1), batch(1, "history"), batch(1))

@@ -28,7 +28,7 @@ use futures_util::stream;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::cli::at_least_one;
+use crate::args::at_least_one;
 use ledger::Ledger;
 use plays::Scenario;
 use program::{Environment, Program};

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::cli;
+use crate::args;
 use crate::client::{self, Full, Options, Outcome, Rng, Source, Stats, Stop, Stopper};
 use crate::progress::ranges;
 use crate::sensors::interrupt;
@@ -47,7 +47,7 @@ pub struct DemoArgs {
     #[arg(long)]
     script: bool,
     /// With --script: how long the link is whole, and then cut
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = cli::duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = args::duration)]
     phase: Duration,
 }
 

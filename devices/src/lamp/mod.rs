@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use self::bulb::{Bulb, Note, REMEMBERED, Wish};
-use crate::cli::{Common, Identity};
+use crate::args::{Common, Identity};
 use crate::client::connect::{self, Refused, Socket};
 use crate::client::{Full, Stop, Stopper};
 use crate::sensors::on_interrupt;

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::cli::{self, at_least_one};
+use crate::args::{self, at_least_one};
 use crate::client::Rng;
 use crate::swarm::parse_tokens;
 use crate::wire::senml::{Pack, Record};
@@ -73,7 +73,7 @@ pub struct RogueArgs {
     #[arg(long, value_name = "N", default_value_t = 10)]
     count: usize,
     /// For how long
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = cli::duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = args::duration)]
     duration: Duration,
     /// The same seed makes the same choices [default: random, and named in the report]
     #[arg(long, value_name = "N")]
@@ -97,7 +97,7 @@ pub fn run(args: &RogueArgs) -> anyhow::Result<ExitCode> {
     at_least_one(args.count, "--count")?;
     let hub = address(&args.hub)?;
     let mut tokens = match &args.tokens {
-        Some(file) => parse_tokens(&cli::read(file)?).context("--tokens")?,
+        Some(file) => parse_tokens(&args::read(file)?).context("--tokens")?,
         None => std::collections::HashMap::new(),
     };
     let seed = args.seed.unwrap_or_else(|| Rng::fresh().bits());

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cli::{self, Common, at_least_one};
+use crate::args::{self, Common, at_least_one};
 use crate::client::{self, Full, Options, Outcome, Rng, Stats, Stopper};
 use crate::progress::Progress;
 use crate::sensors::on_interrupt;
@@ -45,7 +45,7 @@ pub struct SwarmArgs {
     #[arg(long, value_name = "B", default_value_t = 10)]
     batch: usize,
     /// Send for this long, counted from when all are connected [default: until Ctrl-C]
-    #[arg(long, value_name = "TIME", value_parser = cli::duration)]
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
     duration: Option<Duration>,
     /// Send this many batches a device, then end
     #[arg(long, value_name = "N")]
@@ -54,7 +54,7 @@ pub struct SwarmArgs {
     #[arg(long, value_name = "W")]
     window: Option<usize>,
     /// Wait this long for all to be connected before sending
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = cli::duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = args::duration)]
     ramp_timeout: Duration,
     /// A file with a line `ID TOKEN` for every device
     #[arg(long, value_name = "FILE")]
@@ -79,7 +79,7 @@ pub fn run(args: SwarmArgs) -> anyhow::Result<ExitCode> {
         bail!("--rate {}: expected 0 to 1000000", args.rate);
     }
     let tokens = match &args.tokens {
-        Some(file) => parse_tokens(&cli::read(file)?).context("--tokens")?,
+        Some(file) => parse_tokens(&args::read(file)?).context("--tokens")?,
         None => HashMap::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -20,6 +20,24 @@ pub(super) fn itself(text: &mut Text, board: &Board) {
         "Readings in memory that are not safe yet.",
     )
     .value(board.live_readings.get());
+    let reduce = &board.reduce;
+    let mut family = text.counter(
+        "telehub_reduce_readings_total",
+        "Readings for which there is a [[reduce]] rule, by outcome.",
+    );
+    for (outcome, count) in [("kept", &reduce.kept), ("left-out", &reduce.left_out)] {
+        family.labelled("outcome", outcome, count.get());
+    }
+    let mut family = text.counter(
+        "telehub_reduce_batches_total",
+        "Batches that [[reduce]] rules shortened or left out as a whole.",
+    );
+    for (outcome, count) in [
+        ("left-out", &reduce.dropped),
+        ("shortened", &reduce.shortened),
+    ] {
+        family.labelled("outcome", outcome, count.get());
+    }
     let feed = board.feed();
     text.gauge("telehub_event_readers", "Readers of /api/events.")
         .value(feed.readers());

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{GIB, KIB, Notes, millis, number, pair, secs};
+use crate::config::choices::{AUTH, CRL_EXPIRY};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
 use crate::config::values::{address, duration, file, path, size, whole, word};
 use crate::config::web::origins;
-use crate::config::words::{AUTH, CRL_EXPIRY};
 use crate::config::{Auth, CrlExpiry, DeviceTls, Devices};
 
 pub(super) fn devices(doc: &mut Document<'_>, notes: &mut Notes) -> Devices {

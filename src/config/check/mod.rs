@@ -4,6 +4,7 @@
 mod admin;
 mod commands;
 mod devices;
+mod reduce;
 mod uplink;
 mod values;
 
@@ -11,12 +12,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::choices::{LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
 use super::document::Document;
 use super::files::{NamedFile, Use};
 use super::problem::Problem;
 use super::units::show_duration;
 use super::values::{duration, file, id, id_from, path, size, word};
-use super::words::{LEVEL, LOG_FORMAT, OVERFLOW, WRITE};
 use super::{Config, Hub, Log, LogFormat, LogLevel, Overflow, Spool, SpoolWrite, Uplink};
 
 const KIB: u64 = 1 << 10;
@@ -56,6 +57,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
     let uplink = uplink::uplink(doc, &hub, &mut notes);
     commit_interval(doc, &spool, &uplink);
     let admin = admin::admin(doc, &devices, &mut notes);
+    let reduce = reduce::reduce(doc, &spool, &mut notes);
     let homeassistant = values::homeassistant(doc);
     let values = values::values(doc, homeassistant, &mut notes);
     let commands = commands::commands(doc, &devices, &uplink, admin.as_ref(), &mut notes);
@@ -73,6 +75,7 @@ pub(in crate::config) fn check(doc: &mut Document<'_>, host_name: &str) -> (Conf
             devices,
             spool,
             uplink,
+            reduce,
             values,
             homeassistant,
             commands,

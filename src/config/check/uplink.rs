@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::{Notes, millis, number, pair, secs};
+use crate::config::choices::{DOTS, DRAIN, FORMAT, VERSION};
 use crate::config::document::Document;
 use crate::config::files::{NamedFile, Use};
 use crate::config::units::{show_duration, show_size};
 use crate::config::url::{BrokerUrl, broker_urls};
 use crate::config::values::{client_id, duration, file, prefix, size, text, whole, word};
-use crate::config::words::{DOTS, DRAIN, FORMAT, VERSION};
 use crate::config::{Broker, DrainOrder, Format, Hub, MqttVersion, TopicDots, Uplink, UplinkTls};
 use crate::protocol::limits::MAX_RESOLVED;
 

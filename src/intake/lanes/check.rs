@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Aside, Lanes, Pending, What};
+use super::{Aside, Lanes, Pending, Source};
 use crate::reading::Lane;
 
 impl Lanes {
@@ -69,8 +69,9 @@ impl Lanes {
             let flies = self.flight.get(token);
             let n = pending.entry.n;
             assert!(
-                flies
-                    .is_some_and(|flying| matches!(flying.what, What::Diverted { n: m } if n == m)),
+                flies.is_some_and(
+                    |flying| matches!(flying.source, Source::Diverted { n: m } if n == m)
+                ),
                 "{n} is on its way to the disk and does not fly"
             );
         }

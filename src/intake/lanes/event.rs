@@ -39,7 +39,7 @@ pub struct Settings {
     /// Bytes in memory, not yet safe, at which no more batches are taken in.
     pub held_bytes: usize,
     /// How long a commit waits for more at least, while more is arriving: see
-    /// [`gather`](crate::intake::gather). Zero: never.
+    /// [`group_commit`](crate::intake::group_commit). Zero: never.
     pub hold_back: Duration,
     /// `spool.commit_interval`: acks wait for a common commit so long at most. Zero: they do not.
     pub commit_interval: Duration,
@@ -141,7 +141,7 @@ pub enum Event {
         readings: u64,
     },
     /// Some items of stored groups were given up, and gap records stored for them.
-    Thinned {
+    Compacted {
         /// Where the others are now.
         moved: Moved,
         /// What went.

@@ -24,6 +24,7 @@ mod check;
 mod event;
 mod live;
 mod publish;
+mod reduced;
 mod refused;
 mod route;
 mod store;
@@ -38,13 +39,14 @@ use route::{DISK_PATIENCE, HOPELESS};
 use store::LOAD_RETRY;
 
 use crate::intake::backlog::{Backlog, Expiry};
+use crate::intake::byte_window::ByteWindow;
 use crate::intake::flight::Flight;
-use crate::intake::gather::Gather;
-use crate::intake::pace::Pace;
+use crate::intake::group_commit::GroupCommit;
 use crate::intake::port::{Arrival, ConnId, Refused, StreamId};
 use crate::intake::refusals::Refusals;
 use crate::intake::streams::{Streams, Verdict};
 use crate::reading::{Final, GapReason, Item, Lane, Mark};
+use crate::reduce::Reducer;
 use crate::spool::Loc;
 
 /// Who is told that something is safe.
@@ -83,7 +85,7 @@ struct Entry {
 
 /// What is in flight.
 #[derive(Debug)]
-enum What {
+enum Source {
     /// Not safe: its PUBACK makes it so.
     Live(Entry),
     /// Also in `to_commit` or being committed, under this number.
@@ -96,7 +98,7 @@ enum What {
 
 #[derive(Debug)]
 struct Flying {
-    what: What,
+    source: Source,
     item: Arc<Item>,
     lane: Lane,
     /// Bytes of its payload, about.
@@ -164,6 +166,8 @@ pub struct Lanes {
     settings: Settings,
     /// What was taken and what is safe.
     pub streams: Streams,
+    /// What is left out of what comes in; `None`: nothing.
+    reducer: Option<Reducer>,
     phase: Phase,
     route: Route,
     up: Option<u64>,
@@ -177,10 +181,10 @@ pub struct Lanes {
     live_flying: usize,
     live_cost: usize,
     flying_readings: u64,
-    live_pace: Pace,
+    live_window: ByteWindow,
     /// Payloads of what flies in the other lane.
     history_cost: usize,
-    pace: Pace,
+    drain_window: ByteWindow,
     /// What the broker refuses.
     refusals: Refusals,
     /// By device; there is none without batches.
@@ -190,7 +194,7 @@ pub struct Lanes {
     to_commit_bytes: usize,
     committing: Option<Commit>,
     ticket: u64,
-    gather: Gather,
+    group_commit: GroupCommit,
     /// A commit is held back until then.
     held_until: Option<Instant>,
     disk_bad: bool,
@@ -214,6 +218,7 @@ impl Lanes {
         Self {
             settings,
             streams: Streams::new(settings.device_window),
+            reducer: None,
             phase: Phase::Running,
             route: Route::Spool,
             up: None,
@@ -224,9 +229,11 @@ impl Lanes {
             live_flying: 0,
             live_cost: 0,
             flying_readings: 0,
-            live_pace: Pace::of_at_least(Pace::LEAST_LIVE.max(settings.pack * Pace::PACKS)),
+            live_window: ByteWindow::of_at_least(
+                ByteWindow::LEAST_LIVE.max(settings.pack * ByteWindow::PACKS),
+            ),
             history_cost: 0,
-            pace: Pace::default(),
+            drain_window: ByteWindow::default(),
             refusals: Refusals::default(),
             aside: HashMap::new(),
             last_ack: None,
@@ -234,7 +241,7 @@ impl Lanes {
             to_commit_bytes: 0,
             committing: None,
             ticket: 0,
-            gather: Gather::new(
+            group_commit: GroupCommit::new(
                 settings.hold_back,
                 settings.commit_interval,
                 settings.device_window,
@@ -295,18 +302,19 @@ impl Lanes {
             } => {
                 self.backlog.dropped(groups, batches, readings);
             }
-            Event::Thinned {
+            Event::Compacted {
                 moved,
                 batches,
                 readings,
             } => {
                 self.move_stored(&moved);
-                self.backlog.thinned(&moved, batches, readings);
+                self.backlog.compacted(&moved, batches, readings);
             }
             Event::Tick => {}
             Event::Finish => self.phase = Phase::Finishing,
             Event::Abandon => self.phase = Phase::Abandoning,
         }
+        self.tell_totals(now);
         self.check_deadlines(now, out);
         self.choose_route();
         self.probe(now);
@@ -360,6 +368,7 @@ impl Lanes {
             hangs,
             self.load_retry,
             self.held_until,
+            self.next_total(),
         ]
         .into_iter()
         .flatten()
@@ -428,7 +437,10 @@ impl Lanes {
 
     fn live_unsafe(&self) -> usize {
         let flying = self.flight.iter();
-        self.live.unsafe_len() + flying.filter(|f| matches!(f.what, What::Live(_))).count()
+        self.live.unsafe_len()
+            + flying
+                .filter(|f| matches!(f.source, Source::Live(_)))
+                .count()
     }
 
     fn arrived(&mut self, now: Now, arrival: Arrival, out: &mut Vec<Action>) {
@@ -471,6 +483,9 @@ impl Lanes {
                 ack,
             }),
             Verdict::New => {
+                let Some((batch, resolved)) = self.reduce(now, batch, resolved) else {
+                    return self.settle(Some(origin), out);
+                };
                 self.arrivals += 1;
                 let entry = Entry {
                     n: self.arrivals,
@@ -494,7 +509,7 @@ impl Lanes {
             return;
         }
         let waiting = !self.to_commit.is_empty() || self.committing.is_some();
-        self.gather.arrived(now.mono, conn, waiting);
+        self.group_commit.arrived(now.mono, conn, waiting);
         if apart {
             self.apart(now, entry, out);
         } else {
@@ -530,8 +545,8 @@ impl Lanes {
         self.up = Some(epoch);
         self.stalled_since = None;
         self.last_ack = None;
-        self.pace.connected();
-        self.live_pace.connected();
+        self.drain_window.connected();
+        self.live_window.connected();
     }
 
     fn disconnected(&mut self, now: Now) {
@@ -594,7 +609,7 @@ impl Lanes {
 
     fn push_commit(&mut self, pending: Pending) {
         if let Some(conn) = pending.entry.origin.and_then(Origin::conn) {
-            self.gather.waits(conn);
+            self.group_commit.waits(conn);
         }
         let weight = pending.entry.item.weight();
         self.to_commit_bytes += weight;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Action, Entry, Flying, Lanes, Now, Pending, Phase, Queued, What};
+use super::{Action, Entry, Flying, Lanes, Now, Pending, Phase, Queued, Source};
 use crate::intake::refusals::Key;
 use crate::reading::{Gap, GapReason, Item, Lane, Topic};
 use crate::uplink::{Cause, Refusal};
@@ -22,11 +22,11 @@ impl Lanes {
             let key = Key::new(flying.item.device(), flying.item.topic(flying.lane));
             self.accepted(&key, out);
         }
-        match flying.what {
-            What::Live(entry) => self.settle(entry.origin, out),
-            What::Stored(loc) => self.backlog.done(loc),
-            What::GivenUp => {}
-            What::Diverted { n } => {
+        match flying.source {
+            Source::Live(entry) => self.settle(entry.origin, out),
+            Source::Stored(loc) => self.backlog.done(loc),
+            Source::GivenUp => {}
+            Source::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
                     pending.done = true;
@@ -41,11 +41,11 @@ impl Lanes {
     pub(super) fn answered(&mut self, now: Now, since: Option<Instant>, flying: &Flying) {
         if let Some(since) = since {
             match flying.lane {
-                Lane::History => self.pace.acked(now.mono, since, flying.cost),
+                Lane::History => self.drain_window.acked(now.mono, since, flying.cost),
                 Lane::Live => {
                     // What it waited for others to go with says nothing of the link.
                     let sent = (since + self.settings.pack_delay).min(now.mono);
-                    self.live_pace.acked(now.mono, sent, flying.cost);
+                    self.live_window.acked(now.mono, sent, flying.cost);
                 }
             }
         }
@@ -77,8 +77,8 @@ impl Lanes {
             return;
         };
         self.landed(&flying);
-        match flying.what {
-            What::Live(mut entry) => {
+        match flying.source {
+            Source::Live(mut entry) => {
                 // It takes its place, and with it the right to be acked.
                 let Some(instead) = instead_of(&entry.item, reason, now, out) else {
                     return self.settle(entry.origin, out);
@@ -94,7 +94,7 @@ impl Lanes {
                     self.live.push(Queued::Unsafe(entry));
                 }
             }
-            What::Diverted { n } => {
+            Source::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
                     let Some(instead) = instead_of(&pending.entry.item, reason, now, out) else {
@@ -111,11 +111,11 @@ impl Lanes {
                     }
                 }
             }
-            What::Stored(loc) => match instead_of(&flying.item, reason, now, out) {
+            Source::Stored(loc) => match instead_of(&flying.item, reason, now, out) {
                 Some(instead) => self.backlog.substitute(loc, instead),
                 None => self.backlog.done(loc),
             },
-            What::GivenUp => {}
+            Source::GivenUp => {}
         }
     }
 
@@ -140,8 +140,8 @@ impl Lanes {
             if let Some(past) = self.past_the_disk(now) {
                 let Entry { n, item, cost, .. } = &past.entry;
                 let (n, item, cost) = (*n, item.clone(), *cost);
-                let what = What::Diverted { n };
-                let token = self.fly(now, epoch, Lane::History, item, cost, what, out);
+                let source = Source::Diverted { n };
+                let token = self.fly(now, epoch, Lane::History, item, cost, source, out);
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = Some(token);
                 }
@@ -168,8 +168,8 @@ impl Lanes {
             return true;
         }
         match lane {
-            Lane::Live => self.live_pace.allows(live) && !self.pace.exceeded(history),
-            Lane::History => self.pace.allows(history) && !self.live_pace.exceeded(live),
+            Lane::Live => self.live_window.allows(live) && !self.drain_window.exceeded(history),
+            Lane::History => self.drain_window.allows(history) && !self.live_window.exceeded(live),
         }
     }
 
@@ -229,11 +229,11 @@ impl Lanes {
             return;
         };
         let cost = queued.cost();
-        let (item, what) = match queued {
-            Queued::Unsafe(entry) => (entry.item.clone(), What::Live(entry)),
-            Queued::Stored(loc, item) => (item, What::Stored(loc)),
+        let (item, source) = match queued {
+            Queued::Unsafe(entry) => (entry.item.clone(), Source::Live(entry)),
+            Queued::Stored(loc, item) => (item, Source::Stored(loc)),
         };
-        self.fly(now, epoch, Lane::Live, item, cost, what, out);
+        self.fly(now, epoch, Lane::Live, item, cost, source, out);
     }
 
     fn submit_stored(&mut self, now: Now, epoch: u64, out: &mut Vec<Action>) {
@@ -247,7 +247,7 @@ impl Lanes {
             Lane::History,
             item,
             cost,
-            What::Stored(loc),
+            Source::Stored(loc),
             out,
         );
     }
@@ -260,7 +260,7 @@ impl Lanes {
         lane: Lane,
         item: Arc<Item>,
         cost: usize,
-        what: What,
+        source: Source,
         out: &mut Vec<Action>,
     ) -> u64 {
         let item = self.backlog.redirect(item);
@@ -279,7 +279,7 @@ impl Lanes {
         let token = self.flight.submit(
             now.mono,
             Flying {
-                what,
+                source,
                 item: item.clone(),
                 lane,
                 cost,

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Aside, Entry, Flying, Lanes, Now, Pending, Phase, Route, What};
+use super::{Action, Aside, Entry, Flying, Lanes, Now, Pending, Phase, Route, Source};
 use crate::intake::refusals::Key;
 use crate::reading::{Item, Lane, Topic};
 use crate::uplink::Refusal;
@@ -42,21 +42,21 @@ impl Lanes {
         }
         self.open(now, &key, refusal, out);
         let Flying {
-            what, item, lane, ..
+            source, item, lane, ..
         } = flying;
-        match what {
-            What::Live(entry) => {
+        match source {
+            Source::Live(entry) => {
                 self.refusals.count(&key, 1);
                 self.send_to_disk(vec![(None, entry)]);
             }
-            What::Diverted { n } => {
+            Source::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
                 }
             }
-            What::Stored(loc) if lane == Lane::Live => self.backlog.give_back(loc, &item),
-            What::Stored(loc) => self.backlog.park(loc, &item),
-            What::GivenUp => {}
+            Source::Stored(loc) if lane == Lane::Live => self.backlog.give_back(loc, &item),
+            Source::Stored(loc) => self.backlog.park(loc, &item, refusal.cause),
+            Source::GivenUp => {}
         }
         let data = key.topic != Topic::Result;
         if data && (lane == Lane::Live || self.is_put_aside(&device)) {
@@ -73,18 +73,18 @@ impl Lanes {
         {
             self.backlog.goes_elsewhere(topic);
         }
-        match flying.what {
-            What::Live(entry) if self.refusals.is_open(&device, Topic::Result) => {
+        match flying.source {
+            Source::Live(entry) if self.refusals.is_open(&device, Topic::Result) => {
                 self.send_to_disk(vec![(None, entry)]);
             }
-            What::Live(entry) => self.live.merge(vec![entry]),
-            What::Diverted { n } => {
+            Source::Live(entry) => self.live.merge(vec![entry]),
+            Source::Diverted { n } => {
                 if let Some(pending) = self.pending_mut(n) {
                     pending.token = None;
                 }
             }
-            What::Stored(loc) => self.backlog.give_back(loc, &flying.item),
-            What::GivenUp => {}
+            Source::Stored(loc) => self.backlog.give_back(loc, &flying.item),
+            Source::GivenUp => {}
         }
         let detail = refusal.detail.clone();
         out.push(Action::RefusedElsewhere { device, detail });
@@ -216,8 +216,8 @@ impl Lanes {
         if may && self.refusals.may_probe(now.mono, &key) {
             let Some(epoch) = self.up else { return };
             self.refusals.probe(now.mono, &key);
-            let what = What::Diverted { n };
-            let token = self.fly(now, epoch, Lane::Live, item, cost, what, out);
+            let source = Source::Diverted { n };
+            let token = self.fly(now, epoch, Lane::Live, item, cost, source, out);
             if let Some(pending) = self.pending_mut(n) {
                 pending.token = Some(token);
             }

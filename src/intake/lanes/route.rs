@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Action, Entry, Lanes, Now, Pending, Phase, Route, What};
+use super::{Action, Entry, Lanes, Now, Pending, Phase, Route, Source};
 use crate::reading::Lane;
 
 /// With `in_order`, new batches wait in memory again once fewer than this part of the live lane
@@ -176,12 +176,12 @@ impl Lanes {
     fn take_flying(&mut self, wanted: impl Fn(&Arc<str>) -> bool) -> Vec<(Option<u64>, Entry)> {
         let mut entries = Vec::new();
         for (token, flying) in self.flight.iter_mut() {
-            let n = match &flying.what {
-                What::Live(entry) if wanted(entry.item.device()) => entry.n,
+            let n = match &flying.source {
+                Source::Live(entry) if wanted(entry.item.device()) => entry.n,
                 _ => continue,
             };
-            let what = std::mem::replace(&mut flying.what, What::Diverted { n });
-            if let What::Live(entry) = what {
+            let source = std::mem::replace(&mut flying.source, Source::Diverted { n });
+            if let Source::Live(entry) = source {
                 entries.push((Some(token), entry));
             }
         }
@@ -215,7 +215,7 @@ impl Lanes {
             self.left_commit(&pending);
             match pending.token.and_then(|token| self.flight.get_mut(token)) {
                 _ if pending.done => {}
-                Some(flying) => flying.what = What::Live(pending.entry),
+                Some(flying) => flying.source = Source::Live(pending.entry),
                 None => entries.push(pending.entry),
             }
         }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, Route, What};
+use super::{Action, Commit, Lanes, Now, Pending, Phase, Queued, Route, Source};
 use crate::intake::backlog::Load;
 use crate::intake::moved::Moved;
-use crate::intake::tracked::Fate;
+use crate::intake::tracked::SlotState;
 use crate::spool::{GroupId, Loc};
 
 /// Bytes of items in one commit at most. The disk is given what gathered while it was busy, so
@@ -30,7 +30,7 @@ impl Lanes {
             return;
         };
         let took = now.mono.saturating_duration_since(commit.since);
-        self.gather.committed(took);
+        self.group_commit.committed(took);
         (self.disk_bad, self.disk_full, self.disk_retry) = (false, false, None);
         let mut groups: Vec<GroupId> = Vec::new();
         let direct = self.may_publish_from_memory();
@@ -43,16 +43,16 @@ impl Lanes {
                 groups.push(loc.group);
             }
             let may_go = direct && self.live.len() < self.settings.live_batches;
-            let fate = match token {
-                _ if done => Fate::Done,
-                Some(_) => Fate::Busy,
-                None if may_go && self.may_go_live(now, &entry.item) => Fate::Busy,
-                None => Fate::Idle,
+            let state = match token {
+                _ if done => SlotState::Done,
+                Some(_) => SlotState::Busy,
+                None if may_go && self.may_go_live(now, &entry.item) => SlotState::Busy,
+                None => SlotState::Idle,
             };
-            self.backlog.stored(*loc, &entry.item, fate);
+            self.backlog.stored(*loc, &entry.item, state);
             if let Some(flying) = token.and_then(|token| self.flight.get_mut(token)) {
-                flying.what = What::Stored(*loc);
-            } else if fate == Fate::Busy {
+                flying.source = Source::Stored(*loc);
+            } else if state == SlotState::Busy {
                 self.live.push(Queued::Stored(*loc, entry.item));
             }
             self.settle(entry.origin, out);
@@ -105,7 +105,9 @@ impl Lanes {
         if self.may_hold_back()
             && let Some(oldest) = self.to_commit.front().map(|pending| pending.entry.since)
         {
-            self.held_until = self.gather.until(now.mono, oldest, self.to_commit_bytes);
+            self.held_until = self
+                .group_commit
+                .until(now.mono, oldest, self.to_commit_bytes);
             if self.held_until.is_some() {
                 return;
             }
@@ -128,7 +130,7 @@ impl Lanes {
         if pending.is_empty() {
             return;
         }
-        self.gather.begun();
+        self.group_commit.begun();
         self.ticket += 1;
         let items = pending
             .iter()
@@ -162,8 +164,8 @@ impl Lanes {
     /// Stored items that are in memory as well follow where the spool has moved them.
     pub(super) fn move_stored(&mut self, moved: &Moved) {
         for (_, flying) in self.flight.iter_mut() {
-            if let What::Stored(loc) = &flying.what {
-                flying.what = moved.to(*loc).map_or(What::GivenUp, What::Stored);
+            if let Source::Stored(loc) = &flying.source {
+                flying.source = moved.to(*loc).map_or(Source::GivenUp, Source::Stored);
             }
         }
         self.live.move_stored(|loc| moved.to(loc));

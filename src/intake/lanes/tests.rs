@@ -8,14 +8,15 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::intake::gather::{HOLD_BACK, HOLD_BACK_MOST};
+use crate::intake::group_commit::{HOLD_BACK, HOLD_BACK_MOST};
 use crate::intake::moved::Moved;
 use crate::intake::refusals::Key;
 use crate::reading::{Batch, Boot, Content, Encoding, Gap, GapReason, Moment, Reply, Topic};
-use crate::spool::{Depth, Group, GroupId, Thinned};
+use crate::spool::{Compacted, Depth, Group, GroupId};
 use crate::uplink::{Cause, Refusal};
 
 mod interval;
+mod reduced;
 
 const DEVICES: usize = 3;
 const WINDOW: usize = 4;
@@ -529,7 +530,13 @@ impl World {
         let epoch = self.epoch;
         if self.is_refused(&item, lane) {
             self.refused.insert(id_of(&item));
-            let refusal = refusal(Cause::Reason(0x87));
+            // Payload format invalid, or not authorized.
+            let code = if self.bad == Some(id_of(&item)) {
+                0x99
+            } else {
+                0x87
+            };
+            let refusal = refusal(Cause::Reason(code));
             self.apply(Event::Refused {
                 epoch,
                 token,
@@ -673,7 +680,7 @@ impl World {
             Op::Thin(d, n) => {
                 self.hear_the_spool();
                 let mut gone = Vec::new();
-                let mut thinned = Vec::new();
+                let mut compacted = Vec::new();
                 for (group, items) in self.disk.iter_mut().take(n) {
                     let (out, kept) = items
                         .iter()
@@ -685,7 +692,7 @@ impl World {
                     }
                     *items = kept.into_iter().map(|(_, item)| item).collect();
                     let positions = out.iter().map(|(at, _)| u32::try_from(*at).unwrap());
-                    thinned.push(Thinned {
+                    compacted.push(Compacted {
                         group: *group,
                         gone: positions.collect(),
                     });
@@ -694,8 +701,8 @@ impl World {
                 self.disk.retain(|_, items| !items.is_empty());
                 let (batches, readings) = self.record(&gone);
                 if batches > 0 {
-                    self.apply(Event::Thinned {
-                        moved: Moved::new(thinned),
+                    self.apply(Event::Compacted {
+                        moved: Moved::new(compacted),
                         batches,
                         readings,
                     });
@@ -1506,6 +1513,57 @@ fn a_backlog_that_is_refused_is_not_kept_in_memory_and_is_probed_with_growing_pa
     }
     let probes = world.published.len() - before;
     assert!((6..=9).contains(&probes), "{probes} probes in an hour");
+    world.heal();
+}
+
+#[test]
+fn when_a_topic_is_allowed_again_its_backlog_arrives_in_order() {
+    for in_order in [false, true] {
+        let mut world = refused_beside(false, in_order, &ALL);
+        for n in 0..60 {
+            world.step(&Op::Send(0));
+            // Some probes are refused in between.
+            world.step(&Op::Wait(n * 1_000));
+            settle_down(&mut world);
+        }
+        for topic in ALL {
+            world.step(&Op::Refuses(0, topic, false));
+        }
+        let before = world.published.len();
+        for _ in 0..200 {
+            world.step(&Op::Wait(60_000));
+            settle_down(&mut world);
+        }
+        let arrived: Vec<_> = world.published[before..]
+            .iter()
+            .filter(|(_, lane)| *lane == Lane::History)
+            .map(|(id, _)| id.1)
+            .collect();
+        assert_eq!(arrived, (1..=60).collect::<Vec<_>>());
+        world.heal();
+    }
+}
+
+#[test]
+fn what_was_published_from_memory_and_is_refused_as_history_arrives_later() {
+    // Nothing else is stored, so nothing makes the drain look again.
+    let mut world = World::new(Settings {
+        hold_back: Duration::from_millis(5),
+        device_window: 2,
+        ..settings(true, false)
+    });
+    for op in [
+        Op::Up,
+        Op::Send(0),
+        Op::Send(0),
+        Op::Wait(995),
+        Op::Wait(10_000),
+        Op::Refuses(0, Topic::History, true),
+        Op::CommitDone,
+        Op::Puback,
+    ] {
+        world.step(&op);
+    }
     world.heal();
 }
 

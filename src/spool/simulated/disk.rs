@@ -14,7 +14,7 @@ use std::path::{Component, Path};
 use rustix::io::Errno;
 
 use super::chance::Chance;
-use crate::spool::fs::Stat;
+use crate::spool::stat::Stat;
 
 const BLOCK: u64 = 4096;
 

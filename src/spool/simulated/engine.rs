@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::with_disk;
+use super::medium::{self, with_disk};
 use crate::spool::files;
 use crate::spool::fs;
 use crate::spool::store::{Engine, Error, Ids, Store};
@@ -158,7 +158,7 @@ impl Store for Opened {
             fs::sync(&self.dir.join(DB))?;
             // What is removed is not stored, though its bytes are.
             let stored = self.unsynced.iter().filter(|id| !self.removed.contains(id));
-            super::synced(stored.map(|id| (*id, &self.values[id][..])));
+            medium::synced(stored.map(|id| (*id, &self.values[id][..])));
         }
         self.unsynced.clear();
         self.broken = false;

@@ -4,25 +4,20 @@
 pub(crate) mod chance;
 pub(crate) mod disk;
 mod engine;
+pub(crate) mod medium;
 
-use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use self::disk::Disk;
+use self::medium::with_disk;
 use super::codec;
-use super::shelf::Shelf;
+use super::segment_log::SegmentLog;
 use super::worker::{self, CommandSender, Worker};
 use super::{Command, Event};
 use crate::config;
 use crate::reading::{Gap, Item};
-
-thread_local! {
-    static DISK: RefCell<Option<Disk>> = const { RefCell::new(None) };
-    static SYNCED: RefCell<Vec<Stored>> = const { RefCell::new(Vec::new()) };
-}
 
 /// A group that has reached the medium.
 #[derive(Debug)]
@@ -31,33 +26,15 @@ pub(crate) struct Stored {
     pub(crate) items: Vec<Arc<Item>>,
 }
 
-/// Puts a disk in place of the file system for this thread, or takes it away.
-pub(crate) fn install(disk: Option<Disk>) {
-    DISK.with_borrow_mut(|slot| *slot = disk);
-    SYNCED.with_borrow_mut(Vec::clear);
-}
-
-/// Whether this thread has a simulated disk.
-pub(super) fn is_on() -> bool {
-    DISK.with_borrow(Option::is_some)
-}
-
-/// Asks the simulated disk of this thread, if it has one.
-pub(crate) fn with_disk<T>(ask: impl FnOnce(&mut Disk) -> T) -> Option<T> {
-    DISK.with_borrow_mut(|slot| slot.as_mut().map(ask))
-}
-
-pub(in crate::spool) fn synced<'a>(groups: impl Iterator<Item = (u64, &'a [u8])>) {
-    let groups = groups.map(|(id, bytes)| Stored {
-        id,
-        items: codec::decode(bytes, 0.0).unwrap_or_default(),
-    });
-    SYNCED.with_borrow_mut(|list| list.extend(groups));
-}
-
 /// What has reached the medium since the last call.
 pub(crate) fn take_synced() -> Vec<Stored> {
-    SYNCED.with_borrow_mut(std::mem::take)
+    let groups = medium::take().into_iter();
+    groups
+        .map(|(id, bytes)| Stored {
+            id,
+            items: codec::decode(&bytes, 0.0).unwrap_or_default(),
+        })
+        .collect()
 }
 
 /// What a damaged place of a log has hit.
@@ -76,7 +53,7 @@ pub(crate) fn damage(spool: &Path, which: u64, at: u64) -> Option<Hit> {
         let names = disk.names(spool).unwrap_or_default();
         let logs: Vec<_> = names
             .iter()
-            .filter(|name| super::generations::parse_name(&name.to_string_lossy()).is_some())
+            .filter(|name| super::space::parse_name(&name.to_string_lossy()).is_some())
             .map(|name| spool.join(name).join("db"))
             .collect();
         let hit = (!logs.is_empty()).then(|| {
@@ -117,9 +94,9 @@ pub(crate) struct Spool {
 impl Spool {
     pub(crate) fn new(config: &config::Spool, manner: Manner) -> (CommandSender, Self) {
         let Manner { checked, lazy } = manner;
-        let shelf = Shelf::new(config, Box::new(engine::Log { checked, lazy }));
+        let log = SegmentLog::new(config, Box::new(engine::Log { checked, lazy }));
         let (sender, commands) = worker::commands();
-        let worker = Worker::new(shelf, worker::IDLE_AFTER);
+        let worker = Worker::new(log, worker::IDLE_AFTER);
         (sender, Self { worker, commands })
     }
 

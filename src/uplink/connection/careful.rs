@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{Connection, Data, Phase, Record, content_of, thing_of};
 use crate::uplink::blame::{Go, Thing, Verdict};
-use crate::uplink::door::Wire;
+use crate::uplink::transport::Wire;
 use crate::uplink::{Cause, Event, Submission};
 
 impl<W: Wire> Connection<'_, W> {
@@ -188,7 +188,7 @@ impl<W: Wire> Connection<'_, W> {
             );
         }
         self.ports.board.uplink.refused.add(1);
-        self.ports.outlet.push(Event::Unpublishable {
+        self.ports.events.push(Event::Unpublishable {
             epoch: self.epoch,
             token: data.token,
             error,

@@ -8,10 +8,10 @@ use crate::commands::Incoming;
 use crate::commands::port::UplinkWays;
 use crate::reading::Reply;
 use crate::uplink::blame::{Go, Thing};
-use crate::uplink::door::{Message, Retained, Subscription, Wire};
 use crate::uplink::publication::{Head, Publisher};
 use crate::uplink::reasons;
 use crate::uplink::terms::Version;
+use crate::uplink::transport::{Message, Retained, Subscription, Wire};
 
 /// A command that is larger than `commands.max_size` is refused, so that its sender learns why.
 /// One that is more than so many times as large is not even read: it is skipped and counted.

@@ -8,8 +8,8 @@ use tracing::{error, info};
 use super::{Connection, Phase, Record};
 use crate::commands::desired::{Desired, MAX_STATE, Report};
 use crate::uplink::blame::{Go, Thing};
-use crate::uplink::door::{Message, Retained, Subscription, Wire};
 use crate::uplink::reasons;
+use crate::uplink::transport::{Message, Retained, Subscription, Wire};
 
 /// Subscriptions that wait for their answer. More would be no faster, and brokers count them.
 const SUBSCRIBING: usize = 8;

@@ -10,10 +10,10 @@ use super::{Connection, Phase, Record};
 use crate::clock;
 use crate::commands::authority::Authority;
 use crate::protocol::number::Number;
-use crate::uplink::door::{Message, Wire};
 use crate::uplink::homeassistant::{Discovery, Facts, HUB};
 use crate::uplink::publication::Head;
 use crate::uplink::terms::Version;
+use crate::uplink::transport::{Message, Wire};
 use crate::uplink::values::Values;
 
 /// How often the hub's own health is told, and looked whether a device was forgotten.

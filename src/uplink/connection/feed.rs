@@ -7,9 +7,9 @@ use super::packs::Packing;
 use super::{Connection, Data, Leave, Phase, Record, content_of, thing_of};
 use crate::reading::{Item, Lane};
 use crate::uplink::blame::Go;
-use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
 use crate::uplink::publication::{Head, Publication};
+use crate::uplink::transport::Wire;
 use crate::uplink::{Event, Submission};
 
 impl<W: Wire> Connection<'_, W> {
@@ -150,7 +150,7 @@ impl<W: Wire> Connection<'_, W> {
             return;
         }
         if let Some(error) = self.condemned(&item, lane) {
-            self.ports.outlet.push(Event::Unpublishable {
+            self.ports.events.push(Event::Unpublishable {
                 epoch,
                 token,
                 error,
@@ -183,7 +183,7 @@ impl<W: Wire> Connection<'_, W> {
                     since: now,
                 }));
             }
-            Err(error) => self.ports.outlet.push(Event::Unpublishable {
+            Err(error) => self.ports.events.push(Event::Unpublishable {
                 epoch,
                 token,
                 error,

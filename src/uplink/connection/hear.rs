@@ -3,9 +3,9 @@
 use tokio::time::Instant;
 
 use super::{Connection, Data, Record, thing_of};
-use crate::reading::Item;
-use crate::uplink::door::{Signal, Wire};
+use crate::reading::{GapReason, Item};
 use crate::uplink::failure::Failure;
+use crate::uplink::transport::{Signal, Wire};
 use crate::uplink::{Cause, Event, Refusal, reasons};
 
 impl<W: Wire> Connection<'_, W> {
@@ -107,7 +107,7 @@ impl<W: Wire> Connection<'_, W> {
                 self.wire.limit(bytes);
             }
             self.ports.board.uplink.refused.add(1);
-            self.ports.outlet.push(Event::Unpublishable {
+            self.ports.events.push(Event::Unpublishable {
                 epoch,
                 token,
                 error: detail,
@@ -120,7 +120,7 @@ impl<W: Wire> Connection<'_, W> {
     /// The broker does not take it: it is the intake's again.
     pub(super) fn refuse(&mut self, data: &Data, cause: Cause, detail: String) {
         self.ports.board.uplink.refused.add(1);
-        self.ports.outlet.push(Event::Refused {
+        self.ports.events.push(Event::Refused {
             epoch: self.epoch,
             token: data.token,
             refusal: Refusal { cause, detail },
@@ -132,7 +132,10 @@ impl<W: Wire> Connection<'_, W> {
         let board = &self.ports.board.uplink;
         let waited = now.saturating_duration_since(data.since);
         board.puback_latency.observe(waited, 1);
-        if let Item::Gap(gap) = &*data.item {
+        // A total of what was left out on purpose tells of no loss.
+        if let Item::Gap(gap) = &*data.item
+            && gap.reason != GapReason::Reduced
+        {
             let reason = gap.reason.as_str();
             board.gaps.add(reason, 1);
             board.gap_batches.add(reason, gap.batches);

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::{Connection, Data, Record};
 use crate::uplink::Event;
 use crate::uplink::blame::Alone;
-use crate::uplink::door::Wire;
 use crate::uplink::terms::Version;
+use crate::uplink::transport::Wire;
 
 /// No broker hangs up for a publish after this.
 const KEEP: Duration = Duration::from_millis(250);
@@ -102,7 +102,7 @@ impl<W: Wire> Connection<'_, W> {
         self.acked_data = true;
         self.learn_values(data);
         let (epoch, token) = (self.epoch, data.token);
-        self.ports.outlet.push(Event::Acked { epoch, token });
+        self.ports.events.push(Event::Acked { epoch, token });
     }
 
     fn settled(&mut self, record: Record) {

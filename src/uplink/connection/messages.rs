@@ -14,10 +14,10 @@ use super::{Connection, Phase, Record};
 use crate::clock;
 use crate::status::board::ProbeState;
 use crate::uplink::blame::{Alone, Go, Thing};
-use crate::uplink::door::{Message, Retained, Subscription, Wire};
 use crate::uplink::homeassistant::{Discovery, MAX_DOCUMENT};
 use crate::uplink::terms::Version;
-use crate::uplink::{reasons, stale};
+use crate::uplink::transport::{Message, Retained, Subscription, Wire};
+use crate::uplink::{reasons, retained_states};
 
 /// Packet ids of subscriptions, far above those of publishes.
 const FIRST_ID: u16 = 60_000;
@@ -171,11 +171,11 @@ impl<W: Wire> Connection<'_, W> {
         if self.ports.stale_attempts > 0 {
             self.ports.stale_attempts -= 1;
             let filter = self.publisher.status_filter();
-            wanted.push_back((Purpose::Stale, plain(filter, stale::MAX_STATUS)));
+            wanted.push_back((Purpose::Stale, plain(filter, retained_states::MAX_STATUS)));
             self.stale = Some(None);
         }
         let own = self.publisher.hub_topic();
-        wanted.push_back((Purpose::Own, plain(own, stale::MAX_STATUS)));
+        wanted.push_back((Purpose::Own, plain(own, retained_states::MAX_STATUS)));
         if self.ports.discovery.is_some() {
             let birth = Discovery::BIRTH.to_owned();
             wanted.push_back((Purpose::Birth, plain(birth, MAX_ECHO)));
@@ -367,7 +367,7 @@ impl<W: Wire> Connection<'_, W> {
         } else if message.retain {
             self.subscriptions.retained = true;
             if let Some(device) = self.publisher.device_of(&message.topic)
-                && let Some(correction) = stale::correction(&message.payload)
+                && let Some(correction) = retained_states::correction(&message.payload)
                 && self.ports.outbox.put_unknown(&device, correction)
             {
                 info!(%device, "was online when an earlier run of the hub ended");
@@ -384,7 +384,7 @@ impl<W: Wire> Connection<'_, W> {
         if self.told_hub
             && self.phase == Phase::Serving
             && self.corrections < CORRECTIONS
-            && stale::says_offline(payload)
+            && retained_states::says_offline(payload)
         {
             self.corrections += 1;
             self.untold_hub = true;
@@ -394,7 +394,7 @@ impl<W: Wire> Connection<'_, W> {
 
     pub(super) fn put_off_stale(&mut self) {
         if let Some(quiet) = &mut self.stale {
-            *quiet = Some(Instant::now() + stale::QUIET);
+            *quiet = Some(Instant::now() + retained_states::QUIET);
         }
     }
 
@@ -416,7 +416,7 @@ impl<W: Wire> Connection<'_, W> {
         let next = exact.split_off(exact.len().saturating_sub(EXACT));
         for device in &next {
             let filter = self.publisher.status_topic(device);
-            let wanted = plain(filter, stale::MAX_STATUS);
+            let wanted = plain(filter, retained_states::MAX_STATUS);
             let wanted = (Purpose::StaleOne, wanted);
             self.subscriptions.wanted.push_back(wanted);
         }

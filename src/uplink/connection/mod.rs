@@ -10,7 +10,7 @@ mod hear;
 mod kept;
 mod messages;
 mod overtaken;
-mod packs;
+pub(super) mod packs;
 mod silence;
 mod states;
 mod values;
@@ -24,18 +24,17 @@ use std::sync::Arc;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::blame::{Alone, Ending, Thing};
-use super::door::Wire;
 use super::failure::Failure;
 use super::ledger::{Breach, Ledger};
-use super::life::Ports;
+use super::ports::Ports;
 use super::publication::Publisher;
+use super::transport::Wire;
 use super::{Event, Settings, Submission};
 use crate::clock;
 use crate::commands::port::News;
 use crate::reading::{Item, Lane, Moment, Reply};
 use crate::status::board::UplinkState;
 use crate::status::presence::Presence;
-pub(in crate::uplink) use packs::Known as KnownPacks;
 use packs::{Pack, Packing};
 
 /// Device states that may be unacknowledged at a time. More would hurry nobody and crowd out
@@ -440,7 +439,7 @@ impl<W: Wire> Connection<'_, W> {
                 // Nothing waits for others any more.
                 () = self.ports.stop.requested(), if hurries => {}
                 () = self.ports.outbox.changed(), if !self.untold => self.untold = true,
-                () = self.ports.outlet.hand_over(), if self.ports.outlet.waiting() > 0 => {}
+                () = self.ports.events.hand_over(), if self.ports.events.waiting() > 0 => {}
                 dispatch = commands::next(&mut self.ports.commands), if may_reply => {
                     self.replies_come(dispatch);
                 }
@@ -458,7 +457,7 @@ impl<W: Wire> Connection<'_, W> {
     /// The first things on a new connection.
     fn greet(&mut self) {
         self.ports.show(UplinkState::Connected, None);
-        self.ports.outlet.push(Event::Up { epoch: self.epoch });
+        self.ports.events.push(Event::Up { epoch: self.epoch });
         self.ports.outbox.retell();
         self.ports.clock.mark_unchanged();
         self.ports.blame.begin();

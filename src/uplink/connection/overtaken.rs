@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::{Connection, Phase, Record};
 use crate::uplink::Cause;
-use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
+use crate::uplink::transport::Wire;
 
 /// In `ack_timeout`s: a broker that spreads its work may be out of order, and late as well.
 const PATIENCE: u32 = 2;

@@ -14,9 +14,9 @@ use crate::config::{DrainOrder, Uplink};
 use crate::packed::{self, Kind};
 use crate::reading::{Item, Lane};
 use crate::uplink::blame::{Go, Thing};
-use crate::uplink::door::Wire;
 use crate::uplink::packer::{self, Packer, Reach};
 use crate::uplink::publication::{Head, Properties};
+use crate::uplink::transport::Wire;
 use crate::uplink::{Event, Submission, reasons};
 
 /// How long a stored batch waits for more. The intake hands over what it may at once, and reads on
@@ -159,7 +159,7 @@ impl<W: Wire> Connection<'_, W> {
     }
 
     pub(super) fn has_room_for_data(&self) -> bool {
-        self.ledger.span() + self.ports.outlet.waiting() < self.window.data
+        self.ledger.span() + self.ports.events.waiting() < self.window.data
             && self.out_bytes < OUT_BYTES
     }
 
@@ -222,7 +222,7 @@ impl<W: Wire> Connection<'_, W> {
             None => self.publisher.append(&item, &mut payload),
         };
         if let Err(error) = written {
-            self.ports.outlet.push(Event::Unpublishable {
+            self.ports.events.push(Event::Unpublishable {
                 epoch,
                 token,
                 error,
@@ -304,7 +304,7 @@ impl<W: Wire> Connection<'_, W> {
             Err(error) => {
                 if let Some(single) = self.split(queue, pieces) {
                     let (epoch, token) = (self.epoch, single.what.0.token);
-                    self.ports.outlet.push(Event::Unpublishable {
+                    self.ports.events.push(Event::Unpublishable {
                         epoch,
                         token,
                         error,

@@ -8,8 +8,8 @@
 use tokio::time::Instant;
 
 use super::{Connection, Phase};
-use crate::uplink::door::{Signal, Wire};
 use crate::uplink::failure::Failure;
+use crate::uplink::transport::{Signal, Wire};
 
 /// Something is out alone.
 #[derive(Debug)]

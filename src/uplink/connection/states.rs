@@ -10,8 +10,8 @@ use super::{Connection, Phase, Record};
 use crate::clock;
 use crate::status::presence::Presence;
 use crate::uplink::blame::{Go, Thing};
-use crate::uplink::door::Wire;
 use crate::uplink::failure::Failure;
+use crate::uplink::transport::Wire;
 
 /// Pauses of the hub's own status, when the broker refuses it.
 const HUB_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));

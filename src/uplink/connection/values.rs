@@ -8,8 +8,8 @@ use tracing::warn;
 use super::{Connection, Data, Phase, Record};
 use crate::clock;
 use crate::reading::{Batch, Item, Lane};
-use crate::uplink::door::Wire;
 use crate::uplink::publication::{Head, Properties};
+use crate::uplink::transport::Wire;
 use crate::uplink::values::{Answer, Sending, Values};
 
 impl<W: Wire> Connection<'_, W> {

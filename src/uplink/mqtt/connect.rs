@@ -19,12 +19,12 @@ use super::packets::{self, Hello};
 use super::stream::Stream;
 use super::wire::Wire;
 use crate::uplink::Settings;
-use crate::uplink::door::{Attempt, Missed, Verdict};
 use crate::uplink::failure::Failure;
 use crate::uplink::publication::MAX_PACKET;
 use crate::uplink::reasons::{SUCCESS, UNSUPPORTED_VERSION};
 use crate::uplink::route::Target;
-use crate::uplink::terms::{Terms, Version};
+use crate::uplink::terms::{Terms, Verdict, Version};
+use crate::uplink::transport::{Attempt, Missed};
 
 /// Bytes of a packet that a broker has to take: a gap record with the longest ids has some 900.
 const LEAST_PACKET: usize = 1_024;

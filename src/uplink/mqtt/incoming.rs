@@ -10,9 +10,9 @@ use rumqttc::v5::mqttbytes::v5::{
     ConnAckProperties, DisconnectProperties, PubAckProperties, PublishProperties, SubAckProperties,
 };
 
-use crate::uplink::door::Message;
 use crate::uplink::reasons::{ERRORS, SUCCESS, of_return_code};
 use crate::uplink::terms::Version;
+use crate::uplink::transport::Message;
 
 const CONNACK: u8 = 2;
 const PUBLISH: u8 = 3;

@@ -41,9 +41,10 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::door::{self, Attempt, Missed, Verdict};
 use super::failure::Failure;
 use super::route::Target;
+use super::terms::Verdict;
+use super::transport::{self, Attempt, Missed};
 use super::{Settings, credentials};
 pub(super) use wire::Wire;
 
@@ -98,7 +99,7 @@ fn patience(settings: &Settings, target: &Target) -> Duration {
     }
 }
 
-impl door::Dial for Library {
+impl transport::Dial for Library {
     type Wire = Wire;
 
     async fn resolve(&self, target: &Target) -> Result<Vec<Target>, Failure> {

@@ -5,9 +5,9 @@ use rumqttc::QoS;
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::{QoS as QoS5, v5};
 
-use crate::uplink::door::{Retained, Subscription};
 use crate::uplink::publication::Publication;
 use crate::uplink::terms::Version;
+use crate::uplink::transport::{Retained, Subscription};
 
 /// Messages with QoS 1 that the broker may send before the first is acknowledged (Receive Maximum,
 /// MQTT 5 §3.1.2.11.3). The hub acknowledges them as it reads; this bounds what a burst piles up.

@@ -17,11 +17,11 @@ use super::packets::Packets;
 use super::publish;
 use super::stream::Stream;
 use crate::uplink::Settings;
-use crate::uplink::door::{self, Message, Signal, Subscription};
 use crate::uplink::failure::Failure;
 use crate::uplink::publication::Head;
 use crate::uplink::reasons::{ERRORS, NO_SUBSCRIBERS};
 use crate::uplink::terms::Terms;
+use crate::uplink::transport::{self, Message, Signal, Subscription};
 
 /// One read takes so much: two thousand acknowledgements.
 const READ: usize = 8 << 10;
@@ -282,7 +282,7 @@ impl Wire {
             }
             let next = Instant::now() + self.keep_alive;
             self.ping.as_mut().reset(next);
-            door::Wire::ping(self);
+            transport::Wire::ping(self);
         }
         Ok(())
     }
@@ -340,7 +340,7 @@ fn matches(filter: &str, topic: &str) -> bool {
     levels.next().is_none()
 }
 
-impl door::Wire for Wire {
+impl transport::Wire for Wire {
     fn terms(&self) -> &Terms {
         &self.terms
     }

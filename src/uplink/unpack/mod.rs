@@ -20,13 +20,13 @@ use tracing::{error, info, warn};
 
 use super::Settings;
 use super::backoff::Backoff;
-use super::door::{Client, Dial, Retained, Signal, Subscription, Wire};
 use super::failure::Failure;
 use super::ledger::Ledger;
 use super::mqtt::Library;
 use super::paths::Paths;
 use super::publication::{Head, Properties};
 use super::reasons::{self, ERRORS};
+use super::transport::{Client, Dial, Retained, Signal, Subscription, Wire};
 use crate::config::{TopicDots, Uplink};
 use crate::packed;
 use work::{Bad, Item, Work};

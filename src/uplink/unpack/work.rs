@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::config::is_id;
 use crate::packed::{self, Fault, Items};
 use crate::reading::Gap;
-use crate::uplink::door::Message;
 use crate::uplink::topic::escape_dots;
+use crate::uplink::transport::Message;
 
 /// Items that are ready to be published before another pack is opened: two windows' worth.
 const READY: usize = 200;

@@ -29,6 +29,7 @@ use crate::protocol::number::Number;
 use crate::protocol::pack::resolved::Resolved;
 use crate::protocol::visit::visit;
 use crate::reading::Batch;
+use crate::reduce::{Rules, silence};
 
 /// Names of one device. Who wants more on a dashboard wants a database.
 const DEVICE_NAMES: usize = 256;
@@ -83,6 +84,7 @@ pub(super) struct Values {
     plain: bool,
     retain: bool,
     interval: Duration,
+    rules: Rules,
     devices: HashMap<Arc<str>, HashMap<Arc<str>, u64>>,
     series: HashMap<u64, Series>,
     /// Series by their last value.
@@ -108,12 +110,13 @@ pub(super) struct Values {
 
 impl Values {
     /// `None`: they are off. `news`: somebody wants to know what there is.
-    pub(super) fn new(settings: &config::Values, news: bool) -> Option<Self> {
+    pub(super) fn new(settings: &config::Values, news: bool, rules: &Rules) -> Option<Self> {
         (settings.enabled || news).then(|| Self {
             news: news.then(BTreeSet::new),
             plain: settings.plain,
             retain: settings.retain,
             interval: Duration::from_secs(1) / settings.max_rate.max(1),
+            rules: rules.clone(),
             devices: HashMap::new(),
             series: HashMap::new(),
             uses: Lru::default(),
@@ -290,7 +293,8 @@ impl Values {
         let (id, name) = (self.serial, Arc::<str>::from(name));
         let names = self.devices.entry(device.clone()).or_default();
         names.insert(name.clone(), id);
-        let series = Series::new(device.clone(), name, kind, now);
+        let silence = self.rules.of(device, &name).map(silence);
+        let series = Series::new(device.clone(), name, kind, now).with_silence(silence);
         self.series.insert(id, series);
         id
     }

@@ -80,6 +80,8 @@ pub(super) struct Series {
     hang_ups: u32,
     pub(super) unit: Option<Arc<str>>,
     kind: Kind,
+    /// It may be silent so long and be well: unchanged values are left out (`[[reduce]]`).
+    silence: Duration,
     /// [`Series::expiry`] as others are told, in steps, so that they are not told all the time.
     step: Option<u64>,
 }
@@ -100,7 +102,16 @@ impl Series {
             hang_ups: 0,
             unit: None,
             kind,
+            silence: Duration::ZERO,
             step: None,
+        }
+    }
+
+    /// The same, of which unchanged values may be left out for so long.
+    pub(super) fn with_silence(self, silence: Option<Duration>) -> Self {
+        Self {
+            silence: silence.unwrap_or_default(),
+            ..self
         }
     }
 
@@ -192,7 +203,8 @@ impl Series {
     /// How long a value is up to date.
     pub(super) fn expiry(&self) -> Duration {
         let usual = self.usual.map(|usual| usual.saturating_mul(INTERVALS));
-        usual.map_or(UNKNOWN, |time| time.clamp(SHORTEST, LONGEST))
+        let expiry = usual.map_or(UNKNOWN, |time| time.clamp(SHORTEST, LONGEST));
+        expiry.max(self.silence)
     }
 
     /// The broker has taken the value that was out.

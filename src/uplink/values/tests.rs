@@ -15,6 +15,7 @@ fn values() -> Values {
             ..config::Values::default()
         },
         false,
+        &Rules::default(),
     )
     .unwrap()
 }
@@ -55,7 +56,7 @@ const T: f64 = 1_700_000_000.5;
 
 #[test]
 fn they_are_off_unless_they_are_asked_for() {
-    assert!(Values::new(&config::Values::default(), false).is_none());
+    assert!(Values::new(&config::Values::default(), false, &Rules::default()).is_none());
 }
 
 #[tokio::test]
@@ -365,4 +366,43 @@ proptest! {
             prop_assert_eq!(last, *newest);
         }
     }
+}
+
+#[test]
+fn a_value_that_a_rule_may_leave_out_is_not_out_of_date_before_it_is_told_again() {
+    let rules = Rules::new(vec![config::ReduceRule {
+        device: "*".to_owned(),
+        name: "temp".to_owned(),
+        min_interval: Duration::ZERO,
+        deadband: Some(config::Deadband::Absolute(1.0)),
+        max_interval: Duration::from_secs(3_600),
+    }]);
+    let expiry = |name: &str| {
+        let now = Instant::now();
+        let settings = config::Values {
+            enabled: true,
+            ..config::Values::default()
+        };
+        let mut values = Values::new(&settings, false, &rules).unwrap();
+        let device = "cow".into();
+        let mut expiries = Vec::new();
+        for n in 0..3 {
+            let at = now + 10 * n * SECOND;
+            let number = Number::UInt(n.into());
+            values.tell(
+                &device,
+                name,
+                number,
+                None,
+                Number::Float(1e9 + f64::from(n)),
+                at,
+            );
+            let (id, sending) = values.next(at).unwrap();
+            values.answered(id, Answer::Taken, at);
+            expiries.push(sending.expiry);
+        }
+        *expiries.last().unwrap()
+    };
+    assert_eq!(expiry("other"), 60 * SECOND);
+    assert_eq!(expiry("temp"), 7_200 * SECOND);
 }

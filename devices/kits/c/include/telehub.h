@@ -30,7 +30,7 @@ extern "C" {
 #endif
 
 /* Whether the answer to the upgrade must prove that it comes from a WebSocket server (RFC 6455 §4.1):
- * 0 saves some 450 bytes, and is defensible only behind TLS. */
+ * 0 saves some 330 bytes, and is defensible only behind TLS. */
 #ifndef TELEHUB_PROOF
 #define TELEHUB_PROOF 1
 #endif
@@ -79,35 +79,45 @@ struct telehub_slot {
 };
 #endif
 
-/* Fields are the core's own. Small ones stand first, where short instructions reach them. */
+/* Fields are the core's own. What is used most stands first, where short instructions reach it. */
 struct telehub {
-    uint8_t phase, flags, failures, alone, budget;
+    uint8_t phase;
+    bool accepted; /* The answer to the upgrade had its proof. */
+    uint8_t failures, alone, budget;
+    bool stopped, careful, leaving;
     uint8_t tx, tx_head; /* What is being sent. */
-    uint8_t rx, rx_op, rx_need, rx_fin, ctl_len; /* Frames, */
-    uint8_t level, major, info, need;            /* the items in them, */
-    uint8_t kind, field;                         /* and which word they belong to. */
+    uint8_t rx, rx_op, rx_fin, ctl_len; /* Frames, */
+    uint8_t level, major, info, need;   /* the items in them, */
+    uint8_t kind, field;                /* and which word they belong to. */
 #if TELEHUB_COMMANDS
     uint8_t slot, slot_tx; /* The slot that is read into, or sent from; plus one. */
 #endif
-    uint16_t head, bytes;     /* The ring: where it begins, how much is in it. */
-    uint16_t batches, flight; /* Batches in it, and how many of them are sent. */
-    uint16_t tx_at, tx_len, tx_skip, tx_entry;
-    uint16_t window, spacing, max, sleep, bye;
-    uint16_t code;    /* How the connection ended: a close code, an HTTP status, or 0. */
+    uint16_t code;     /* How the connection ended: a close code, an HTTP status, or 0. */
+    uint16_t wish;     /* Retry-After, in seconds. */
+    uint16_t flight;   /* Batches that are sent. */
+    uint16_t say;      /* What is to be said next, as bits. */
+    uint16_t batches, head, bytes; /* The ring: what is in it, and where it begins. */
+    uint16_t tx_entry;
+    uint16_t spacing, bye;
     uint32_t now;
     const struct telehub_config *config;
-    uint32_t first;   /* Number of the oldest batch in the queue. */
-    uint32_t used;    /* The highest number that was ever sent. */
-    uint32_t sent;    /* The highest number sent on this connection. */
-    uint32_t since, acked, message;
-    uint32_t got[9];  /* What the message said, by word. */
-    uint32_t tx_room, rx_left, hash, text, skip, arg, arg_high;
-    uint32_t mask, age, heard, retry, allowed, pairs;
-    uint32_t silence; /* Milliseconds without a frame until the hub is given up. */
-    uint32_t wish;    /* Retry-After, in seconds. */
+    uint32_t first; /* Number of the oldest batch in the queue. */
+    /* What messages say, in this order: the number that was never used yet, the highest that was
+     * sent on this connection, the age of that batch, and how long the device will sleep. */
+    uint32_t next, sent, age, sleep;
+    uint32_t paced;   /* When the last batch was begun. */
+    uint32_t acked;   /* When the hub last gave what it owes: the welcome, then acks. */
+    uint32_t hash, text, arg, arg_high, skip, pairs, rx_left, message;
+    uint32_t tx_at, tx_len, tx_skip, tx_room, tx_mask;
     uint8_t *tx_out;
-    uint32_t nonce[5]; /* The last is zero. */
-    uint8_t ctl[125];
+    uint32_t heard, since, retry, mask;
+    /* Batches that may be in flight and bytes of a message, each less one, so that zero, which no hub
+     * can mean, is no limit. */
+    uint32_t window, largest;
+    uint32_t silence; /* Milliseconds without a frame until the hub is given up. */
+    uint32_t got[9];  /* What the message said, by word. */
+    uint32_t proof[6]; /* SHA-1's five words, and a zero. */
+    uint8_t ctl[128];  /* The payload of a ping; before, what the proof is the digest of. */
 #if TELEHUB_COMMANDS
     struct telehub_slot slots[TELEHUB_COMMANDS];
 #endif

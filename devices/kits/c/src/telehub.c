@@ -16,56 +16,78 @@
 #define WELCOME_TIMEOUT 30000 /* TCP is up, and no welcome. */
 #define ACK_TIMEOUT 60000     /* Batches unacked, and no ack. */
 #define SETTLED 60000         /* A connection that held so long was good. */
-#define USUAL_PAUSE 450
-#define USUAL_DOUBLED 6 /* 29 to 58 s. */
 #define LONGEST_WISH 3600 /* Seconds. */
 
-#define MAX_HEAD 8192     /* Bytes of an HTTP answer's head. */
 #define MAX_INPUT 65535   /* Bytes of a message; a hub that sends more is not one. */
-#define MAX_SKIP 65535    /* Items of a message, for the same reason. */
 #define ALONE 2           /* Closes with one batch alone in flight, until it is given up. */
 #define RENUMBERED 16     /* New numbers after bad-seq on one connection. */
 #define ENTRY 8           /* Bytes of a batch's head in the ring: length, tag, time. */
 #define DEAD 0x8000       /* In the length: rejected, waits for its place to be the first. */
 
-enum { OFFLINE, CONNECTED, UPGRADING, GREETING, WELCOMED };
-enum {
-    SAY_HELLO = 1, SAY_PONG = 2, SAY_CLOSE = 4, HANG_UP = 8, STOPPED = 16, CAREFUL = 32,
-    LEAVING = 64, ACCEPTED = 128
-};
-enum { TX_NONE, TX_REQUEST, TX_HELLO, TX_PONG, TX_RESULT, TX_DATA, TX_BYE, TX_CLOSE };
-enum { RX_STATUS, RX_HEADER, RX_FIRST, RX_SECOND, RX_LENGTH, RX_BODY, RX_DEAF };
+enum { OFFLINE, UPGRADING, GREETING, WELCOMED };
+/* What is sent: first those that have a template, and with their opcodes those that are no messages.
+ * The bits of `say` stand for what is to be said next. */
+enum { TX_NONE, TX_REQUEST, TX_HELLO, TX_DATA, TX_BYE, TX_RESULT, TX_CLOSE = 8, TX_PONG = 10 };
+enum { RX_NAME, RX_VALUE, RX_FIRST, RX_SECOND, RX_LENGTH, RX_LENGTH_END, RX_BODY, RX_DEAF };
 enum { L_TOP, L_KIND, L_BODY, L_KEY, L_VALUE, L_DONE, L_BAD };
 enum { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
+#define OPCODES 0x707 /* Bits of those that there are. */
 enum { SLOT_FREE, SLOT_READING, SLOT_RUNNING, SLOT_RESULT, SLOT_SENT };
-#define NOTHING 0xffffffffu
-#define KEY 22   /* Characters of 16 bytes in base64, */
-#define PROOF 27 /* and of 20, without the padding. */
 
-/* The words of the hub that mean something here. Values are kept of those before `W_KEPT`. */
+/* What a compiler would copy to where it is called, and should not. */
+#ifdef __GNUC__
+#define OUT_OF_LINE __attribute__((noinline))
+#else
+#define OUT_OF_LINE
+#endif
+
+#define NOTHING 0xffffffffu
+#define A_THOUSANDTH 4294968u /* Of 2 to the power of 32. */
+#define KEY 21   /* Characters of a key that are random: 126 of its 128 bits. */
+#define PROOF 27 /* Characters of 20 bytes in base64, without the padding. */
+
+/* The words of the hub that mean something here, those of its HTTP head with them. Values are kept
+ * of those before `W_KEPT`. */
 enum {
     W_SEQ, W_INTERVAL, W_TIMEOUT, W_MAX, W_RATE, W_WINDOW, W_STREAM, W_RESULT, W_CODE,
     W_KEPT, W_WELCOME = W_KEPT, W_ACK, W_REJECT,
 #if TELEHUB_COMMANDS
     W_COMMAND, W_ID, W_NAME, W_ARGS,
 #endif
-    W_OTHER
+    W_HTTP_10, W_HTTP_11, W_RETRY, W_ACCEPT, W_OTHER
 };
-/* The lower half of their FNV-1a; tests/test_core.c holds them to it. */
+/* The lower half of their hashes; tests/test_core.c holds them to it. */
 static const uint16_t WORDS[W_OTHER] = {
-    0x0bbc, 0xeba7, 0xe635, 0x2c79, 0x3020, 0xb7dd, 0x6d65, 0x7624, 0x6cf4,
-    0x7df3, 0x5a02, 0xcac6,
+    0x0148, 0xa89b, 0xc249, 0xc4cd, 0x046c, 0x4241, 0x7fd9, 0xacb0, 0xd088,
+    0xb9f7, 0x5656, 0xddaa,
 #if TELEHUB_COMMANDS
-    0x4ab2, 0x6ae0, 0xbde6, 0xa73c,
+    0x112e, 0xf354, 0x5c7a, 0xabb0,
 #endif
+    0x0127, 0xff94, 0x23da, 0x01af,
 };
 /* And of the codes of a reject. */
-#define H_BAD_SEQ 0x32ef2ab6u
-#define H_UNKNOWN_KIND 0x8ed6611eu
-#define H_NONE 0x811c9dc5u
+#define H_BAD_SEQ 0x8d51ba92u
+#define H_UNKNOWN_KIND 0xcde4e312u
+#define H_NONE 1u
 
+/* FNV-1a, but from a number that costs less. */
 static uint32_t hash_on(uint32_t hash, uint32_t byte) { return (hash ^ byte) * 16777619u; }
 
+static uint32_t turn(uint32_t word, uint8_t by) { return word << by | word >> (32 - by); }
+
+/* The upper half of the product, which is a share of `value`. */
+static uint32_t share(uint32_t value, uint32_t of) { return (uint64_t)value * of >> 32; }
+
+static uint32_t hash_text(const char *text)
+{
+    uint32_t hash = H_NONE;
+    while (*text) {
+        hash = hash_on(hash, (uint8_t)*text++);
+    }
+    return hash;
+}
+
+#if TELEHUB_COMMANDS
 static uint32_t hash_of(const void *bytes, size_t len)
 {
     const uint8_t *at = bytes;
@@ -75,15 +97,16 @@ static uint32_t hash_of(const void *bytes, size_t len)
     }
     return hash;
 }
+#endif
 
-/* Which of the words has this hash. */
-static uint8_t word(uint32_t hash)
+/* A word has been read. */
+OUT_OF_LINE static uint32_t word(struct telehub *h)
 {
-    uint_fast8_t at = 0;
-    while (at < W_OTHER && WORDS[at] != (uint16_t)hash) {
+    uint32_t at = 0;
+    while (at < W_OTHER && WORDS[at] != (uint16_t)h->hash) {
         at++;
     }
-    return at;
+    return h->field = at;
 }
 
 static void tell(struct telehub *h, enum telehub_event event, uint_fast16_t tag)
@@ -111,35 +134,41 @@ static void poke(struct telehub *h, uint32_t value, uint32_t count)
     }
 }
 
-static uint_fast16_t length_at(const struct telehub *h, uint_fast16_t at) { return peek(h, at, 2) & ~DEAD; }
+/* Bytes of the batch there, with its head. */
+static uint_fast16_t size_at(const struct telehub *h, uint_fast16_t at)
+{
+    return ENTRY + (peek(h, at, 2) & ~DEAD);
+}
 
 /* Where the batch stands that has this many before it. */
 static uint_fast16_t entry_at(const struct telehub *h, uint_fast16_t index)
 {
     uint_fast16_t at = h->head;
     while (index--) {
-        at = wrap(at + ENTRY + length_at(h, at));
+        at = wrap(at + size_at(h, at));
     }
     return at;
 }
 
+/* Takes the first batch out, and dead ones behind it: the first is never dead. */
 static void pop(struct telehub *h)
 {
-    uint_fast16_t size = ENTRY + length_at(h, h->head);
-    h->head = wrap(h->head + size);
-    h->bytes -= size;
-    h->batches--;
-    h->first++;
-    if (h->flight) {
-        h->flight--;
-    }
+    do {
+        uint_fast16_t size = size_at(h, h->head);
+        h->head = wrap(h->head + size);
+        h->bytes -= size;
+        h->batches--;
+        h->first++;
+        if (h->flight) {
+            h->flight--;
+        }
+    } while (h->batches && h->ring[h->head] & (DEAD >> 8));
 }
 
-static void pop_dead(struct telehub *h)
+/* Tells what has become of the batch there. */
+static void tell_of(struct telehub *h, enum telehub_event event, uint_fast16_t at)
 {
-    while (h->batches && (h->ring[h->head] & (DEAD >> 8))) {
-        pop(h);
-    }
+    tell(h, event, peek(h, at + 2, 2));
 }
 
 /* Takes a batch out of the middle. */
@@ -147,9 +176,11 @@ static void give_up(struct telehub *h, uint_fast16_t at, bool told)
 {
     h->ring[at] |= DEAD >> 8;
     if (told) {
-        tell(h, TELEHUB_REJECTED, peek(h, at + 2, 2));
+        tell_of(h, TELEHUB_REJECTED, at);
     }
-    pop_dead(h);
+    if (at == h->head) {
+        pop(h);
+    }
 }
 
 bool telehub_room(const struct telehub *h, size_t len)
@@ -158,18 +189,16 @@ bool telehub_room(const struct telehub *h, size_t len)
 }
 
 /* Leaves the hub, with a close code or without. */
-static void leave(struct telehub *h, uint_fast16_t code)
+OUT_OF_LINE static void leave(struct telehub *h, uint_fast16_t code)
 {
-    if (h->phase && !(h->flags & HANG_UP)) {
-        h->flags |= code ? HANG_UP | SAY_CLOSE : HANG_UP;
-        h->bye = code;
-        h->rx = RX_DEAF;
-    }
+    h->say = code ? 1 << TX_CLOSE : 0;
+    h->bye = code;
+    h->rx = RX_DEAF;
 }
 
-static void fault(struct telehub *h, uint_fast16_t code)
+OUT_OF_LINE static void fault(struct telehub *h, uint_fast16_t code)
 {
-    if (!(h->flags & HANG_UP)) {
+    if (h->rx != RX_DEAF) {
         tell(h, TELEHUB_FAULT, code);
         leave(h, h->phase >= GREETING ? code : 0);
     }
@@ -186,12 +215,10 @@ bool telehub_put(struct telehub *h, const uint8_t *pack, size_t len, uint16_t ta
             h->tx = TX_NONE;
             fault(h, 0);
         }
-        tell(h, TELEHUB_DROPPED, peek(h, h->head + 2, 2));
+        tell_of(h, TELEHUB_DROPPED, h->head);
         pop(h);
-        pop_dead(h);
     }
-    poke(h, len, 2);
-    poke(h, tag, 2);
+    poke(h, len << 16 | tag, 4);
     poke(h, now, 4);
     while (len--) {
         poke(h, *pack++, 1);
@@ -214,66 +241,151 @@ bool telehub_idle(const struct telehub *h)
 
 void telehub_leave(struct telehub *h, uint16_t sleep)
 {
-    h->flags |= LEAVING;
+    h->leaving = true;
     h->sleep = sleep;
+}
+
+/* ---- The proof that the other end speaks WebSocket (RFC 6455 §4.1) ---- */
+
+/* The character of base64 for six bits. */
+static uint32_t base64(uint32_t sextet)
+{
+    return sextet < 26 ? sextet + 'A' : sextet < 52 ? sextet - 26 + 'a'
+         : sextet < 62 ? sextet - 52 + '0' : sextet == 62 ? '+' : '/';
+}
+
+#if TELEHUB_PROOF
+/* SHA-1 of a text that fills two blocks with its padding. What a round needs is kept in one array that
+ * moves by a place each round: the last 16 words of the text, and behind them SHA-1's state, its first
+ * word last. */
+static void sha1(const uint8_t *text, uint32_t digest[5])
+{
+    static const uint32_t K[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
+    static const uint32_t FIRST[5] = {0xc3d2e1f0, 0x10325476, 0x98badcfe, 0xefcdab89, 0x67452301};
+    uint32_t all[16 + 5], *state = all + 16;
+    memcpy(digest, FIRST, sizeof FIRST);
+    do {
+        memcpy(state, digest, sizeof FIRST);
+        for (uint32_t round = 0; round < 80; round++) {
+            uint32_t b = state[3], c = state[2], d = state[1], kind = round / 20, word, sum;
+            if (round < 16) {
+                word = (uint32_t)text[0] << 24 | text[1] << 16 | text[2] << 8 | text[3];
+                text += 4;
+            } else {
+                word = turn(all[0] ^ all[2] ^ all[8] ^ all[13], 1);
+            }
+            sum = word + turn(state[4], 5) + state[0] + K[kind];
+            state[3] = turn(b, 30);
+            if (kind == 2) {
+                /* The majority: where two differ the third decides. */
+                uint32_t kept = b;
+                b ^= c;
+                c = d;
+                d = kept;
+            }
+            sum += kind & 1 ? b ^ c ^ d : d ^ (b & (c ^ d));
+            for (int at = 0; at < 20; at++) {
+                all[at] = all[at + 1];
+            }
+            all[15] = word;
+            state[4] = sum;
+        }
+        for (int at = 0; at < 5; at++) {
+            digest[at] += state[at];
+        }
+    } while (!text[-1]); /* The last byte of the length is not zero. */
+}
+
+/* The next character of the proof in base64, behind which stands `=`. */
+static uint32_t proof(struct telehub *h)
+{
+    uint32_t sextet = h->proof[5] >> 26;
+    for (int at = 5; at > 0; at--) {
+        h->proof[at] = h->proof[at] << 6 | h->proof[at - 1] >> 26;
+    }
+    return h->arg++ < PROOF ? base64(sextet) : '=';
+}
+#endif
+
+/* Makes the key of the next upgrade, which stays in `ctl` until it is sent, and its proof. */
+static void make_key(struct telehub *h)
+{
+    /* What is left of the key, RFC 6455's GUID, and the bit that ends a text in SHA-1. */
+    static const char REST[] = "A==258EAFA5-E914-47DA-95CA-C5AB0DC85B11\x80";
+    memset(h->ctl, 0, sizeof h->ctl);
+    for (uint32_t at = 0; at < KEY; at++) {
+        h->ctl[at] = base64(h->config->random(h->config->user) & 63);
+    }
+    memcpy(h->ctl + KEY, REST, sizeof REST - 1);
+#if TELEHUB_PROOF
+    /* Its length in bits, at the end of two blocks. */
+    h->ctl[126] = 60 * 8 >> 8;
+    h->ctl[127] = 60 * 8 & 0xff;
+    sha1(h->ctl, h->proof + 1);
+#endif
 }
 
 /* ---- When to come back ---- */
 
-/* Pauses that are not the usual one, by close code or HTTP status: seconds, doubled so many times at
- * most while nothing is acked. As much again is jitter. */
-static const struct { uint16_t first, last, seconds, doubled; } PAUSES[] = {
-    {400, 428, 3600, 0},
-    {430, 499, 3600, 0},
-    {1001, 1001, 2, 0},
-    {1002, 1008, 60, 3}, /* 8 to 16 min. */
-    {1009, 1009, 2, 0},
-    {1013, 1013, 2, 0},
-    {4001, 4003, 60, 3},
+/* How long, by close code or HTTP status: each line for its code and those above it. */
+enum { USUAL, SHORT, LONG, HOUR };
+#define FROM(code, pause) ((code) << 2 | (pause))
+static const uint16_t PAUSES[] = {
+    FROM(4004, USUAL), FROM(4001, LONG), FROM(1014, USUAL), FROM(1013, SHORT), FROM(1010, USUAL),
+    FROM(1009, SHORT), FROM(1002, LONG), FROM(1001, SHORT), FROM(500, USUAL), FROM(430, HOUR),
+    FROM(429, USUAL), FROM(400, HOUR), FROM(0, USUAL),
 };
+
+/* Each is a number of steps, doubled so many times at most while nothing is acked, and as much again
+ * is jitter: half a second to a minute, 2 to 5 s, 1 to 16 min, and 1 to 2 h. */
+#define STEP 450
+static const struct { uint16_t steps; uint8_t doubled; } SPANS[] = {{1, 6}, {5, 0}, {134, 3}, {8000, 0}};
 
 static uint32_t pause_after(const struct telehub *h)
 {
-    uint32_t span = USUAL_PAUSE, doubled = USUAL_DOUBLED, wish = h->wish;
-    for (uint32_t at = 0; at < sizeof PAUSES / sizeof *PAUSES; at++) {
-        if (h->code >= PAUSES[at].first && h->code <= PAUSES[at].last) {
-            span = PAUSES[at].seconds * 1000u;
-            doubled = PAUSES[at].doubled;
-        }
+    const uint16_t *pause = PAUSES;
+    while (h->code < *pause >> 2) {
+        pause++;
     }
-    if (wish) {
-        span = wish * 1000;
+    uint32_t span = SPANS[*pause & 3].steps * STEP, doubled = SPANS[*pause & 3].doubled;
+    if (h->wish) {
+        span = h->wish * 1000;
         doubled = 0;
     }
     span <<= h->failures < doubled ? h->failures : doubled;
-    return span + h->config->random(h->config->user) % span;
+    return span + share(span, h->config->random(h->config->user));
 }
 
 /* An end that speaks of a fault with a batch. Blame needs proof: it was alone in flight, twice. */
 static void blame(struct telehub *h)
 {
     if (h->flight != 1) {
-        h->flags |= CAREFUL;
+        h->careful = true;
         h->alone = 0;
     } else if (++h->alone >= ALONE) {
         h->alone = 0;
-        pop_dead(h);
         give_up(h, h->head, true);
     }
 }
 
+static void line_begun(struct telehub *h)
+{
+    h->rx = RX_NAME;
+    h->hash = H_NONE;
+    h->arg = 0;
+}
+
 void telehub_connected(struct telehub *h, uint32_t now)
 {
-    h->phase = CONNECTED;
+    h->phase = UPGRADING;
+    h->say = 1 << TX_REQUEST;
     h->message = 0;
-    h->since = h->heard = now;
-    h->rx = RX_STATUS;
+    h->heard = now;
+    h->acked = now - (ACK_TIMEOUT - WELCOME_TIMEOUT);
     h->rx_fin = 1;
-    h->ctl_len = 0;
     h->silence = WELCOME_TIMEOUT;
-    for (int word = 0; word < 4; word++) {
-        h->nonce[word] = h->config->random(h->config->user);
-    }
+    line_begun(h);
+    make_key(h);
 }
 
 void telehub_disconnected(struct telehub *h, uint32_t now)
@@ -284,18 +396,17 @@ void telehub_disconnected(struct telehub *h, uint32_t now)
     if (h->code == 1007 || h->code == 1009) {
         blame(h);
     }
-    if (h->code == 4002 && !(h->flags & STOPPED)) {
-        h->flags |= STOPPED;
+    if (h->code == 4002 && !h->stopped) {
+        h->stopped = true;
         tell(h, TELEHUB_STOPPED, 0);
     }
     h->retry = now + pause_after(h);
     h->code = 0;
     h->wish = 0;
-    if (h->failures < 20) {
-        h->failures++;
-    }
+    h->failures += h->failures < 20;
     h->phase = OFFLINE;
-    h->flags &= STOPPED | CAREFUL | LEAVING;
+    h->say = 0;
+    h->accepted = false;
     h->flight = 0;
     h->tx = TX_NONE;
 #if TELEHUB_COMMANDS
@@ -316,24 +427,23 @@ enum telehub_todo telehub_tick(struct telehub *h, uint32_t now)
 {
     h->now = now;
     if (!h->phase) {
-        if (h->flags & STOPPED) {
+        if (h->stopped) {
             return TELEHUB_STOP;
         }
         return telehub_pause(h, now) ? TELEHUB_WAIT : TELEHUB_CONNECT;
     }
     if (now - h->heard >= h->silence ||
-        (h->phase < WELCOMED && now - h->since >= WELCOME_TIMEOUT) ||
-        (h->phase == WELCOMED && h->flight && now - h->acked >= ACK_TIMEOUT)) {
+        ((h->phase < WELCOMED || h->flight) && now - h->acked >= ACK_TIMEOUT)) {
         fault(h, 0);
     }
-    return h->flags & HANG_UP ? TELEHUB_HANG_UP : TELEHUB_TALK;
+    return h->rx == RX_DEAF ? TELEHUB_HANG_UP : TELEHUB_TALK;
 }
 
 void telehub_init(struct telehub *h, const struct telehub_config *config, uint32_t now)
 {
     memset(h, 0, sizeof *h);
     h->config = config;
-    h->first = 1;
+    h->first = h->next = 1;
     h->retry = h->now = now;
 }
 
@@ -341,145 +451,124 @@ void telehub_init(struct telehub *h, const struct telehub_config *config, uint32
 
 static void emit(struct telehub *h, uint32_t byte)
 {
-    uint32_t at = h->tx_at++, place = at - h->tx_skip;
-    if (h->tx_head && at >= h->tx_head) {
-        byte ^= h->mask >> (8 * ((at - h->tx_head) & 3));
-    }
+    /* What is left out in front has places below zero, which are huge ones. */
+    uint32_t place = h->tx_at++, mask = h->tx_mask;
+    h->tx_mask = turn(mask, 24);
     if (place < h->tx_room) {
-        h->tx_out[place] = byte;
+        h->tx_out[place] = byte ^ mask;
     }
 }
 
-static void emit_text(struct telehub *h, const char *text)
+static void emit_bytes(struct telehub *h, const void *bytes, size_t len)
 {
-    while (*text) {
-        emit(h, *text++);
+    const uint8_t *at = bytes;
+    while (len--) {
+        emit(h, *at++);
     }
 }
 
-static void emit_item(struct telehub *h, uint32_t major, uint32_t value)
+static void emit_number(struct telehub *h, uint32_t value, uint32_t size)
 {
-    uint32_t size = value < 24 ? 0 : value < 0x100 ? 1 : value < 0x10000 ? 2 : 4;
-    emit(h, major << 5 | (size == 0 ? value : size == 1 ? 24 : size == 2 ? 25 : 26));
     while (size--) {
         emit(h, value >> (8 * size));
     }
 }
 
-/* The character at this place in the base64 of big-endian words, behind which stands a zero. */
-static uint32_t base64(const uint32_t *words, uint32_t at)
+static void emit_item(struct telehub *h, uint32_t major, uint32_t value)
 {
-    uint32_t bit = 6 * at % 32;
-    words += 6 * at / 32;
-    uint32_t sextet = words[0] << bit >> 26;
-    if (bit > 26) {
-        sextet |= words[1] >> (58 - bit);
+    uint32_t info = value, size = 0;
+    if (value >= 24) {
+        info = 24 + (value > 0xff) + (value > 0xffff);
+        size = 1 << (info - 24);
     }
-    return sextet < 26 ? sextet + 'A' : sextet < 52 ? sextet - 26 + 'a'
-         : sextet < 62 ? sextet - 52 + '0' : sextet == 62 ? '+' : '/';
+    emit(h, major << 5 | info);
+    emit_number(h, value, size);
 }
 
-/* Messages as templates: bytes as they are, and these. Carriage return and line feed are not among
- * them, nor is what CBOR's texts and heads of more than 16 are made of. */
-#define I_HOST "\001"
-#define I_ID "\002"
-#define I_TOKEN "\003"
-#define I_KEY "\004"
-#define I_STREAM "\005"
-#define I_NEXT "\006"
-#define I_CLOCK "\007"
-#define I_SEQ "\010"
-#define I_AGE "\011"
-#define I_PACK "\013"
-#define I_SLEEP "\014"
-#define I_MAX "\016"
+/* Messages as templates: bytes as they are, and these, which are none of them: HTTP is ASCII, and
+ * the heads of CBOR's maps and texts are above 0xa0 and below 0x80. */
+#define I_HOST "\200"
+#define I_ID "\201"
+#define I_TOKEN "\202"
+#define I_STREAM "\203"
+#define I_CLOCK "\204"
+#define I_NEXT "\205"
+#define I_SEQ "\206"
+#define I_AGE "\207"
+#define I_SLEEP "\210"
+#define I_KEY "\211"
+#define I_PACK "\212"
+#define I_MAX "\213"
+enum { T_STREAM = 3, T_NEXT = 5, T_KEY = 9, T_PACK, T_MAX, T_END };
 
-static const char *const REQUEST =
+/* The texts stand in the configuration as their codes do, and the numbers in the state. */
+typedef char texts_in_order[offsetof(struct telehub_config, clock) == 4 * sizeof(char *) ? 1 : -1];
+typedef char numbers_in_order[
+    offsetof(struct telehub, sleep) - offsetof(struct telehub, next) == 12 ? 1 : -1];
+
+/* In the order of TX_REQUEST to TX_BYE, each ended by a zero. */
+static const char TEMPLATES[] =
     "GET /v1/devices/" I_ID " HTTP/1.1\r\nHost: " I_HOST "\r\nAuthorization: Bearer " I_TOKEN
     "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: " I_KEY "==\r\n\r\n";
-static const char *const HELLO =
+    "Sec-WebSocket-Key: " I_KEY "\r\n\r\n\0"
     "\xa1\x65hello"
 #if TELEHUB_COMMANDS
     "\xa4\x6bmax_message" I_MAX
 #else
     "\xa3"
 #endif
-    "\x66stream" I_STREAM "\x64next" I_NEXT "\x65" "clock" I_CLOCK;
-static const char *const DATA =
-    "\xa1\x64" "data\xa3\x63seq" I_SEQ "\x63" "age" I_AGE "\x64pack" I_PACK;
-static const char *const BYE = "\xa1\x63" "bye\xa1\x65sleep" I_SLEEP;
-
-static void emit_string(struct telehub *h, const char *text)
-{
-    emit_item(h, 3, strlen(text));
-    emit_text(h, text);
-}
+    "\x66stream" I_STREAM "\x64next" I_NEXT "\x65" "clock" I_CLOCK "\0"
+    "\xa1\x64" "data\xa3\x63seq" I_SEQ "\x63" "age" I_AGE "\x64pack" I_PACK "\0"
+    "\xa1\x63" "bye\xa1\x65sleep" I_SLEEP;
 
 static void emit_pack(struct telehub *h)
 {
-    uint_fast16_t at = h->tx_entry, len = length_at(h, at);
-    at = wrap(at + ENTRY);
-    while (len--) {
-        emit(h, h->ring[at]);
-        at = wrap(at + 1);
+    uint_fast16_t size = size_at(h, h->tx_entry);
+    for (uint_fast16_t at = ENTRY; at < size; at++) {
+        emit(h, h->ring[wrap(h->tx_entry + at)]);
     }
 }
 
-static void emit_template(struct telehub *h, const char *template)
+static void emit_template(struct telehub *h)
 {
-    const struct telehub_config *config = h->config;
-    char code;
-    while ((code = *template++)) {
-        switch (code) {
-        case 1:
-            emit_text(h, config->host);
-            break;
-        case 2:
-            emit_text(h, config->id);
-            break;
-        case 3:
-            emit_text(h, config->token);
-            break;
-        case 4:
-            for (uint32_t at = 0; at < KEY; at++) {
-                emit(h, base64(h->nonce, at));
-            }
-            break;
-        case 5:
-            emit_string(h, config->stream);
-            break;
-        case 6:
-            emit_item(h, 0, h->used + 1);
-            break;
-        case 7:
-            emit_string(h, config->clock);
-            break;
-        case 8:
-            emit_item(h, 0, h->sent);
-            break;
-        case 9:
-            emit_item(h, 0, h->age);
-            break;
-        case 11:
-            emit_pack(h);
-            break;
-        case 12:
-            emit_item(h, 0, h->sleep);
-            break;
-#if TELEHUB_COMMANDS
-        case 14:
-            emit_item(h, 0, TELEHUB_COMMAND_SIZE);
-            break;
-#endif
-        default:
+    const char *template = TEMPLATES;
+    uint32_t code;
+    for (uint32_t tx = TX_REQUEST; tx < h->tx; tx++) {
+        template += strlen(template) + 1;
+    }
+    while ((code = (uint8_t)*template++)) {
+        uint32_t insert = code - 0x80;
+        if (insert >= T_END) {
             emit(h, code);
-            break;
+        } else if (insert < T_NEXT) {
+            const char *text = (&h->config->host)[insert];
+            size_t len = strlen(text);
+            if (insert >= T_STREAM) {
+                emit_item(h, 3, len);
+            }
+            emit_bytes(h, text, len);
+        } else if (insert < T_KEY) {
+            emit_item(h, 0, (&h->next)[insert - T_NEXT]);
+        } else if (insert == T_KEY) {
+            emit_bytes(h, h->ctl, KEY + 3);
+#if TELEHUB_COMMANDS
+        } else if (insert == T_MAX) {
+            emit_item(h, 0, TELEHUB_COMMAND_SIZE);
+#endif
+        } else {
+            emit_pack(h);
         }
     }
 }
 
 #if TELEHUB_COMMANDS
+static void emit_string(struct telehub *h, const char *text)
+{
+    size_t len = strlen(text);
+    emit_item(h, 3, len);
+    emit_bytes(h, text, len);
+}
+
 static void emit_part(struct telehub *h, const char *key, uint32_t from, uint32_t len, bool raw)
 {
     const struct telehub_slot *s = &h->slots[h->slot_tx - 1];
@@ -487,9 +576,7 @@ static void emit_part(struct telehub *h, const char *key, uint32_t from, uint32_
     if (!raw) {
         emit_item(h, 3, len);
     }
-    while (len--) {
-        emit(h, s->bytes[from++]);
-    }
+    emit_bytes(h, s->bytes + from, len);
 }
 
 static void emit_result(struct telehub *h)
@@ -515,16 +602,12 @@ static void emit_result(struct telehub *h)
 
 static void emit_message(struct telehub *h)
 {
-    uint32_t at = 0;
     switch (h->tx) {
     case TX_PONG:
-        while (at < h->ctl_len) {
-            emit(h, h->ctl[at++]);
-        }
+        emit_bytes(h, h->ctl, h->ctl_len);
         break;
     case TX_CLOSE:
-        emit(h, h->bye >> 8);
-        emit(h, h->bye);
+        emit_number(h, h->bye, 2);
         break;
 #if TELEHUB_COMMANDS
     case TX_RESULT:
@@ -532,37 +615,23 @@ static void emit_message(struct telehub *h)
         break;
 #endif
     default:
-        emit_template(h, h->tx == TX_REQUEST ? REQUEST
-                         : h->tx == TX_HELLO ? HELLO
-                         : h->tx == TX_DATA  ? DATA
-                                             : BYE);
+        emit_template(h);
         break;
     }
 }
 
 /* What to say next. */
-static uint8_t choose(struct telehub *h)
+static uint32_t choose(struct telehub *h)
 {
-    if (h->flags & SAY_CLOSE) {
-        h->flags &= ~SAY_CLOSE;
-        return TX_CLOSE;
+    if (h->say) {
+        uint32_t tx = TX_REQUEST;
+        while (!(h->say >> tx & 1)) {
+            tx++;
+        }
+        h->say ^= 1 << tx;
+        return tx;
     }
-    if (h->flags & HANG_UP || h->phase == UPGRADING) {
-        return TX_NONE;
-    }
-    if (h->phase == CONNECTED) {
-        h->phase = UPGRADING;
-        return TX_REQUEST;
-    }
-    if (h->flags & SAY_HELLO) {
-        h->flags &= ~SAY_HELLO;
-        return TX_HELLO;
-    }
-    if (h->flags & SAY_PONG) {
-        h->flags &= ~SAY_PONG;
-        return TX_PONG;
-    }
-    if (h->phase < WELCOMED || (int32_t)(h->now - h->allowed) < 0) {
+    if (h->rx == RX_DEAF || h->phase < WELCOMED || h->now - h->paced < h->spacing) {
         return TX_NONE;
     }
 #if TELEHUB_COMMANDS
@@ -574,36 +643,36 @@ static uint8_t choose(struct telehub *h)
         }
     }
 #endif
-    if (h->flight < h->batches && h->flight < (h->flags & CAREFUL ? 1 : h->window)) {
+    while (h->flight < h->batches && h->flight <= (h->careful ? 0 : h->window)) {
         uint_fast16_t at = entry_at(h, h->flight);
         if (!h->flight) {
             h->acked = h->now;
         }
         h->sent = h->first + h->flight++;
-        h->used = h->sent > h->used ? h->sent : h->used;
-        h->tx_entry = at;
-        h->age = (h->now - peek(h, at + 4, 4)) / 1000;
-        return h->ring[at] & (DEAD >> 8) ? TX_NONE : TX_DATA;
+        if (h->next <= h->sent) {
+            h->next = h->sent + 1;
+        }
+        if (!(h->ring[at] & (DEAD >> 8))) {
+            h->tx_entry = at;
+            h->age = share(h->now - peek(h, at + 4, 4), A_THOUSANDTH);
+            return TX_DATA;
+        }
     }
-    if (h->flags & LEAVING && telehub_idle(h)) {
-        return TX_BYE;
-    }
-    return TX_NONE;
+    return h->leaving && telehub_idle(h) ? TX_BYE : TX_NONE;
 }
 
 static void begin(struct telehub *h, uint32_t tx)
 {
     h->tx = tx;
-    h->tx_skip = h->tx_room = h->tx_at = 0;
-    h->tx_head = 0;
+    h->tx_skip = h->tx_room = h->tx_at = h->tx_head = 0;
     emit_message(h);
     h->tx_len = h->tx_at;
     if (tx == TX_REQUEST) {
         return;
     }
-    if (tx >= TX_RESULT && tx <= TX_DATA) {
-        h->allowed = h->now + h->spacing;
-        if (h->tx_len > h->max) {
+    if (tx == TX_DATA || tx == TX_RESULT) {
+        h->paced = h->now;
+        if (h->tx_len - 1 > h->largest) {
 #if TELEHUB_COMMANDS
             struct telehub_slot *s = &h->slots[h->slot_tx - 1];
             if (tx == TX_RESULT) {
@@ -625,27 +694,25 @@ static void begin(struct telehub *h, uint32_t tx)
     h->mask = h->config->random(h->config->user);
 }
 
+/* A frame's head, of 6 bytes or of 8, and masks what follows. */
 static void emit_head(struct telehub *h)
 {
-    static const uint8_t OPCODES[] = {0, 0, 0x82, 0x8a, 0x82, 0x82, 0x82, 0x88};
-    uint_fast16_t len = h->tx_len - h->tx_head;
-    uint32_t head = h->tx_head;
-    /* Not masked: `emit` masks what lies behind the head. */
-    emit(h, OPCODES[h->tx]);
-    emit(h, 0x80 | (head == 8 ? 126 : len));
-    if (head == 8) {
-        emit(h, len >> 8);
-        emit(h, len);
+    uint32_t len = h->tx_len - h->tx_head, first = 0x80 | (h->tx < TX_CLOSE ? OP_BINARY : h->tx);
+    /* The second byte has the bit of the mask, and the length or that two bytes of it follow. */
+    if (h->tx_head == 6) {
+        emit_number(h, first << 8 | 0x80 | len, 2);
+    } else {
+        emit_number(h, first << 24 | 0xfe0000 | len, 4);
     }
-    for (uint32_t at = 0; at < 4; at++) {
-        emit(h, h->mask >> (8 * at));
-    }
+    /* The mask is what it makes of zeros. */
+    h->tx_mask = h->mask;
+    emit_number(h, 0, 4);
 }
 
 static void finished(struct telehub *h)
 {
     if (h->tx == TX_BYE) {
-        h->flags |= STOPPED;
+        h->stopped = true;
         leave(h, 1000);
     }
     h->tx = TX_NONE;
@@ -657,13 +724,8 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
     h->now = now;
     while (total < room) {
         if (h->tx == TX_NONE) {
-            uint_fast16_t before = h->flight;
             uint32_t tx = choose(h);
             if (tx == TX_NONE) {
-                /* A dead batch was passed by: there may be more behind it. */
-                if (h->flight != before) {
-                    continue;
-                }
                 break;
             }
             begin(h, tx);
@@ -672,13 +734,14 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
             }
         }
         h->tx_out = out + total;
-        h->tx_at = 0;
+        h->tx_at = 0 - h->tx_skip;
         h->tx_room = room - total;
+        h->tx_mask = 0;
         if (h->tx_head) {
             emit_head(h);
         }
         emit_message(h);
-        uint_fast16_t left = h->tx_len - h->tx_skip;
+        uint32_t left = h->tx_len - h->tx_skip;
         uint32_t wrote = left < h->tx_room ? left : h->tx_room;
         total += wrote;
         h->tx_skip += wrote;
@@ -689,130 +752,75 @@ size_t telehub_output(struct telehub *h, uint8_t *out, size_t room, uint32_t now
     return total;
 }
 
-#if TELEHUB_PROOF
-/* ---- SHA-1, for the proof that the other end speaks WebSocket (RFC 6455 §4.1) ---- */
-
-static uint32_t turn(uint32_t word, uint8_t by) { return word << by | word >> (32 - by); }
-
-/* What is hashed: the key, RFC 6455's GUID, and what SHA-1 pads two blocks with. */
-static uint32_t proof_byte(const uint32_t *nonce, uint32_t at)
-{
-    static const char REST[] = "==258EAFA5-E914-47DA-95CA-C5AB0DC85B11\x80";
-    return at < KEY ? base64(nonce, at) : at < KEY + sizeof REST - 1 ? (uint8_t)REST[at - KEY]
-         : at == 126 ? 60 * 8 >> 8 : at == 127 ? 60 * 8 & 0xff : 0;
-}
-
-static void sha1(const uint32_t *nonce, uint32_t state[6])
-{
-    static const uint32_t K[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
-    static const uint32_t FIRST[6] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
-    uint32_t w[80], s[5];
-    memcpy(state, FIRST, sizeof FIRST);
-    for (uint32_t at = 0; at < 128;) {
-        memcpy(s, state, sizeof s);
-        for (uint32_t t = 0; t < 80; t++) {
-            uint32_t b = s[1], c = s[2], d = s[3], k = t / 20, next = 0;
-            if (t < 16) {
-                do {
-                    next = next << 8 | proof_byte(nonce, at);
-                } while (++at & 3);
-            } else {
-                next = turn(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
-            }
-            w[t] = next;
-            next += turn(s[0], 5) + s[4] + K[k];
-            next += k == 0 ? d ^ (b & (c ^ d)) : k == 2 ? (b & c) | (d & (b | c)) : b ^ c ^ d;
-            memmove(s + 1, s, 4 * sizeof *s);
-            s[0] = next;
-            s[2] = turn(b, 30);
-        }
-        for (uint32_t at_word = 0; at_word < 5; at_word++) {
-            state[at_word] += s[at_word];
-        }
-    }
-}
-#endif
-
 /* ---- The answer to the upgrade ---- */
 
-static const char *after(const char *line, const char *name)
+static void head_ended(struct telehub *h)
 {
-    while (*name) {
-        char c = *line++;
-        if ((c >= 'A' && c <= 'Z' ? c + 32 : c) != *name++) {
-            return NULL;
-        }
-    }
-    while (*line == ' ' || *line == '\t') {
-        line++;
-    }
-    return line;
-}
-
-/* A number, LONGEST_WISH at most. */
-static uint32_t decimal(const char *text)
-{
-    uint32_t value = 0;
-    while (*text >= '0' && *text <= '9' && value < LONGEST_WISH) {
-        value = value * 10 + (*text++ - '0');
-    }
-    return value < LONGEST_WISH ? value : LONGEST_WISH;
-}
-
-static void proof(struct telehub *h, const char *value)
-{
-#if TELEHUB_PROOF
-    uint32_t digest[6];
-    sha1(h->nonce, digest);
-    for (uint32_t at = 0; at < PROOF; at++) {
-        if (*value++ != (char)base64(digest, at)) {
-            return;
-        }
-    }
-    if (value[0] != '=' || (uint8_t)value[1] > ' ') {
-        return;
-    }
-#else
-    (void)value;
-#endif
-    h->flags |= ACCEPTED;
-}
-
-static void head_line(struct telehub *h)
-{
-    char *line = (char *)h->ctl;
-    const char *value;
-    if (h->rx == RX_STATUS) {
-        value = after(line, "http/1.");
-        h->code = value && *value && value[1] == ' ' ? decimal(value + 2) : 1;
-        h->rx = RX_HEADER;
-    } else if (!*line) {
-        if (h->code != 101 || !(h->flags & ACCEPTED)) {
-            h->code = h->code >= 300 && h->code < 600 ? h->code : 0;
-            fault(h, h->code);
-            return;
-        }
+    if (h->code == 101 && h->accepted) {
         h->code = 0;
         h->phase = GREETING;
-        h->flags |= SAY_HELLO;
+        h->say = 1 << TX_HELLO;
         h->rx = RX_FIRST;
-    } else if ((value = after(line, "retry-after:"))) {
-        h->wish = decimal(value);
-    } else if ((value = after(line, "sec-websocket-accept:"))) {
-        proof(h, value);
+    } else {
+        fault(h, h->code);
+    }
+}
+
+/* A byte of the value of a line that means something: a proof, or a number. */
+static void value_byte(struct telehub *h, uint32_t byte)
+{
+#if TELEHUB_PROOF
+    if (h->field == W_ACCEPT) {
+        if (byte != proof(h)) {
+            h->field = W_OTHER;
+        } else if (h->arg > PROOF) {
+            h->accepted = true;
+        }
+        return;
+    }
+#endif
+    byte -= '0';
+    if (byte > 9) {
+        h->field = W_OTHER;
+        return;
+    }
+    h->arg = h->arg * 10 + byte;
+    if (h->arg > LONGEST_WISH) {
+        h->arg = LONGEST_WISH;
+    }
+    if (h->field == W_RETRY) {
+        h->wish = h->arg;
+    } else {
+        h->code = h->arg;
     }
 }
 
 static void head_byte(struct telehub *h, uint32_t byte)
 {
-    if (++h->message > MAX_HEAD) {
+    bool blank = byte <= ' ';
+    if (++h->message > MAX_INPUT) {
         fault(h, 0);
     } else if (byte == '\n') {
-        h->ctl[h->ctl_len] = 0;
-        h->ctl_len = 0;
-        head_line(h);
-    } else if (byte != '\r' && h->ctl_len < sizeof h->ctl - 1) {
-        h->ctl[h->ctl_len++] = byte;
+        if (h->rx == RX_NAME && h->hash == H_NONE) {
+            head_ended(h);
+        } else {
+            line_begun(h);
+        }
+    } else if (h->rx == RX_NAME) {
+        if (byte == ':' || byte == ' ') {
+            h->rx = RX_VALUE;
+            word(h);
+#if !TELEHUB_PROOF
+            if (h->field == W_ACCEPT) {
+                h->accepted = true;
+            }
+#endif
+        } else if (!blank) {
+            /* In lower case. */
+            h->hash = hash_on(h->hash, byte | 32);
+        }
+    } else if (h->field >= W_HTTP_10 && h->field < W_OTHER && !(blank && !h->arg)) {
+        value_byte(h, byte);
     }
 }
 
@@ -821,61 +829,59 @@ static void head_byte(struct telehub *h, uint32_t byte)
 static void batch_acked(struct telehub *h, uint32_t seq)
 {
     if (seq > h->sent) {
-        fault(h, 1002);
+        if (seq != NOTHING) {
+            fault(h, 1002);
+        }
         return;
     }
     while (h->flight && h->first <= seq) {
         pop(h);
         h->acked = h->now;
         h->failures = h->alone = 0;
-        h->flags &= ~CAREFUL;
+        h->careful = false;
     }
-    pop_dead(h);
 }
 
-/* What the hub said, where it is from 1 to `most`. */
-static uint32_t or_else(uint32_t value, uint32_t most, uint32_t otherwise)
+/* A number of the welcome that is from 1 to 65535, or what is usual. */
+static uint32_t told(const struct telehub *h, uint32_t word, uint32_t usual)
 {
-    return value - 1 < most ? value : otherwise;
+    uint32_t value = h->got[word];
+    return value - 1 < 0xffff ? value : usual;
 }
 
 static void welcomed(struct telehub *h)
 {
-    uint32_t seq = h->got[W_SEQ], interval = or_else(h->got[W_INTERVAL], 86400, 20);
-    uint32_t rate = or_else(h->got[W_RATE], 1000, 1000);
-    if (h->phase != GREETING || h->flags & SAY_HELLO || seq >= NOTHING - 0x10000) {
+    uint32_t seq = h->got[W_SEQ], interval = told(h, W_INTERVAL, 20);
+    if (h->phase != GREETING || h->say & 1 << TX_HELLO || seq >= NOTHING - 0x10000) {
         return;
     }
-    if (h->got[W_STREAM] != hash_of(h->config->stream, strlen(h->config->stream))) {
+    if (h->got[W_STREAM] != hash_text(h->config->stream)) {
         fault(h, 1002);
         return;
     }
-    if (seq <= h->used) {
-        while (h->batches && h->first <= seq) {
-            pop(h);
-        }
-    } else {
+    if (seq >= h->next) {
         /* The counter was lost: nothing that is held has been taken. */
-        h->first = seq + 1;
-        h->used = seq;
+        h->first = h->next = seq + 1;
         tell(h, TELEHUB_RENUMBERED, 0);
+    }
+    while (h->batches && h->first <= seq) {
+        pop(h);
     }
     h->flight = 0;
     h->sent = seq;
-    pop_dead(h);
-    h->window = or_else(h->got[W_WINDOW], 0xffff, 1);
-    h->max = or_else(h->got[W_MAX], 0xffff, 0xffff);
-    h->spacing = 1000 / rate;
-    h->silence = interval * 1250 + or_else(h->got[W_TIMEOUT], 86400, interval) * 1000;
+    h->window = h->got[W_WINDOW] - 1;
+    h->largest = h->got[W_MAX] - 1;
+    h->spacing = 1000 / told(h, W_RATE, 1000);
+    h->silence = interval * 1250 + told(h, W_TIMEOUT, interval) * 1000;
     h->phase = WELCOMED;
     h->budget = RENUMBERED;
-    h->since = h->acked = h->allowed = h->now;
+    h->since = h->acked = h->now;
     tell(h, TELEHUB_WELCOME, 0);
 }
 
 static void again(struct telehub *h, uint_fast16_t at)
 {
-    uint_fast16_t size = ENTRY + length_at(h, at);
+    uint_fast16_t size = size_at(h, at);
     if (!h->budget || size + h->bytes > TELEHUB_QUEUE) {
         give_up(h, at, true);
         return;
@@ -908,7 +914,7 @@ static void rejected(struct telehub *h)
             return;
         }
         if (h->flight != 1) {
-            h->flags |= CAREFUL;
+            h->careful = true;
             return;
         }
         index = 0;
@@ -1012,38 +1018,32 @@ void telehub_result(struct telehub *h, uint16_t tag, bool ok, const uint8_t *val
 }
 #endif
 
-static void dispatch(struct telehub *h)
+OUT_OF_LINE static void dispatch(struct telehub *h)
 {
     if (h->level != L_DONE) {
         return;
     }
-    switch (h->kind) {
-    case W_WELCOME:
+    if (h->kind == W_WELCOME) {
         welcomed(h);
-        break;
-    case W_ACK:
+        return;
+    }
+    if (h->phase < WELCOMED) {
+        return;
+    }
 #if TELEHUB_COMMANDS
-        slot_settled(h, h->got[W_RESULT]);
-#endif
-        if (h->got[W_SEQ] != NOTHING && h->phase == WELCOMED) {
-            batch_acked(h, h->got[W_SEQ]);
-        }
-        break;
-    case W_REJECT:
-#if TELEHUB_COMMANDS
-        slot_settled(h, h->got[W_RESULT]);
-#endif
-        if (h->phase == WELCOMED && h->got[W_RESULT] == NOTHING) {
-            rejected(h);
-        }
-        break;
-#if TELEHUB_COMMANDS
-    case W_COMMAND:
+    if (h->kind == W_COMMAND) {
         commanded(h);
-        break;
+        return;
+    }
+    slot_settled(h, h->got[W_RESULT]);
+    if (h->kind == W_REJECT && h->got[W_RESULT] != NOTHING) {
+        return;
+    }
 #endif
-    default:
-        break;
+    if (h->kind == W_ACK) {
+        batch_acked(h, h->got[W_SEQ]);
+    } else if (h->kind == W_REJECT) {
+        rejected(h);
     }
 }
 
@@ -1058,16 +1058,20 @@ static uint32_t number(const struct telehub *h)
     if (h->major != 7 || h->info < 25) {
         return NOTHING;
     }
-    /* Half, single and double have 5, 8 and 11 bits of exponent. Of a double the upper word is
-     * precise enough for seconds. */
-    uint32_t size = h->info - 25, bits = size == 2 ? h->arg_high : h->arg;
-    uint32_t width = 4 + 3 * size, fraction = (size ? 30 : 14) - width;
-    int32_t exponent = (int32_t)(bits >> fraction) - (int32_t)((1u << width) - 1);
+    /* Half, single and double have 5, 8 and 11 bits of exponent behind the sign. Of a double the
+     * upper word is precise enough for seconds. */
+    uint32_t bits = h->arg, width = 5 + 3 * (h->info - 25);
+    if (width == 5) {
+        bits <<= 16;
+    } else if (width == 11) {
+        bits = h->arg_high;
+    }
+    int32_t exponent = (int32_t)(bits >> (31 - width)) - ((1 << (width - 1)) - 1);
     if (exponent < 0) {
         return 0;
     }
     /* A sign is a huge exponent here, and so is infinity. */
-    return exponent > 15 ? NOTHING : (bits << (31 - fraction) | 1u << 31) >> (31 - exponent);
+    return exponent > 15 ? NOTHING : (bits << width | 1u << 31) >> (31 - exponent);
 }
 
 /* An item has ended, with all that is in it. */
@@ -1081,9 +1085,9 @@ static void item_done(struct telehub *h)
         return;
     }
     /* A name, of the kind or of a field; its value comes next. */
-    h->field = h->major == 3 ? word(h->hash) : W_OTHER;
+    uint32_t field = word(h);
     if (h->level == L_KIND) {
-        h->kind = h->field;
+        h->kind = field;
         h->level = L_BODY;
     } else {
         h->level = h->level == L_KEY ? L_VALUE : L_BAD;
@@ -1113,52 +1117,62 @@ static void begin_message(struct telehub *h)
 #endif
 }
 
+#if TELEHUB_COMMANDS
+/* Takes a place for the command that is being read. */
+static void slot_begun(struct telehub *h)
+{
+    for (int slot = 0; slot < TELEHUB_COMMANDS && !h->slot; slot++) {
+        if (h->slots[slot].state == SLOT_FREE) {
+            memset(&h->slots[slot], 0, sizeof h->slots[slot]);
+            h->slots[slot].state = SLOT_READING;
+            h->slot = slot + 1;
+        }
+    }
+}
+#endif
+
 /* The head of an item is complete. */
 static void item(struct telehub *h)
 {
-    uint32_t count = !h->arg_high && h->arg < MAX_SKIP ? h->arg : MAX_SKIP;
+    uint32_t major = h->major, count = h->arg;
     h->hash = H_NONE;
-    if (h->major == 2 || h->major == 3) {
-        h->text = h->arg_high ? NOTHING : h->arg;
-        if (h->text) {
-            return;
-        }
-    } else if (h->major >= 4 && h->major <= 6) {
-        if (h->level == L_TOP) {
-            h->level = h->major == 5 && count == 1 ? L_KIND : L_BAD;
-            return;
-        }
-        if (h->level == L_BODY && h->major == 5) {
-            h->pairs = count;
-            h->level = count ? L_KEY : L_DONE;
-#if TELEHUB_COMMANDS
-            if (h->kind == W_COMMAND) {
-                for (int slot = 0; slot < TELEHUB_COMMANDS && !h->slot; slot++) {
-                    if (h->slots[slot].state == SLOT_FREE) {
-                        memset(&h->slots[slot], 0, sizeof h->slots[slot]);
-                        h->slots[slot].state = SLOT_READING;
-                        h->slot = slot + 1;
-                    }
-                }
-            }
-#endif
-            return;
-        }
-        if (h->level != L_VALUE) {
-            h->level = L_BAD;
-            return;
-        }
-        count = h->major == 6 ? 1 : h->major == 5 ? 2 * count : count;
-        if (count) {
-            /* It is done when the items in it are; one that is skipped stood for one already. */
-            h->skip += count - (h->skip != 0);
-            if (h->skip > 4 * MAX_SKIP) {
-                h->level = L_BAD;
-            }
-            return;
-        }
+    if (major < 2 || major > 6) {
+        scalar(h);
+        return;
     }
-    scalar(h);
+    if (major == 6) {
+        /* A tag, of one item. */
+        count = 1;
+    } else if (h->arg_high || count > MAX_INPUT) {
+        /* More than a message can have. */
+        h->level = L_BAD;
+        return;
+    }
+    if (major < 4) {
+        h->text = count;
+    } else if (h->level == L_TOP) {
+        h->level = major == 5 && count == 1 ? L_KIND : L_BAD;
+        return;
+    } else if (h->level == L_BODY && major == 5) {
+        h->pairs = count;
+        h->level = count ? L_KEY : L_DONE;
+#if TELEHUB_COMMANDS
+        if (h->kind == W_COMMAND) {
+            slot_begun(h);
+        }
+#endif
+        return;
+    } else if (h->level != L_VALUE) {
+        h->level = L_BAD;
+        return;
+    } else if (count) {
+        /* It is done when the items in it are; one that is skipped stood for one already. All heads
+         * of a message cannot make this overflow. */
+        h->skip += (major == 5 ? 2 * count : count) - (h->skip != 0);
+    }
+    if (!count) {
+        scalar(h);
+    }
 }
 
 static void item_byte(struct telehub *h, uint32_t byte)
@@ -1180,7 +1194,9 @@ static void item_byte(struct telehub *h, uint32_t byte)
             scalar(h);
         }
     } else if (h->need) {
-        h->arg_high = h->arg_high << 8 | h->arg >> 24;
+        if (h->need == 4) {
+            h->arg_high = h->arg;
+        }
         h->arg = h->arg << 8 | byte;
         if (!--h->need) {
             item(h);
@@ -1206,7 +1222,7 @@ static void item_byte(struct telehub *h, uint32_t byte)
 static void control(struct telehub *h)
 {
     if (h->rx_op == OP_PING) {
-        h->flags |= SAY_PONG;
+        h->say |= 1 << TX_PONG;
     } else if (h->rx_op == OP_CLOSE) {
         h->code = h->ctl_len >= 2 ? h->ctl[0] << 8 | h->ctl[1] : 1000;
         leave(h, h->code);
@@ -1230,7 +1246,7 @@ static void frame_begun(struct telehub *h)
     if (h->rx_op >= OP_CLOSE) {
         if (h->rx_op != OP_PONG) {
             h->ctl_len = 0;
-            h->flags &= ~SAY_PONG;
+            h->say &= ~(1 << TX_PONG);
         }
     } else {
         h->message += h->rx_left;
@@ -1247,10 +1263,10 @@ static void frame_begun(struct telehub *h)
 static void frame_first(struct telehub *h, uint32_t byte)
 {
     uint32_t op = byte & 15, fin = byte >> 7;
-    bool data = op <= OP_BINARY;
+    bool data = op < OP_CLOSE;
     h->rx = RX_SECOND;
-    if (byte & 0x70 || (!data && (op < OP_CLOSE || op > OP_PONG || !fin)) ||
-        (data && (op == OP_CONTINUATION) == h->rx_fin)) {
+    if (byte & 0x70 || !(OPCODES >> op & 1) ||
+        (data ? (op == OP_CONTINUATION) == h->rx_fin : !fin)) {
         fault(h, 1002);
         return;
     }
@@ -1275,22 +1291,20 @@ static void frame_byte(struct telehub *h, uint32_t byte)
         break;
     case RX_SECOND:
         h->rx_left = byte;
-        if (byte & 0x80 || (h->rx_op >= OP_CLOSE && byte > 125)) {
-            fault(h, 1002);
-        } else if (byte == 127) {
-            /* Lengths above MAX_INPUT alone are written so. */
-            fault(h, 1009);
-        } else if (byte == 126) {
-            h->rx_need = 2;
+        if (byte <= 125) {
+            frame_begun(h);
+        } else if (byte == 126 && h->rx_op < OP_CLOSE) {
             h->rx_left = 0;
             h->rx = RX_LENGTH;
         } else {
-            frame_begun(h);
+            /* Lengths above MAX_INPUT alone are written with 127. */
+            fault(h, byte == 127 ? 1009 : 1002);
         }
         break;
     case RX_LENGTH:
+    case RX_LENGTH_END:
         h->rx_left = h->rx_left << 8 | byte;
-        if (!--h->rx_need) {
+        if (h->rx++ == RX_LENGTH_END) {
             frame_begun(h);
         }
         break;
@@ -1311,18 +1325,15 @@ size_t telehub_input(struct telehub *h, const uint8_t *bytes, size_t len, uint32
 {
     size_t taken = 0;
     h->now = now;
-    if (len) {
-        h->heard = now;
-    }
     while (taken < len && h->rx != RX_DEAF) {
-        /* A pong is on its way out of the place where the next ping goes. */
-        if (h->tx == TX_PONG && h->rx >= RX_FIRST) {
-            return taken;
-        }
+        h->heard = now;
         if (h->rx < RX_FIRST) {
             head_byte(h, bytes[taken++]);
-        } else {
+        } else if (h->tx != TX_PONG) {
             frame_byte(h, bytes[taken++]);
+        } else {
+            /* A pong is on its way out of the place where the next ping goes. */
+            return taken;
         }
     }
     return h->rx == RX_DEAF ? len : taken;

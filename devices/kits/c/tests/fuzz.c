@@ -41,7 +41,7 @@ static void invariants(void)
 {
     uint32_t bytes = 0, count = 0;
     for (uint16_t at = hub.head; count < hub.batches; count++) {
-        uint16_t size = ENTRY + length_at(&hub, at);
+        uint16_t size = size_at(&hub, at);
         bytes += size;
         at = wrap(at + size);
     }
@@ -65,7 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (action & 64) {
                 /* Past the proof, which no fuzzer guesses. */
                 hub.phase = GREETING;
-                hub.flags |= SAY_HELLO;
+                hub.say = 1 << TX_HELLO;
                 hub.rx = RX_FIRST;
                 hub.tx = TX_NONE;
             }
@@ -89,6 +89,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifndef LIBFUZZER
+#ifndef ROUNDS
+#define ROUNDS 100000
+#endif
+
 static size_t frame(uint8_t *out, const char *bytes, size_t len)
 {
     out[0] = 0x82;
@@ -110,7 +114,7 @@ int main(int count, char **arguments)
         GOOD_("\xa1\x64note\xa2\x64" "code\x61x\x66" "detail\xa1\x61y\x9f"),
 #undef GOOD_
     };
-    unsigned long rounds = count > 1 ? strtoul(arguments[1], NULL, 10) : 100000;
+    unsigned long rounds = count > 1 ? strtoul(arguments[1], NULL, 10) : ROUNDS;
     state = count > 2 ? (uint32_t)strtoul(arguments[2], NULL, 10) | 1 : 1;
     for (unsigned long round = 0; round < rounds; round++) {
         uint8_t bytes[2048];

@@ -92,17 +92,18 @@ static void hear(const char *bytes, size_t len)
 /* Up to the hello, with the proof that belongs to the nonce. */
 static void greet(void)
 {
-    char proof[PROOF + 1] = {0}, answer[160];
-    uint32_t digest[6];
+    char accept[PROOF + 1] = {0}, answer[160];
     telehub_connected(&hub, hub.now);
     size_t len = say();
     check(len > 100 && !memcmp(said, "GET /v1/devices/d HTTP/1.1\r\n", 28), "request");
-    sha1(hub.nonce, digest);
+    /* Reading the proof uses it up. */
+    struct telehub copy = hub;
+    copy.arg = 0;
     for (uint32_t at = 0; at < PROOF; at++) {
-        proof[at] = (char)base64(digest, at);
+        accept[at] = (char)proof(&copy);
     }
     snprintf(answer, sizeof answer,
-             "HTTP/1.1 101 Switching\r\nsec-websocket-ACCEPT:%s= \r\nX: y\r\n\r\n", proof);
+             "HTTP/1.1 101 Switching\r\nsec-websocket-ACCEPT:%s= \r\nX: y\r\n\r\n", accept);
     telehub_input(&hub, (const uint8_t *)answer, strlen(answer), hub.now);
     check(hub.phase == GREETING, "upgraded");
     check(say() > 20, "hello");
@@ -124,6 +125,12 @@ static void ack(uint8_t seq)
     hear(bytes, sizeof bytes - 1);
 }
 
+static uint32_t word_of(const char *text)
+{
+    hub.hash = hash_text(text);
+    return word(&hub);
+}
+
 static void the_words_have_the_hashes_that_the_core_compares(void)
 {
     static const char *const words[W_OTHER] = {
@@ -132,27 +139,26 @@ static void the_words_have_the_hashes_that_the_core_compares(void)
 #if TELEHUB_COMMANDS
         "command", "id", "name", "args",
 #endif
+        "http/1.0", "http/1.1", "retry-after", "sec-websocket-accept",
     };
     for (uint8_t at = 0; at < W_OTHER; at++) {
-        check(word(hash_of(words[at], strlen(words[at]))) == at, words[at]);
+        check(word_of(words[at]) == at, words[at]);
     }
-    check(word(hash_of("time_s", 6)) == W_OTHER, "a word that means nothing here");
-    check(hash_of("bad-seq", 7) == H_BAD_SEQ, "bad-seq");
-    check(hash_of("unknown-kind", 12) == H_UNKNOWN_KIND, "unknown-kind");
+    check(word_of("time_s") == W_OTHER, "a word that means nothing here");
+    check(hash_text("bad-seq") == H_BAD_SEQ, "bad-seq");
+    check(hash_text("unknown-kind") == H_UNKNOWN_KIND, "unknown-kind");
 }
 
 static void the_example_of_rfc_6455_is_proven(void)
 {
-    /* "the sample nonce", of RFC 6455 §1.3. */
-    static const uint32_t nonce[5] = {0x74686520, 0x73616d70, 0x6c65206e, 0x6f6e6365};
-    static const char key[] = "dGhlIHNhbXBsZSBub25jZQ", proof[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo";
-    uint32_t digest[6];
-    for (uint32_t at = 0; at < KEY; at++) {
-        check((char)base64(nonce, at) == key[at], "Sec-WebSocket-Key");
-    }
-    sha1(nonce, digest);
-    for (uint32_t at = 0; at < PROOF; at++) {
-        check((char)base64(digest, at) == proof[at], "Sec-WebSocket-Accept");
+    /* The key of RFC 6455 §1.3; what stands behind it is the core's own. */
+    static const char key[] = "dGhlIHNhbXBsZSBub25jZQ==", accept[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    make_key(&hub);
+    memcpy(hub.ctl, key, sizeof key - 1);
+    sha1(hub.ctl, hub.proof + 1);
+    hub.arg = 0;
+    for (uint32_t at = 0; at < sizeof accept - 1; at++) {
+        check((char)proof(&hub) == accept[at], "Sec-WebSocket-Accept");
     }
 }
 
@@ -281,9 +287,55 @@ static void nothing_heard_for_long_ends_the_connection(void)
     check(telehub_tick(&hub, 46000) == TELEHUB_HANG_UP, "by now");
 }
 
+/* What a refused upgrade leaves behind: the code, the pause that was wished for. */
+static void refused(const char *head, uint16_t code, uint16_t wish)
+{
+    fresh();
+    telehub_connected(&hub, 0);
+    say();
+    telehub_input(&hub, (const uint8_t *)head, strlen(head), 1);
+    check(faults == 1 && telehub_tick(&hub, 1) == TELEHUB_HANG_UP, head);
+    check(hub.code == code && hub.wish == wish, head);
+    telehub_disconnected(&hub, 1);
+    check(telehub_tick(&hub, 1) == TELEHUB_WAIT, head);
+}
+
+static void an_answer_is_read_whatever_its_case_and_its_blanks(void)
+{
+    refused("HTTP/1.1 503 Service Unavailable\r\nRETRY-after:\t 7 \r\n\r\n", 503, 7);
+    refused("http/1.0 429 429\nretry-after:99999999999\n\n", 429, LONGEST_WISH);
+    refused("HTTP/1.1 401\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\n\r\n", 401, 0);
+    refused("HTTP/1.1 101 x\r\n: Retry-After: 5\r\nx-retry-after: 5\r\n\r\n", 101, 0);
+    refused("HTTP/1.1 101 x\r\nSec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n", 101, 0);
+    refused("SSH-2.0-OpenSSH_9.2\r\n\r\n", 0, 0);
+}
+
+static void every_end_has_its_pause(void)
+{
+    static const struct { uint16_t code; uint32_t least, most; } ends[] = {
+        {0, 400, 1000}, {302, 400, 1000}, {400, 3600000, 7200000}, {428, 3600000, 7200000},
+        {429, 400, 1000}, {430, 3600000, 7200000}, {499, 3600000, 7200000}, {500, 400, 1000},
+        {1000, 400, 1000}, {1001, 1000, 5000}, {1002, 60000, 121000}, {1008, 60000, 121000},
+        {1009, 1000, 5000}, {1011, 400, 1000}, {1013, 1000, 5000}, {1014, 400, 1000},
+        {4000, 400, 1000}, {4001, 60000, 121000}, {4003, 60000, 121000}, {4004, 400, 1000},
+        {16383, 400, 1000}, {65535, 400, 1000},
+    };
+    for (size_t at = 0; at < sizeof ends / sizeof *ends; at++) {
+        for (int tries = 0; tries < 50; tries++) {
+            fresh();
+            telehub_connected(&hub, 0);
+            hub.code = ends[at].code;
+            telehub_disconnected(&hub, 0);
+            uint32_t pause = telehub_pause(&hub, 0);
+            check(pause >= ends[at].least && pause <= ends[at].most, "a pause");
+        }
+    }
+}
+
 int main(void)
 {
     the_words_have_the_hashes_that_the_core_compares();
+    fresh();
     the_example_of_rfc_6455_is_proven();
     numbers_of_every_kind_are_read_as_whole_ones();
     what_a_full_ring_pushes_out_is_told_in_order_over_many_rounds();
@@ -293,6 +345,8 @@ int main(void)
     an_ack_of_what_was_never_sent_ends_the_connection();
     ages_survive_the_wrap_of_the_clock();
     nothing_heard_for_long_ends_the_connection();
-    puts("10 passed, 0 failed");
+    an_answer_is_read_whatever_its_case_and_its_blanks();
+    every_end_has_its_pause();
+    puts("12 passed, 0 failed");
     return 0;
 }
