@@ -539,6 +539,28 @@ const FAULTS: &[(&str, usize, &str, &[&str])] = &[
         "admin.listen",
         &["is the address of [devices] listen already"],
     ),
+    (
+        "[admin]\nlisten = \"0.0.0.0:8788\"",
+        2,
+        "admin.listen",
+        &[
+            "needs a token",
+            "token_file = \"/etc/telehub/admin-token\"",
+            "\"127.0.0.1:8788\"",
+        ],
+    ),
+    (
+        "[admin]\nlisten = \"[::]:0\"",
+        2,
+        "admin.listen",
+        &["needs a token", "openssl rand -hex 32"],
+    ),
+    (
+        "[admin]\nlisten = \"192.168.1.2:8788\"",
+        2,
+        "admin.listen",
+        &["needs a token"],
+    ),
 ];
 
 #[test]

@@ -186,7 +186,6 @@ fn what_is_valid_but_probably_not_meant_is_warned_of() {
             .to_string()
             .starts_with("telehub.toml:4: devices.tls.client_ca: has no effect")
     );
-    assert_eq!(warnings("[admin]\nlisten = \"0.0.0.0:8788\"\n").len(), 1);
     let guarded = "[admin]\nlisten = \"0.0.0.0:8788\"\ntoken_file = \"/t\"\n";
     assert_eq!(warnings(guarded), []);
     assert_eq!(warnings("[admin]\nlisten = \"[::1]:8788\"\n"), []);
@@ -336,7 +335,7 @@ prop_compose! {
             history: Duration::from_secs(u64::from(port)),
             history_size: (1 << 20) + u64::from(port),
         });
-        config.values = config::Values { enabled: values, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
+        config.values = config::Values { enabled: values || choice == 2, retain: choice > 1, plain: choice % 2 == 1, max_rate: u32::from(window as u8 % 100) + 1 };
         config.homeassistant.discovery = choice == 2;
         config.commands.enabled = commands;
         config.commands.admin = commands;
@@ -364,4 +363,22 @@ proptest! {
             prop_assert!(errors.0.iter().all(|problem| problem.line.is_some()));
         }
     }
+}
+
+#[test]
+fn discovery_turns_value_topics_on_and_says_so() {
+    for text in [
+        "[homeassistant]\ndiscovery = true\n[values]\nmax_rate = 2\n",
+        "[homeassistant]\ndiscovery = true\n[values]\nenabled = false\n",
+    ] {
+        let checked = config::parse(text, "telehub.toml").unwrap();
+        assert_eq!(checked.warnings, []);
+        let shown = checked.config.to_string();
+        assert!(shown.contains("[values]\nenabled = true\n"), "{shown}");
+    }
+    let off = config::parse("", "telehub.toml")
+        .unwrap()
+        .config
+        .to_string();
+    assert!(off.contains("[values]\nenabled = false\n"), "{off}");
 }

@@ -581,6 +581,22 @@ async fn numbers_and_verdicts_are_written_as_people_read_them() {
             "bad The spool cannot be used",
         ),
         (
+            "verdict({ state: 'connecting', twins: true }, {})",
+            "bad Another hub has the id barn",
+        ),
+        (
+            "values.brief('a', { name: 'a/t', unit: 'Cel', value: 21.5 })",
+            "t 21.5\u{a0}°C",
+        ),
+        (
+            "values.brief('a', { name: 'ab', unit: null, value: true })",
+            "ab on",
+        ),
+        (
+            "values.brief('a', { name: 'a', unit: 'furlong', value: 'x\\u202ey' })",
+            "a x·y",
+        ),
+        (
             "verdict({ state: 'connected' }, {}, { silent: [{ id: 'a', silent: true, since: 0, usual: 1 }] })",
             "warn One device is silent",
         ),
@@ -601,11 +617,11 @@ async fn numbers_and_verdicts_are_written_as_people_read_them() {
     ];
     let script = format!(
         "const done = arguments[0];
-         Promise.all(['format', 'model', 'span', 'units'].map((name) => import(`/${{name}}.js`))).then(([format, model, span, units]) => {{
+         Promise.all(['format', 'model', 'span', 'units', 'values'].map((name) => import(`/${{name}}.js`))).then(([format, model, span, units, values]) => {{
            const shown = (unit, v) => {{ const s = units.scale(unit, v); return `${{format.scaled(v, s.by)}} ${{s.sign}}`; }};
            const axis = (low, high) => span.axis(low, high).marks.map((mark) => format.number(mark.v)).join(' ');
            const verdict = (uplink, spool, sum) => {{
-             const said = model.verdict({{ uplink: {{ since: 0, last_error: null, ...uplink }}, spool: {{ state: 'ok', batches: 0, drain_eta: 0, ...spool }} }}, {{ online: 2, lost: [], silent: [], unseen: 0, gone: 0, ...sum }}, 10);
+             const said = model.verdict({{ hub: 'barn', uplink: {{ since: 0, last_error: null, ...uplink }}, spool: {{ state: 'ok', batches: 0, drain_eta: 0, ...spool }} }}, {{ online: 2, lost: [], silent: [], unseen: 0, gone: 0, ...sum }}, 10);
              return said.level + ' ' + said.head;
            }};
            const speed = (samples, now) => {{

@@ -6,7 +6,8 @@
 #
 #     tests/docs.sh
 #
-# DEB=FILE: the amd64 package, instead of making it. It goes by the name that the pages use.
+# DEB=FILE: the amd64 package, instead of making it, with telehub-devices beside it. They go by the
+# names that the pages use.
 # SUITE=trixie: on Debian 13; bookworm, Debian 12, if nothing is said.
 # ROOT_TAR=FILE: takes the Debian from this file, or makes it and keeps it there.
 set -euo pipefail
@@ -71,6 +72,15 @@ give() { chown --reference="$home" "$@"; }
 hook() {
     case $1 in
         package) cp "$DEB" "$home/telehub_0_arm64.deb" ;;
+        "devices package")
+            cp "${DEB%/*}"/telehub-devices_*_amd64.deb "$home/telehub-devices_0_arm64.deb" ;;
+        "wait for the machine")
+            for _ in $(seq 150); do
+                inside telehub status 2>/dev/null | grep -q 'machine  *online' && return
+                sleep 0.2
+            done
+            inside journalctl --no-pager -u telehub-machine >&2 || true
+            return 1 ;;
         "next package")
             dpkg-deb -R "$DEB" "$dir/next"
             sed -i 's/^\(Version: .*\)$/\1.1/' "$dir/next/DEBIAN/control"

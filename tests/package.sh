@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Takes the amd64 package through its life in a small Debian of its own: install, start, upgrade,
+# Takes the amd64 packages through their lives in a small Debian of its own: install, start, upgrade,
 # remove, install again, purge. Needs root, by itself or through sudo.
 # Makes the packages unless they are there (systemd/package), and checks all of them with lintian.
 #
@@ -14,6 +14,7 @@ need() { command -v "$1" >/dev/null || missing+=("$2"); }
 need lintian lintian
 need mmdebstrap mmdebstrap
 need ip iproute2
+need xmllint libxml2-utils
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing: ${missing[*]}"
     as_root apt-get update -qq
@@ -32,28 +33,41 @@ for deb in "$debs"/*.deb; do
     lintian --tag-display-limit 0 --fail-on error,warning "$deb"
 done
 first=$(ls "$debs"/telehub_*_amd64.deb)
+simulators=$(ls "$debs"/telehub-devices_*_amd64.deb)
 
 # The same again is the same, byte for byte.
-sum=$(sha256sum < "$first")
+sums=$(sha256sum "$first" "$simulators")
 systemd/package amd64 > /dev/null
-if [ "$sum" != "$(sha256sum < "$first")" ]; then
-    echo "the same commit made two different packages: $first" >&2
+if [ "$sums" != "$(sha256sum "$first" "$simulators")" ]; then
+    echo "the same commit made two different packages: $first or $simulators" >&2
     exit 1
 fi
+# Each has a bill of materials, of itself.
+for deb in "$first" "$simulators"; do
+    python3 - "${deb%.deb}.cdx.json" "$(basename "${deb%%_*}")" << 'PYTHON'
+import json, sys
+bill = json.load(open(sys.argv[1]))
+assert bill["metadata"]["component"]["name"] == sys.argv[2], bill["metadata"]
+names = {part["name"] for part in bill["components"]}
+assert "tokio" in names and ("sled" in names) == (sys.argv[2] == "telehub"), names
+assert "rumqttd" not in names and "telehub" not in names, names
+PYTHON
+done
 REVISION=99 systemd/package amd64
 second=$(ls "$debs"/telehub_*-99_amd64.deb)
 
 root=$(mktemp -d)
 finish() {
     [ -z "${hub:-}" ] || as_root kill "$hub" 2>/dev/null || true
+    [ -z "${avahi:-}" ] || as_root kill "$avahi" 2>/dev/null || true
     [ -z "${net:-}" ] || as_root ip netns del "$net"
     as_root rm -rf --one-file-system "$root"
 }
 trap finish EXIT
 echo "a Debian in $root"
-as_root mmdebstrap --quiet --variant=minbase --include=systemd bookworm "$root"
+as_root mmdebstrap --quiet --variant=minbase --include=systemd,avahi-daemon bookworm "$root"
 as_root mkdir "$root/debs"
-as_root cp "$first" "$second" "$root/debs/"
+as_root cp "$first" "$second" "$simulators" "$root/debs/"
 inside() { as_root chroot "$root" "$@"; }
 dpkg_() { inside env DEBIAN_FRONTEND=noninteractive dpkg "$@" 2>&1 | tee "$root/said"; }
 said() { grep -q "$1" "$root/said" || { echo "dpkg did not say: $1" >&2; exit 1; }; }
@@ -64,6 +78,11 @@ is() { [ "$1" = "$2" ] || fail "$3: $1 instead of $2"; }
 net="telehub-package-$$"
 as_root ip netns add "$net"
 as_root ip -n "$net" link set lo up
+# A link to announce the hub on.
+as_root ip -n "$net" link add lan type veth peer name port
+as_root ip -n "$net" link set port up
+as_root ip -n "$net" link set lan up multicast on
+as_root ip -n "$net" address add 10.99.0.1/24 dev lan
 root_prefix=()
 [ "$(id -u)" -eq 0 ] || root_prefix=(sudo)
 start_hub() {
@@ -111,29 +130,81 @@ done
 stop_hub
 is "$(stored)" 50 "batches acked without a broker, in the spool"
 
+echo "the network is told where the hub is"
+announced=/etc/avahi/services/telehub.service
+xmllint --noout --dtdvalid "$root/usr/share/avahi/avahi-service.dtd" "$root$announced"
+is "$(sed -n 's/.*<port>\(.*\)<.*/\1/p' "$root$announced")" \
+    "$(sed -n 's/^listen = ".*:\(8787\)".*/\1/p' "$root/etc/telehub/telehub.toml")" "the announced port"
+printf '[server]\nenable-dbus=no\nuse-ipv6=no\n' | as_root tee "$root/etc/avahi/test.conf" > /dev/null
+"${root_prefix[@]}" ip netns exec "$net" chroot "$root" avahi-daemon --no-drop-root --no-chroot \
+    --no-rlimits --debug --file /etc/avahi/test.conf > "$root/announced" 2>&1 &
+avahi=$!
+for try in $(seq 200) failed; do
+    [ "$try" != failed ] || fail "Avahi does not announce the hub: $(cat "$root/announced")"
+    if grep -q 'Service "telehub on .*telehub.service) successfully established' "$root/announced"; then break; fi
+    kill -0 "$avahi" 2>/dev/null || fail "Avahi does not run: $(cat "$root/announced")"
+    sleep 0.1
+done
+as_root kill "$avahi"
+wait "$avahi" || true
+avahi=
+
+echo "the second package: installed beside it, off; this machine reports itself; purged"
+dpkg_ -i "/debs/${simulators##*/}"
+said "man telehub-devices-machine"
+for file in /usr/share/man/man1/telehub-devices.1.gz /usr/share/man/man1/telehub-devices-machine.1.gz \
+    /lib/systemd/system/telehub-machine.service /usr/share/doc/telehub-devices/third-party.gz; do
+    [ -e "$root$file" ] || fail "$file is missing"
+done
+for wants in "$root"/etc/systemd/system/*.wants/telehub-machine.service; do
+    [ ! -e "$wants" ] || fail "the unit is on: $wants"
+done
+inside systemd-analyze verify --man=no telehub-machine.service
+inside telehub device add machine-1 > "$root/machine-token"
+start_hub
+for try in 1 2 3 4 5 failed; do
+    sleep 2
+    [ "$try" != failed ] || fail "this machine is not taken: $(cat "$root/machine")"
+    # Not in the chroot, which has no /proc to read.
+    if as_root timeout --signal=TERM 5 ip netns exec "$net" "$root/usr/bin/telehub-devices" machine --quiet \
+        --id machine-1 --token-file "$root/machine-token" --interval 1s > "$root/machine" 2>&1 ||
+        grep -q ' [1-9][0-9]* batches with .* acked, 0 rejected, 0 given up, 0 unacked' "$root/machine"
+    then break; fi
+done
+stop_hub
+before=$(stored)
+[ "$before" -gt 50 ] || fail "what this machine reported is not in the spool"
+inside telehub device remove machine-1
+inside sh -c 'sed -i "s/5s/9s/" /etc/default/telehub-machine'
+dpkg_ -r telehub-devices
+[ ! -e "$root/usr/bin/telehub-devices" ] || fail "the simulators are still there"
+[ -e "$root/etc/default/telehub-machine" ] || fail "the options went with the package"
+dpkg_ -P telehub-devices
+as_root rm "$root/machine-token"
+
 echo "upgrade"
 inside sh -c 'echo "# mine" >> /etc/telehub/telehub.toml'
 dpkg_ -i "/debs/${second##*/}"
-is "$(stored)" 50 "batches in the spool after the upgrade"
+is "$(stored)" "$before" "batches in the spool after the upgrade"
 is "$(inside tail -1 /etc/telehub/telehub.toml)" "# mine" "the configuration after the upgrade"
 start_hub
 stop_hub
 
 echo "remove"
 dpkg_ -r telehub
-said "keeps 50 batches"
+said "keeps $before batches"
 [ ! -e "$root/usr/bin/telehub" ] || fail "the binary is still there"
 [ -e "$root/var/lib/telehub/devices.toml" ] || fail "the registry went with the package"
 [ -e "$root/etc/telehub/telehub.toml" ] || fail "the configuration went with the package"
 
 echo "install again"
 dpkg_ -i "/debs/${second##*/}"
-is "$(stored)" 50 "batches in the spool after a removal"
+is "$(stored)" "$before" "batches in the spool after a removal"
 is "$(inside telehub device list | cut -d' ' -f1)" barn-0 "the registry after a removal"
 
 echo "purge"
 dpkg_ -P telehub
-said "deleting /var/lib/telehub: the tokens of 1 devices, .* with 50 batches"
+said "deleting /var/lib/telehub: the tokens of 1 devices, .* with $before batches"
 left=$(as_root find "$root" -xdev -name '*telehub*' -not -path "$root/debs/*" \
     -not -path "$root/var/log/*" -not -path "$root/proc/*")
 is "$left" "" "what is left after the purge"
@@ -143,7 +214,7 @@ need gpg gpg
 export GNUPGHOME="$root/gnupg"
 as_root install -d -m 700 -o "$(id -u)" -g "$(id -g)" "$GNUPGHOME"
 gpg --batch --quiet --passphrase '' --quick-generate-key 'telehub test' ed25519 sign never
-SIGNING_KEY='telehub test' systemd/repository "$root/tmp/apt" "$first" > "$root/tmp/told"
+SIGNING_KEY='telehub test' systemd/repository "$root/tmp/apt" "$first" "$simulators" > "$root/tmp/told"
 grep -q 'stable main' "$root/tmp/told" || fail "it is not said how to use the repository"
 as_root cp -r "$root/tmp/apt" "$root/apt"
 as_root install -D -m 644 "$root/apt/telehub.asc" "$root/etc/apt/keyrings/telehub.asc"
@@ -151,9 +222,10 @@ line='deb [signed-by=/etc/apt/keyrings/telehub.asc] file:/apt stable main'
 echo "$line" | as_root tee "$root/etc/apt/sources.list.d/telehub.list" > /dev/null
 ours=(-o Dir::Etc::sourcelist=sources.list.d/telehub.list -o Dir::Etc::sourceparts=-)
 inside apt-get "${ours[@]}" update
-inside env DEBIAN_FRONTEND=noninteractive apt-get "${ours[@]}" install -y telehub
+inside env DEBIAN_FRONTEND=noninteractive apt-get "${ours[@]}" install -y telehub telehub-devices
 is "$(inside telehub --version | cut -d' ' -f1)" telehub "the hub from the repository"
-dpkg_ -P telehub
+inside telehub-devices --version
+dpkg_ -P telehub telehub-devices
 # A repository that somebody has changed is not believed.
 as_root sed -i 's/^Version: .*/Version: 9/' "$root/apt/dists/stable/main/binary-amd64/Packages"
 as_root rm "$root/apt/dists/stable/main/binary-amd64/Packages.gz"

@@ -145,3 +145,136 @@ async fn the_page_of_a_device_remembers_over_a_reload() {
     assert_eq!(browser.complaints().await, [""; 0]);
     assert!(hub.stop().await.success());
 }
+
+/// Forty names, in no order: a pipe's flows and a door.
+async fn forty_names(hub: &Hub) -> Device {
+    let mut device = Device::connect(hub.address, "plant").await;
+    device.hello("s").await;
+    for (seq, swing) in [(1, 0.0), (2, 4.0), (3, 1.0)] {
+        let flows = (0..39_u32).map(|n| {
+            let n = n * 7 % 39;
+            json!({"n": format!("plant/flow/{n}"), "u": "m3", "v": f64::from(n) + swing, "t": seq - 10})
+        });
+        let mut pack: Vec<Value> = flows.collect();
+        pack.push(json!({"n": "plant/zdoor", "vb": seq == 3}));
+        device
+            .send(json!({"data": {"seq": seq, "pack": pack}}))
+            .await;
+        device.acked(seq as u64).await;
+    }
+    device
+}
+
+#[tokio::test]
+async fn what_devices_say_now_is_told_of_those_that_are_asked_for_and_found_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(dir.path(), &config(dir.path(), free_port(), "")).await;
+    let _cow = a_minute(&hub).await;
+    let _plant = forty_names(&hub).await;
+    let values = |query: &str| -> Value {
+        let (code, body) = hub.get(&format!("/api/values{query}"));
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    until("both", || {
+        values("?name=odd") != json!({}) && values("?name=zdoor") != json!({})
+    })
+    .await;
+    let cow = values("?device=cow")["cow"].clone();
+    let said: Vec<_> = cow
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["name"].as_str().unwrap(), &one["unit"], &one["value"]))
+        .collect();
+    let (none, unit) = (Value::Null, json!("Cel"));
+    let (temp, door, odd) = (json!(79.0), json!(false), json!(1));
+    assert_eq!(
+        said,
+        [
+            ("barn/temp", &unit, &temp),
+            ("door", &none, &door),
+            ("odd", &none, &odd)
+        ]
+    );
+    let found = values("?name=DOOR");
+    let found = found.as_object().unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["cow", "plant"]);
+    assert_eq!(found["plant"][0]["value"], json!(true));
+    assert_eq!(values("?name=nothing"), json!({}));
+    assert_eq!(values("?device=pig"), json!({"pig": []}));
+    assert!(hub.stop().await.success());
+}
+
+#[tokio::test]
+async fn the_overview_has_current_values_and_its_filter_finds_names_of_readings() {
+    let Some(mut browser) = Browser::start().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(dir.path(), &config(dir.path(), free_port(), "")).await;
+    let _cow = a_minute(&hub).await;
+    let _plant = forty_names(&hub).await;
+    browser.screen(1280, 900, false).await;
+    browser.open(&format!("http://{}/", hub.admin)).await;
+    let row = |id: &str| format!("#devices tbody tr[data-id={id}] .c-now");
+    browser
+        .until_text(&row("cow"), "barn/temp 79\u{a0}°C, door off, odd 1")
+        .await;
+    browser
+        .until_text(
+            &row("plant"),
+            "flow/0 1\u{a0}m³, flow/1 2\u{a0}m³, flow/2 3\u{a0}m³, …",
+        )
+        .await;
+    let type_in = |words: &str| {
+        format!(
+            "const filter = document.querySelector('#filter'); filter.value = {};
+             filter.dispatchEvent(new Event('input'));",
+            json!(words)
+        )
+    };
+    let rows = |ids: &str| {
+        format!(
+            "Array.from(document.querySelectorAll('#devices tbody tr'), (row) => row.dataset.id).sort().join() === '{ids}'"
+        )
+    };
+    browser.eval(&type_in("zdoor")).await;
+    browser
+        .until("the device with such a door", &rows("plant"))
+        .await;
+    browser.until_text(&row("plant"), "zdoor on").await;
+    browser.eval(&type_in("door")).await;
+    browser.until("both", &rows("cow,plant")).await;
+    browser.eval(&type_in("cow door")).await;
+    browser
+        .until("words of the device and of its reading", &rows("cow"))
+        .await;
+    browser.eval(&type_in("nothing")).await;
+    browser.until_text("#empty", "No device matches.").await;
+    browser.eval(&type_in("")).await;
+    browser.until("all again", &rows("cow,plant")).await;
+    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .unwrap();
+    let picture = |name: &str| target.join(format!("screenshots/{name}.png"));
+    browser.picture(&picture("overview-values")).await;
+    browser.screen(390, 844, true).await;
+    browser.picture(&picture("overview-values-phone")).await;
+    browser.screen(1280, 900, false).await;
+
+    // Forty names: a list in the order that people count in, each with its curve.
+    browser
+        .open(&format!("http://{}/#/device/plant", hub.admin))
+        .await;
+    let list = "Array.from(document.querySelectorAll('#device .grid.compact:not(.words) > *'), (card) => card.series.key.split('\\u0000')[0])";
+    browser
+        .until("the list", &format!("{list}.length === 39"))
+        .await;
+    let names = browser.eval(&format!("return {list}")).await;
+    let expected: Vec<_> = (0..39).map(|n| format!("plant/flow/{n}")).collect();
+    assert_eq!(names, json!(expected));
+    browser.picture(&picture("forty-names")).await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+    assert!(hub.stop().await.success());
+}

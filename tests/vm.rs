@@ -162,6 +162,7 @@ impl Rig {
         let output = daemon::command()
             .args(["status", "--json", "--admin"])
             .arg(format!("http://127.0.0.1:{}", self.admin))
+            .args(["--token-file", &self.path("admin-token")])
             .output()
             .unwrap();
         let answer: Value = serde_json::from_slice(&output.stdout).ok()?;

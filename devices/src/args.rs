@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 
-use crate::client::{Full, Options};
+use crate::client::{Full, Options, tls};
 use crate::wire::Encoding;
 
 /// Where the hub is and how to speak to it.
@@ -22,6 +22,9 @@ pub struct Common {
         num_args = 1
     )]
     pub hubs: Vec<String>,
+    /// For wss://: the certificate of the authority that the hub's is of, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Speak JSON in text frames instead of CBOR in binary ones
     #[arg(long)]
     pub json: bool,
@@ -38,12 +41,20 @@ pub struct Common {
 
 impl Common {
     /// What a device is told of all this.
-    #[must_use]
-    pub fn options(&self, id: String, token: Option<String>, full: Full) -> Options {
+    ///
+    /// # Errors
+    /// The file of `--ca` cannot be used.
+    pub fn options(
+        &self,
+        id: String,
+        token: Option<String>,
+        full: Full,
+    ) -> anyhow::Result<Options> {
         let mut hubs = self.hubs.iter().cloned();
-        Options {
+        Ok(Options {
             hub: hubs.next().unwrap_or_default(),
             others: hubs.collect(),
+            tls: self.ca.as_deref().map(tls::trust).transpose()?,
             id,
             token,
             encoding: if self.json {
@@ -57,7 +68,7 @@ impl Common {
             model: "",
             drain: self.drain_timeout,
             no_clock: self.no_clock,
-        }
+        })
     }
 }
 

@@ -51,6 +51,7 @@ enum Command {
     Demo(crate::demo::DemoArgs),
     /// Everything in one command (not in this build: add `--features demo`)
     #[cfg(not(feature = "demo"))]
+    #[command(hide = true)]
     Demo {
         /// Whatever the demo would take
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -69,6 +70,9 @@ struct MachineArgs {
     /// Time between two readings of all sensors
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     interval: Duration,
+    /// Say nothing while all goes well: for a service, whose log is on a disk
+    #[arg(long)]
+    quiet: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -138,9 +142,9 @@ fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let mut options = args.common.options(id, token, Full::Wait);
+    let mut options = args.common.options(id, token, Full::Wait)?;
     options.model = "replay";
-    let code = sensors::run(options, source)?;
+    let code = sensors::run(options, source, false)?;
     let fault = fault.lock().unwrap_or_else(PoisonError::into_inner).take();
     match fault {
         Some(fault) => bail!(
@@ -160,16 +164,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Machine(args) => {
             let (id, token) = args.identity.resolve("machine")?;
             let source = Machine::new(&id, args.interval);
-            let mut options = args.common.options(id, token, Full::DropOldest);
+            let mut options = args.common.options(id, token, Full::DropOldest)?;
             options.model = "machine";
-            sensors::run(options, source)
+            sensors::run(options, source, args.quiet)
         }
         Command::Thermometer(args) => {
             let (id, token) = args.identity.resolve("thermometer")?;
             let source = Thermometer::new(&id, args.interval, Rng::fresh());
-            let mut options = args.common.options(id, token, Full::DropOldest);
+            let mut options = args.common.options(id, token, Full::DropOldest)?;
             options.model = "thermometer";
-            sensors::run(options, source)
+            sensors::run(options, source, false)
         }
         Command::Vibration(args) => {
             at_least_one(args.samples, "--samples")?;
@@ -179,9 +183,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let (id, token) = args.identity.resolve("vibration")?;
             let (samples, hertz) = (args.samples, args.hertz);
             let source = Vibration::new(&id, args.interval, samples, hertz, Rng::fresh());
-            let mut options = args.common.options(id, token, Full::DropOldest);
+            let mut options = args.common.options(id, token, Full::DropOldest)?;
             options.model = "vibration";
-            sensors::run(options, source)
+            sensors::run(options, source, false)
         }
         Command::Replay(args) => replay(args),
         Command::Lamp(args) => crate::lamp::run(args),
@@ -192,7 +196,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => crate::demo::run(args),
         #[cfg(not(feature = "demo"))]
         Command::Demo { rest } => bail!(
-            "this build has no broker in it; use: cargo run -p devices --features demo -- demo {}",
+            "this build has no broker in it; use: cargo build --workspace --features devices/demo --bins \
+             && target/debug/devices demo {}",
             rest.join(" ")
         ),
         Command::Bench(args) => bench::run(args),

@@ -70,13 +70,14 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
         "/metrics",
         "/api/status",
         "/api/devices",
+        "/api/values",
         "/api/events",
     ];
     if device.is_none() && file.is_none() && !known.contains(&path) {
         return problem(
             StatusCode::NOT_FOUND,
-            "there are /, /healthz, /readyz, /metrics, /api/status, /api/devices, /api/devices/{id} \
-             and /api/events",
+            "there are /, /healthz, /readyz, /metrics, /api/status, /api/devices, /api/devices/{id}, \
+             /api/values and /api/events",
         );
     }
     if let Some(device) = device
@@ -114,6 +115,11 @@ fn route<B>(desk: &Desk, line: &Line, request: &Request<B>, shown: Shown) -> Ans
             Ok(devices) => list(devices),
             Err(error) => problem(StatusCode::BAD_REQUEST, &error),
         },
+        ("/api/values", _) => {
+            let name = query.decoded("name").map(|name| name.to_lowercase());
+            let values = history::values(&desk.history, &query.every("device"), name.as_deref());
+            json(&values)
+        }
         _ => event_stream(desk, line, query, shown),
     }
 }

@@ -65,6 +65,7 @@ pub const FILES: &[File] = &[
     file!("/plot.js", SCRIPT, "plot.js", gzip),
     file!("/span.js", SCRIPT, "span.js"),
     file!("/units.js", SCRIPT, "units.js"),
+    file!("/values.js", SCRIPT, "values.js"),
     file!("/uplot.css", STYLE, "vendor/uPlot.min.css"),
     file!("/uplot.js", SCRIPT, "vendor/uPlot.iife.min.js", gzip),
 ];

@@ -20,20 +20,14 @@ impl<'a> Query<'a> {
 
     /// The same with its escapes resolved (`%2F`, and `+` for a space).
     pub(super) fn decoded(self, name: &str) -> Option<String> {
-        let mut bytes = Vec::new();
-        let mut rest = self.get(name)?.bytes();
-        while let Some(byte) = rest.next() {
-            let byte = match byte {
-                b'+' => b' ',
-                b'%' => {
-                    let mut digit = || char::from(rest.next()?).to_digit(16);
-                    u8::try_from(digit()? * 16 + digit()?).ok()?
-                }
-                other => other,
-            };
-            bytes.push(byte);
-        }
-        String::from_utf8(bytes).ok()
+        decode(self.get(name)?)
+    }
+
+    /// Every value of this name, with its escapes resolved; those that are no text are left out.
+    pub(super) fn every(self, name: &str) -> Vec<String> {
+        let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
+        let values = pairs.filter(|(key, value)| *key == name && !value.is_empty());
+        values.filter_map(|(_, value)| decode(value)).collect()
     }
 
     /// A time in Unix seconds.
@@ -44,6 +38,23 @@ impl<'a> Query<'a> {
         };
         self.get(name).map(parse).transpose()
     }
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let byte = match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            other => other,
+        };
+        bytes.push(byte);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -58,5 +69,7 @@ mod tests {
         assert!(query.time("to").is_err());
         assert_eq!(query.decoded("bad"), None);
         assert_eq!(query.get("none"), None);
+        let query = Query::of(Some("device=a&device=b%2Ec&device=&device=%zz&devices=d"));
+        assert_eq!(query.every("device"), ["a", "b.c"]);
     }
 }

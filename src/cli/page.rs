@@ -90,7 +90,7 @@ pub(super) fn page(
             format!("last error{}: {}", when.unwrap_or_default(), plain(error)),
         );
     }
-    for trouble in uplink_trouble(uplink) {
+    for trouble in uplink_trouble(&report.hub, uplink) {
         line("", trouble);
     }
     if let Some(refused) = uplink.refused.first() {
@@ -329,7 +329,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// What is wrong with an uplink that is connected.
-fn uplink_trouble(uplink: &UplinkReport) -> Vec<String> {
+fn uplink_trouble(hub: &str, uplink: &UplinkReport) -> Vec<String> {
     let mut trouble = Vec::new();
     match uplink.probe {
         ProbeState::Silent => trouble.push(
@@ -344,7 +344,11 @@ fn uplink_trouble(uplink: &UplinkReport) -> Vec<String> {
         ProbeState::Off | ProbeState::Waiting | ProbeState::Heard => {}
     }
     if uplink.twins {
-        trouble.push("another client has the same client id: change uplink.client_id".to_owned());
+        trouble.push(format!(
+            "another hub has the id {} (is its card a copy?): each ends the other's connection; \
+             write another [hub] id, or uplink.client_id, for one of them",
+            plain(hub)
+        ));
     }
     if uplink.refused_statuses > 0 {
         let devices = uplink.refused_statuses;

@@ -99,6 +99,12 @@ fn verdict(report: &StatusReport) -> anyhow::Result<()> {
         (SpoolState::Full, _) => {
             bail!("the spool is full; restore the uplink or raise spool.max_size")
         }
+        // It may be connected for the moment.
+        (SpoolState::Ok, _) if report.uplink.twins => bail!(
+            "another hub has the id {}: each ends the other's connection to the broker; write another \
+             [hub] id for one of them",
+            plain(&report.hub)
+        ),
         (SpoolState::Ok, UplinkState::Connected) => Ok(()),
         (SpoolState::Ok, _) => match &report.uplink.last_error {
             Some(error) => bail!("the uplink is not connected: {}", plain(error)),
@@ -120,6 +126,9 @@ mod tests {
         assert!(verdict(&board.status()).is_err());
         board.uplink.set(UplinkState::Connected, None);
         assert!(verdict(&board.status()).is_ok());
+        board.uplink.twins.set(1);
+        let twins = verdict(&board.status()).unwrap_err().to_string();
+        assert!(twins.contains("another hub has the id barn"), "{twins}");
         board.spool.set(SpoolState::Full, Some("1 GiB".into()));
         assert!(
             verdict(&board.status())

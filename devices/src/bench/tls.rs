@@ -1,5 +1,4 @@
-//! Silent connections over TLS. The simulators do not speak it, so these are made here: a handshake,
-//! an upgrade, and pongs.
+//! Silent connections over TLS: a handshake, an upgrade, and pongs, without what a simulator keeps.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

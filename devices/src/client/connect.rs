@@ -1,14 +1,18 @@
 //! One attempt to connect: TCP, the WebSocket handshake, and what a refusal means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::tls::Stream;
 
 /// Time for TCP and the handshake together: a hub on a busy board answers well within it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,7 +22,7 @@ const READ_BUFFER: usize = 2048;
 const WRITE_BUFFER: usize = 16 * 1024;
 
 /// An open connection.
-pub type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<Stream>;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -35,9 +39,9 @@ pub enum Refused {
 /// One sentence when the URL or the token cannot stand in a request.
 pub fn request(hub: &str, id: &str, token: Option<&str>) -> Result<Request, String> {
     let base = hub.trim_end_matches('/');
-    if !base.starts_with("ws://") {
+    if !base.starts_with("ws://") && !base.starts_with("wss://") {
         return Err(format!(
-            "--hub {hub}: expected ws://HOST:PORT (the simulators do not speak TLS)"
+            "--hub {hub}: expected ws://HOST:PORT, or wss://HOST:PORT with --ca"
         ));
     }
     let url = format!("{base}/v1/devices/{id}");
@@ -59,27 +63,39 @@ pub fn request(hub: &str, id: &str, token: Option<&str>) -> Result<Request, Stri
     Ok(request)
 }
 
-/// Connects.
+/// Connects; `tls` says whom to trust where the request is for `wss://`.
 ///
 /// # Errors
 /// [`Refused`], with one sentence.
-pub async fn connect(request: Request) -> Result<Socket, Refused> {
-    match tokio::time::timeout(TIMEOUT, attempt(request)).await {
+pub async fn connect(request: Request, tls: Option<Arc<ClientConfig>>) -> Result<Socket, Refused> {
+    match tokio::time::timeout(TIMEOUT, attempt(request, tls)).await {
         Ok(result) => result,
         Err(_) => Err(Refused::Later(None, "no answer within 10 s".into())),
     }
 }
 
-async fn attempt(request: Request) -> Result<Socket, Refused> {
+async fn attempt(request: Request, tls: Option<Arc<ClientConfig>>) -> Result<Socket, Refused> {
     let uri = request.uri();
+    let encrypted = uri.scheme_str() == Some("wss");
+    if encrypted && tls.is_none() {
+        let text = "wss:// needs --ca FILE: the certificate of the authority that the hub's is of";
+        return Err(Refused::Never(text.to_owned()));
+    }
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let address = (host, uri.port_u16().unwrap_or(80));
+    let address = (
+        host,
+        uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 }),
+    );
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| Refused::Later(None, error.to_string()))?;
     stream
         .set_nodelay(true)
         .map_err(|error| Refused::Later(None, error.to_string()))?;
+    let host = host.to_owned();
+    let stream = Stream::over(stream, &host, tls.filter(|_| encrypted))
+        .await
+        .map_err(|error| Refused::Later(None, format!("TLS with {host}: {error}")))?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER);

@@ -149,7 +149,9 @@ impl<S: Source> Device<S> {
                     None => return None,
                 },
             };
-            let attempt = self.meanwhile(connect(requests[at].clone())).await?;
+            let attempt = self
+                .meanwhile(connect(requests[at].clone(), self.options.tls.clone()))
+                .await?;
             let since = Instant::now();
             let mut wish = None;
             match attempt {

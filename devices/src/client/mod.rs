@@ -7,6 +7,7 @@ mod converse;
 mod link;
 mod pump;
 mod stats;
+pub mod tls;
 mod unacked;
 
 #[cfg(test)]
@@ -15,9 +16,11 @@ pub mod fake_hub;
 mod tests;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_rustls::rustls::ClientConfig;
 
 pub use backoff::Rng;
 pub use link::run;
@@ -47,10 +50,12 @@ pub enum Full {
 /// How one device behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `ws://HOST:PORT`
+    /// `ws://HOST:PORT` or `wss://HOST:PORT`
     pub hub: String,
     /// Where it goes when that one does not answer, in this order.
     pub others: Vec<String>,
+    /// Whom it trusts; `wss://` needs it.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The device's id.
     pub id: String,
     /// Its credentials.

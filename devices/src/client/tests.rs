@@ -10,8 +10,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::connect::Refused;
 use super::fake_hub::{Act, FakeHub, MAX_MESSAGE};
 use super::{Full, Options, Outcome, Source, Stats, Stopper, run};
+use crate::conformance::tls::{Certificates, Shows};
 use crate::wire::Encoding;
 use crate::wire::senml::{Pack, Record, Value};
 
@@ -52,6 +54,7 @@ fn options(hub: &FakeHub) -> Options {
     Options {
         hub: hub.url.clone(),
         others: Vec::new(),
+        tls: None,
         id: "tester".into(),
         token: None,
         encoding: Encoding::Cbor,
@@ -282,6 +285,7 @@ async fn a_sensor_without_a_hub_keeps_the_newest_and_tells_what_it_gave_up() {
     let options = Options {
         hub: url,
         others: Vec::new(),
+        tls: None,
         id: "alone".into(),
         token: None,
         encoding: Encoding::Cbor,
@@ -382,4 +386,58 @@ async fn streams_differ_between_runs() {
         let (outcome, _) = play(options(&hub), count(2)).await;
         assert!(streams.insert(outcome.stream));
     }
+}
+
+/// Takes TLS off and hands on what is inside, for as long as the test runs.
+async fn tls_before(hub: &FakeHub, acceptor: tokio_rustls::TlsAcceptor) -> String {
+    let inside = hub.url.trim_start_matches("ws://").to_owned();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, inside) = (acceptor.clone(), inside.clone());
+            tokio::spawn(async move {
+                let mut outer = acceptor.accept(stream).await.ok()?;
+                let mut inner = tokio::net::TcpStream::connect(inside).await.ok()?;
+                tokio::io::copy_bidirectional(&mut outer, &mut inner)
+                    .await
+                    .ok()
+            });
+        }
+    });
+    format!("wss://localhost:{port}")
+}
+
+#[tokio::test]
+async fn over_tls_a_device_trusts_the_authority_that_it_was_given_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificates = Certificates::make(dir.path()).unwrap();
+    let trust = super::tls::trust(&certificates.ca).unwrap();
+    let hub = FakeHub::start(vec![Act::default()]).await;
+
+    let good = tls_before(&hub, certificates.acceptor(Shows::Good)).await;
+    let told = Options {
+        hub: good.clone(),
+        tls: Some(trust.clone()),
+        ..options(&hub)
+    };
+    let (outcome, _) = play(told, count(5)).await;
+    assert_eq!((outcome.acked, outcome.fatal), (5, None));
+
+    for shows in [Shows::OtherCa, Shows::OtherName, Shows::Expired] {
+        let url = tls_before(&hub, certificates.acceptor(shows)).await;
+        let request = super::connect::request(&url, "tester", None).unwrap();
+        let refused = super::connect::connect(request, Some(trust.clone())).await;
+        let Err(Refused::Later(_, text)) = refused else {
+            panic!("{shows:?} was trusted");
+        };
+        assert!(text.starts_with("TLS with localhost: "), "{text}");
+    }
+
+    let untold = Options {
+        hub: good,
+        ..options(&hub)
+    };
+    let (outcome, _) = play(untold, count(1)).await;
+    assert!(outcome.fatal.unwrap().contains("--ca FILE"));
 }

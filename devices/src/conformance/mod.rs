@@ -16,7 +16,7 @@ mod rig;
 mod scale;
 mod session;
 mod talk;
-mod tls;
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -82,7 +82,8 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
     while !lock(&ledger).listening {
         sleep(Duration::from_millis(20)).await;
     }
-    println!("broker on {broker}; hub for devices on 127.0.0.1:{devices}, admin on {admin}");
+    let page = format!("http://127.0.0.1:{admin}/");
+    println!("broker on {broker}; hub for devices on 127.0.0.1:{devices}; its page is {page}");
     let ports = Ports {
         devices,
         admin,
@@ -93,8 +94,10 @@ async fn show(args: DemoArgs) -> anyhow::Result<ExitCode> {
         hub,
         switch,
         ledger,
+        page,
         started: Instant::now(),
         most_spooled: 0,
+        backlog: 0,
     };
     let (stopper, stop) = Stopper::new();
     let devices = demo.devices(devices, &stop);
@@ -121,8 +124,12 @@ struct Demo {
     hub: Hub,
     switch: watch::Sender<bool>,
     ledger: Arc<Mutex<Ledger>>,
+    /// Where the dashboard is.
+    page: String,
     started: Instant,
     most_spooled: u64,
+    /// The most batches in the spool since it was empty.
+    backlog: u64,
 }
 
 /// What the script does next.
@@ -140,6 +147,7 @@ impl Demo {
             let options = Options {
                 hub: format!("ws://127.0.0.1:{port}"),
                 others: Vec::new(),
+                tls: None,
                 id: id.to_owned(),
                 token: None,
                 encoding: Encoding::Cbor,
@@ -194,10 +202,13 @@ impl Demo {
                     let status = self.hub.status().await;
                     let spooled = status.as_ref().map_or(0, spooled);
                     self.most_spooled = self.most_spooled.max(spooled);
+                    self.backlog = if spooled == 0 { 0 } else { self.backlog.max(spooled) };
                     view.draw(&Scene {
                         elapsed: self.started.elapsed(),
                         intact: *self.switch.borrow(),
                         status: status.as_ref(),
+                        page: &self.page,
+                        backlog: self.backlog,
                         ledger: &self.ledger,
                     });
                     if args.script {
@@ -310,6 +321,15 @@ impl Demo {
                 && stats.violations.load(Relaxed) + stats.rejected.load(Relaxed) == 0
                 && arrived.gaps == 0
                 && arrived.readings == readings;
+        }
+        if outcomes
+            .iter()
+            .any(|(id, ..)| ledger.devices.get(id).is_some_and(|d| d.twice > 0))
+        {
+            println!(
+                "twice: a cut swallowed the broker's answer, so the hub sent it again; stream and number \
+                 tell a consumer"
+            );
         }
         println!("at most {} batches in the spool", self.most_spooled);
         if ledger.unreadable > 0 {

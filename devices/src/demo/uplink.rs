@@ -1,10 +1,19 @@
 //! The link between hub and broker, as a TCP relay that can be cut.
 
+use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// Bytes a second from the hub: three times what the devices of the demo send, so that a backlog of
+/// ten seconds takes about five to drain and can be watched.
+pub const RATE: u32 = 128 * 1024;
+/// Bytes that are carried at a time: a thirtieth of a second's.
+const PIECE: usize = 4096;
 
 /// Relays until cut, and again once restored. While it is cut, connections are dropped as soon
 /// as they are made.
@@ -23,9 +32,29 @@ async fn carry(mut hub: TcpStream, broker: SocketAddr, mut intact: watch::Receiv
     // Without these the relay would add delays that the real link has not.
     let _ = hub.set_nodelay(true);
     let _ = broker.set_nodelay(true);
+    let (mut from_hub, mut to_hub) = hub.split();
+    let (mut from_broker, mut to_broker) = broker.split();
     tokio::select! {
-        _ = copy_bidirectional(&mut hub, &mut broker) => {}
+        _ = thin(&mut from_hub, &mut to_broker) => {}
+        _ = copy(&mut from_broker, &mut to_hub) => {}
         _ = intact.wait_for(|intact| !intact) => {}
+    }
+}
+
+/// Carries no more than [`RATE`].
+async fn thin<R, W>(from: &mut R, to: &mut W) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut piece = [0; PIECE];
+    loop {
+        let length = from.read(&mut piece).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        to.write_all(&piece[..length]).await?;
+        sleep(Duration::from_secs_f64(length as f64 / f64::from(RATE))).await;
     }
 }
 

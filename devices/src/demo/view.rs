@@ -70,6 +70,10 @@ pub struct Scene<'a> {
     pub intact: bool,
     /// Of the hub.
     pub status: Option<&'a Value>,
+    /// Where the dashboard is.
+    pub page: &'a str,
+    /// The most batches in the spool since it was empty.
+    pub backlog: u64,
     /// Of the broker.
     pub ledger: &'a Mutex<Ledger>,
 }
@@ -134,6 +138,30 @@ impl Scene<'_> {
         )
     }
 
+    /// How much of the backlog is left, as a bar.
+    fn drain(&self) -> String {
+        /// Cells of the bar.
+        const BAR: u64 = 30;
+        let Some(spool) = self.status.map(|status| &status["spool"]) else {
+            return String::new();
+        };
+        let left = spool["batches"].as_u64().unwrap_or(0);
+        if left == 0 {
+            return "[no backlog]".into();
+        }
+        let full = (left * BAR).div_ceil(self.backlog.max(left));
+        let bar: String = (0..BAR)
+            .map(|cell| if cell < full { '#' } else { '.' })
+            .collect();
+        let what = match (self.intact, spool["drain_eta"].as_f64()) {
+            (false, _) => "filling".to_owned(),
+            (true, Some(eta)) => format!("draining, about {:.0} s", eta.max(1.0)),
+            (true, None) => "draining".to_owned(),
+        };
+        format!("[{bar}] {left} of {}, {what}", self.backlog.max(left))
+    }
+
+    /// At most [`COLUMNS`] wide.
     fn table(&self) -> String {
         /// From the top left corner, clearing what was there.
         const HOME: &str = "\x1b[H\x1b[J";
@@ -144,11 +172,15 @@ impl Scene<'_> {
             "\x1b[31mCUT\x1b[0m"
         };
         let mut out = format!(
-            "{HOME}telehub demo, {:.0} s    link to the broker: {link}\n\n\
-             u cuts or restores the link, q quits\n\n{}\n\nwhat the broker receives:\n\n\
-             {:<14} {:<24} {:>6} {:>8} {:>5} {:>6} {:>9}  last\n",
+            "{HOME}telehub demo, {:.0} s    link to the broker: {link}, {} KiB/s at most\n\
+             the hub's page: {}\n\nu cuts or restores the link, q quits\n\n{}\n{}\n\n\
+             what the broker receives, in batches:\n\n\
+             {:<11} {:<22} {:>6} {:>7} {:>4} {:>5} {:>9}\n",
             self.elapsed.as_secs_f64(),
+            super::uplink::RATE / 1024,
+            self.page,
             self.hub(),
+            self.drain(),
             "device",
             "status",
             "data",
@@ -160,16 +192,101 @@ impl Scene<'_> {
         for (id, device) in &ledger.devices {
             let _ = writeln!(
                 out,
-                "{id:<14} {:<24} {:>6} {:>8} {:>5} {:>6} {:>9}  {}",
-                device.status,
+                "{:<11} {:<22} {:>6} {:>7} {:>4} {:>5} {:>9}",
+                cut(id, 11),
+                cut(&device.status, 22),
                 device.data,
                 device.history,
                 device.gaps,
                 device.twice,
                 device.readings,
-                device.last(),
+            );
+        }
+        out.push_str(
+            "\ndata: at once; history: waited in the spool; gap: given up\n\
+             twice: came again, because a cut swallowed the broker's answer; its number tells\n\n",
+        );
+        for (id, device) in &ledger.devices {
+            let _ = writeln!(
+                out,
+                "{:<11} {}",
+                cut(id, 11),
+                cut(&device.last(), COLUMNS - 12)
             );
         }
         out
+    }
+}
+
+/// What a small terminal has.
+const COLUMNS: usize = 80;
+
+/// The first `most` characters.
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A scene in a bad hour, with numbers as large as an evening makes them.
+    fn table(backlog: u64, spooled: u64, eta: Option<f64>) -> String {
+        let mut ledger = Ledger::default();
+        for id in ["thermometer", "vibration-with-a-long-name"] {
+            let status = json!({"state": "offline", "reason": "ping timeout and something more"});
+            ledger.received(&format!("t/h/{id}/status"), status.to_string().as_bytes());
+            let pack = json!([{"n": format!("{id}/{}", "x".repeat(99)), "v": 1.5}]);
+            let batch = json!({"stream": "s", "seq": 1, "pack": pack});
+            ledger.received(&format!("t/h/{id}/data"), batch.to_string().as_bytes());
+            if let Some(device) = ledger.devices.get_mut(id) {
+                (device.data, device.history, device.readings) = (99_999, 99_999, 99_999_999);
+            }
+        }
+        let status = json!({
+            "uplink": {"state": "connecting", "in_flight": 100},
+            "spool": {"batches": spooled, "disk_bytes": 67_108_864, "drain_eta": eta},
+        });
+        let scene = Scene {
+            elapsed: Duration::from_secs(86_400),
+            intact: eta.is_some(),
+            status: Some(&status),
+            page: "http://127.0.0.1:65535/",
+            backlog,
+            ledger: &Mutex::new(ledger),
+        };
+        scene.table()
+    }
+
+    #[test]
+    fn the_table_fits_80_columns_and_has_the_address_of_the_page() {
+        for text in [
+            table(99_999, 99_998, Some(86_400.0)),
+            table(99_999, 99_999, None),
+            table(0, 0, Some(0.0)),
+        ] {
+            for line in text.lines() {
+                let plain = line
+                    .replace("\x1b[H\x1b[J", "")
+                    .replace("\x1b[32m", "")
+                    .replace("\x1b[31m", "")
+                    .replace("\x1b[0m", "");
+                assert!(plain.chars().count() <= COLUMNS, "{plain}");
+            }
+            assert!(text.contains("page: http://127.0.0.1:65535/"), "{text}");
+            assert!(text.contains("twice: came again"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_bar_shows_what_is_left_of_the_backlog() {
+        let bar = |text: &str| text.matches('#').count();
+        assert_eq!(bar(&table(300, 300, None)), 30);
+        assert_eq!(bar(&table(300, 150, Some(4.4))), 15);
+        assert!(table(300, 150, Some(4.4)).contains("150 of 300, draining, about 4 s"));
+        assert_eq!(bar(&table(300, 1, Some(0.1))), 1);
+        assert!(table(0, 0, Some(0.0)).contains("[no backlog]"));
     }
 }

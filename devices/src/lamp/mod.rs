@@ -44,7 +44,7 @@ pub struct LampArgs {
 /// When there is no runtime, or the file cannot be read.
 pub fn run(args: LampArgs) -> anyhow::Result<ExitCode> {
     let (id, token) = args.identity.resolve("lamp")?;
-    let options = args.common.options(id, token, Full::Wait);
+    let options = args.common.options(id, token, Full::Wait)?;
     let notes = match &args.memory {
         Some(path) => load(path)?,
         None => Vec::new(),
@@ -68,7 +68,7 @@ pub fn run(args: LampArgs) -> anyhow::Result<ExitCode> {
                 Ok(request) => request,
                 Err(error) => bail!("{error}"),
             };
-            let pause = match connect::connect(request).await {
+            let pause = match connect::connect(request, options.tls.clone()).await {
                 Ok(socket) => {
                     if lamp.converse(socket, &mut stop).await? {
                         break;

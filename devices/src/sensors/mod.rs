@@ -39,19 +39,28 @@ fn ticks(slot: &mut Option<Interval>, every: Duration) -> &mut Interval {
     })
 }
 
-/// Runs one device until its source ends or Ctrl-C, and says what became of its batches.
+/// Runs one device until its source ends or Ctrl-C, and says what became of its batches; `quiet`:
+/// between its first and its last line only what goes wrong.
 ///
 /// # Errors
 /// When there is no runtime or no signal handler.
-pub fn run<S: Source + 'static>(options: Options, source: S) -> anyhow::Result<ExitCode> {
+pub fn run<S: Source + 'static>(
+    options: Options,
+    source: S,
+    quiet: bool,
+) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(drive(options, source))
+    runtime.block_on(drive(options, source, quiet))
 }
 
-async fn drive<S: Source + 'static>(options: Options, source: S) -> anyhow::Result<ExitCode> {
+async fn drive<S: Source + 'static>(
+    options: Options,
+    source: S,
+    quiet: bool,
+) -> anyhow::Result<ExitCode> {
     let id = options.id.clone();
     eprintln!("{id}: to {}; Ctrl-C ends", options.hub);
     let stats = Arc::new(Stats::default());
@@ -59,7 +68,7 @@ async fn drive<S: Source + 'static>(options: Options, source: S) -> anyhow::Resu
     on_interrupt(stopper);
     let device = client::run(options, source, stats.clone(), stop, None);
     let mut device = std::pin::pin!(device);
-    let mut progress = Progress::new(false);
+    let mut progress = Progress::new(quiet);
     let mut tick = tokio::time::interval(progress.period());
     let outcome = loop {
         tokio::select! {

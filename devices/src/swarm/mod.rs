@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::args::{self, Common, at_least_one};
-use crate::client::{self, Full, Outcome, Rng, Stats, Stopper};
+use crate::client::{self, Full, Options, Outcome, Rng, Stats, Stopper};
 use crate::progress::Progress;
 use crate::sensors::on_interrupt;
 use load::Load;
@@ -87,7 +87,7 @@ pub fn run(args: SwarmArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start")?;
     let json = args.report_json;
-    let report = runtime.block_on(drive(args, tokens));
+    let report = runtime.block_on(drive(args, tokens))?;
     if json {
         println!("{}", report.json());
     } else {
@@ -119,13 +119,15 @@ pub fn parse_tokens(text: &str) -> anyhow::Result<HashMap<String, String>> {
     Ok(tokens)
 }
 
-async fn drive(args: SwarmArgs, mut tokens: HashMap<String, String>) -> Report {
+async fn drive(args: SwarmArgs, mut tokens: HashMap<String, String>) -> anyhow::Result<Report> {
     let stats = Arc::new(Stats::default());
     let (stopper, stop) = Stopper::new();
     let (go, gone) = watch::channel(false);
     let gate = Arc::new(Semaphore::new(CONNECTING));
     let mut rng = Rng::fresh();
     let mut devices = JoinSet::new();
+    // Read once; devices share what it says of TLS.
+    let common = args.common.options(String::new(), None, Full::Window)?;
     for index in 0..args.devices {
         let id = format!("{}-{index}", args.prefix);
         let token = tokens.remove(&id);
@@ -138,15 +140,19 @@ async fn drive(args: SwarmArgs, mut tokens: HashMap<String, String>) -> Report {
             left: args.batches.unwrap_or(u64::MAX),
             go: gone.clone(),
         };
-        let mut options = args.common.options(id, token, Full::Window);
-        options.window = args.window;
+        let mut options = Options {
+            id,
+            token,
+            window: args.window,
+            model: "swarm",
+            ..common.clone()
+        };
         // Each hub is the first choice of as many.
         let mut hubs = args.common.hubs.clone();
         hubs.rotate_left(index % args.common.hubs.len().max(1));
         let mut hubs = hubs.into_iter();
         options.hub = hubs.next().unwrap_or_default();
         options.others = hubs.collect();
-        options.model = "swarm";
         let run = client::run(
             options,
             source,
@@ -225,7 +231,7 @@ async fn drive(args: SwarmArgs, mut tokens: HashMap<String, String>) -> Report {
     report.load_ends(&stats);
     progress.end(&stats);
     report.finish(&stats);
-    report
+    Ok(report)
 }
 
 enum Phase {

@@ -17,7 +17,7 @@ struct Line {
 async fn swarm(hub: &FakeHub, options: &str) -> (Report, Value) {
     let line = format!("swarm --quiet --hub {} {options}", hub.url);
     let args = Line::parse_from(line.split(' ')).args;
-    let report = drive(args, HashMap::new()).await;
+    let report = drive(args, HashMap::new()).await.unwrap();
     let json = serde_json::from_str(&report.json()).unwrap();
     (report, json)
 }
@@ -42,13 +42,17 @@ async fn several_hubs_share_a_swarm_and_take_over_from_one_another() {
     let other = FakeHub::start(vec![Act::default()]).await;
     let both = format!("--hub {},{} ", hub.url, other.url);
     let line = format!("swarm --quiet {both}--devices 10 --rate 0 --batch 1 --batches 10");
-    let report = drive(Line::parse_from(line.split(' ')).args, HashMap::new()).await;
+    let report = drive(Line::parse_from(line.split(' ')).args, HashMap::new())
+        .await
+        .unwrap();
     assert!(report.is_well(), "{}", report.text());
     let devices = |hub: &FakeHub| hub.seen.lock().unwrap().safe.len();
     assert_eq!((devices(&hub), devices(&other)), (5, 5));
     let nobody = format!("--hub ws://127.0.0.1:1,{} ", other.url);
     let line = format!("swarm --quiet {nobody}--devices 4 --rate 0 --batch 1 --batches 10");
-    let report = drive(Line::parse_from(line.split(' ')).args, HashMap::new()).await;
+    let report = drive(Line::parse_from(line.split(' ')).args, HashMap::new())
+        .await
+        .unwrap();
     assert!(report.is_well(), "{}", report.text());
 }
 

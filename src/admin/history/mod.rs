@@ -3,6 +3,7 @@
 
 mod series;
 mod store;
+mod values;
 mod write;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use self::store::Store;
+pub(super) use self::values::values;
 pub(super) use self::write::{Range, all, csv, one};
 use super::readings;
 use crate::clock;

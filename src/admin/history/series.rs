@@ -70,6 +70,8 @@ pub(super) struct Series {
     step: f64,
     /// The time of its newest reading.
     pub(super) last: f64,
+    /// What that one said, of all that say something.
+    pub(super) newest: serde_json::Value,
 }
 
 impl Series {
@@ -81,6 +83,7 @@ impl Series {
             changes: VecDeque::new(),
             step: STEP,
             last: f64::NEG_INFINITY,
+            newest: serde_json::Value::Null,
         }
     }
 
@@ -97,6 +100,7 @@ impl Series {
             .map(|change| weight(&change.value))
             .sum();
         200 + self.name.len()
+            + weight(&self.newest)
             + self.points.capacity() * size_of::<Point>()
             + self.changes.capacity() * size_of::<Change>()
             + texts
@@ -105,6 +109,9 @@ impl Series {
     /// Takes a reading. One that is older than the newest goes to its place as long as that is
     /// among the last few: what waited in a device comes in order, only late.
     pub(super) fn take(&mut self, time: f64, value: &serde_json::Value) {
+        if time >= self.last && !value.is_null() {
+            self.newest = short(value);
+        }
         self.last = self.last.max(time);
         if let Some(number) = value.as_f64().filter(|number| number.is_finite()) {
             return self.number(Point::of(time, number));
@@ -275,5 +282,9 @@ mod tests {
         }
         let times: Vec<_> = series.points.iter().map(|point| point.time).collect();
         assert_eq!(times, [10.0, 11.0, 12.0, 13.0]);
+        // What came late is not what holds now, nor is a sum without a value.
+        series.take(12.5, &json!("late"));
+        series.take(14.0, &serde_json::Value::Null);
+        assert_eq!(series.newest, json!(13.0));
     }
 }

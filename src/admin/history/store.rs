@@ -101,6 +101,11 @@ impl Store {
         true
     }
 
+    /// Every device that has series, in no order.
+    pub(super) fn devices(&self) -> impl Iterator<Item = (&Arc<str>, &[Series])> {
+        self.devices.iter().map(|(id, all)| (id, all.as_slice()))
+    }
+
     /// The series of a device, in the order in which they first came.
     pub(super) fn of(&self, device: &str) -> &[Series] {
         self.devices.get(device).map_or(&[], Vec::as_slice)

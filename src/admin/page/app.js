@@ -19,7 +19,7 @@ const SETTLE = 3_000;
 
 const byId = (id) => document.getElementById(id);
 const model = new Model();
-const table = deviceTable(model, announce);
+const table = deviceTable(model, announce, () => soon());
 let page = null; // The device page, while it is shown.
 let lostSince = null; // Unix seconds by this computer's clock.
 let lostTicks = 0; // The same by the page's clock, in ms.
@@ -178,6 +178,7 @@ function route(first) {
   page = id === null ? null : devicePage(byId("device"), model, id);
   byId("device").hidden = !page;
   byId("overview").hidden = Boolean(page);
+  if (page) table.rest();
   // One stream a page: browsers have few connections to one host, and other tabs want some.
   open(page ? `./api/events?device=${encodeURIComponent(id)}` : "./api/events");
   if (!first) {

@@ -3,6 +3,7 @@
 import { NOTHING, ago, clean, count, milliseconds, plural, rate } from "./format.js";
 import { standing, trouble } from "./model.js";
 import { put } from "./overview.js";
+import { currentValues } from "./values.js";
 
 /** Rows shown at first, and added by the button below the table. The rest is a filter away. */
 const PAGE = 1000;
@@ -27,7 +28,6 @@ const COLUMNS = {
   // Those that are not well first.
   state: { of: (entry) => RANKS.indexOf(standing(entry.report)), up: true },
   last_reading: { of: (entry) => entry.report.last_reading, up: true },
-  last_seen: { of: (entry) => entry.report.last_seen, up: true },
   rtt_ms: { of: (entry) => entry.report.rtt_ms, up: false },
   rate: { of: (entry, ticks) => entry.rate.perSecond(ticks), up: false },
   rejected: { of: (entry) => entry.report.rejected, up: false },
@@ -43,11 +43,11 @@ function cell(row, kind, className) {
   return node;
 }
 
-/** The table's behaviour. `announce(text)` tells a screen reader. */
-export function deviceTable(model, announce) {
+/** The table's behaviour. `announce(text)` tells a screen reader, `soon()` has it painted. */
+export function deviceTable(model, announce, soon) {
   const table = document.getElementById("devices");
   const body = table.tBodies[0];
-  const heads = Array.from(table.tHead.rows[0].cells);
+  const heads = Array.from(table.tHead.rows[0].cells).filter((head) => head.dataset.key);
   const filter = document.getElementById("filter");
   const more = document.getElementById("more");
   const rows = new Map();
@@ -60,6 +60,7 @@ export function deviceTable(model, announce) {
   let asked = true;
   let turn = 0;
   const changed = new Set();
+  const values = currentValues(soon, () => (asked = true));
 
   for (const head of heads) {
     head.firstElementChild.addEventListener("click", () => {
@@ -72,6 +73,7 @@ export function deviceTable(model, announce) {
   }
   filter.addEventListener("input", () => {
     words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    values.filter(words);
     chosen();
   });
   for (const radio of document.querySelectorAll('input[name="state"]')) {
@@ -104,7 +106,7 @@ export function deviceTable(model, announce) {
     if (words.length === 0) return true;
     const all = [report.id, report.state, report.reason, report.model, report.firmware, report.remote];
     const line = all.filter(Boolean).join(" ").toLowerCase();
-    return words.every((word) => line.includes(word));
+    return words.every((word) => line.includes(word) || values.has(report.id, word));
   }
 
   function make(id, ticks) {
@@ -125,8 +127,8 @@ export function deviceTable(model, announce) {
       row,
       word,
       why,
+      now: cell(cell(row, "td", "c-now"), "bdi", ""),
       reading: cell(row, "td", "c-reading num"),
-      seen: cell(row, "td", "c-seen num"),
       rtt: cell(row, "td", "c-rtt num"),
       rate: cell(row, "td", "c-rate num"),
       rejected: cell(row, "td", "c-rejected num"),
@@ -153,8 +155,8 @@ export function deviceTable(model, announce) {
     }
     write(made, "word", WORDS[stands] ?? clean(stands));
     write(made, "why", stands === "online" ? "" : trouble(report, now));
+    write(made, "now", values.of(report.id) || NOTHING);
     write(made, "reading", report.last_reading ? ago(now - report.last_reading) : NOTHING);
-    write(made, "seen", report.last_seen ? ago(now - report.last_seen) : NOTHING);
     write(made, "rtt", online ? milliseconds(report.rtt_ms) : "–");
     write(made, "rate", online ? rate(speed.perSecond(ticks)) : "–");
     write(made, "rejected", count(report.rejected));
@@ -181,7 +183,9 @@ export function deviceTable(model, announce) {
     const high = height / list.length || 1;
     const first = Math.max(0, Math.floor(-top / high) - MARGIN);
     const last = Math.min(list.length, Math.ceil((innerHeight - top) / high) + MARGIN);
-    for (let i = first; i < last; i += 1) fresh(list[i].dataset.id);
+    const inSight = Array.from(list).slice(first, last).map((row) => row.dataset.id);
+    inSight.forEach(fresh);
+    values.inSight(inSight);
     let left = SLICE;
     for (const id of changed) {
       fresh(id);
@@ -236,6 +240,8 @@ export function deviceTable(model, announce) {
 
   return {
     paint,
+    /** Another page is shown. */
+    rest: values.rest,
     /** Rows came or went, or changed between online and offline. */
     arrangeSoon: () => (asked = true),
     /** The device's row is to be brought up to date. */

@@ -142,18 +142,18 @@ export function verdict(status, sum, now) {
       detail: `${reason}While the broker is there nothing is lost; without it nothing could be acknowledged.`,
     };
   }
-  if (spool.state === "unusable") {
-    return {
-      level: "bad",
-      head: "The spool must not be used",
-      detail: "Its directory is not the hub's own. What cannot go straight to the broker is not acknowledged; devices keep it. The log says what to do.",
-    };
-  }
   if (spool.state === "full") {
     return {
       level: "bad",
       head: "The spool is full",
       detail: `${reason}Old batches are given up or new ones refused, as configured, until the uplink is back or there is more room.`,
+    };
+  }
+  if (uplink.twins) {
+    return {
+      level: "bad",
+      head: `Another hub has the id ${clean(status.hub, 64)}`,
+      detail: "Each ends the other's connection to the broker, and consumers take the two for one. Is its card a copy of another one? Write another [hub] id (or uplink.client_id) into the configuration of one of them, and restart it.",
     };
   }
   const waiting = `${plural(spool.batches, "batch", "batches")} wait${spool.batches === 1 ? "s" : ""} on disk`;

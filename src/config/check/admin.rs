@@ -51,14 +51,16 @@ pub(super) fn admin(doc: &mut Document<'_>, devices: &Devices, notes: &mut Notes
         );
         doc.problem(S, "listen", text);
     }
-    if !admin.listen.ip().is_loopback() && admin.token_file.is_none() {
+    // A token that is named and cannot be used is a problem of its own.
+    if !admin.listen.ip().is_loopback() && !doc.has(S, "token_file") {
         let text = format!(
             "{} shows the names and addresses of all devices, and what they say, to everybody who \
-             reaches it; write token_file, or \"127.0.0.1:{}\" unless a firewall stands before it",
+             reaches it, so it needs a token; write token_file = \"/etc/telehub/admin-token\" and put one \
+             there (openssl rand -hex 32), or \"127.0.0.1:{}\"",
             admin.listen,
             admin.listen.port()
         );
-        notes.warnings.push(doc.remark(S, "listen", text));
+        doc.problem(S, "listen", text);
     }
     Some(admin)
 }

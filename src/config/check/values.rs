@@ -25,13 +25,15 @@ pub(super) fn values(
     );
     let default = Values::default();
     let values = Values {
-        enabled: doc.get(S, "enabled", truth).unwrap_or(default.enabled),
+        enabled: doc.get(S, "enabled", truth).unwrap_or(default.enabled)
+            // Home Assistant reads them.
+            || homeassistant.discovery,
         retain: doc.get(S, "retain", truth).unwrap_or(default.retain),
         plain: doc.get(S, "plain", truth).unwrap_or(default.plain),
         max_rate: number(doc.get(S, "max_rate", max_rate), default.max_rate),
     };
     for key in ["retain", "plain", "max_rate"] {
-        if doc.has(S, key) && !values.enabled && !homeassistant.discovery {
+        if doc.has(S, key) && !values.enabled {
             let text =
                 "has no effect: value topics are off; write enabled = true, or remove this line";
             notes.warnings.push(doc.remark(S, key, text));
