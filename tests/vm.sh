@@ -89,8 +89,8 @@ listen = "0.0.0.0:8788"
 token_file = "/etc/telehub/admin-token"
 TOML
 # The test asks with it from outside.
-openssl rand -hex 32 > "$dir/admin-token"
-install -m 644 "$dir/admin-token" "$root/etc/telehub/admin-token"
+openssl rand -hex 32 > "$work/admin-token"
+install -m 644 "$work/admin-token" "$root/etc/telehub/admin-token"
 # Who connects to this port is told how systemd in the machine sees the unit, and what the
 # hub's log has said at WARN and above since the boot.
 cat > "$root/usr/local/sbin/telehub-unit" << 'ASK'
