@@ -73,7 +73,7 @@ hook() {
     case $1 in
         package) cp "$DEB" "$home/telehub_0_arm64.deb" ;;
         "devices package")
-            cp "${DEB%/*}"/telehub-devices_*_amd64.deb "$home/telehub-devices_0_arm64.deb" ;;
+            cp "${DEB%/*}/telehub-devices_${DEB##*/telehub_}" "$home/telehub-devices_0_arm64.deb" ;;
         "wait for the machine")
             for _ in $(seq 150); do
                 inside telehub status 2>/dev/null | grep -q 'machine  *online' && return
