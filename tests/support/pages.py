@@ -19,6 +19,7 @@ KINDS = {
     "text second-terminal": "watched",
     "text formula": None,
     "toml": "toml",
+    "toml example": None,
 }
 HOOK = re.compile(r"<!-- tests/docs\.sh: (.*) -->")
 
