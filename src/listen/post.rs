@@ -244,9 +244,6 @@ fn encoding(head: &Parts) -> Result<Encoding, Problem> {
     }
 }
 
-/// What is looked at behind the question mark; anything else is passed over.
-const KEYS: [&str; 3] = ["stream", "seq", "age"];
-
 /// What stands behind the question mark.
 #[derive(Debug, Default, PartialEq)]
 struct Query {
@@ -258,17 +255,19 @@ struct Query {
 impl Query {
     fn read(query: &str) -> Result<Self, String> {
         let mut read = Self::default();
-        let mut seen = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if value.is_empty() {
                 continue;
             }
-            if KEYS.contains(&key) {
-                if seen.contains(&key) {
-                    return Err(format!("{key} comes twice"));
-                }
-                seen.push(key);
+            let twice = match key {
+                "stream" => read.stream.is_some(),
+                "seq" => read.seq.is_some(),
+                "age" => read.age.is_some(),
+                _ => false,
+            };
+            if twice {
+                return Err(format!("{key} comes twice"));
             }
             match key {
                 "stream" => {

@@ -80,7 +80,9 @@ impl Number {
         }
     }
 
-    fn as_integer(self) -> Option<i128> {
+    /// The integer, where it is held as one.
+    #[must_use]
+    pub fn as_integer(self) -> Option<i128> {
         match self {
             Self::Int(value) => Some(value.into()),
             Self::UInt(value) => Some(value.into()),

@@ -312,7 +312,7 @@ impl<'a, P> Whole<'a, P> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Labels {
+pub(super) enum Labels {
     Texts,
     Integers,
 }
@@ -371,20 +371,7 @@ impl Serialize for One<'_> {
         let mut name = [0; MAX_NAME];
         let joined = join(&mut name, record.base_name, record.name);
         map.put("n", 0, joined)?;
-        if let Some(unit) = record.unit {
-            map.put("u", 1, unit)?;
-        }
-        match record.value {
-            None => {}
-            Some(ResolvedValue::Number(value)) => map.put("v", 2, &value)?,
-            Some(ResolvedValue::Text(text)) => map.put("vs", 3, text)?,
-            Some(ResolvedValue::Bool(value)) => map.put("vb", 4, &value)?,
-            Some(ResolvedValue::Data(data)) if binary => map.put("vd", 8, &Bytes(data))?,
-            Some(ResolvedValue::Data(data)) => map.put("vd", 8, &*base64url(data))?,
-        }
-        if let Some(sum) = record.sum {
-            map.put("s", 5, &sum)?;
-        }
+        map.says(record, binary)?;
         map.put("t", 6, &record.time)?;
         if let Some(update_time) = record.update_time {
             map.put("ut", 7, &update_time)?;
@@ -393,13 +380,15 @@ impl Serialize for One<'_> {
     }
 }
 
-struct Fields<M> {
-    map: M,
-    labels: Labels,
+/// The fields of a resolved record (RFC 8428 §5, §6).
+pub(super) struct Fields<M> {
+    pub(super) map: M,
+    pub(super) labels: Labels,
 }
 
 impl<M: SerializeMap> Fields<M> {
-    fn put<T: Serialize + ?Sized>(
+    /// One of them, by both its labels.
+    pub(super) fn put<T: Serialize + ?Sized>(
         &mut self,
         text: &'static str,
         integer: i8,
@@ -408,6 +397,25 @@ impl<M: SerializeMap> Fields<M> {
         match self.labels {
             Labels::Texts => self.map.serialize_entry(text, value),
             Labels::Integers => self.map.serialize_entry(&integer, value),
+        }
+    }
+
+    /// Unit, value and sum. `binary`: there are byte strings.
+    pub(super) fn says(&mut self, record: &Resolved<'_>, binary: bool) -> Result<(), M::Error> {
+        if let Some(unit) = record.unit {
+            self.put("u", 1, unit)?;
+        }
+        match record.value {
+            None => {}
+            Some(ResolvedValue::Number(value)) => self.put("v", 2, &value)?,
+            Some(ResolvedValue::Text(text)) => self.put("vs", 3, text)?,
+            Some(ResolvedValue::Bool(value)) => self.put("vb", 4, &value)?,
+            Some(ResolvedValue::Data(data)) if binary => self.put("vd", 8, &Bytes(data))?,
+            Some(ResolvedValue::Data(data)) => self.put("vd", 8, &*base64url(data))?,
+        }
+        match record.sum {
+            Some(sum) => self.put("s", 5, &sum),
+            None => Ok(()),
         }
     }
 }

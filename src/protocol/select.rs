@@ -8,8 +8,9 @@ use serde::{Serialize, Serializer};
 use super::decode::decode;
 use super::message::FromDevice;
 use super::number::Number;
-use super::pack::resolved::{Resolved, ResolvedValue};
+use super::pack::resolved::Resolved;
 use super::pack::times::RELATIVE_BELOW;
+use super::payload::{Fields, Labels};
 use crate::reading::{Batch, Encoding};
 
 /// When a record was taken, before it is put on the hub's clock.
@@ -148,44 +149,27 @@ impl Serialize for Record<'_> {
             record.update_time.is_some(),
         ];
         let fields = fields.into_iter().filter(|there| *there).count();
-        let mut map = serializer.serialize_map(Some(fields))?;
+        let mut map = Fields {
+            map: serializer.serialize_map(Some(fields))?,
+            labels: Labels::Integers,
+        };
         if let Some(version) = self.version {
-            map.serialize_entry(&-1_i8, &version)?;
+            map.put("bver", -1, &version)?;
         }
         if let Some(base_name) = self.base_name {
-            map.serialize_entry(&-2_i8, base_name)?;
+            map.put("bn", -2, base_name)?;
         }
         if let Some(name) = name {
-            map.serialize_entry(&0_i8, name)?;
+            map.put("n", 0, name)?;
         }
-        if let Some(unit) = record.unit {
-            map.serialize_entry(&1_i8, unit)?;
-        }
-        match record.value {
-            None => {}
-            Some(ResolvedValue::Number(value)) => map.serialize_entry(&2_i8, &value)?,
-            Some(ResolvedValue::Text(text)) => map.serialize_entry(&3_i8, text)?,
-            Some(ResolvedValue::Bool(value)) => map.serialize_entry(&4_i8, &value)?,
-            Some(ResolvedValue::Data(data)) => map.serialize_entry(&8_i8, &Bytes(data))?,
-        }
-        if let Some(sum) = record.sum {
-            map.serialize_entry(&5_i8, &sum)?;
-        }
+        map.says(record, true)?;
         if let Some(time) = time {
-            map.serialize_entry(&6_i8, &time)?;
+            map.put("t", 6, &time)?;
         }
         if let Some(update_time) = record.update_time {
-            map.serialize_entry(&7_i8, &update_time)?;
+            map.put("ut", 7, &update_time)?;
         }
-        map.end()
-    }
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Serialize for Bytes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
+        map.map.end()
     }
 }
 

@@ -112,12 +112,7 @@ fn leaves(now: Number, then: Number, deadband: Option<Deadband>) -> bool {
     reason = "the nearest double is near enough"
 )]
 fn distance(a: Number, b: Number) -> f64 {
-    let whole = |number| match number {
-        Number::Int(value) => Some(i128::from(value)),
-        Number::UInt(value) => Some(i128::from(value)),
-        Number::Float(_) => None,
-    };
-    match (whole(a), whole(b)) {
+    match (a.as_integer(), b.as_integer()) {
         (Some(a), Some(b)) => (a - b).unsigned_abs() as f64,
         _ => (a.as_f64() - b.as_f64()).abs(),
     }

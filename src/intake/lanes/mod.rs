@@ -486,14 +486,8 @@ impl Lanes {
                 let Some((batch, resolved)) = self.reduce(now, batch, resolved) else {
                     return self.settle(Some(origin), out);
                 };
-                self.arrivals += 1;
-                let entry = Entry {
-                    n: self.arrivals,
-                    since: now.mono,
-                    item: Arc::new(Item::Batch(batch)),
-                    cost: resolved,
-                    origin: Some(origin),
-                };
+                let item = Arc::new(Item::Batch(batch));
+                let entry = self.entry(now, item, resolved, Some(origin));
                 self.enters(now, entry, conn, apart, out);
             }
         }
@@ -518,19 +512,26 @@ impl Lanes {
         }
     }
 
+    /// An item that comes now.
+    fn entry(&mut self, now: Now, item: Arc<Item>, cost: usize, origin: Option<Origin>) -> Entry {
+        self.arrivals += 1;
+        Entry {
+            n: self.arrivals,
+            since: now.mono,
+            item,
+            cost,
+            origin,
+        }
+    }
+
     /// An answer takes its way: at once, unless what is older of the whole backlog would have to go
     /// before. Then it goes to the disk, from where answers come first.
     fn answered_command(&mut self, now: Now, answer: Final) {
         let Final { token, reply } = answer;
         let item = self.backlog.redirect(Arc::new(Item::Reply(reply)));
-        self.arrivals += 1;
-        let entry = Entry {
-            n: self.arrivals,
-            since: now.mono,
-            cost: item.payload_estimate(),
-            item,
-            origin: token.map(|token| Origin::Answer { token }),
-        };
+        let cost = item.payload_estimate();
+        let origin = token.map(|token| Origin::Answer { token });
+        let entry = self.entry(now, item, cost, origin);
         let behind = self.settings.in_order && !self.disk_bad && self.others_first();
         let live = self.route == Route::Live && !behind;
         if live && !self.is_refused_answer(&entry.item) {

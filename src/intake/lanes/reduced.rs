@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Entry, Lanes, Now, Pending, Phase, Queued, Route};
+use super::{Lanes, Now, Pending, Phase, Queued, Route};
 use crate::reading::{Batch, Gap, Item, Topic};
 use crate::reduce::{Counts, Reducer, Selected};
 
@@ -62,14 +62,8 @@ impl Lanes {
     fn total(&mut self, now: Now, gap: Gap) {
         let device = gap.device.clone();
         let item = Arc::new(Item::Gap(gap));
-        self.arrivals += 1;
-        let entry = Entry {
-            n: self.arrivals,
-            since: now.mono,
-            cost: item.payload_estimate(),
-            item,
-            origin: None,
-        };
+        let cost = item.payload_estimate();
+        let entry = self.entry(now, item, cost, None);
         let live = self.route == Route::Live && !self.is_set_apart(&device);
         if live && !self.refusals.is_open(&device, Topic::Gap) {
             self.live.push(Queued::Unsafe(entry));

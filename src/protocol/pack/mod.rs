@@ -101,11 +101,10 @@ impl<'a> Pack<'a> {
                 Some(Value::Number(own)) => Some(own),
                 _ => None,
             };
-            let infinite = |base: Option<Number>, own: Option<Number>| matches!((base, own), (Some(base), Some(own)) if base.plus(own).is_none());
             !record.is_base_only()
                 && !record.is_dropped()
-                && !infinite(value, own)
-                && !infinite(sum, record.sum)
+                && resolve::sum(value, own).is_some()
+                && resolve::sum(sum, record.sum).is_some()
         };
         self.records.iter().filter(counts).count()
     }

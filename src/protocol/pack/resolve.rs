@@ -216,15 +216,11 @@ impl<'p> Resolver<'p> {
             None => None,
             Some(ResolvedValue::Number(value)) => {
                 bytes += NUMBER_BYTES;
-                let sum = match self.value {
-                    None => Some(value),
-                    Some(base) => base.plus(value),
-                };
-                let Some(sum) = sum else {
+                let Some(value) = sum(self.value, Some(value)) else {
                     self.drop_record();
                     return Ok(None);
                 };
-                Some(ResolvedValue::Number(sum))
+                value.map(ResolvedValue::Number)
             }
             Some(ResolvedValue::Text(text)) => {
                 check_length(text.len())?;
@@ -358,7 +354,7 @@ impl<'p> Iterator for Resolve<'p, '_> {
     clippy::option_option,
     reason = "absent and infinite are different answers"
 )]
-fn sum(base: Option<Number>, own: Option<Number>) -> Option<Option<Number>> {
+pub(super) fn sum(base: Option<Number>, own: Option<Number>) -> Option<Option<Number>> {
     match (base, own) {
         (Some(base), Some(own)) => base.plus(own).map(Some),
         (base, own) => Some(base.or(own)),
